@@ -1,0 +1,51 @@
+"""The two pytrees that everything else hands around: a window of media, a window of tokens.
+
+A clip is the same structure with a leading axis ``W`` of windows on every leaf.
+"""
+
+from __future__ import annotations
+
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+
+@struct.dataclass
+class Window:
+    """Two seconds of picture and sound, as they travel to the device.
+
+    Attributes:
+        patches: pixels of each grid (two frames), cut into patches. A token is ``merge**2``
+            consecutive patches; tokens are row-major over the ``grid_size`` cells and fill the
+            front of the slots; a patch is laid out channel, frame, row, column.
+        grid_size: rows and columns of tokens in each grid; the rest of the slots is padding.
+        grid_mask: grids that exist.
+        grid_time: position ids between the start of the window and each grid (25 a second).
+        mel: log-mel spectrogram, 100 frames a second, zeros after ``mel_length``.
+        mel_length: mel frames that exist; 0 is a window without sound.
+    """
+
+    patches: UInt8[Array, "*W G patches values"]
+    grid_size: Int[Array, "*W 2"]
+    grid_mask: Bool[Array, "*W G"]
+    grid_time: Int[Array, "*W G"]
+    mel: Float[Array, "*W bins frames"]
+    mel_length: Int[Array, "*W"]
+
+
+@struct.dataclass
+class WindowTokens:
+    """What the encoders make of a window: embeddings in the decoder's space, and audio scores.
+
+    Attributes:
+        audio: A audio embeddings.
+        audio_scores: mean attention that each audio token receives (eq. 2), pooled.
+        audio_mask: audio tokens that exist.
+        video: G grids of P video embeddings.
+        video_mask: video tokens that exist.
+    """
+
+    audio: Float[Array, "*W A D"]
+    audio_scores: Float[Array, "*W A"]
+    audio_mask: Bool[Array, "*W A"]
+    video: Float[Array, "*W G P D"]
+    video_mask: Bool[Array, "*W G P"]

@@ -1,0 +1,64 @@
+"""The only place that chooses an attention implementation and builds masks.
+
+On a GPU in half precision cuDNN's fused kernel runs; everywhere else XLA's. XLA materialises the
+scores, so long sequences go through it in blocks of queries.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+QUERY_BLOCK = 512  # queries whose scores XLA may hold at once
+
+
+def attend(
+    q: Float[Array, "T N H"],
+    k: Float[Array, "S K H"],
+    v: Float[Array, "S K H"],
+    mask: Bool[Array, "#N #T S"] | None = None,
+) -> Float[Array, "T N H"]:
+    """Softmax attention, scaled by 1/sqrt(H), softmax in float32; K key heads divide N.
+
+    ``mask`` is True where a query may attend. A query that may attend to nothing returns a
+    finite average.
+    """
+    heads, queries, keys = q.shape[1], q.shape[0], k.shape[0]
+    if _use_cudnn(q):
+        if mask is not None:  # cuDNN wants the query axis spelled out
+            mask = jnp.broadcast_to(mask, (mask.shape[0], queries, keys))
+        return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
+    if mask is None or queries <= QUERY_BLOCK:
+        return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="xla")
+    mask = jnp.broadcast_to(mask, (mask.shape[0], queries, keys))
+    blocks = [slice(start, start + QUERY_BLOCK) for start in range(0, queries, QUERY_BLOCK)]
+    return jnp.concatenate([attend(q[b], k, v, mask[:, b]) for b in blocks]).reshape(
+        queries, heads, -1
+    )
+
+
+def attend_causal(
+    q: Float[Array, "T N H"], k: Float[Array, "T K H"], v: Float[Array, "T K H"]
+) -> Float[Array, "T N H"]:
+    """Attention of a sequence to itself, each query to the keys up to its own place."""
+    if _use_cudnn(q):
+        return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
+    length = q.shape[0]
+    out = []
+    for start in range(0, length, QUERY_BLOCK):
+        end = min(start + QUERY_BLOCK, length)
+        mask = block_mask(end - start, jnp.int32(start), end)
+        out.append(attend(q[start:end], k[:end], v[:end], mask))
+    return jnp.concatenate(out)
+
+
+def block_mask(queries: int, start: Int[Array, ""], keys: int) -> Bool[Array, "1 T S"]:
+    """Causal mask of a block of queries that was written to a cache at ``start``."""
+    return (jnp.arange(keys) <= start + jnp.arange(queries)[:, None])[None]
+
+
+def _use_cudnn(q: Array) -> bool:
+    # One query is bound by reading the cache: XLA does that well, and without a full mask.
+    half = q.dtype in (jnp.bfloat16, jnp.float16)
+    return jax.default_backend() == "gpu" and half and q.shape[0] > 1 and q.shape[2] % 8 == 0

@@ -1,0 +1,188 @@
+"""The decoder: a Qwen2.5 language model with TMRoPE over a static key-value cache.
+
+Unbatched and pure: ``jax.vmap`` it for several sequences. Layers are stacked and scanned; the cache
+travels in the scan's carry, so that XLA updates it in place.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from omnizip_jax.config import TextConfig
+from omnizip_jax.models import attention, rope
+
+
+@struct.dataclass
+class KVCache:
+    """Rotated keys and values of every layer.
+
+    Attributes:
+        keys, values: S slots; those from ``length`` on hold padding that the next block
+            overwrites.
+        length: slots in use.
+    """
+
+    keys: Float[Array, "L S K H"]
+    values: Float[Array, "L S K H"]
+    length: Int[Array, ""]
+
+    @classmethod
+    def empty(cls, config: TextConfig, slots: int, dtype=jnp.float32) -> KVCache:
+        shape = (config.layers, slots, config.kv_heads, config.head_dim)
+        return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.int32(0))
+
+
+class Attention(nn.Module):
+    """Grouped-query self-attention that writes its keys and values to the cache."""
+
+    config: TextConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x, angle, cache: KVCache, layer, attended: int | None):
+        config, length = self.config, x.shape[0]
+
+        def project(heads: int, name: str) -> Array:
+            features = heads * config.head_dim
+            y = nn.Dense(features, dtype=self.dtype, param_dtype=self.dtype, name=name)(x)
+            return y.reshape(length, heads, config.head_dim)
+
+        q = rope.rotate(project(config.heads, "q_proj"), angle)
+        k = rope.rotate(project(config.kv_heads, "k_proj"), angle)
+        v = project(config.kv_heads, "v_proj")
+        start = (layer, cache.length, 0, 0)
+        cache = cache.replace(
+            keys=jax.lax.dynamic_update_slice(cache.keys, k[None], start),
+            values=jax.lax.dynamic_update_slice(cache.values, v[None], start),
+        )
+        if attended is None:
+            out = attention.attend_causal(q, k, v)
+        else:
+            size = (1, attended, *cache.keys.shape[2:])
+            past_k = jax.lax.dynamic_slice(cache.keys, (layer, 0, 0, 0), size)[0]
+            past_v = jax.lax.dynamic_slice(cache.values, (layer, 0, 0, 0), size)[0]
+            mask = attention.block_mask(length, cache.length, attended)
+            out = attention.attend(q, past_k, past_v, mask)
+        out = nn.Dense(
+            config.hidden,
+            use_bias=False,
+            dtype=self.dtype,
+            param_dtype=self.dtype,
+            name="o_proj",
+        )(out.reshape(length, -1))
+        return out, cache
+
+
+class MLP(nn.Module):
+    """SwiGLU feed-forward network."""
+
+    config: TextConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x):
+        def dense(features: int, name: str) -> nn.Dense:
+            return nn.Dense(
+                features, use_bias=False, dtype=self.dtype, param_dtype=self.dtype, name=name
+            )
+
+        gate = nn.silu(dense(self.config.ffn, "gate_proj")(x))
+        return dense(self.config.hidden, "down_proj")(gate * dense(self.config.ffn, "up_proj")(x))
+
+
+class Layer(nn.Module):
+    """One decoder layer, in the form that ``nn.scan`` wants: carry in, carry out."""
+
+    config: TextConfig
+    dtype: jnp.dtype
+    attended: int | None
+
+    @nn.compact
+    def __call__(self, carry, layer, angle):
+        x, cache = carry
+
+        def norm(name: str) -> nn.RMSNorm:
+            return nn.RMSNorm(
+                epsilon=self.config.rms_eps, dtype=self.dtype, param_dtype=self.dtype, name=name
+            )
+
+        attn = Attention(self.config, self.dtype, name="self_attn")
+        out, cache = attn(norm("input_layernorm")(x), angle, cache, layer, self.attended)
+        x = x + out
+        mlp = MLP(self.config, self.dtype, name="mlp")
+        x = x + mlp(norm("post_attention_layernorm")(x))
+        return (x, cache), None
+
+
+class Decoder(nn.Module):
+    """The language model of the thinker, from embeddings to logits."""
+
+    config: TextConfig
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        config = self.config
+        self.embed_tokens = nn.Embed(
+            config.vocabulary, config.hidden, dtype=self.dtype, param_dtype=self.dtype
+        )
+        self.norm = nn.RMSNorm(
+            epsilon=config.rms_eps, dtype=self.dtype, param_dtype=self.dtype
+        )
+        if not config.tied:
+            self.lm_head = nn.Dense(
+                config.vocabulary, use_bias=False, dtype=self.dtype, param_dtype=self.dtype
+            )
+
+    def embed(self, tokens: Int[Array, "T"]) -> Float[Array, "T D"]:
+        """Embeddings of text tokens."""
+        return self.embed_tokens(tokens)
+
+    def logits(self, hidden: Float[Array, "T D"]) -> Float[Array, "T V"]:
+        """Next-token logits, float32."""
+        out = self.embed_tokens.attend(hidden) if self.config.tied else self.lm_head(hidden)
+        return out.astype(jnp.float32)
+
+    @nn.compact
+    def __call__(
+        self,
+        embeddings: Float[Array, "T D"],
+        positions: Int[Array, "3 T"],
+        cache: KVCache,
+        count: Int[Array, ""] | int | None = None,
+        attended: int | None = None,
+    ) -> tuple[Float[Array, "T D"], KVCache]:
+        """Run a block of T tokens and append it to the cache.
+
+        Args:
+            embeddings: the block, its ``count`` tokens in front and padding behind.
+            positions: TMRoPE positions (time, height, width).
+            cache: the past. The caller makes sure that ``cache.length + T`` slots exist:
+                XLA would otherwise shift the write without a word.
+            count: tokens of the block that are real; all of them by default.
+            attended: how many cache slots to look at, at least ``cache.length + T``. None says
+                that the cache is empty, and the block attends to itself alone.
+
+        Returns:
+            The last hidden states (normalised), and the cache with ``count`` more tokens.
+        """
+        layers = nn.scan(
+            Layer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast),
+            length=self.config.layers,
+        )(self.config, self.dtype, attended, name="layers")
+        angle = rope.angles(positions, self.config)
+        (x, cache), _ = layers((embeddings, cache), jnp.arange(self.config.layers), angle)
+        count = embeddings.shape[0] if count is None else count
+        return self.norm(x), cache.replace(length=cache.length + jnp.int32(count))
+
+    def init_all(self, tokens: Int[Array, "T"]) -> Float[Array, "T V"]:
+        """Touch every parameter once; what ``init`` is called with."""
+        cache = KVCache.empty(self.config, tokens.shape[0], self.dtype)
+        positions = rope.text_positions(0, tokens.shape[0])
+        return self.logits(self(self.embed(tokens), positions, cache)[0])

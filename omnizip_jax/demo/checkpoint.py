@@ -1,0 +1,440 @@
+"""A checkpoint in the released Qwen2.5-Omni layout, with random weights.
+
+Everything but the numbers is real: ``config.json``, sharded safetensors with an index, tensors
+of the speech parts that conversion leaves out, a byte-level tokenizer and a chat template. So
+whatever reads the released files reads these, and nothing has to be downloaded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|AUDIO|>",
+    "<|audio_bos|>",
+    "<|audio_eos|>",
+    "<|vision_bos|>",
+    "<|vision_eos|>",
+    "<|IMAGE|>",
+    "<|VIDEO|>",
+)
+
+# What the tokenizer learns its words from, and so all that a random model can say.
+SENTENCES = (
+    "A small blue circle moves slowly from left to right while a low tone plays.",
+    "Then the red square appears, the sound becomes louder, and the circle stops.",
+    "What is said when the door opens? Somebody says hello and closes the window.",
+    "The music fades, the picture turns dark, and after two seconds a bell rings.",
+    "Describe what happens in this video, and what can be heard at the same time.",
+    "You are a helpful assistant. The user asks a question about the sound and the picture.",
+)
+
+# Renders conversations as the released template does; a part of a message is text or a medium.
+CHAT_TEMPLATE = r"""
+{%- set media = {
+    "audio": "<|audio_bos|><|AUDIO|><|audio_eos|>",
+    "image": "<|vision_bos|><|IMAGE|><|vision_eos|>",
+    "video": "<|vision_bos|><|VIDEO|><|vision_eos|>",
+} -%}
+{%- if messages[0]["role"] != "system" -%}
+    {{- "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n" -}}
+{%- endif -%}
+{%- for message in messages -%}
+    {{- "<|im_start|>" ~ message["role"] ~ "\n" -}}
+    {%- if message["content"] is string -%}
+        {{- message["content"] -}}
+    {%- else -%}
+        {%- for part in message["content"] -%}
+            {{- media[part["type"]] if part["type"] in media else part["text"] -}}
+        {%- endfor -%}
+    {%- endif -%}
+    {{- "<|im_end|>\n" -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{- "<|im_start|>assistant\n" -}}
+{%- endif -%}
+"""
+
+# Entries of the released configuration that differ from one size to the next.
+SIZES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "tiny": {
+        "audio_config": {
+            "encoder_layers": 2,
+            "d_model": 32,
+            "encoder_attention_heads": 4,
+            "encoder_ffn_dim": 64,
+            "output_dim": 64,
+        },
+        "vision_config": {
+            "depth": 4,
+            "hidden_size": 32,
+            "num_heads": 2,
+            "intermediate_size": 44,
+            "out_hidden_size": 64,
+            "fullatt_block_indexes": [1, 3],
+        },
+        "text_config": {
+            "vocab_size": 512,
+            "num_hidden_layers": 4,
+            "hidden_size": 64,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "intermediate_size": 128,
+            "rope_scaling": {"mrope_section": [2, 3, 3]},
+        },
+    },
+    "small": {
+        "audio_config": {
+            "encoder_layers": 4,
+            "d_model": 256,
+            "encoder_attention_heads": 4,
+            "encoder_ffn_dim": 1024,
+            "output_dim": 512,
+        },
+        "vision_config": {
+            "depth": 4,
+            "hidden_size": 256,
+            "num_heads": 4,
+            "intermediate_size": 684,
+            "out_hidden_size": 512,
+            "fullatt_block_indexes": [1, 3],
+        },
+        "text_config": {
+            "vocab_size": 512,
+            "num_hidden_layers": 8,
+            "hidden_size": 512,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 2,
+            "intermediate_size": 1408,
+            "rope_scaling": {"mrope_section": [8, 12, 12]},
+        },
+    },
+    "3b": {
+        "audio_config": {
+            "encoder_layers": 32,
+            "d_model": 1280,
+            "encoder_attention_heads": 20,
+            "encoder_ffn_dim": 5120,
+            "output_dim": 2048,
+        },
+        "vision_config": {
+            "depth": 32,
+            "hidden_size": 1280,
+            "num_heads": 16,
+            "intermediate_size": 3420,
+            "out_hidden_size": 2048,
+            "fullatt_block_indexes": [7, 15, 23, 31],
+        },
+        "text_config": {
+            "vocab_size": 151936,
+            "num_hidden_layers": 36,
+            "hidden_size": 2048,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 2,
+            "intermediate_size": 11008,
+            "rope_scaling": {"mrope_section": [16, 24, 24]},
+        },
+    },
+}
+
+# A stand-in for the speech parts: in the released files, not in what answers in text.
+SPEECH_TENSORS = {
+    "talker.thinker_to_talker_proj.weight": (16, 32),
+    "talker.thinker_to_talker_proj.bias": (16,),
+    "talker.codec_head.weight": (24, 16),
+    "token2wav.code2wav_dit_model.proj_out.weight": (8, 16),
+    "token2wav.code2wav_bigvgan_model.conv_pre.weight": (8, 8, 3),
+}
+
+SHARD_BYTES = 4 * 1024**3
+
+
+def write_random_checkpoint(directory: str | Path, size: str = "tiny", seed: int = 0) -> Path:
+    """Write a released-layout checkpoint with random bfloat16 weights; returns its folder.
+
+    Args:
+        directory: created if need be; files of an earlier call are overwritten.
+        size: "tiny" (tests), "small" (generates within seconds on two CPU cores), or "3b" (the
+            released shapes, 9.4 GB).
+        seed: of the weights. The same seed and size give the same files.
+
+    Raises:
+        ValueError: an unknown size.
+    """
+    if size not in SIZES:
+        raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer = build_tokenizer()
+    tokenizer.save_pretrained(directory)
+    config = released_config(size, tokenizer)
+    _write_json(directory / "config.json", config)
+    generation = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    _write_json(directory / "generation_config.json", generation)
+    _write_shards(directory, _tensor_shapes(config), _word_ids(tokenizer), seed)
+    return directory
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer with the released special tokens and a chat template.
+
+    It encodes any text; ids are its own (the released vocabulary is 300 times larger).
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=480,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens=list(SPECIAL_TOKENS),
+        chat_template=CHAT_TEMPLATE.strip(),
+    )
+
+
+def released_config(size: str, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """The content of ``config.json`` as released, with the sizes of ``SIZES[size]``."""
+    token = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL_TOKENS}
+    sizes = SIZES[size]
+    audio = {
+        "model_type": "qwen2_5_omni_audio_encoder",
+        "num_mel_bins": 128,
+        "n_window": 100,
+        "activation_function": "gelu",
+        "max_source_positions": 1500,
+        "scale_embedding": False,
+        **sizes["audio_config"],
+    }
+    vision = {
+        "model_type": "qwen2_5_omni_vision_encoder",
+        "in_channels": 3,
+        "patch_size": 14,
+        "temporal_patch_size": 2,
+        "spatial_merge_size": 2,
+        "window_size": 112,
+        "hidden_act": "silu",
+        "tokens_per_second": 25,
+        **sizes["vision_config"],
+    }
+    text = {
+        "model_type": "qwen2_5_omni_text",
+        "hidden_act": "silu",
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6,
+        "use_sliding_window": False,
+        "tie_word_embeddings": False,
+        **sizes["text_config"],
+        "rope_scaling": {
+            "rope_type": "default",
+            "type": "default",
+            **sizes["text_config"]["rope_scaling"],
+        },
+    }
+    return {
+        "architectures": ["Qwen2_5OmniModel"],
+        "model_type": "qwen2_5_omni",
+        "enable_talker": True,
+        "torch_dtype": "bfloat16",
+        "thinker_config": {
+            "model_type": "qwen2_5_omni_thinker",
+            "audio_config": audio,
+            "vision_config": vision,
+            "text_config": text,
+            "tie_word_embeddings": False,
+            "position_id_per_seconds": 25,
+            "seconds_per_chunk": 2,
+            "bos_token_id": token["<|im_start|>"],
+            "eos_token_id": token["<|im_end|>"],
+            "pad_token_id": token["<|endoftext|>"],
+            "audio_token_index": token["<|AUDIO|>"],
+            "image_token_index": token["<|IMAGE|>"],
+            "video_token_index": token["<|VIDEO|>"],
+            "audio_start_token_id": token["<|audio_bos|>"],
+            "audio_end_token_id": token["<|audio_eos|>"],
+            "vision_start_token_id": token["<|vision_bos|>"],
+            "vision_end_token_id": token["<|vision_eos|>"],
+        },
+        "talker_config": {
+            "model_type": "qwen2_5_omni_talker",
+            "audio_start_token_id": token["<|audio_bos|>"],
+            "audio_end_token_id": token["<|audio_eos|>"],
+            "vision_start_token_id": token["<|vision_bos|>"],
+            "vision_end_token_id": token["<|vision_eos|>"],
+            "tts_text_start_token_id": token["<|im_start|>"],
+            "tts_text_end_token_id": token["<|im_end|>"],
+            "tts_text_pad_token_id": token["<|endoftext|>"],
+        },
+        "token2wav_config": {"model_type": "qwen2_5_omni_token2wav"},
+    }
+
+
+def _word_ids(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
+    """Ids of whole words, and of the end of an answer."""
+    words = sorted({f" {word}" for sentence in SENTENCES for word in re.findall(r"\w+", sentence)})
+    pieces = [tokenizer.encode(word) for word in words]
+    return np.array([ids[0] for ids in pieces if len(ids) == 1] + [tokenizer.eos_token_id])
+
+
+def _random_tensor(
+    name: str, shape: tuple[int, ...], words: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Weights that keep activations near unit scale, whatever the size of the network."""
+    values = rng.standard_normal(shape, dtype=np.float32)
+    if name.endswith("bias"):
+        values *= 0.1
+    elif len(shape) == 1:  # the scale of a norm
+        values = 1 + 0.1 * values
+    elif not name.endswith("embed_tokens.weight"):
+        values /= math.sqrt(math.prod(shape[1:]))
+    if name.endswith("lm_head.weight"):
+        # A random model should at least answer in words: mute stray bytes and placeholders.
+        mute = np.ones(shape[0], bool)
+        mute[words] = False
+        values[mute] *= 0.1
+    return values.astype(ml_dtypes.bfloat16)
+
+
+def _write_shards(
+    directory: Path, shapes: Mapping[str, tuple[int, ...]], words: np.ndarray, seed: int
+) -> None:
+    """Write all tensors, one shard in memory at a time, and the index that finds them."""
+    rng = np.random.default_rng(seed)
+    shards = list(_split(shapes))
+    weight_map = {}
+    for number, names in enumerate(shards, start=1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        tensors = {name: _random_tensor(name, shapes[name], words, rng) for name in names}
+        save_file(tensors, directory / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(names, file)
+    total = sum(_bytes(shape) for shape in shapes.values())
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    _write_json(directory / "model.safetensors.index.json", index)
+
+
+def _split(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[list[str]]:
+    """Names in order, cut into shards of about equal size, at least two of them."""
+    total = sum(_bytes(shape) for shape in shapes.values())
+    limit = min(SHARD_BYTES, total / 2)
+    names: list[str] = []
+    size = 0
+    for name, shape in shapes.items():
+        names.append(name)
+        size += _bytes(shape)
+        if size >= limit:
+            yield names
+            names, size = [], 0
+    if names:
+        yield names
+
+
+def _bytes(shape: tuple[int, ...]) -> int:
+    return 2 * math.prod(shape)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _tensor_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Released names and shapes of every tensor, the speech stand-ins included."""
+    thinker = config["thinker_config"]
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def linear(name: str, outputs: int, inputs: int, bias: bool = True) -> None:
+        shapes[f"{name}.weight"] = (outputs, inputs)
+        if bias:
+            shapes[f"{name}.bias"] = (outputs,)
+
+    def norm(name: str, size: int, bias: bool) -> None:
+        shapes[f"{name}.weight"] = (size,)
+        if bias:
+            shapes[f"{name}.bias"] = (size,)
+
+    audio = thinker["audio_config"]
+    hidden, output, ffn = audio["d_model"], audio["output_dim"], audio["encoder_ffn_dim"]
+    tower = "thinker.audio_tower"
+    shapes[f"{tower}.conv1.weight"] = (hidden, audio["num_mel_bins"], 3)
+    shapes[f"{tower}.conv1.bias"] = (hidden,)
+    shapes[f"{tower}.conv2.weight"] = (hidden, hidden, 3)
+    shapes[f"{tower}.conv2.bias"] = (hidden,)
+    for i in range(audio["encoder_layers"]):
+        layer = f"{tower}.layers.{i}"
+        for name in ("q", "k", "v"):
+            linear(f"{layer}.self_attn.{name}_proj", hidden, hidden, bias=name != "k")
+        linear(f"{layer}.self_attn.out_proj", hidden, hidden)
+        norm(f"{layer}.self_attn_layer_norm", hidden, bias=True)
+        linear(f"{layer}.fc1", ffn, hidden)
+        linear(f"{layer}.fc2", hidden, ffn)
+        norm(f"{layer}.final_layer_norm", hidden, bias=True)
+    norm(f"{tower}.ln_post", hidden, bias=True)
+    linear(f"{tower}.proj", output, hidden)
+    shapes[f"{tower}.audio_bos_eos_token.weight"] = (2, output)
+
+    vision = thinker["vision_config"]
+    hidden, output, ffn = (
+        vision[name] for name in ("hidden_size", "out_hidden_size", "intermediate_size")
+    )
+    tower = "thinker.visual"
+    patch = vision["patch_size"]
+    shapes[f"{tower}.patch_embed.proj.weight"] = (
+        hidden,
+        vision["in_channels"],
+        vision["temporal_patch_size"],
+        patch,
+        patch,
+    )
+    for i in range(vision["depth"]):
+        block = f"{tower}.blocks.{i}"
+        norm(f"{block}.norm1", hidden, bias=False)
+        norm(f"{block}.norm2", hidden, bias=False)
+        for name in ("q", "k", "v", "proj"):
+            linear(f"{block}.attn.{name}", hidden, hidden)
+        linear(f"{block}.mlp.gate_proj", ffn, hidden)
+        linear(f"{block}.mlp.up_proj", ffn, hidden)
+        linear(f"{block}.mlp.down_proj", hidden, ffn)
+    merged = hidden * vision["spatial_merge_size"] ** 2
+    norm(f"{tower}.merger.ln_q", hidden, bias=False)
+    linear(f"{tower}.merger.mlp.0", merged, merged)
+    linear(f"{tower}.merger.mlp.2", output, merged)
+
+    text = thinker["text_config"]
+    hidden, ffn, vocabulary = (
+        text[name] for name in ("hidden_size", "intermediate_size", "vocab_size")
+    )
+    keys = hidden // text["num_attention_heads"] * text["num_key_value_heads"]
+    shapes["thinker.model.embed_tokens.weight"] = (vocabulary, hidden)
+    for i in range(text["num_hidden_layers"]):
+        layer = f"thinker.model.layers.{i}"
+        norm(f"{layer}.input_layernorm", hidden, bias=False)
+        linear(f"{layer}.self_attn.q_proj", hidden, hidden)
+        linear(f"{layer}.self_attn.k_proj", keys, hidden)
+        linear(f"{layer}.self_attn.v_proj", keys, hidden)
+        linear(f"{layer}.self_attn.o_proj", hidden, hidden, bias=False)
+        norm(f"{layer}.post_attention_layernorm", hidden, bias=False)
+        linear(f"{layer}.mlp.gate_proj", ffn, hidden, bias=False)
+        linear(f"{layer}.mlp.up_proj", ffn, hidden, bias=False)
+        linear(f"{layer}.mlp.down_proj", hidden, ffn, bias=False)
+    norm("thinker.model.norm", hidden, bias=False)
+    shapes["thinker.lm_head.weight"] = (vocabulary, hidden)
+    return shapes | SPEECH_TENSORS

@@ -1,0 +1,150 @@
+"""The audio encoder of Qwen2.5-Omni: one window of log-mel spectrogram to audio tokens.
+
+The encoder attends inside blocks of ``2 * n_window`` mel frames and its positions restart in every
+block. A window of 2 s is exactly such a block, so windows are independent: ``jax.vmap`` or
+``jax.lax.map`` the module for several.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from omnizip_jax.config import AudioConfig
+from omnizip_jax.models.attention import attend
+
+POSITION_TIMESCALE = 10000.0  # longest wavelength of the sinusoids, over 2 pi
+
+
+@struct.dataclass
+class AudioFeatures:
+    """What the encoder makes of one window.
+
+    A frame is two mel frames, a token two frames; what the masks leave out is finite padding.
+
+    Attributes:
+        tokens: embeddings in the decoder's space.
+        token_mask: tokens that exist.
+        queries, keys: of the last layer, not yet scaled: Q and K of the paper's eq. 2.
+        frame_mask: frames that exist.
+    """
+
+    tokens: Float[Array, "A D"]
+    token_mask: Bool[Array, " A"]
+    queries: Float[Array, "T N H"]
+    keys: Float[Array, "T N H"]
+    frame_mask: Bool[Array, " T"]
+
+
+class AudioAttention(nn.Module):
+    """Self-attention that also hands out its queries and keys."""
+
+    config: AudioConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x, mask):
+        dense = functools.partial(
+            nn.Dense, self.config.hidden, dtype=self.dtype, param_dtype=self.dtype
+        )
+        heads = (x.shape[0], self.config.heads, self.config.head_dim)
+        q = dense(name="q_proj")(x).reshape(heads)
+        k = dense(name="k_proj", use_bias=False)(x).reshape(heads)
+        v = dense(name="v_proj")(x).reshape(heads)
+        return dense(name="out_proj")(attend(q, k, v, mask).reshape(x.shape)), q, k
+
+
+class AudioLayer(nn.Module):
+    """One pre-norm layer, in the form that ``nn.scan`` wants: carry in, carry out.
+
+    Queries and keys ride in the carry, so that only the last layer's remain.
+    """
+
+    config: AudioConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, carry, mask):
+        dense = functools.partial(nn.Dense, dtype=self.dtype, param_dtype=self.dtype)
+        norm = functools.partial(_layer_norm, self.dtype)
+        x, _, _ = carry
+        attention = AudioAttention(self.config, self.dtype, name="self_attn")
+        out, q, k = attention(norm("self_attn_layer_norm")(x), mask)
+        x = x + out
+        out = dense(self.config.ffn, name="fc1")(norm("final_layer_norm")(x))
+        x = x + dense(self.config.hidden, name="fc2")(nn.gelu(out, approximate=False))
+        return (x, q, k), None
+
+
+class AudioEncoder(nn.Module):
+    """Two convolutions, transformer layers, pooling in pairs, projection to the decoder's space."""
+
+    config: AudioConfig
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, mel: Float[Array, "bins frames"], mel_length: Int[Array, ""] | int
+    ) -> AudioFeatures:
+        """Encode one window.
+
+        Args:
+            mel: log-mel spectrogram of ``2 * n_window`` frames, 100 frames a second.
+            mel_length: mel frames that exist, 0 to ``2 * n_window``; what follows is ignored.
+
+        Raises:
+            ValueError: a spectrogram of another shape.
+        """
+        config, frames = self.config, self.config.n_window
+        if mel.shape != (config.mel_bins, 2 * frames):
+            raise ValueError(
+                f"expected the mel spectrogram of one window, shape "
+                f"{(config.mel_bins, 2 * frames)}, got {mel.shape}; pad a shorter window with "
+                "zeros, and vmap over several windows"
+            )
+        frame_mask = jnp.arange(frames) < (mel_length + 1) // 2
+        token_mask = jnp.arange(frames // 2) < (mel_length + 1) // 4
+        mel_mask = (jnp.arange(2 * frames) < mel_length)[:, None]
+
+        conv = functools.partial(
+            nn.Conv, config.hidden, (3,), padding=1, dtype=self.dtype, param_dtype=self.dtype
+        )
+        # The second convolution must see the zeros that it would see behind a shorter input.
+        x = nn.gelu(conv(name="conv1")(mel.T * mel_mask), approximate=False) * mel_mask
+        x = nn.gelu(conv(name="conv2", strides=2)(x), approximate=False)
+        x = x + _sinusoids(frames, config.hidden).astype(self.dtype)
+
+        # Padding attends to padding, so that no row of the softmax is empty.
+        mask = (frame_mask[:, None] == frame_mask)[None]
+        layers = nn.scan(
+            AudioLayer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
+            length=config.layers,
+        )(config, self.dtype, name="layers")
+        blank = jnp.zeros((frames, config.heads, config.head_dim), self.dtype)
+        (x, queries, keys), _ = layers((x, blank, blank), mask)
+
+        pooled = x[: frames // 2 * 2].reshape(frames // 2, 2, -1).mean(axis=1)
+        pooled = _layer_norm(self.dtype, "ln_post")(pooled)
+        project = nn.Dense(config.output, dtype=self.dtype, param_dtype=self.dtype, name="proj")
+        return AudioFeatures(project(pooled), token_mask, queries, keys, frame_mask)
+
+
+def _layer_norm(dtype: jnp.dtype, name: str) -> nn.LayerNorm:
+    return nn.LayerNorm(
+        epsilon=1e-5, dtype=dtype, param_dtype=dtype, use_fast_variance=False, name=name
+    )
+
+
+def _sinusoids(length: int, channels: int) -> Float[Array, "T D"]:
+    """Whisper's absolute positions: sines in the first half of the channels, cosines after."""
+    steps = jnp.arange(channels // 2, dtype=jnp.float32)
+    frequencies = jnp.exp(-jnp.log(POSITION_TIMESCALE) / (channels // 2 - 1) * steps)
+    angle = jnp.arange(length, dtype=jnp.float32)[:, None] * frequencies
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=1)

@@ -1,0 +1,233 @@
+"""The vision encoder of Qwen2.5-Omni: the patches of one temporal grid to video tokens.
+
+Grids never attend to each other: ``jax.vmap`` or ``jax.lax.map`` the module for several. Inside a
+grid most layers attend within square windows and a few attend to everything. The size of the grid
+is data: one compiled program serves every picture that fits the slots.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt8
+
+from omnizip_jax.config import VisionConfig
+from omnizip_jax.models import rope
+from omnizip_jax.models.attention import attend
+
+# Normalisation of the red, green and blue channel of values between 0 and 1 (CLIP's).
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+ROPE_THETA = 10000.0
+RMS_EPS = 1e-6
+
+
+class VisionAttention(nn.Module):
+    """Self-attention, within windows or over the whole grid."""
+
+    config: VisionConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x, full, angle, windows, real):
+        dense = functools.partial(
+            nn.Dense, self.config.hidden, dtype=self.dtype, param_dtype=self.dtype
+        )
+        heads = (x.shape[0], self.config.heads, self.config.head_dim)
+        q = rope.rotate(dense(name="q")(x).reshape(heads), angle)
+        k = rope.rotate(dense(name="k")(x).reshape(heads), angle)
+        v = dense(name="v")(x).reshape(heads)
+        # Padding attends to padding, so that no row of the softmax is empty.
+        out = jax.lax.cond(
+            full,
+            lambda: attend(q, k, v, (real[:, None] == real)[None]),
+            lambda: attend_windows(q, k, v, windows, _patches_in_window(self.config)),
+        )
+        return dense(name="proj")(out.reshape(x.shape))
+
+
+class VisionMLP(nn.Module):
+    """SwiGLU feed-forward network, with biases."""
+
+    config: VisionConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x):
+        dense = functools.partial(nn.Dense, dtype=self.dtype, param_dtype=self.dtype)
+        gate = nn.silu(dense(self.config.ffn, name="gate_proj")(x))
+        up = dense(self.config.ffn, name="up_proj")(x)
+        return dense(self.config.hidden, name="down_proj")(gate * up)
+
+
+class VisionBlock(nn.Module):
+    """One pre-norm layer, in the form that ``nn.scan`` wants: carry in, carry out."""
+
+    config: VisionConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x, full, angle, windows, real):
+        norm = functools.partial(_rms_norm, self.dtype)
+        attention = VisionAttention(self.config, self.dtype, name="attn")
+        x = x + attention(norm("norm1")(x), full, angle, windows, real)
+        x = x + VisionMLP(self.config, self.dtype, name="mlp")(norm("norm2")(x))
+        return x, None
+
+
+class PatchEmbed(nn.Module):
+    """The convolution over a patch, whose stride is its width: one matrix."""
+
+    config: VisionConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, pixels):
+        return nn.Dense(
+            self.config.hidden,
+            use_bias=False,
+            dtype=self.dtype,
+            param_dtype=self.dtype,
+            name="proj",
+        )(pixels)
+
+
+class PatchMerger(nn.Module):
+    """Joins the ``merge**2`` patches of a token and projects them to the decoder's space."""
+
+    config: VisionConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x):
+        dense = functools.partial(nn.Dense, dtype=self.dtype, param_dtype=self.dtype)
+        width = self.config.hidden * self.config.merge**2
+        x = _rms_norm(self.dtype, "ln_q")(x).reshape(-1, width)
+        x = nn.gelu(dense(width, name="mlp_0")(x), approximate=False)
+        return dense(self.config.output, name="mlp_2")(x)
+
+
+class VisionEncoder(nn.Module):
+    """Patch embedding, transformer layers with 2-D rotary positions, merger."""
+
+    config: VisionConfig
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, patches: UInt8[Array, "patches values"], grid_size: Int[Array, " 2"]
+    ) -> Float[Array, "P D"]:
+        """Encode one temporal grid (two frames).
+
+        Args:
+            patches: pixels, 0 to 255: ``merge**2`` consecutive patches for each of P slots, each
+                laid out channel, frame, row, column. The grid's tokens fill the front, row-major.
+            grid_size: rows and columns of tokens; at most P tokens.
+
+        Returns:
+            Tokens in the same order; slots behind ``rows * columns`` hold finite padding.
+
+        Raises:
+            ValueError: patches of another shape.
+        """
+        config, unit = self.config, self.config.merge**2
+        if patches.ndim != 2 or patches.shape[0] % unit or patches.shape[1] != config.patch_values:
+            raise ValueError(
+                f"expected the patches of one grid, shape (slots * {unit}, {config.patch_values}), "
+                f"got {patches.shape}; vmap over several grids"
+            )
+        slots = patches.shape[0] // unit
+        # Whole blocks for the windowed layers.
+        padding = -slots % (_patches_in_window(config) // unit)
+        patches = jnp.pad(patches, ((0, padding * unit), (0, 0)))
+
+        window, cell = window_layout(slots + padding, grid_size, config)
+        order = jnp.argsort(window)  # every window in one run, padding last
+        patches = patches.reshape(-1, unit, config.patch_values)[order]
+        window = jnp.repeat(window[order], unit)
+        angle = rotary_angles(cell[order], config)
+        real = window < slots + padding
+
+        x = normalise(patches.reshape(-1, config.patch_values)).astype(self.dtype)
+        x = PatchEmbed(config, self.dtype, name="patch_embed")(x)
+        blocks = nn.scan(
+            VisionBlock,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
+            length=config.layers,
+        )(config, self.dtype, name="blocks")
+        full = jnp.array([layer in config.full_attention_layers for layer in range(config.layers)])
+        x, _ = blocks(x, full, angle, window, real)
+        tokens = PatchMerger(config, self.dtype, name="merger")(x)
+        return tokens[jnp.argsort(order)][:slots]
+
+
+def normalise(patches: UInt8[Array, "patches values"]) -> Float[Array, "patches values"]:
+    """Pixels with CLIP's mean and deviation, float32."""
+    count, values = patches.shape
+    channels = patches.reshape(count, len(PIXEL_MEAN), -1).astype(jnp.float32) / 255
+    mean, std = jnp.array(PIXEL_MEAN)[:, None], jnp.array(PIXEL_STD)[:, None]
+    return ((channels - mean) / std).reshape(count, values)
+
+
+def window_layout(
+    slots: int, grid_size: Int[Array, " 2"], config: VisionConfig
+) -> tuple[Int[Array, " P"], Int[Array, "P 2"]]:
+    """The attention window of every slot (``slots`` for padding), and its row and column."""
+    rows, columns = grid_size[0], jnp.maximum(grid_size[1], 1)
+    slot = jnp.arange(slots)
+    row, column = slot // columns, slot % columns
+    side = config.window // (config.patch * config.merge)
+    window = row // side * ((columns + side - 1) // side) + column // side
+    return jnp.where(row < rows, window, slots), jnp.stack([row, column], axis=1)
+
+
+def rotary_angles(cell: Int[Array, "P 2"], config: VisionConfig) -> Float[Array, "patches half"]:
+    """Angles by which queries and keys turn: half of them follow the patch's row, half its column.
+
+    Args:
+        cell: row and column of every token; its patches lie row-major inside it.
+    """
+    count, merge = config.head_dim // 4, config.merge
+    inside = jnp.stack(jnp.divmod(jnp.arange(merge**2), merge), axis=1)
+    position = (cell[:, None] * merge + inside).reshape(-1, 2, 1)
+    frequencies = ROPE_THETA ** (-jnp.arange(count, dtype=jnp.float32) / count)
+    return (position * frequencies).reshape(-1, 2 * count)
+
+
+def attend_windows(
+    q: Float[Array, "T N H"],
+    k: Float[Array, "T N H"],
+    v: Float[Array, "T N H"],
+    windows: Int[Array, " T"],
+    size: int,
+) -> Float[Array, "T N H"]:
+    """Attention within windows that are runs of at most ``size`` entries; ``size`` divides T.
+
+    A run that touches a block of ``size`` reaches no further than the blocks beside it, so each
+    block looks at three, whatever the number and shape of the windows.
+    """
+
+    def blocks(x):
+        return x.reshape(-1, size, *x.shape[1:])
+
+    def neighbours(x, fill):
+        x = jnp.pad(blocks(x), [(1, 1)] + [(0, 0)] * x.ndim, constant_values=fill)
+        return jnp.concatenate([x[:-2], x[1:-1], x[2:]], axis=1)
+
+    mask = blocks(windows)[:, :, None] == neighbours(windows, -1)[:, None]
+    out = jax.vmap(attend)(blocks(q), neighbours(k, 0), neighbours(v, 0), mask[:, None])
+    return out.reshape(q.shape)
+
+
+def _patches_in_window(config: VisionConfig) -> int:
+    return (config.window // (config.patch * config.merge) * config.merge) ** 2
+
+
+def _rms_norm(dtype: jnp.dtype, name: str) -> nn.RMSNorm:
+    return nn.RMSNorm(epsilon=RMS_EPS, dtype=dtype, param_dtype=dtype, name=name)

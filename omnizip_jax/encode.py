@@ -1,0 +1,74 @@
+"""Windows of media to windows of embeddings: both encoders, any number of windows."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float
+
+from omnizip_jax.config import ModelConfig, WindowSpec
+from omnizip_jax.models.audio import AudioEncoder, AudioFeatures
+from omnizip_jax.models.vision import VisionEncoder
+from omnizip_jax.types import Window
+
+
+@struct.dataclass
+class EncodedWindow:
+    """What the encoders make of a window, before any score or choice.
+
+    Attributes:
+        audio: embeddings, and the last layer's queries and keys for the audio score (eq. 2).
+        video, video_mask: embeddings of each grid, and the slots that hold one.
+    """
+
+    audio: AudioFeatures
+    video: Float[Array, "*W G P D"]
+    video_mask: Bool[Array, "*W G P"]
+
+
+def weights_dtype(weights: Any) -> jnp.dtype:
+    """The dtype that a model runs in: that of its weights."""
+    return jax.tree.leaves(weights)[0].dtype
+
+
+def check_spec(spec: WindowSpec, config: ModelConfig) -> None:
+    """Raise ``ValueError`` unless the model's encoders can read windows of this shape."""
+    frames = 2 * config.audio.n_window
+    if spec.seconds * 100 != frames or spec.audio_slots != frames // 4:
+        raise ValueError(
+            f"the model's audio blocks are {frames / 100:g} s and {frames // 4} tokens; "
+            f"WindowSpec has {spec.seconds} s and {spec.audio_slots}"
+        )
+
+
+def encode_window(weights: Any, window: Window, config: ModelConfig) -> EncodedWindow:
+    """Encode one window; windows do not influence each other.
+
+    Args:
+        weights: the model's parameters, ``{"audio": ..., "vision": ..., "text": ...}``.
+        window: one window, without a leading axis.
+    """
+    dtype = weights_dtype(weights)
+    audio = AudioEncoder(config.audio, dtype)
+    vision = VisionEncoder(config.vision, dtype)
+
+    def encode_grid(patches: Array) -> Array:
+        return vision.apply({"params": weights["vision"]}, patches, window.grid_size)
+
+    video = jax.vmap(encode_grid)(window.patches)
+    cells = jnp.arange(video.shape[1]) < jnp.prod(window.grid_size)
+    return EncodedWindow(
+        audio=audio.apply({"params": weights["audio"]}, window.mel, window.mel_length),
+        video=video,
+        video_mask=window.grid_mask[:, None] & cells,
+    )
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def encode_windows(weights: Any, windows: Window, *, config: ModelConfig) -> EncodedWindow:
+    """Encode windows one after the other, so that memory does not grow with their number."""
+    return jax.lax.map(lambda window: encode_window(weights, window, config), windows)

@@ -1,0 +1,480 @@
+"""A whole clip and a question to an answer: encode, compress, pack, prefill, decode."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from omnizip_jax import prompt as prompts
+from omnizip_jax.compression import (
+    CompressedClip,
+    attention_scores,
+    compress_clip,
+    kept_bound,
+    pack,
+)
+from omnizip_jax.config import ModelConfig, OmniZipConfig, WindowSpec
+from omnizip_jax.decode import Generation, Sampling, generate_tokens
+from omnizip_jax.encode import EncodedWindow, check_spec, encode_windows, weights_dtype
+from omnizip_jax.media import Clip, load_clip
+from omnizip_jax.models import rope
+from omnizip_jax.models.text import Decoder, KVCache
+from omnizip_jax.types import Window, WindowTokens
+
+if TYPE_CHECKING:
+    from omnizip_jax.checkpoint import Params
+
+ENCODE_BLOCK = 8  # windows per encoder dispatch
+DECODE_BLOCK = 8  # tokens per decoder dispatch
+TEXT_BLOCK = 32  # the question is padded to a multiple of this
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenCounts:
+    """How many tokens the clip had, how many the decoder read, how many it wrote."""
+
+    audio: int
+    audio_kept: int
+    video: int
+    video_kept: int
+    text: int
+    generated: int
+
+    @property
+    def media(self) -> int:
+        return self.audio + self.video
+
+    @property
+    def kept(self) -> int:
+        return self.audio_kept + self.video_kept
+
+    @property
+    def retained(self) -> float:
+        """Share of the media tokens that the decoder read."""
+        return self.kept / self.media if self.media else 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """An answer: prints as its text, and carries what led to it.
+
+    Attributes:
+        text: the answer.
+        token_ids: its tokens, the end token included if it was made.
+        counts: tokens by modality, before and after compression.
+        compression: the trace, leading axis = windows: kept masks, retention, rates. None for a
+            question without media.
+        clip: the clip as it was read.
+        seconds: wall time of "media", "encoders", "prefill" (compression included), "generation".
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    counts: TokenCounts
+    compression: CompressedClip | None
+    clip: Clip | None
+    seconds: dict[str, float]
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@struct.dataclass
+class PromptArrays:
+    """A prompt on the device; the suffix is padded, so that questions share a program."""
+
+    prefix: Int[Array, "P"]
+    prefix_positions: Int[Array, "P"]
+    suffix: Int[Array, "S"]
+    suffix_positions: Int[Array, "S"]
+    suffix_mask: Bool[Array, "S"]
+
+    @classmethod
+    def from_prompt(cls, prompt: prompts.Prompt) -> PromptArrays:
+        length = len(prompt.suffix)
+        padding = (0, -length % TEXT_BLOCK)
+        return cls(
+            prefix=jnp.asarray(prompt.prefix),
+            prefix_positions=jnp.asarray(prompt.prefix_positions),
+            suffix=jnp.asarray(np.pad(prompt.suffix, padding)),
+            suffix_positions=jnp.asarray(np.pad(prompt.suffix_positions, padding)),
+            suffix_mask=jnp.arange(length + padding[1]) < length,
+        )
+
+
+def generate(
+    params: Params,
+    video: Any,
+    question: str,
+    *,
+    compression: OmniZipConfig | None = OmniZipConfig(),  # noqa: B008 (frozen)
+    max_new_tokens: int = 256,
+    system: str = prompts.DEFAULT_SYSTEM,
+    use_audio: bool = True,
+    use_video: bool = True,
+    max_frames: int | None = None,
+    spec: WindowSpec = WindowSpec(),  # noqa: B008 (frozen)
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    on_text: Callable[[str], None] | None = None,
+    progress: bool = False,
+) -> Answer:
+    """Answer a question about a video with sound.
+
+    Args:
+        params: from ``omnizip_jax.load``.
+        video: a path, a URL, or ``(frames uint8 [T, H, W, 3], fps, waveform float32 [S], sample
+            rate)`` with None for a missing waveform. None asks the language model alone.
+        question: the user's turn.
+        compression: the rule of the paper with its settings; None keeps all tokens.
+        max_new_tokens: where to stop if the model does not.
+        system: the system prompt.
+        use_audio, use_video: set one to False to leave that modality out.
+        max_frames: cap on the frames of a long clip; sampled uniformly. None: 2 a second.
+        spec: the shape of a window; more ``grid_slots`` keep larger pictures.
+        temperature: 0 is greedy.
+        top_p: nucleus sampling: keep the likeliest tokens that hold this mass.
+        seed: of the sampling.
+        on_text: called with every new piece of text as it is made.
+        progress: show progress bars for long clips.
+
+    Raises:
+        ValueError: an unreadable video, an empty question, a setting out of range, or a prompt
+            that is longer than the model's positions.
+    """
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    if temperature < 0 or not 0 < top_p <= 1:
+        raise ValueError(
+            f"temperature must be >= 0 and top_p in (0, 1], got {temperature} and {top_p}"
+        )
+    config, seconds = params.config, {}
+    check_spec(spec, config)
+    clip = encoded = None
+    with _timed(seconds, "media"):
+        if video is not None:
+            clip = load_clip(
+                video,
+                spec,
+                patch=config.vision.patch,
+                merge=config.vision.merge,
+                temporal_patch=config.vision.temporal_patch,
+                mel_bins=config.audio.mel_bins,
+                max_frames=max_frames,
+                use_audio=use_audio,
+                use_video=use_video,
+                progress=progress,
+            )
+        prompt = prompts.build(
+            params.tokenizer,
+            config,
+            question,
+            audio=clip is not None and clip.has_audio,
+            video=clip is not None and clip.has_video,
+            system=system,
+        )
+    with _timed(seconds, "encoders"):
+        if clip is not None:
+            encoded = jax.block_until_ready(encode_clip(params.weights, clip.windows, config))
+    with _timed(seconds, "prefill"):
+        generation, trace, counts = prefill(
+            params, clip, encoded, prompt, compression, max_new_tokens, seed
+        )
+        jax.block_until_ready(generation)
+    with _timed(seconds, "generation"):
+        sampling = Sampling(jnp.float32(temperature), jnp.float32(top_p))
+        ids: list[int] = []
+        text = TextPieces(params.tokenizer, on_text)
+        for piece in token_blocks(params, generation, sampling, max_new_tokens):
+            ids += piece
+            text.add(piece)
+    return Answer(
+        text=text.finish(),
+        token_ids=tuple(ids),
+        counts=dataclasses.replace(counts, generated=len(ids)),
+        compression=trace,
+        clip=clip,
+        seconds=seconds,
+    )
+
+
+def encode_clip(weights: Any, windows: Window, config: ModelConfig) -> EncodedWindow:
+    """Encode a clip in blocks of a fixed number of windows, one program for any length.
+
+    The result is padded with empty windows up to the clip's length bucket.
+    """
+    total = bucket(len(windows.mel_length), smallest=ENCODE_BLOCK)
+    total += -total % ENCODE_BLOCK
+    windows = pad_windows(windows, total)
+    blocks = [
+        encode_windows(
+            weights, jax.tree.map(lambda x: x[i : i + ENCODE_BLOCK], windows), config=config
+        )
+        for i in range(0, total, ENCODE_BLOCK)
+    ]
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *blocks)
+
+
+def prefill(
+    params: Params,
+    clip: Clip | None,
+    encoded: EncodedWindow | None,
+    prompt: prompts.Prompt,
+    compression: OmniZipConfig | None,
+    max_new_tokens: int,
+    seed: int,
+) -> tuple[Generation, CompressedClip | None, TokenCounts]:
+    """Choose static sizes for a clip on the host, then run ``first_token``."""
+    arrays = PromptArrays.from_prompt(prompt)
+    bound, layout, last = 0, None, 0
+    audio = video = np.zeros(0, int)
+    if clip is not None and encoded is not None:
+        audio, video = token_counts(clip.windows)
+        last = len(audio) - 1
+        bound = kept_bound(audio, video, compression) if compression else int((audio + video).sum())
+        layout = clip.windows.replace(patches=None, mel=None)
+        layout = pad_windows(layout, encoded.video_mask.shape[0])
+    text = len(prompt.prefix) + len(prompt.suffix)
+    capacity = bucket(bound + text)
+    generation, trace, count = first_token(
+        params.weights,
+        encoded,
+        layout,
+        arrays,
+        jnp.int32(last),
+        jax.random.key(seed),
+        config=params.config,
+        compression=compression,
+        capacity=capacity,
+        slots=bucket(capacity + max_new_tokens),
+    )
+    end = int(generation.position) + max_new_tokens
+    if end > params.config.text.max_positions:
+        raise ValueError(
+            f"the clip, the question and the answer need {end} positions (25 a second of video); "
+            f"the model has {params.config.text.max_positions}: shorten the clip, or stream it"
+        )
+    if int(count) > capacity:
+        raise AssertionError(f"kept {int(count)} tokens, more than the bound of {capacity}")
+    if trace is not None:
+        trace = jax.tree.map(lambda x: np.asarray(x)[: last + 1], trace.replace(audio=None))
+    return (
+        generation,
+        trace,
+        TokenCounts(
+            audio=int(audio.sum()),
+            audio_kept=int(trace.audio_keep.sum()) if trace else 0,
+            video=int(video.sum()),
+            video_kept=int(trace.video_keep.sum()) if trace else 0,
+            text=text,
+            generated=0,
+        ),
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("config", "compression", "capacity", "slots"))
+def first_token(
+    weights: Any,
+    encoded: EncodedWindow | None,
+    layout: Window | None,
+    prompt: PromptArrays,
+    last: Int[Array, ""],
+    key: Array,
+    *,
+    config: ModelConfig,
+    compression: OmniZipConfig | None,
+    capacity: int,
+    slots: int,
+) -> tuple[Generation, CompressedClip | None, Int[Array, ""]]:
+    """One program from the encoders' outputs to the logits of the first token.
+
+    Plans and compresses (paper section 3), packs what stays to the front, and prefills: packed
+    tokens, not masks, are what makes the prefill cheap. Tokens that stay keep their positions.
+
+    Args:
+        encoded: the clip's windows, padded with empty ones; None for text alone.
+        layout: the windows' geometry (``Window`` without patches and mel).
+        last: the last window of the clip.
+        capacity: static bound on the tokens that the decoder reads.
+        slots: static size of the cache.
+
+    Returns:
+        The generation to go on with, the compression trace, and the number of tokens read.
+    """
+    decoder = Decoder(config.text, weights_dtype(weights))
+    text = {"params": weights["text"]}
+
+    def embed(tokens: Array) -> Array:
+        return decoder.apply(text, tokens, method="embed")
+
+    start = prompt.prefix.shape[0] and prompt.prefix_positions[-1] + 1
+    embeddings = [embed(prompt.prefix)]
+    positions = [jnp.broadcast_to(prompt.prefix_positions, (3, prompt.prefix.shape[0]))]
+    keep = [jnp.ones(prompt.prefix.shape[0], bool)]
+    clip, after, furthest = None, jnp.int32(0), jnp.int32(0)
+    if encoded is not None and layout is not None:
+        clip = compress(encoded, compression)
+        embeddings.append(interleave(encoded.video, clip.audio).astype(embeddings[0].dtype))
+        positions.append(clip_positions(layout, encoded, start, config))
+        keep.append(interleave(clip.video_keep, clip.audio_keep))
+        exists = interleave(encoded.video_mask, encoded.audio.token_mask)
+        furthest = jnp.max(jnp.where(exists, positions[-1], 0))
+        after = rope.position_after(
+            jax.tree.map(lambda x: x[last], layout),
+            encoded.audio.token_mask[last],
+            last,
+            start,
+            config,
+        )
+    embeddings.append(embed(prompt.suffix))
+    positions.append(jnp.broadcast_to(after + prompt.suffix_positions, (3, len(prompt.suffix))))
+    keep.append(prompt.suffix_mask)
+    packed, packed_positions, count = pack(
+        jnp.concatenate(embeddings), jnp.concatenate(positions, axis=1), jnp.concatenate(keep), capacity
+    )
+    cache = KVCache.empty(config.text, slots, packed.dtype)
+    hidden, cache = decoder.apply(text, packed, packed_positions, cache, count)
+    logits = decoder.apply(text, hidden[count - 1][None], method="logits")[0]
+    # As in transformers, an answer continues from the largest position of all, pruned or not.
+    suffix_end = after + jnp.max(jnp.where(prompt.suffix_mask, prompt.suffix_positions, 0))
+    position = jnp.maximum(suffix_end, furthest) + 1
+    return Generation(cache, logits, position, key, jnp.bool_(False)), clip, count
+
+
+def compress(encoded: EncodedWindow, compression: OmniZipConfig | None) -> CompressedClip:
+    """The clip's compression (paper section 3.3 and 3.4); everything kept where it is None."""
+    audio = encoded.audio
+    if compression is None:
+        return CompressedClip(
+            audio=audio.tokens,
+            audio_keep=audio.token_mask,
+            audio_salient=audio.token_mask,
+            video_keep=encoded.video_mask,
+            audio_retention=jnp.any(audio.token_mask, axis=1).astype(jnp.float32),
+            video_rate=jnp.zeros(audio.tokens.shape[0]),
+        )
+    scores = attention_scores(audio.queries, audio.keys, audio.frame_mask)
+    tokens = WindowTokens(
+        audio.tokens, scores, audio.token_mask, encoded.video, encoded.video_mask
+    )
+    return compress_clip(tokens, compression)
+
+
+def interleave(video: Array, audio: Array) -> Array:
+    """Lay out a clip: window after window, in each its video grids, then its audio."""
+    windows, grids, cells = video.shape[:3]
+    video = video.reshape(windows, grids * cells, *video.shape[3:])
+    both = jnp.concatenate([video, audio], axis=1)
+    return both.reshape(-1, *both.shape[2:])
+
+
+def clip_positions(
+    layout: Window, encoded: EncodedWindow, start: Array | int, config: ModelConfig
+) -> Int[Array, "3 slots"]:
+    """TMRoPE positions of every slot of the clip."""
+    windows, _, cells = encoded.video_mask.shape
+    sounds = encoded.audio.token_mask.shape[1]
+
+    def of_window(window: Window, index: Array) -> Array:
+        return rope.window_positions(window, index, start, cells, sounds, config)
+
+    positions = jax.vmap(of_window)(layout, jnp.arange(windows))
+    return positions.transpose(1, 0, 2).reshape(3, -1)
+
+
+def token_blocks(
+    params: Params, generation: Generation, sampling: Sampling, max_new_tokens: int
+) -> Iterator[list[int]]:
+    """Token ids as they are made, several at a time, until an end token or the limit."""
+    left = max_new_tokens
+    while left > 0:
+        tokens, made, generation = generate_tokens(
+            params.weights["text"],
+            generation,
+            sampling,
+            jnp.int32(min(left, DECODE_BLOCK)),
+            config=params.config.text,
+            steps=DECODE_BLOCK,
+            attended=generation.cache.keys.shape[1],
+            end_tokens=end_tokens(params.tokenizer),
+        )
+        yield np.asarray(tokens)[: int(made)].tolist()
+        left -= int(made)
+        if bool(generation.finished):
+            return
+
+
+class TextPieces:
+    """Turns token ids into text piece by piece, whole characters at a time."""
+
+    def __init__(self, tokenizer: Any, on_text: Callable[[str], None] | None):
+        self._tokenizer, self._on_text = tokenizer, on_text
+        self._ids: list[int] = []
+        self._said = ""
+
+    def add(self, ids: list[int]) -> None:
+        self._ids += ids
+        text = self._decode()
+        # A character may be spread over tokens; its first bytes decode to a replacement sign.
+        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            self._say(text)
+
+    def finish(self) -> str:
+        text = self._decode()
+        self._say(text)
+        return text
+
+    def _decode(self) -> str:
+        return self._tokenizer.decode(self._ids, skip_special_tokens=True)
+
+    def _say(self, text: str) -> None:
+        if self._on_text and len(text) > len(self._said):
+            self._on_text(text[len(self._said) :])
+        self._said = text
+
+
+def end_tokens(tokenizer: Any) -> tuple[int, ...]:
+    """Ids after which the model has said all: end of turn, end of text."""
+    return tuple(tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"]))
+
+
+def token_counts(windows: Window) -> tuple[Int[np.ndarray, "W"], Int[np.ndarray, "W"]]:
+    """Audio and video tokens of every window, on the host."""
+    audio = (np.asarray(windows.mel_length) + 1) // 4
+    video = np.asarray(windows.grid_mask).sum(1) * np.asarray(windows.grid_size).prod(1)
+    return audio, video
+
+
+def pad_windows(windows: Window, total: int) -> Window:
+    """Append empty windows up to ``total``."""
+
+    def pad(x: Array) -> np.ndarray:
+        return np.pad(x, [(0, total - len(x))] + [(0, 0)] * (np.ndim(x) - 1))
+
+    return jax.tree.map(pad, windows)
+
+
+def bucket(size: int, smallest: int = 64) -> int:
+    """Round up to one of eight sizes an octave, so that few programs serve all lengths."""
+    if size <= smallest:
+        return smallest
+    step = 1 << max((size - 1).bit_length() - 4, 0)
+    return -(-size // step) * step
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - began

@@ -20,6 +20,9 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from omnizip_jax.config import ModelConfig
+from omnizip_jax.released import released_shapes
+
 SPECIAL_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -357,84 +360,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _tensor_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Released names and shapes of every tensor, the speech stand-ins included."""
-    thinker = config["thinker_config"]
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def linear(name: str, outputs: int, inputs: int, bias: bool = True) -> None:
-        shapes[f"{name}.weight"] = (outputs, inputs)
-        if bias:
-            shapes[f"{name}.bias"] = (outputs,)
-
-    def norm(name: str, size: int, bias: bool) -> None:
-        shapes[f"{name}.weight"] = (size,)
-        if bias:
-            shapes[f"{name}.bias"] = (size,)
-
-    audio = thinker["audio_config"]
-    hidden, output, ffn = audio["d_model"], audio["output_dim"], audio["encoder_ffn_dim"]
-    tower = "thinker.audio_tower"
-    shapes[f"{tower}.conv1.weight"] = (hidden, audio["num_mel_bins"], 3)
-    shapes[f"{tower}.conv1.bias"] = (hidden,)
-    shapes[f"{tower}.conv2.weight"] = (hidden, hidden, 3)
-    shapes[f"{tower}.conv2.bias"] = (hidden,)
-    for i in range(audio["encoder_layers"]):
-        layer = f"{tower}.layers.{i}"
-        for name in ("q", "k", "v"):
-            linear(f"{layer}.self_attn.{name}_proj", hidden, hidden, bias=name != "k")
-        linear(f"{layer}.self_attn.out_proj", hidden, hidden)
-        norm(f"{layer}.self_attn_layer_norm", hidden, bias=True)
-        linear(f"{layer}.fc1", ffn, hidden)
-        linear(f"{layer}.fc2", hidden, ffn)
-        norm(f"{layer}.final_layer_norm", hidden, bias=True)
-    norm(f"{tower}.ln_post", hidden, bias=True)
-    linear(f"{tower}.proj", output, hidden)
-    shapes[f"{tower}.audio_bos_eos_token.weight"] = (2, output)
-
-    vision = thinker["vision_config"]
-    hidden, output, ffn = (
-        vision[name] for name in ("hidden_size", "out_hidden_size", "intermediate_size")
-    )
-    tower = "thinker.visual"
-    patch = vision["patch_size"]
-    shapes[f"{tower}.patch_embed.proj.weight"] = (
-        hidden,
-        vision["in_channels"],
-        vision["temporal_patch_size"],
-        patch,
-        patch,
-    )
-    for i in range(vision["depth"]):
-        block = f"{tower}.blocks.{i}"
-        norm(f"{block}.norm1", hidden, bias=False)
-        norm(f"{block}.norm2", hidden, bias=False)
-        for name in ("q", "k", "v", "proj"):
-            linear(f"{block}.attn.{name}", hidden, hidden)
-        linear(f"{block}.mlp.gate_proj", ffn, hidden)
-        linear(f"{block}.mlp.up_proj", ffn, hidden)
-        linear(f"{block}.mlp.down_proj", hidden, ffn)
-    merged = hidden * vision["spatial_merge_size"] ** 2
-    norm(f"{tower}.merger.ln_q", hidden, bias=False)
-    linear(f"{tower}.merger.mlp.0", merged, merged)
-    linear(f"{tower}.merger.mlp.2", output, merged)
-
-    text = thinker["text_config"]
-    hidden, ffn, vocabulary = (
-        text[name] for name in ("hidden_size", "intermediate_size", "vocab_size")
-    )
-    keys = hidden // text["num_attention_heads"] * text["num_key_value_heads"]
-    shapes["thinker.model.embed_tokens.weight"] = (vocabulary, hidden)
-    for i in range(text["num_hidden_layers"]):
-        layer = f"thinker.model.layers.{i}"
-        norm(f"{layer}.input_layernorm", hidden, bias=False)
-        linear(f"{layer}.self_attn.q_proj", hidden, hidden)
-        linear(f"{layer}.self_attn.k_proj", keys, hidden)
-        linear(f"{layer}.self_attn.v_proj", keys, hidden)
-        linear(f"{layer}.self_attn.o_proj", hidden, hidden, bias=False)
-        norm(f"{layer}.post_attention_layernorm", hidden, bias=False)
-        linear(f"{layer}.mlp.gate_proj", ffn, hidden, bias=False)
-        linear(f"{layer}.mlp.up_proj", ffn, hidden, bias=False)
-        linear(f"{layer}.mlp.down_proj", hidden, ffn, bias=False)
-    norm("thinker.model.norm", hidden, bias=False)
-    shapes["thinker.lm_head.weight"] = (vocabulary, hidden)
-    return shapes | SPEECH_TENSORS
+    """Every tensor of the released files: the thinker's, and a stand-in for the speech parts."""
+    output = config["thinker_config"]["audio_config"]["output_dim"]
+    unused = {"thinker.audio_tower.audio_bos_eos_token.weight": (2, output)}
+    return released_shapes(ModelConfig.from_dict(config)) | unused | SPEECH_TENSORS

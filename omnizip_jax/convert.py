@@ -1,0 +1,223 @@
+"""Released Qwen2.5-Omni weights to a Flax checkpoint, a few parameters in memory at a time.
+
+The released files are read without torch. What answers in text (the thinker) is converted; the
+speech parts (talker, token2wav) are counted and left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import flax.traverse_util
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+from tqdm import tqdm
+
+from omnizip_jax.checkpoint import CONFIG, TOKENIZER, UNFINISHED, WEIGHTS, load_tokenizer
+from omnizip_jax.config import ModelConfig
+from omnizip_jax.released import (
+    ConversionError,
+    Leaf,
+    Tensor,
+    check_tensors,
+    find_tensors,
+    leaf_dtype,
+    released_leaves,
+)
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+BATCH_BYTES = 2**28  # built and written at once, unless a single parameter is larger
+SPARE_BYTES = 2**26  # on disk, beside the weights
+
+Plan = list[tuple[Leaf, np.dtype]]  # what to write, and in which type
+
+
+def convert(source: Path, target: Path, dtype: str | None = None) -> None:
+    """Convert a released checkpoint into a self-contained folder for ``omnizip_jax.load``.
+
+    Peak memory is the largest stacked parameter (or ``BATCH_BYTES``) and one slice of a shard.
+    The target appears under its name when all is written; until then its files lie in
+    ``TARGET.unfinished`` beside it. The source is only read.
+
+    Args:
+        source: folder with the released ``config.json``, tokenizer and safetensors.
+        target: folder to create.
+        dtype: "bfloat16" or "float32"; None keeps what is stored.
+
+    Raises:
+        ConversionError: bad source or target, disk full.
+    """
+    source, target = source.expanduser().resolve(), target.expanduser().resolve()
+    config = _read_config(source)
+    _check_target(source, target)
+    leaves = released_leaves(config)
+    tensors = find_tensors(source)
+    left_out = check_tensors(leaves, tensors)
+    plan = [(leaf, np.dtype(dtype or leaf_dtype(leaf, tensors))) for leaf in leaves]
+    total = sum(_bytes(*entry) for entry in plan)
+    for name, count in left_out.items():
+        print(f"left out: {name} ({count} tensor{'s' * (count > 1)}), not needed for text")
+
+    work = _make_work_folder(target, total)
+    try:
+        _copy_files(source, work)
+        _write_weights(work / WEIGHTS, plan, tensors, total)
+        (work / UNFINISHED).unlink()
+        work.rename(target)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    values = sum(math.prod(leaf.shape) for leaf in leaves)
+    used = sum(len(leaf.names) for leaf in leaves)
+    print(
+        f"{target}: {used} tensors, {values:,} parameters, {total / 1e9:.2f} GB. "
+        f'Use it with omnizip_jax.load("{target}")'
+    )
+
+
+def _read_config(source: Path) -> ModelConfig:
+    if not source.is_dir():
+        raise ConversionError(f"{source}: not a folder; give the folder of the released files")
+    if not (source / CONFIG).is_file():
+        raise ConversionError(
+            f"{source}: no {CONFIG}; give the folder of the released Qwen2.5-Omni files"
+        )
+    try:
+        return ModelConfig.from_file(source / CONFIG)
+    except (ValueError, AttributeError) as error:
+        raise ConversionError(f"{error}") from error
+
+
+def _check_target(source: Path, target: Path) -> None:
+    if target.exists():
+        raise ConversionError(f"{target}: exists already; choose another target or remove it")
+    if target.is_relative_to(source):
+        raise ConversionError(f"{target}: lies inside the source, which stays as it is")
+
+
+def _make_work_folder(target: Path, total: int) -> Path:
+    """An empty folder beside the target, on a disk with room for ``total`` bytes."""
+    work = target.with_name(f"{target.name}.unfinished")
+    if (work / UNFINISHED).is_file():
+        print(f"{work}: removing the remains of an interrupted conversion", file=sys.stderr)
+        shutil.rmtree(work)
+    elif work.exists():
+        raise ConversionError(f"{work}: in the way, and not the remains of a conversion; remove it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(target.parent).free
+    if free < total + SPARE_BYTES:
+        raise ConversionError(
+            f"{target.parent}: disk full; the conversion needs "
+            f"{(total + SPARE_BYTES) / 1e9:.2f} GB, {free / 1e9:.2f} GB are free"
+        )
+    work.mkdir()
+    (work / UNFINISHED).write_text("The remains of an interrupted conversion. Safe to delete.\n")
+    return work
+
+
+def _copy_files(source: Path, work: Path) -> None:
+    """Everything but the weights; made sure to be readable before the long part begins."""
+    for name in (CONFIG, "generation_config.json"):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, work / name)
+    # Beside the configuration transformers would read it too, and complain of its speech parts.
+    (work / TOKENIZER).mkdir()
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, work / TOKENIZER / name)
+    try:
+        load_tokenizer(work / TOKENIZER)
+    except ValueError as error:
+        raise ConversionError(f"{source}: {str(error).partition(': ')[2]}") from error
+
+
+def _write_weights(
+    path: Path,
+    plan: Plan,
+    tensors: Mapping[str, Tensor],
+    total: int,
+) -> None:
+    """Build, write and free one batch of leaves after the other."""
+    context = ocp.Context()
+    context.memory.deepcopy_host_arrays = False  # the arrays are ours and do not change
+    context.array.saving.use_compression = False  # weights hardly shrink, and it takes long
+    with context, tqdm(total=total, unit="B", unit_scale=True, desc="converting") as bar:
+        for batch in _batches(plan):
+            arrays = {leaf.path: _build(leaf, dtype, tensors, bar) for leaf, dtype in batch}
+            _attempt(ocp.partial.save, path, flax.traverse_util.unflatten_dict(arrays))
+            del arrays
+        _attempt(ocp.partial.finalize, path)
+
+
+def _attempt(write: Callable[..., None], path: Path, *arguments) -> None:
+    # Orbax reports a full or failing disk as one of many exceptions.
+    try:
+        write(path, *arguments)
+    except Exception as error:
+        raise ConversionError(f"{path}: writing failed, is the disk full? {error}") from error
+
+
+def _batches(plan: Plan) -> Iterator[Plan]:
+    """Leaves in order, cut where a batch would exceed ``BATCH_BYTES``."""
+    batch: Plan = []
+    size = 0
+    for leaf, dtype in plan:
+        extra = _bytes(leaf, dtype)
+        if batch and size + extra > BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append((leaf, dtype))
+        size += extra
+    yield batch
+
+
+def _bytes(leaf: Leaf, dtype: np.dtype) -> int:
+    return math.prod(leaf.shape) * dtype.itemsize
+
+
+def _build(leaf: Leaf, dtype: np.dtype, tensors: Mapping[str, Tensor], bar: tqdm) -> np.ndarray:
+    array = np.empty(leaf.shape, dtype)
+    for name, part in leaf.views(array):
+        for rows, values in tensors[name].slices():
+            part[rows] = values.reshape(part[rows].shape)
+        bar.update(part.nbytes)
+    return array
+
+
+def main(argv: list[str] | None = None, prog: str | None = None) -> int:
+    """The command line of the conversion; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Convert released Qwen2.5-Omni weights (3B or 7B) to a Flax checkpoint.",
+    )
+    parser.add_argument("source", type=Path, help="folder of the released files")
+    parser.add_argument("target", type=Path, help="folder to create")
+    parser.add_argument(
+        "--dtype",
+        choices=("bfloat16", "float32"),
+        help="type of the converted weights (default: as stored, bfloat16 in the released files)",
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        convert(arguments.source, arguments.target, arguments.dtype)
+    except (ConversionError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; nothing was kept", file=sys.stderr)
+        return 130
+    return 0

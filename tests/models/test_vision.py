@@ -1,0 +1,188 @@
+"""The vision encoder against transformers' Qwen2_5OmniVisionEncoder, float32."""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as hf
+from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import (
+    Qwen2_5OmniVisionEncoderConfig,
+)
+
+from omnizip_jax.config import VisionConfig
+from omnizip_jax.models.vision import VisionEncoder, normalise
+from tests.models.hf import randomise, to_flax
+
+# 4 x 4 tokens of 2 x 2 patches in a window, and 144 slots, as released.
+CONFIG = VisionConfig(
+    layers=4,
+    hidden=32,
+    heads=2,
+    ffn=48,
+    channels=3,
+    patch=2,
+    temporal_patch=2,
+    merge=2,
+    window=16,
+    full_attention_layers=(1, 3),
+    output=24,
+)
+SLOTS = 144
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    config = Qwen2_5OmniVisionEncoderConfig(
+        depth=CONFIG.layers,
+        hidden_size=CONFIG.hidden,
+        num_heads=CONFIG.heads,
+        intermediate_size=CONFIG.ffn,
+        in_channels=CONFIG.channels,
+        patch_size=CONFIG.patch,
+        temporal_patch_size=CONFIG.temporal_patch,
+        spatial_merge_size=CONFIG.merge,
+        window_size=CONFIG.window,
+        fullatt_block_indexes=list(CONFIG.full_attention_layers),
+        out_hidden_size=CONFIG.output,
+    )
+    config._attn_implementation = "eager"
+    return randomise(hf.Qwen2_5OmniVisionEncoder(config))
+
+
+@pytest.fixture(scope="module")
+def encode(oracle):
+    """Encode one grid; fails if any test makes it trace a second time."""
+    params = {"params": to_flax(oracle.state_dict())}
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def one(patches, grid_size):
+        return VisionEncoder(CONFIG).apply(params, patches, grid_size)
+
+    return lambda patches, rows, columns: np.asarray(
+        one(in_slots(patches), jnp.array([rows, columns]))
+    )
+
+
+def picture(rows, columns, grids=1, seed=0):
+    """Random patches of some grids [grids * patches, values]."""
+    shape = (grids * rows * columns * CONFIG.merge**2, CONFIG.patch_values)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def in_slots(patches, slots=SLOTS):
+    """Fill the slots behind a grid with noise, which must count for nothing."""
+    noise = np.random.default_rng(len(patches)).integers(
+        0, 256, (slots * CONFIG.merge**2 - len(patches), CONFIG.patch_values), dtype=np.uint8
+    )
+    return np.concatenate([patches, noise])
+
+
+def run_oracle(oracle, patches, rows, columns, grids=1):
+    pixels = torch.from_numpy(np.array(normalise(jnp.asarray(patches))))
+    size = torch.tensor([[grids, rows * CONFIG.merge, columns * CONFIG.merge]])
+    with torch.no_grad():
+        return oracle(pixels, grid_thw=size).pooler_output.numpy()
+
+
+# Whole windows, partial ones at either edge, single rows and columns, up to all the slots.
+@pytest.mark.parametrize(
+    ("rows", "columns"),
+    [(12, 12), (9, 16), (16, 9), (8, 4), (3, 5), (5, 3), (1, 7), (1, 144), (144, 1), (1, 1)],
+)
+def test_equals_transformers(oracle, encode, rows, columns):
+    patches = picture(rows, columns)
+    ours = encode(patches, rows, columns)
+    assert np.isfinite(ours).all()
+    expected = run_oracle(oracle, patches, rows, columns)
+    np.testing.assert_allclose(ours[: rows * columns], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("grid", [(9, 16), (6, 7)])
+def test_grids_of_a_video_equal_transformers(oracle, encode, grid):
+    grids = 3
+    patches = picture(*grid, grids=grids)
+    ours = [encode(p, *grid)[: grid[0] * grid[1]] for p in np.split(patches, grids)]
+    expected = run_oracle(oracle, patches, *grid, grids=grids)
+    np.testing.assert_allclose(np.concatenate(ours), expected, atol=1e-5)
+
+
+# Fewer slots than one window holds; and a number that is no multiple of it, two blocks of three.
+@pytest.mark.parametrize(("slots", "grid"), [(10, (2, 4)), (21, (5, 4)), (39, (3, 13))])
+def test_any_number_of_slots(oracle, slots, grid):
+    patches = picture(*grid)
+    params = {"params": to_flax(oracle.state_dict())}
+    ours = jax.jit(VisionEncoder(CONFIG).apply)(params, in_slots(patches, slots), jnp.array(grid))
+    assert ours.shape == (slots, CONFIG.output)
+    expected = run_oracle(oracle, patches, *grid)
+    np.testing.assert_allclose(ours[: len(expected)], expected, atol=1e-5)
+
+
+def test_a_grid_that_does_not_exist_is_finite(encode):
+    assert np.isfinite(encode(picture(0, 0), 0, 0)).all()
+
+
+def test_vmap_and_map_equal_single_grids(oracle, encode):
+    grids = [(9, 16), (3, 5), (0, 0)]
+    params = {"params": to_flax(oracle.state_dict())}
+
+    def one(grid):
+        return VisionEncoder(CONFIG).apply(params, *grid)
+
+    batch = (jnp.stack([in_slots(picture(*grid)) for grid in grids]), jnp.array(grids))
+    expected = np.stack([encode(picture(*grid), *grid) for grid in grids])
+    for batched in (jax.jit(jax.vmap(one))(batch), jax.jit(lambda b: jax.lax.map(one, b))(batch)):
+        np.testing.assert_allclose(batched, expected, atol=1e-5)
+
+
+def test_pixels_are_normalised_like_the_image_processor():
+    # Mean and deviation per channel, from the released preprocessor_config.json.
+    mean = np.array([0.48145466, 0.4578275, 0.40821073]).repeat(CONFIG.patch_values // 3)
+    std = np.array([0.26862954, 0.26130258, 0.27577711]).repeat(CONFIG.patch_values // 3)
+    patches = picture(2, 2)
+    expected = (patches / 255 - mean) / std
+    np.testing.assert_allclose(normalise(jnp.asarray(patches)), expected, atol=1e-5)
+
+
+def test_bfloat16_computes_in_bfloat16(oracle, encode):
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), to_flax(oracle.state_dict()))
+    patches = picture(9, 16)
+    encoder = VisionEncoder(CONFIG, dtype=jnp.bfloat16)
+    out = jax.jit(encoder.apply)({"params": params}, patches, jnp.array([9, 16]))
+    exact = encode(patches, 9, 16)
+    assert out.dtype == jnp.bfloat16
+    assert np.abs(np.asarray(out, np.float32) - exact).max() < 0.05 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize(("output", "released"), [(2048, 668_684_288), (3584, 676_550_144)])
+def test_parameter_count_as_released(output, released):
+    config = VisionConfig(
+        layers=32,
+        hidden=1280,
+        heads=16,
+        ffn=3420,
+        channels=3,
+        patch=14,
+        temporal_patch=2,
+        merge=2,
+        window=112,
+        full_attention_layers=(7, 15, 23, 31),
+        output=output,
+    )
+    patches = jax.ShapeDtypeStruct((576, config.patch_values), jnp.uint8)
+    params = jax.eval_shape(
+        VisionEncoder(config).init, jax.random.key(0), patches, jnp.array([9, 16])
+    )
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == released
+
+
+@pytest.mark.parametrize("shape", [(575, 24), (576, 12), (2, 576, 24)])
+def test_wrong_shape_is_refused(oracle, shape):
+    params = {"params": to_flax(oracle.state_dict())}
+    with pytest.raises(ValueError, match="patches of one grid"):
+        VisionEncoder(CONFIG).apply(params, jnp.zeros(shape, jnp.uint8), jnp.array([1, 1]))

@@ -1,0 +1,115 @@
+"""Pictures and sound that are already in memory, with the interface of a file."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+
+from omnizip_jax.media.clock import Picture, Sound
+from omnizip_jax.media.picture import resize
+from omnizip_jax.media.resample import Resampler
+
+
+class MediaArrays:
+    """Frames and a waveform, seen as a ``MediaFile``.
+
+    Args:
+        frames: uint8 RGB [T, H, W, 3], or None.
+        fps: frames per second.
+        waveform: mono float samples [S], normally within -1..1, or None.
+        sample_rate: samples per second; not looked at without a waveform.
+
+    Raises:
+        ValueError: a wrong type, shape or rate, or samples that are not finite.
+    """
+
+    name = "arrays"
+
+    def __init__(
+        self,
+        frames: Any,
+        fps: float,
+        waveform: Any,
+        sample_rate: int,
+        *,
+        use_video: bool = True,
+        use_audio: bool = True,
+    ):
+        self._frames = np.asarray(frames) if use_video and frames is not None else None
+        self._waveform = np.asarray(waveform) if use_audio and waveform is not None else None
+        if self._frames is None and self._waveform is None:
+            asked = " or ".join(["frames"] * use_video + ["a waveform"] * use_audio)
+            raise ValueError(f"expected {asked}, got None")
+        if self._frames is not None:
+            shape, dtype = self._frames.shape, self._frames.dtype
+            if dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3 or 0 in shape:
+                raise ValueError(f"frames must be uint8 RGB [T, H, W, 3], got {dtype} {shape}")
+            if not (math.isfinite(fps) and fps > 0):
+                raise ValueError(f"fps must be a positive number, got {fps!r}")
+        if self._waveform is not None:
+            shape, dtype = self._waveform.shape, self._waveform.dtype
+            if not np.issubdtype(dtype, np.floating) or len(shape) != 1:
+                raise ValueError(
+                    f"waveform must be float [S], mono and within -1..1, got {dtype} {shape}; "
+                    "average channels, and divide integers by their range"
+                )
+            if not np.isfinite(self._waveform).all():
+                raise ValueError("waveform holds NaN or infinite samples")
+            if sample_rate != int(sample_rate) or sample_rate < 1:
+                raise ValueError(f"sample_rate must be a positive integer, got {sample_rate!r}")
+        self._fps, self._rate = fps, sample_rate
+
+    @property
+    def has_video(self) -> bool:
+        return self._frames is not None
+
+    @property
+    def has_audio(self) -> bool:
+        return self._waveform is not None
+
+    def video_end(self) -> float:
+        """Seconds from the start of the clip to the end of the pictures."""
+        return 0.0 if self._frames is None else len(self._frames) / self._fps
+
+    @property
+    def duration(self) -> float:
+        audio = 0.0 if self._waveform is None else len(self._waveform) / self._rate
+        return max(self.video_end(), audio)
+
+    def __enter__(self) -> MediaArrays:
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def decode(self, wants: Callable[[float, float], bool]) -> Iterator[Picture | Sound]:
+        """Pictures that are wanted, then the sound; see ``MediaFile.decode``."""
+        if self._frames is not None:
+            height, width = self._frames.shape[1:3]
+            last = len(self._frames) - 1
+            for index, frame in enumerate(self._frames):
+                start, end = index / self._fps, (index + 1) / self._fps
+                if index == last or wants(start, end):
+                    render = functools.partial(resize, frame)
+                    yield Picture(start, end, height, width, render)
+        if self._waveform is not None and len(self._waveform):
+            yield from self._sound(self._waveform.astype(np.float32))
+
+    def _sound(self, waveform) -> Iterator[Sound]:
+        resampler = None
+        for start in range(0, len(waveform), self._rate):
+            block = waveform[None, start : start + self._rate]
+            frame = av.AudioFrame.from_ndarray(block, "fltp", "mono")
+            frame.sample_rate, frame.pts = self._rate, start
+            frame.time_base = Fraction(1, self._rate)
+            if resampler is None:
+                resampler = Resampler(frame, Fraction(0))
+            yield from resampler.push(frame)
+        if resampler is not None:
+            yield from resampler.push(None)

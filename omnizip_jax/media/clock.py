@@ -1,0 +1,116 @@
+"""The window clock: which picture stands for which moment, and where sound belongs.
+
+Everything here is incremental, so that a file and a live stream are cut in the same way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from omnizip_jax.media.sound import SAMPLE_RATE
+
+POSITIONS_PER_SECOND = 25  # position ids, and audio tokens
+
+_TICK = 1e-3  # s; containers round timestamps, Matroska to the millisecond
+_GAP = 0.05  # s; smaller disagreements of a sound's timestamps are jitter
+_LIMIT = 3600.0  # s; a longer jump between timestamps is a fault
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A frame and the time it is on display, in seconds since the start of the clip.
+
+    ``render(height, width)`` gives its pixels in that size, uint8 RGB.
+    """
+
+    start: float
+    end: float
+    height: float  # as displayed: upright, square pixels
+    width: float
+    render: Callable[[int, int], UInt8[np.ndarray, "height width 3"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sound:
+    """Mono sound at 16 kHz and the time of its first sample."""
+
+    start: float
+    samples: Float[np.ndarray, " samples"]
+
+
+class FrameSampler:
+    """Picks the picture on display in the middle of each interval of ``spacing`` seconds.
+
+    Sample i stands for [i, i + 1) * spacing. An interval whose middle is before the first
+    picture or after the last one has no sample; a video too short to reach any middle has one.
+    """
+
+    def __init__(self, spacing: float):
+        self.spacing = spacing
+        self._next = 0  # interval that waits for its picture
+        self._shown: Picture | None = None
+        self._empty = True
+
+    def wants(self, start: float, end: float) -> bool:
+        """Whether a picture on display from ``start`` to ``end`` is picked at all."""
+        return self._intervals(start) < self._intervals(end)
+
+    def push(self, picture: Picture) -> list[tuple[int, Picture]]:
+        """Take the next picture; returns the (index, picture) that are now decided."""
+        if self._shown is None:
+            self._next = self._intervals(picture.start)
+        elif picture.start - self._shown.start > _LIMIT:
+            raise ValueError(
+                f"timestamps of the video jump from {self._shown.start:.1f} s to "
+                f"{picture.start:.1f} s"
+            )
+        decided = self._hold_until(picture.start)
+        self._shown = picture
+        return decided
+
+    def finish(self) -> list[tuple[int, Picture]]:
+        """The last samples, when no picture follows."""
+        if self._shown is None:
+            return []
+        decided = self._hold_until(self._shown.end)
+        return decided if decided or not self._empty else [(self._next, self._shown)]
+
+    def _intervals(self, time: float) -> int:
+        """Number of intervals whose middle lies before ``time``."""
+        return max(0, int(np.ceil((time - _TICK) / self.spacing - 0.5)))
+
+    def _hold_until(self, time: float) -> list[tuple[int, Picture]]:
+        first, self._next = self._next, max(self._next, self._intervals(time))
+        self._empty = self._empty and first == self._next
+        return [(index, self._shown) for index in range(first, self._next) if self._shown]
+
+
+def continue_sound(written: int, sound: Sound) -> Float[np.ndarray, " samples"]:
+    """What to append to ``written`` samples so that ``sound`` lies at its own time.
+
+    A gap becomes silence, an overlap is cut, jitter below 50 ms is left alone.
+
+    Raises:
+        ValueError: timestamps jump by more than an hour.
+    """
+    gap = sound.start - written / SAMPLE_RATE
+    if abs(gap) > _LIMIT:
+        raise ValueError(
+            f"timestamps of the sound jump from {written / SAMPLE_RATE:.1f} s to "
+            f"{sound.start:.1f} s"
+        )
+    missing = round(gap * SAMPLE_RATE)
+    if missing < 0 and (written == 0 or gap < -_GAP):
+        return sound.samples[-missing:]
+    if gap > _GAP:
+        return np.concatenate([np.zeros(missing, np.float32), sound.samples])
+    return sound.samples
+
+
+def grid_position(grid: int, seconds_per_grid: float) -> int:
+    """Position ids between the start of the clip and a grid."""
+    return int(grid * seconds_per_grid * POSITIONS_PER_SECOND + 1e-6)

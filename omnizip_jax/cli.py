@@ -72,7 +72,9 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument(
         "--max-frames", type=int, metavar="N", help="sample at most N frames of a long clip"
     )
-    generate.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="longest answer")
+    generate.add_argument(
+        "--max-new-tokens", type=int, default=256, metavar="N", help="longest answer"
+    )
     generate.add_argument("--system", metavar="TEXT", help="system prompt, if not the released one")
     generate.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
     generate.add_argument("--top-p", type=float, default=1.0, help="nucleus sampling")
@@ -98,7 +100,10 @@ def add_compression_arguments(parser: argparse.ArgumentParser) -> None:
             "--" + name.replace("_", "-"), type=type(default), default=default, help=text
         )
     group.add_argument(
-        "--rule", choices=["paper", "published"], default="paper", help="the authors' code has its own"
+        "--rule",
+        choices=["paper", "published"],
+        default="paper",
+        help="the authors' code has its own",
     )
     group.add_argument("--no-compression", action="store_true", help="read all tokens")
 

@@ -61,7 +61,7 @@ def sample(logits: Float[Array, "V"], sampling: Sampling, key: PRNGKeyArray) -> 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("config", "steps", "attended", "end_tokens"),
+    static_argnames=("config", "steps", "end_tokens"),
     donate_argnames="generation",
 )
 def generate_tokens(
@@ -72,7 +72,6 @@ def generate_tokens(
     *,
     config: TextConfig,
     steps: int,
-    attended: int,
     end_tokens: tuple[int, ...],
 ) -> tuple[Int[Array, "steps"], Int[Array, ""], Generation]:
     """Make up to ``limit`` tokens in one program; stops after an end token.
@@ -80,7 +79,6 @@ def generate_tokens(
     Args:
         weights: the decoder's parameters.
         limit: at most ``steps``, which is static. The cache must have as many free slots.
-        attended: cache slots to look at, at least ``cache.length + limit``.
 
     Returns:
         The tokens, how many of them are real, and the state to go on from. The end token is in
@@ -98,7 +96,7 @@ def generate_tokens(
         key, subkey = jax.random.split(state.key)
         token = sample(state.logits, sampling, subkey)
         logits, cache = decoder.apply(
-            {"params": weights}, token, state.position, state.cache, attended, method=next_logits
+            {"params": weights}, token, state.position, state.cache, method=next_logits
         )
         state = Generation(cache, logits, state.position + 1, key, jnp.isin(token, ends))
         return tokens.at[made].set(token), made + 1, state
@@ -108,10 +106,8 @@ def generate_tokens(
 
 
 def next_logits(
-    decoder: Decoder, token: Array, position: Array, cache: KVCache, attended: int
+    decoder: Decoder, token: Array, position: Array, cache: KVCache
 ) -> tuple[Float[Array, "V"], KVCache]:
     """Append one token to the cache; the logits of the one after it."""
-    hidden, cache = decoder(
-        decoder.embed(token[None]), text_positions(position, 1), cache, attended=attended
-    )
+    hidden, cache = decoder(decoder.embed(token[None]), text_positions(position, 1), cache)
     return decoder.logits(hidden)[0], cache

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
 from omnizip_jax import prompt as prompts
 from omnizip_jax.compression import (
@@ -341,10 +341,13 @@ def first_token(
     positions.append(jnp.broadcast_to(after + prompt.suffix_positions, (3, len(prompt.suffix))))
     keep.append(prompt.suffix_mask)
     packed, packed_positions, count = pack(
-        jnp.concatenate(embeddings), jnp.concatenate(positions, axis=1), jnp.concatenate(keep), capacity
+        jnp.concatenate(embeddings),
+        jnp.concatenate(positions, axis=1),
+        jnp.concatenate(keep),
+        capacity,
     )
     cache = KVCache.empty(config.text, slots, packed.dtype)
-    hidden, cache = decoder.apply(text, packed, packed_positions, cache, count)
+    hidden, cache = decoder.apply(text, packed, packed_positions, cache, count, fresh=True)
     logits = decoder.apply(text, hidden[count - 1][None], method="logits")[0]
     # As in transformers, an answer continues from the largest position of all, pruned or not.
     suffix_end = after + jnp.max(jnp.where(prompt.suffix_mask, prompt.suffix_positions, 0))
@@ -365,9 +368,7 @@ def compress(encoded: EncodedWindow, compression: OmniZipConfig | None) -> Compr
             video_rate=jnp.zeros(audio.tokens.shape[0]),
         )
     scores = attention_scores(audio.queries, audio.keys, audio.frame_mask)
-    tokens = WindowTokens(
-        audio.tokens, scores, audio.token_mask, encoded.video, encoded.video_mask
-    )
+    tokens = WindowTokens(audio.tokens, scores, audio.token_mask, encoded.video, encoded.video_mask)
     return compress_clip(tokens, compression)
 
 
@@ -406,7 +407,6 @@ def token_blocks(
             jnp.int32(min(left, DECODE_BLOCK)),
             config=params.config.text,
             steps=DECODE_BLOCK,
-            attended=generation.cache.keys.shape[1],
             end_tokens=end_tokens(params.tokenizer),
         )
         yield np.asarray(tokens)[: int(made)].tolist()

@@ -33,11 +33,6 @@ class Prompt:
     suffix: Int[np.ndarray, "S"]
     suffix_positions: Int[np.ndarray, "S"]
 
-    @property
-    def media_start(self) -> int:
-        """Position of the first media token."""
-        return int(self.prefix_positions[-1]) + 1
-
 
 def build(
     tokenizer: Any,
@@ -49,6 +44,8 @@ def build(
     system: str = DEFAULT_SYSTEM,
 ) -> Prompt:
     """Render the chat template for one question about one clip and split it at the media.
+
+    A prompt without media is all suffix.
 
     Args:
         tokenizer: the checkpoint's, with its chat template.
@@ -77,7 +74,7 @@ def build(
             f"{len(places)}: take <|VIDEO|> and <|AUDIO|> out of the question and system prompt"
         )
     if kind is None:
-        return Prompt(ids, _count(len(ids)), ids[:0], _count(0))
+        return Prompt(ids[:0], _count(0), ids, _count(len(ids)))
     prefix, suffix = ids[: places[0]], ids[places[0] + 1 :]
     paired = audio and video
     if paired:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 QUERY_BLOCK = 512  # queries whose scores XLA may hold at once
+SMALLEST_ATTENDED = 256  # below this many keys a branch costs more than it saves
 
 
 def attend(
@@ -51,6 +52,38 @@ def attend_causal(
         mask = block_mask(end - start, jnp.int32(start), end)
         out.append(attend(q[start:end], k[:end], v[:end], mask))
     return jnp.concatenate(out)
+
+
+def attend_cached(
+    q: Float[Array, "T N H"],
+    keys: Float[Array, "L S K H"],
+    values: Float[Array, "L S K H"],
+    layer: Int[Array, ""],
+    start: Int[Array, ""],
+) -> Float[Array, "T N H"]:
+    """Attention of a block of queries, written to the cache at ``start``, to the cache up to them.
+
+    Attending to a mostly empty cache would cost as much as to a full one, so the attended length
+    is the smallest of a few static ones that holds the block; one program has them all.
+    """
+    queries, slots = q.shape[0], keys.shape[1]
+
+    def attend_to(length: int) -> Array:
+        size = (1, length, *keys.shape[2:])
+        past = [jax.lax.dynamic_slice(x, (layer, 0, 0, 0), size)[0] for x in (keys, values)]
+        return attend(q, *past, block_mask(queries, start, length))
+
+    lengths = attended_lengths(slots)
+    if len(lengths) == 1:
+        return attend_to(slots)
+    choice = jnp.sum(start + queries > jnp.array(lengths[:-1]))
+    return jax.lax.switch(choice, [lambda n=n: attend_to(n) for n in lengths])
+
+
+def attended_lengths(slots: int) -> list[int]:
+    """Eighth, quarter, half and whole of a cache, as far as they are worth a branch."""
+    parts = {-(-slots // parts) for parts in (8, 4, 2)}
+    return [*sorted(n for n in parts if n >= SMALLEST_ATTENDED), slots]
 
 
 def block_mask(queries: int, start: Int[Array, ""], keys: int) -> Bool[Array, "1 T S"]:

@@ -41,9 +41,10 @@ class Attention(nn.Module):
 
     config: TextConfig
     dtype: jnp.dtype
+    fresh: bool
 
     @nn.compact
-    def __call__(self, x, angle, cache: KVCache, layer, attended: int | None):
+    def __call__(self, x, angle, cache: KVCache, layer):
         config, length = self.config, x.shape[0]
 
         def project(heads: int, name: str) -> Array:
@@ -59,14 +60,10 @@ class Attention(nn.Module):
             keys=jax.lax.dynamic_update_slice(cache.keys, k[None], start),
             values=jax.lax.dynamic_update_slice(cache.values, v[None], start),
         )
-        if attended is None:
+        if self.fresh:
             out = attention.attend_causal(q, k, v)
         else:
-            size = (1, attended, *cache.keys.shape[2:])
-            past_k = jax.lax.dynamic_slice(cache.keys, (layer, 0, 0, 0), size)[0]
-            past_v = jax.lax.dynamic_slice(cache.values, (layer, 0, 0, 0), size)[0]
-            mask = attention.block_mask(length, cache.length, attended)
-            out = attention.attend(q, past_k, past_v, mask)
+            out = attention.attend_cached(q, cache.keys, cache.values, layer, cache.length)
         out = nn.Dense(
             config.hidden,
             use_bias=False,
@@ -99,7 +96,7 @@ class Layer(nn.Module):
 
     config: TextConfig
     dtype: jnp.dtype
-    attended: int | None
+    fresh: bool
 
     @nn.compact
     def __call__(self, carry, layer, angle):
@@ -110,8 +107,8 @@ class Layer(nn.Module):
                 epsilon=self.config.rms_eps, dtype=self.dtype, param_dtype=self.dtype, name=name
             )
 
-        attn = Attention(self.config, self.dtype, name="self_attn")
-        out, cache = attn(norm("input_layernorm")(x), angle, cache, layer, self.attended)
+        attn = Attention(self.config, self.dtype, self.fresh, name="self_attn")
+        out, cache = attn(norm("input_layernorm")(x), angle, cache, layer)
         x = x + out
         mlp = MLP(self.config, self.dtype, name="mlp")
         x = x + mlp(norm("post_attention_layernorm")(x))
@@ -129,9 +126,7 @@ class Decoder(nn.Module):
         self.embed_tokens = nn.Embed(
             config.vocabulary, config.hidden, dtype=self.dtype, param_dtype=self.dtype
         )
-        self.norm = nn.RMSNorm(
-            epsilon=config.rms_eps, dtype=self.dtype, param_dtype=self.dtype
-        )
+        self.norm = nn.RMSNorm(epsilon=config.rms_eps, dtype=self.dtype, param_dtype=self.dtype)
         if not config.tied:
             self.lm_head = nn.Dense(
                 config.vocabulary, use_bias=False, dtype=self.dtype, param_dtype=self.dtype
@@ -153,7 +148,7 @@ class Decoder(nn.Module):
         positions: Int[Array, "3 T"],
         cache: KVCache,
         count: Int[Array, ""] | int | None = None,
-        attended: int | None = None,
+        fresh: bool = False,
     ) -> tuple[Float[Array, "T D"], KVCache]:
         """Run a block of T tokens and append it to the cache.
 
@@ -163,8 +158,7 @@ class Decoder(nn.Module):
             cache: the past. The caller makes sure that ``cache.length + T`` slots exist:
                 XLA would otherwise shift the write without a word.
             count: tokens of the block that are real; all of them by default.
-            attended: how many cache slots to look at, at least ``cache.length + T``. None says
-                that the cache is empty, and the block attends to itself alone.
+            fresh: the cache is known to be empty, so the block attends to itself alone.
 
         Returns:
             The last hidden states (normalised), and the cache with ``count`` more tokens.
@@ -175,7 +169,7 @@ class Decoder(nn.Module):
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast),
             length=self.config.layers,
-        )(self.config, self.dtype, attended, name="layers")
+        )(self.config, self.dtype, fresh, name="layers")
         angle = rope.angles(positions, self.config)
         (x, cache), _ = layers((embeddings, cache), jnp.arange(self.config.layers), angle)
         count = embeddings.shape[0] if count is None else count

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from tests.models.hf import randomise, to_flax
 from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as hf
 from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTextConfig
 
 from omnizip_jax.config import TextConfig
 from omnizip_jax.models.text import Decoder, KVCache
+from tests.models.hf import randomise, to_flax
 
 CONFIG = TextConfig(
     vocabulary=100,
@@ -64,10 +64,14 @@ def block():
 def expected(oracle, block):
     embeddings, positions = block
     with torch.no_grad():
-        return oracle(
-            inputs_embeds=torch.tensor(embeddings)[None],
-            position_ids=torch.tensor(positions)[:, None].long(),
-        ).last_hidden_state[0].numpy()
+        return (
+            oracle(
+                inputs_embeds=torch.tensor(embeddings)[None],
+                position_ids=torch.tensor(positions)[:, None].long(),
+            )
+            .last_hidden_state[0]
+            .numpy()
+        )
 
 
 @pytest.fixture(scope="module")
@@ -77,20 +81,27 @@ def params(oracle):
 
 def test_whole_sequence(params, block, expected):
     cache = KVCache.empty(CONFIG, SLOTS)
-    hidden, cache = jax.jit(Decoder(CONFIG).apply)(params, *block, cache)
+    hidden, cache = jax.jit(Decoder(CONFIG).apply, static_argnames="fresh")(
+        params, *block, cache, fresh=True
+    )
     np.testing.assert_allclose(hidden, expected, atol=1e-5)
     assert cache.length == LENGTH
 
 
-def test_blocks_with_padding_equal_the_whole(params, block, expected):
-    """Blocks of 16 slots, each with fewer real tokens; padding is overwritten by the next."""
+@pytest.mark.parametrize("smallest", [8, 1000])
+def test_blocks_with_padding_equal_the_whole(params, block, expected, smallest, monkeypatch):
+    """Blocks of 16 slots, each with fewer real tokens; padding is overwritten by the next.
+
+    Once with several attended lengths in the program, once with the whole cache alone.
+    """
+    monkeypatch.setattr("omnizip_jax.models.attention.SMALLEST_ATTENDED", smallest)
     embeddings, positions = block
     chex.clear_trace_counter()
 
     @jax.jit
     @chex.assert_max_traces(n=1)
     def feed(embeddings, positions, cache, count):
-        return Decoder(CONFIG).apply(params, embeddings, positions, cache, count, SLOTS)
+        return Decoder(CONFIG).apply(params, embeddings, positions, cache, count)
 
     cache, start, out = KVCache.empty(CONFIG, SLOTS), 0, []
     for count in (16, 3, 1, 9, 11):
@@ -108,16 +119,16 @@ def test_blocks_with_padding_equal_the_whole(params, block, expected):
 
 def test_long_sequences_attend_in_blocks(params, monkeypatch, block, expected):
     monkeypatch.setattr("omnizip_jax.models.attention.QUERY_BLOCK", 16)
-    hidden, _ = Decoder(CONFIG).apply(params, *block, KVCache.empty(CONFIG, LENGTH))
+    hidden, _ = Decoder(CONFIG).apply(params, *block, KVCache.empty(CONFIG, LENGTH), fresh=True)
     np.testing.assert_allclose(hidden, expected, atol=1e-5)
     cache = KVCache.empty(CONFIG, SLOTS)
-    hidden, _ = Decoder(CONFIG).apply(params, *block, cache, attended=SLOTS)
+    hidden, _ = Decoder(CONFIG).apply(params, *block, cache)
     np.testing.assert_allclose(hidden, expected, atol=1e-5)
 
 
 def test_one_token_at_a_time(params, block, expected):
     embeddings, positions = block
-    step = jax.jit(lambda *a: Decoder(CONFIG).apply(params, *a, attended=SLOTS))
+    step = jax.jit(lambda *a: Decoder(CONFIG).apply(params, *a))
     cache = KVCache.empty(CONFIG, SLOTS)
     for i in range(5):
         hidden, cache = step(embeddings[i : i + 1], positions[:, i : i + 1], cache)

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from tests.models.hf import to_flax
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 from omnizip_jax.config import ModelConfig
 from omnizip_jax.models.vision import normalise
 from omnizip_jax.prompt import Prompt
 from omnizip_jax.types import Window
+from tests.models.hf import to_flax
 
 
 class Thinker:

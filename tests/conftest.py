@@ -1,0 +1,65 @@
+"""What several test files share: one tiny model, in every form in which it exists."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from omnizip_jax.config import ModelConfig, WindowSpec
+from omnizip_jax.demo.checkpoint import write_random_checkpoint
+from omnizip_jax.types import Window
+
+
+@pytest.fixture(scope="session")
+def released_folder(tmp_path_factory):
+    """A tiny checkpoint in the released layout."""
+    return write_random_checkpoint(tmp_path_factory.mktemp("released"), "tiny")
+
+
+@pytest.fixture(scope="session")
+def thinker(released_folder):
+    """transformers' thinker on the tiny checkpoint."""
+    from tests.parity.oracle import Thinker
+
+    return Thinker(released_folder, ModelConfig.from_file(released_folder / "config.json"))
+
+
+@pytest.fixture(scope="session")
+def params(released_folder, thinker):
+    """The same weights for this library, float32, converted by the tests' own code."""
+    return SimpleNamespace(
+        weights=thinker.weights(),
+        config=thinker.config,
+        tokenizer=AutoTokenizer.from_pretrained(released_folder),
+    )
+
+
+@pytest.fixture(scope="session")
+def random_windows():
+    return make_windows
+
+
+def make_windows(
+    grids: list[int],
+    mel_lengths: list[int],
+    cells: tuple[int, int] = (3, 5),
+    spec: WindowSpec = WindowSpec(grid_slots=16),  # noqa: B008 (frozen)
+    seed: int = 0,
+) -> Window:
+    """A clip of random pixels and mel, with so many grids and mel frames in each window."""
+    rng = np.random.default_rng(seed)
+    count = len(grids)
+    return Window(
+        patches=rng.integers(
+            0, 256, (count, spec.grids, spec.grid_slots * 4, 1176), dtype=np.uint8
+        ),
+        grid_size=np.tile(np.array(cells, np.int32), (count, 1)),
+        grid_mask=np.arange(spec.grids) < np.array(grids)[:, None],
+        grid_time=np.tile(np.arange(spec.grids, dtype=np.int32) * 25, (count, 1)),
+        mel=rng.standard_normal((count, 128, 200)).astype(np.float32)
+        * (np.arange(200) < np.array(mel_lengths)[:, None, None]),
+        mel_length=np.array(mel_lengths, np.int32),
+    )

@@ -1,0 +1,65 @@
+"""The whole prompt, encoders to greedy tokens, against transformers on equal weights and tensors."""
+
+from __future__ import annotations
+
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from omnizip_jax import generate, prompt
+from omnizip_jax.decode import Sampling
+
+CLIPS = {
+    "whole_windows": ([2, 2], [200, 200]),
+    "partial_tail": ([2, 2, 1], [200, 200, 77]),
+    "sound_ends_early": ([2, 2, 2], [200, 40, 0]),
+    "picture_ends_early": ([2, 0, 0], [200, 200, 131]),
+    "short_tail_of_sound": ([2, 2], [200, 40]),
+    "no_sound": ([2, 1], [0, 0]),
+    "no_picture": ([0, 0], [200, 55]),
+}
+
+
+def run(params, windows, question, new_tokens):
+    """Full tokens from given windows; logits of the first token, and greedy tokens."""
+    audio = windows is not None and bool(np.any(windows.mel_length))
+    video = windows is not None and bool(np.any(windows.grid_mask))
+    asked = prompt.build(params.tokenizer, params.config, question, audio=audio, video=video)
+    clip = encoded = None
+    if windows is not None:
+        clip = types.SimpleNamespace(windows=windows)
+        encoded = generate.encode_clip(params.weights, windows, params.config)
+    state, trace, counts = generate.prefill(params, clip, encoded, asked, None, new_tokens, 0)
+    logits = np.asarray(state.logits)
+    sampling = Sampling(jax.numpy.float32(0), jax.numpy.float32(1))
+    blocks = generate.token_blocks(params, state, sampling, new_tokens)
+    return asked, logits, [token for block in blocks for token in block], counts
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_clip(name, params, thinker, random_windows):
+    windows = random_windows(*CLIPS[name])
+    asked, logits, tokens, counts = run(params, windows, "What happens?", 12)
+    inputs = thinker.inputs(windows, asked)
+    assert counts.media + counts.text == inputs["input_ids"].shape[1]
+    np.testing.assert_allclose(logits, thinker.logits(inputs)[-1], atol=1e-4)
+    assert tokens == thinker.greedy(inputs, 12, generate.end_tokens(params.tokenizer))
+
+
+def test_text_alone(params, thinker):
+    asked, logits, tokens, _ = run(params, None, "Who are you?", 12)
+    inputs = thinker.inputs(None, asked)
+    np.testing.assert_allclose(logits, thinker.logits(inputs)[-1], atol=1e-4)
+    assert tokens == thinker.greedy(inputs, 12, generate.end_tokens(params.tokenizer))
+
+
+def test_frames_further_apart(params, thinker, random_windows):
+    """A capped clip: 1.5 s per grid, so that windows hold one or two grids."""
+    windows = random_windows([2, 1, 1], [200, 200, 200])
+    times = np.array([[0, 37], [25, 0], [12, 0]], np.int32)  # 0, 1.5, 3 and 4.5 s
+    windows = windows.replace(grid_time=times)
+    asked, logits, _, _ = run(params, windows, "What happens?", 1)
+    inputs = thinker.inputs(windows, asked, seconds_per_grid=1.5)
+    np.testing.assert_allclose(logits, thinker.logits(inputs)[-1], atol=1e-4)

@@ -1,0 +1,175 @@
+"""Section 3.3, audio: which tokens are salient, and what becomes of the others."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from omnizip_jax.compression.counts import top_mask
+from omnizip_jax.compression.similarity import cosines
+
+
+def received_attention(
+    queries: Float[Array, "Q N H"],
+    query_mask: Bool[Array, " Q"],
+    keys: Float[Array, "S N H"],
+    key_mask: Bool[Array, " S"],
+) -> Float[Array, " S"]:
+    """Attention that each key receives from all valid queries together (eq. 2).
+
+    Head by head, ``softmax(q k^T / sqrt(H))`` over the valid keys, summed over the valid queries
+    and averaged over the N heads; one block of ``Q x S`` logits lives at a time.
+
+    Args:
+        queries, keys: unscaled projections of the audio encoder's last layer.
+        query_mask, key_mask: frames that exist.
+
+    Returns:
+        One float32 value per key; they sum to the number of valid queries.
+    """
+    dtype = jnp.promote_types(queries.dtype, jnp.float32)
+    scale = queries.shape[-1] ** -0.5
+
+    def add_head(total, head):
+        query, key = head
+        logits = jnp.einsum(
+            "qh,sh->qs",
+            query,
+            key,
+            precision=jax.lax.Precision.HIGHEST,
+            preferred_element_type=dtype,
+        )
+        logits = jnp.where(key_mask, logits * scale, -jnp.inf)
+        weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+        share = query_mask / jnp.sum(weights, axis=-1)
+        return total + jnp.where(key_mask & jnp.any(query_mask), share @ weights, 0), None
+
+    heads = (jnp.moveaxis(queries, 1, 0), jnp.moveaxis(keys, 1, 0))
+    total, _ = jax.lax.scan(add_head, jnp.zeros(keys.shape[0], dtype), heads)
+    return total / queries.shape[1]
+
+
+def attention_scores(
+    queries: Float[Array, "W T N H"],
+    keys: Float[Array, "W T N H"],
+    frame_mask: Bool[Array, "W T"],
+) -> Float[Array, "W T//2"]:
+    """Importance of every audio token of a clip: eq. 2 over all its frames, pooled in pairs.
+
+    The softmax runs over the keys of the whole clip, though the encoder itself attends inside
+    windows; the score of a frame is its mean over heads and over all valid queries. Frames are
+    pooled in pairs, as the encoder pools its features; an odd last frame has no token.
+
+    Args:
+        queries, keys: unscaled projections of the encoder's last layer, N heads of size H, for T
+            frames in each of W windows; frames fill the front of a window.
+        frame_mask: frames that exist.
+
+    Returns:
+        Scores of the ``T // 2`` audio tokens of each window, 0 where there is no token.
+    """
+    windows, frames = frame_mask.shape
+    all_keys, all_mask = keys.reshape(windows * frames, *keys.shape[2:]), frame_mask.reshape(-1)
+
+    def add_window(total, window):
+        query, mask = window
+        return total + received_attention(query, mask, all_keys, all_mask), None
+
+    start = jnp.zeros(windows * frames, jnp.promote_types(queries.dtype, jnp.float32))
+    total, _ = jax.lax.scan(add_window, start, (queries, frame_mask))
+    score = total / jnp.maximum(jnp.sum(frame_mask), 1)
+
+    tokens = frames // 2
+    pairs = score.reshape(windows, frames)[:, : 2 * tokens].reshape(windows, tokens, 2)
+    whole = frame_mask[:, : 2 * tokens].reshape(windows, tokens, 2).all(-1)
+    return jnp.where(whole, pairs.mean(-1), 0)
+
+
+def select_salient(
+    scores: Float[Array, "W A"], mask: Bool[Array, "W A"], count: Int[Array, ""]
+) -> Bool[Array, "W A"]:
+    """The ``count`` audio tokens with the highest scores of the clip; ties go to the earlier."""
+    return top_mask(scores.reshape(-1), mask.reshape(-1), count).reshape(mask.shape)
+
+
+def sample_anchors(
+    others: Bool[Array, " N"], count: Int[Array, ""], slots: int
+) -> tuple[Int[Array, " C"], Bool[Array, " C"]]:
+    """Every ``R // count``-th of the R non-salient tokens, the first one first.
+
+    Args:
+        others: the non-salient tokens.
+        count: anchors wanted; there are never more than non-salient tokens.
+        slots: static bound C on ``count``.
+
+    Returns:
+        Indices of the anchors, and which of the slots hold one.
+    """
+    total = jnp.sum(others)
+    count = jnp.minimum(count, total)
+    step = jnp.maximum(total // jnp.maximum(count, 1), 1)
+    in_order = jnp.argsort(~others, stable=True)
+    slot = jnp.arange(slots)
+    return in_order[jnp.minimum(slot * step, others.size - 1)], slot < count
+
+
+def merge_into_anchors(
+    audio: Float[Array, "N D"],
+    others: Bool[Array, " N"],
+    relevance: Float[Array, " N"],
+    anchor: Int[Array, " C"],
+    is_anchor: Bool[Array, " C"],
+    merge_size: int,
+) -> tuple[Float[Array, "N D"], Bool[Array, " N"]]:
+    """Audio anchor consolidation: each anchor takes in the best ``merge_size`` of its neighbours.
+
+    A non-salient token belongs to the anchor nearest to it (cosine). Of these each anchor takes
+    the most relevant, weighted by the softmax of their relevance, and becomes the mean of itself
+    and their weighted mean. All features that enter are the original ones.
+
+    Args:
+        audio: N audio tokens.
+        others: the non-salient tokens, anchors included.
+        relevance: similarity to the video (``cross_modal_similarity``); ``-inf`` where there is
+            no video, and then the similarity to the nearest anchor stands in.
+        anchor, is_anchor: from ``sample_anchors``.
+        merge_size: G, at least 1.
+
+    Returns:
+        The tokens with merged anchors in their places, and the mask of the anchors.
+    """
+    tokens = audio.shape[0]
+    place = jnp.where(is_anchor, anchor, tokens)  # out of range: dropped by the scatters below
+    anchors = jnp.zeros(tokens, bool).at[place].set(True, mode="drop")
+
+    features = audio[anchor]
+    similarity = jnp.where(is_anchor, cosines(audio, features), -jnp.inf)
+    relevance = jnp.where(jnp.isneginf(relevance), similarity.max(-1), relevance)
+    belongs = jax.nn.one_hot(similarity.argmax(-1), anchor.size, axis=0, dtype=bool)
+    member = belongs & is_anchor[:, None] & (others & ~anchors)
+
+    score, index = jax.lax.top_k(jnp.where(member, relevance, -jnp.inf), min(merge_size, tokens))
+    taken = score > -jnp.inf
+    some = taken.any(-1)
+    weight = jnp.where(taken, jnp.exp(score), 0)  # of cosines: nothing can overflow
+    weight = weight / jnp.maximum(jnp.sum(weight, -1, keepdims=True), 1e-30)
+    mean = jnp.einsum(
+        "cg,cgd->cd",
+        weight,
+        audio[index].astype(weight.dtype),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    merged = (features + mean) / 2
+    place = jnp.where(some, place, tokens)
+    return audio.at[place].set(merged.astype(audio.dtype), mode="drop"), anchors
+
+
+def cross_modal_similarity(
+    audio: Float[Array, "N D"], video: Float[Array, "V D"], video_mask: Bool[Array, " V"]
+) -> Float[Array, " N"]:
+    """Eq. 3-4: the highest cosine of each audio token with any valid video token.
+
+    ``-inf`` where there is no video.
+    """
+    return jnp.max(jnp.where(video_mask, cosines(audio, video), -jnp.inf), axis=-1)

@@ -1,0 +1,56 @@
+"""How many tokens a share of them is: decided exactly, on the host, before anything is compiled.
+
+A count of valid tokens is known only on the device, where ``share * count`` in float32 may land on
+the wrong side of an integer or of a half. There are few possible counts, so each rule is evaluated
+for all of them on the host and looked up on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+HostRule = Callable[[np.ndarray], np.ndarray]
+
+
+def exact(share: float) -> Fraction:
+    """The share that was meant: 0.3 is 3/10, not the binary fraction nearest to it."""
+    return Fraction(share).limit_denominator(10**6)
+
+
+def floor_share(share: Fraction, counts: np.ndarray) -> np.ndarray:
+    """``floor(share * counts)`` for non-negative integers, in integers."""
+    return np.asarray(counts, np.int64) * share.numerator // share.denominator
+
+
+def ceil_share(share: Fraction, counts: np.ndarray) -> np.ndarray:
+    """``ceil(share * counts)`` for non-negative integers, in integers."""
+    return -(-np.asarray(counts, np.int64) * share.numerator // share.denominator)
+
+
+def round_share(share: Fraction, counts: np.ndarray) -> np.ndarray:
+    """``share * counts`` rounded to the nearest integer, halves to the even one."""
+    down = floor_share(share, counts)
+    twice_rest = 2 * (np.asarray(counts, np.int64) * share.numerator % share.denominator)
+    up = (twice_rest > share.denominator) | ((twice_rest == share.denominator) & (down % 2 == 1))
+    return down + up
+
+
+def lookup(rule: HostRule, count: Int[Array, "*n"], limit: int) -> Int[Array, "*n"]:
+    """``rule(count)`` on the device, from a table of the rule at 0 ... ``limit``."""
+    return jnp.asarray(rule(np.arange(limit + 1)), jnp.int32)[count]
+
+
+def top_mask(
+    scores: Array, valid: Bool[Array, " n"], count: Int[Array, ""] | int
+) -> Bool[Array, " n"]:
+    """The ``count`` highest scores among the valid ones; of equal scores the lower index wins."""
+    lowest = jnp.finfo(scores.dtype).min  # a valid score of -inf still ranks above padding
+    ranked = jnp.where(valid, jnp.maximum(scores, lowest), -jnp.inf)
+    order = jnp.argsort(ranked, descending=True, stable=True)
+    rank = jnp.zeros_like(order).at[order].set(jnp.arange(order.size, dtype=order.dtype))
+    return (rank < count) & valid

@@ -1,0 +1,148 @@
+"""Where the authors' newest code differs from the paper's rule, for comparable numbers.
+
+Anchors and merging run over the whole clip, video rates are normalised in one approximate pass,
+DPC-KNN measures 1 - cosine, and every grid rounds its own count down. Written from a description
+of that code (github.com/KD-TAO/OmniZip), for windows; everything not here is shared with the
+paper's rule.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from omnizip_jax.compression.audio import (
+    cross_modal_similarity,
+    merge_into_anchors,
+    sample_anchors,
+)
+from omnizip_jax.compression.budget import initial_rates
+from omnizip_jax.compression.counts import lookup
+from omnizip_jax.compression.similarity import cosines
+from omnizip_jax.compression.video import density_peaks
+from omnizip_jax.config import OmniZipConfig
+from omnizip_jax.types import WindowTokens
+
+
+def round_float(share: float, counts: np.ndarray) -> np.ndarray:
+    """Python's ``round(share * count)`` of float64 products."""
+    return np.rint(share * counts).astype(int)
+
+
+def floor_float(share: float | np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Python's ``int(count * share)`` of float64 products."""
+    return np.floor(share * counts).astype(int)
+
+
+def consolidate_clip(
+    tokens: WindowTokens, salient: Bool[Array, "W A"], config: OmniZipConfig
+) -> tuple[Float[Array, "W A D"], Bool[Array, "W A"]]:
+    """Audio anchors spread over the clip; candidates compared with all video of the clip.
+
+    Returns:
+        The audio with merged anchors, and the mask of the anchors.
+    """
+    windows, slots, width = tokens.audio.shape
+    if config.merge_size == 0:
+        return tokens.audio, jnp.zeros_like(salient)
+    audio, mask = tokens.audio.reshape(-1, width), tokens.audio_mask.reshape(-1)
+    others = mask & ~salient.reshape(-1)
+    valid = jnp.sum(mask)
+    rule = partial(round_float, config.anchor_ratio)
+    bound = int(rule(np.array(mask.size)))
+    anchor, is_anchor = sample_anchors(others, lookup(rule, valid, mask.size), bound)
+
+    # Only the tokens that may be merged meet the video: pack them, there are few.
+    counts = np.arange(mask.size + 1)
+    packed = int(np.max(counts - round_float(1 - config.rho_audio, counts)))
+    (candidate,) = jnp.nonzero(others, size=packed, fill_value=mask.size - 1)
+    features = audio[candidate]
+
+    def nearest(best, window):
+        video, video_mask = (x.reshape(-1, *x.shape[2:]) for x in window)
+        return jnp.maximum(best, cross_modal_similarity(features, video, video_mask)), None
+
+    start = jnp.full(packed, -jnp.inf, jnp.promote_types(audio.dtype, jnp.float32))
+    best, _ = jax.lax.scan(nearest, start, (tokens.video, tokens.video_mask))
+    relevance = jnp.full(mask.size, -jnp.inf, best.dtype).at[candidate].set(best)
+    audio, anchors = merge_into_anchors(
+        audio, others, relevance, anchor, is_anchor, config.merge_size
+    )
+    return audio.reshape(windows, slots, width), anchors.reshape(windows, slots)
+
+
+def video_rates(
+    retention: Float[Array, " W"],
+    audio_counts: Int[Array, " W"],
+    video_counts: Int[Array, " W"],
+    config: OmniZipConfig,
+) -> Float[Array, " W"]:
+    """Share of each window's video to discard; the budget is met only roughly.
+
+    Windows without audio have the rate ``rho_video``. With one or two windows that have both, the
+    rates of eq. 5 stay as they are. With more, the first window with the lowest rate and the first
+    with the highest keep theirs, the others are scaled towards the budget, clipped, corrected once
+    by a constant and clipped again. Where all rates are equal, one window is the lowest and the
+    highest and counts twice.
+    """
+    guided = (audio_counts > 0) & (video_counts > 0)
+    weight = jnp.where(guided, video_counts, 0)
+    clip = partial(jnp.clip, min=config.rho_min, max=config.rho_max)
+    initial = clip(initial_rates(retention, config))
+
+    target = config.rho_video * jnp.sum(weight)
+    lowest = jnp.argmin(jnp.where(guided, initial, jnp.inf))
+    highest = jnp.argmax(jnp.where(guided, initial, -jnp.inf))
+    fixed = initial[lowest] * weight[lowest] + initial[highest] * weight[highest]
+    index = jnp.arange(initial.size)
+    free = guided & (index != lowest) & (index != highest)
+
+    free_share = jnp.sum(jnp.where(free, initial * weight, 0))
+    scale = (target - fixed) / jnp.where(free_share > 0, free_share, 1)
+    scaled = jnp.where(free, clip(initial * scale), initial)
+    missing = target - jnp.sum(scaled * weight)
+    free_weight = jnp.maximum(jnp.sum(jnp.where(free, weight, 0)), 1)
+    corrected = jnp.where(free, clip(scaled + missing / free_weight), scaled)
+
+    off_budget = jnp.abs(jnp.sum(initial * weight) - target) > 1e-3
+    normalise = (jnp.sum(guided) > 2) & off_budget
+    rates = jnp.where(normalise, corrected, initial)
+    return jnp.where(guided, rates, config.rho_video)
+
+
+def grid_keeps(
+    rates: Float[Array, " W"],
+    audio_counts: Int[Array, " W"],
+    grid_counts: Int[Array, "W G"],
+    config: OmniZipConfig,
+    slots: int,
+) -> Int[Array, "W G"]:
+    """``floor(tokens * (1 - rate))`` for every grid.
+
+    Rates that are settings are looked up as float64 gives them; to the others a margin is added
+    that float32 needs so as not to fall below an integer.
+    """
+
+    def setting(rate):
+        return lookup(partial(floor_float, 1 - rate), grid_counts, slots)
+
+    rates = rates[:, None]
+    kept = jnp.floor(grid_counts * (1 - rates) + 1e-4).astype(jnp.int32)
+    kept = jnp.where(
+        rates == jnp.asarray(config.rho_max, rates.dtype), setting(config.rho_max), kept
+    )
+    kept = jnp.where(
+        rates == jnp.asarray(config.rho_min, rates.dtype), setting(config.rho_min), kept
+    )
+    return jnp.where((audio_counts > 0)[:, None], kept, setting(config.rho_video))
+
+
+def dpc_knn(grid: Float[Array, "P D"], mask: Bool[Array, " P"], knn: int) -> Float[Array, " P"]:
+    """DPC-KNN in log space with distance 1 - cosine; the density averages it unsquared."""
+    distance = jnp.maximum(1 - cosines(grid, grid), 0)
+    distance = jnp.where(jnp.eye(mask.size, dtype=bool), 0, distance)
+    return density_peaks(distance, distance, mask, knn)

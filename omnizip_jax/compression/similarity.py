@@ -1,0 +1,25 @@
+"""Cosines without normalised copies: products first, inverse norms afterwards."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def products(a: Float[Array, "n D"], b: Float[Array, "m D"]) -> Float[Array, "n m"]:
+    """All inner products, accumulated at least in float32 on every backend."""
+    dtype = jnp.promote_types(a.dtype, jnp.float32)
+    return jnp.einsum(
+        "nd,md->nm", a, b, precision=jax.lax.Precision.HIGHEST, preferred_element_type=dtype
+    )
+
+
+def norms(x: Float[Array, "*n D"]) -> Float[Array, "*n"]:
+    """Euclidean norms, at least in float32."""
+    return jnp.sqrt(jnp.sum(jnp.square(x.astype(jnp.promote_types(x.dtype, jnp.float32))), -1))
+
+
+def cosines(a: Float[Array, "n D"], b: Float[Array, "m D"]) -> Float[Array, "n m"]:
+    """Eq. 3-4: inner products of ``x / (|x| + 1e-6)``."""
+    return products(a, b) / (norms(a) + 1e-6)[:, None] / (norms(b) + 1e-6)[None, :]

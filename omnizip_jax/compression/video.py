@@ -1,0 +1,108 @@
+"""Section 3.4: interleaved spatio-temporal compression (ISTC) of one window's video."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from omnizip_jax.compression.counts import top_mask
+from omnizip_jax.compression.similarity import norms, products
+
+
+def squared_distances(grid: Float[Array, "P D"], mask: Bool[Array, " P"]) -> Float[Array, "P P"]:
+    """Euclidean distances between the tokens of a grid, squared, divided by D.
+
+    Dividing by D is common in DPC-KNN for tokens; without it the density term of eq. 7 would
+    outweigh everything else at the widths of a language model.
+    """
+    grid = grid.astype(jnp.promote_types(grid.dtype, jnp.float32))
+    # Distances do not see the mean, and without it the difference below loses fewer digits.
+    mean = jnp.sum(jnp.where(mask[:, None], grid, 0), 0) / jnp.maximum(jnp.sum(mask), 1)
+    centred = grid - mean
+    gram = products(centred, centred)
+    square = jnp.diagonal(gram)
+    apart = jnp.maximum(square[:, None] + square[None, :] - 2 * gram, 0) / grid.shape[-1]
+    return jnp.where(jnp.eye(mask.size, dtype=bool), 0, apart)
+
+
+def density_peaks(
+    distances: Float[Array, "P P"],
+    spreads: Float[Array, "P P"],
+    mask: Bool[Array, " P"],
+    knn: int,
+) -> Float[Array, " P"]:
+    """Logarithm of the DPC-KNN score: log delta - mean spread of the nearest neighbours.
+
+    The score itself, delta times rho with ``rho = exp(-mean)`` (eq. 7-8), underflows at the
+    feature norms of large models; its logarithm ranks the same. Of k = min(knn, tokens - 1)
+    nearest neighbours the token itself is none. Delta is the distance to the nearest denser
+    token, or, where no token is strictly denser, to the farthest one.
+
+    Args:
+        distances: between all tokens, 0 on the diagonal.
+        spreads: what the density averages; the squared distances in eq. 7.
+        mask: tokens that exist.
+        knn: neighbours.
+    """
+    tokens = mask.size
+    neighbour = mask & ~jnp.eye(tokens, dtype=bool)
+    slots = min(knn, tokens)
+    nearest, _ = jax.lax.top_k(jnp.where(neighbour, -spreads, -jnp.inf), slots)
+    used = jnp.arange(slots) < jnp.sum(mask) - 1
+    log_density = jnp.sum(jnp.where(used, nearest, 0), -1) / jnp.maximum(jnp.sum(used), 1)
+
+    denser = mask & (log_density[None, :] > log_density[:, None])
+    to_denser = jnp.min(jnp.where(denser, distances, jnp.inf), axis=-1)
+    to_farthest = jnp.max(jnp.where(mask, distances, 0), axis=-1)
+    delta = jnp.where(denser.any(-1), to_denser, to_farthest)
+    return jnp.where(mask, jnp.log(delta) + log_density, -jnp.inf)
+
+
+def dpc_knn(grid: Float[Array, "P D"], mask: Bool[Array, " P"], knn: int) -> Float[Array, " P"]:
+    """Eq. 7-8 in log space, with Euclidean distance / sqrt(D): what stands out in its grid."""
+    squares = squared_distances(grid, mask)
+    return density_peaks(jnp.sqrt(squares), squares, mask, knn)
+
+
+def novelty(
+    grid: Float[Array, "P D"], previous: Float[Array, "P D"], previous_mask: Bool[Array, " P"]
+) -> Float[Array, " P"]:
+    """Minus the cosine with the same position of the previous grid (eq. 6): what has changed."""
+    dtype = jnp.promote_types(grid.dtype, jnp.float32)
+    product = jnp.sum(grid.astype(dtype) * previous.astype(dtype), axis=-1)
+    cosine = product / jnp.maximum(norms(grid) * norms(previous), 1e-12)
+    return jnp.where(previous_mask, -cosine, 1)
+
+
+def split_over_grids(kept: Int[Array, ""], counts: Int[Array, " G"]) -> Int[Array, " G"]:
+    """A window's kept tokens over its grids, in proportion, cumulative counts rounded up."""
+    total = jnp.maximum(jnp.sum(counts), 1)
+    cumulative = (kept * jnp.cumsum(counts) + total - 1) // total
+    return jnp.diff(cumulative, prepend=0)
+
+
+def istc(
+    video: Float[Array, "G P D"],
+    mask: Bool[Array, "G P"],
+    kept: Int[Array, " G"],
+    spatial: Callable[[Float[Array, "P D"], Bool[Array, " P"]], Float[Array, " P"]],
+) -> Bool[Array, "G P"]:
+    """Interleaved spatio-temporal compression: which video tokens of a window stay.
+
+    Grids 0, 2, ... keep the tokens with the highest ``spatial`` score, grids 1, 3, ... those that
+    differ most from the previous grid as it was before pruning. Nothing is merged.
+
+    Args:
+        video: G grids (two frames each) of P tokens.
+        mask: tokens that exist.
+        kept: tokens to keep in each grid.
+        spatial: score of the tokens of one grid, ``dpc_knn`` with its neighbours bound.
+    """
+    scores = [
+        novelty(video[g], video[g - 1], mask[g - 1]) if g % 2 else spatial(video[g], mask[g])
+        for g in range(video.shape[0])
+    ]
+    return jax.vmap(top_mask)(jnp.stack(scores), mask, kept)

@@ -1,0 +1,7 @@
+"""OmniZip in JAX: audio-guided token compression for Qwen2.5-Omni."""
+
+from omnizip_jax.checkpoint import load
+from omnizip_jax.config import OmniZipConfig, WindowSpec
+from omnizip_jax.generate import Answer, generate
+
+__all__ = ["Answer", "OmniZipConfig", "WindowSpec", "generate", "load"]

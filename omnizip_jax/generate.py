@@ -217,12 +217,12 @@ def encode_clip(weights: Any, windows: Window, config: ModelConfig) -> EncodedWi
     total = bucket(len(windows.mel_length), smallest=ENCODE_BLOCK)
     total += -total % ENCODE_BLOCK
     windows = pad_windows(windows, total)
-    blocks = [
-        encode_windows(
-            weights, jax.tree.map(lambda x: x[i : i + ENCODE_BLOCK], windows), config=config
-        )
-        for i in range(0, total, ENCODE_BLOCK)
-    ]
+
+    def encode(start: int) -> EncodedWindow:
+        block = jax.tree.map(lambda x: x[start : start + ENCODE_BLOCK], windows)
+        return encode_windows(weights, block, config=config)
+
+    blocks = [encode(start) for start in range(0, total, ENCODE_BLOCK)]
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *blocks)
 
 
@@ -322,14 +322,12 @@ def first_token(
     embeddings = [embed(prompt.prefix)]
     positions = [jnp.broadcast_to(prompt.prefix_positions, (3, prompt.prefix.shape[0]))]
     keep = [jnp.ones(prompt.prefix.shape[0], bool)]
-    clip, after, furthest = None, jnp.int32(0), jnp.int32(0)
+    clip, after = None, jnp.int32(0)
     if encoded is not None and layout is not None:
         clip = compress(encoded, compression)
         embeddings.append(interleave(encoded.video, clip.audio).astype(embeddings[0].dtype))
         positions.append(clip_positions(layout, encoded, start, config))
         keep.append(interleave(clip.video_keep, clip.audio_keep))
-        exists = interleave(encoded.video_mask, encoded.audio.token_mask)
-        furthest = jnp.max(jnp.where(exists, positions[-1], 0))
         after = rope.position_after(
             jax.tree.map(lambda x: x[last], layout),
             encoded.audio.token_mask[last],
@@ -349,9 +347,7 @@ def first_token(
     cache = KVCache.empty(config.text, slots, packed.dtype)
     hidden, cache = decoder.apply(text, packed, packed_positions, cache, count, fresh=True)
     logits = decoder.apply(text, hidden[count - 1][None], method="logits")[0]
-    # As in transformers, an answer continues from the largest position of all, pruned or not.
-    suffix_end = after + jnp.max(jnp.where(prompt.suffix_mask, prompt.suffix_positions, 0))
-    position = jnp.maximum(suffix_end, furthest) + 1
+    position = after + jnp.max(jnp.where(prompt.suffix_mask, prompt.suffix_positions, 0)) + 1
     return Generation(cache, logits, position, key, jnp.bool_(False)), clip, count
 
 

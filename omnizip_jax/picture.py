@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 from jaxtyping import Bool, UInt8
 from matplotlib.figure import Figure
 
 from omnizip_jax.generate import Answer
-from omnizip_jax.media import unpatchify
+from omnizip_jax.media import window_frames
 
 DIMMED = 0.18  # brightness of what was dropped
 COLUMNS = 8  # windows whose frames are shown; more would be too small to see
@@ -37,17 +38,18 @@ def plot_compression(answer: Answer) -> Figure:
         height_ratios=[1.0] * grids + [1.3],
     )
     for window in shown:
-        frames = unpatchify(clip.windows, window)
-        rows, columns = np.asarray(clip.windows.grid_size)[window]
+        one = jax.tree.map(lambda x, i=window: x[i], clip.windows)
+        frames = iter(window_frames(one)[::2])  # the first frame of each grid
+        rows, columns = one.grid_size
         for grid in range(grids):
             ax = axes[f"{grid}/{window}"]
             ax.set_xticks([])
             ax.set_yticks([])
             if grid == 0:
                 ax.set_title(f"{window * 2}-{window * 2 + 2} s", fontsize=9)
-            if clip.windows.grid_mask[window, grid]:
+            if one.grid_mask[grid]:
                 keep = trace.video_keep[window, grid, : rows * columns].reshape(rows, columns)
-                ax.imshow(dim(frames[2 * grid], keep))
+                ax.imshow(dim(next(frames), keep))
                 ax.set_xlabel(f"{keep.sum()} of {keep.size}", fontsize=8)
             else:
                 ax.axis("off")

@@ -53,5 +53,5 @@ def test_a_question_is_needed(params, question):
 
 
 def test_placeholders_in_the_question_are_refused(params):
-    with pytest.raises(ValueError, match="take <|VIDEO|>"):
+    with pytest.raises(ValueError, match="found 2"):
         prompt.build(params.tokenizer, params.config, "<|VIDEO|>?", audio=True, video=True)

@@ -1,4 +1,4 @@
-"""The whole prompt, encoders to greedy tokens, against transformers on equal weights and tensors."""
+"""The whole prompt, encoders to greedy tokens, against transformers on equal weights."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from omnizip_jax import generate, prompt
+from omnizip_jax import prompt
 from omnizip_jax.decode import Sampling
+from omnizip_jax.generate import encode_clip, end_tokens, prefill, token_blocks
 
 CLIPS = {
     "whole_windows": ([2, 2], [200, 200]),
@@ -30,11 +31,11 @@ def run(params, windows, question, new_tokens):
     clip = encoded = None
     if windows is not None:
         clip = types.SimpleNamespace(windows=windows)
-        encoded = generate.encode_clip(params.weights, windows, params.config)
-    state, trace, counts = generate.prefill(params, clip, encoded, asked, None, new_tokens, 0)
+        encoded = encode_clip(params.weights, windows, params.config)
+    state, _, counts = prefill(params, clip, encoded, asked, None, new_tokens, 0)
     logits = np.asarray(state.logits)
     sampling = Sampling(jax.numpy.float32(0), jax.numpy.float32(1))
-    blocks = generate.token_blocks(params, state, sampling, new_tokens)
+    blocks = token_blocks(params, state, sampling, new_tokens)
     return asked, logits, [token for block in blocks for token in block], counts
 
 
@@ -45,14 +46,14 @@ def test_clip(name, params, thinker, random_windows):
     inputs = thinker.inputs(windows, asked)
     assert counts.media + counts.text == inputs["input_ids"].shape[1]
     np.testing.assert_allclose(logits, thinker.logits(inputs)[-1], atol=1e-4)
-    assert tokens == thinker.greedy(inputs, 12, generate.end_tokens(params.tokenizer))
+    assert tokens == thinker.greedy(inputs, 12, end_tokens(params.tokenizer))
 
 
 def test_text_alone(params, thinker):
     asked, logits, tokens, _ = run(params, None, "Who are you?", 12)
     inputs = thinker.inputs(None, asked)
     np.testing.assert_allclose(logits, thinker.logits(inputs)[-1], atol=1e-4)
-    assert tokens == thinker.greedy(inputs, 12, generate.end_tokens(params.tokenizer))
+    assert tokens == thinker.greedy(inputs, 12, end_tokens(params.tokenizer))
 
 
 def test_frames_further_apart(params, thinker, random_windows):

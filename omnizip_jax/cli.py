@@ -12,6 +12,11 @@ from omnizip_jax.config import OmniZipConfig
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; bad input ends with a message and exit code 1."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv[:1] == ["convert"]:  # the script convert/hf_to_flax.py has the same arguments
+        from omnizip_jax.convert import main as convert
+
+        return convert(argv[1:], prog="omnizip convert")
     arguments = build_parser().parse_args(argv)
     try:
         return arguments.run(arguments) or 0
@@ -47,13 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     demo.set_defaults(run=_demo)
 
-    convert = commands.add_parser(
-        "convert",
-        help="turn released Qwen2.5-Omni weights into a Flax checkpoint, once",
-        add_help=False,
+    commands.add_parser(
+        "convert", help="turn released Qwen2.5-Omni weights into a Flax checkpoint, once"
     )
-    convert.add_argument("rest", nargs=argparse.REMAINDER)
-    convert.set_defaults(run=_convert)
 
     generate = commands.add_parser(
         "generate",
@@ -132,12 +133,6 @@ def _demo(arguments: argparse.Namespace) -> int:
     enable_compilation_cache()
     run(arguments.out, arguments.seconds)
     return 0
-
-
-def _convert(arguments: argparse.Namespace) -> int:
-    from omnizip_jax.convert import main as convert
-
-    return convert(arguments.rest)
 
 
 def _generate(arguments: argparse.Namespace) -> int:

@@ -184,6 +184,7 @@ def generate(
             video=clip is not None and clip.has_video,
             system=system,
         )
+    check_positions(clip, prompt, max_new_tokens, config)
     with _timed(seconds, "encoders"):
         if clip is not None:
             encoded = jax.block_until_ready(encode_clip(params.weights, clip.windows, config))
@@ -207,6 +208,21 @@ def generate(
         clip=clip,
         seconds=seconds,
     )
+
+
+def check_positions(
+    clip: Clip | None, prompt: prompts.Prompt, max_new_tokens: int, config: ModelConfig
+) -> None:
+    """Raise ``ValueError`` if the answer would end beyond the positions that the model knows."""
+    windows = 0 if clip is None else len(clip.windows.mel_length)
+    media = windows * config.positions_per_second * config.seconds_per_chunk
+    end = len(prompt.prefix) + media + len(prompt.suffix) + max_new_tokens
+    if end > config.text.max_positions:
+        raise ValueError(
+            f"the clip ({media} positions, {config.positions_per_second} a second), the question "
+            f"and the answer need {end} positions; the model has {config.text.max_positions}: "
+            "shorten the clip, or stream it"
+        )
 
 
 def encode_clip(weights: Any, windows: Window, config: ModelConfig) -> EncodedWindow:
@@ -259,12 +275,6 @@ def prefill(
         capacity=capacity,
         slots=bucket(capacity + max_new_tokens),
     )
-    end = int(generation.position) + max_new_tokens
-    if end > params.config.text.max_positions:
-        raise ValueError(
-            f"the clip, the question and the answer need {end} positions (25 a second of video); "
-            f"the model has {params.config.text.max_positions}: shorten the clip, or stream it"
-        )
     if int(count) > capacity:
         raise AssertionError(f"kept {int(count)} tokens, more than the bound of {capacity}")
     if trace is not None:

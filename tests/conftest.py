@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from transformers import AutoTokenizer
 
+from omnizip_jax.checkpoint import Params, load_tokenizer
 from omnizip_jax.config import ModelConfig, WindowSpec
 from omnizip_jax.demo.checkpoint import write_random_checkpoint
 from omnizip_jax.types import Window
@@ -30,10 +30,10 @@ def thinker(released_folder):
 @pytest.fixture(scope="session")
 def params(released_folder, thinker):
     """The same weights for this library, float32, converted by the tests' own code."""
-    return SimpleNamespace(
-        weights=thinker.weights(),
+    return Params(
+        weights=jax.tree.map(jnp.asarray, thinker.weights()),
         config=thinker.config,
-        tokenizer=AutoTokenizer.from_pretrained(released_folder),
+        tokenizer=load_tokenizer(released_folder),
     )
 
 

@@ -59,8 +59,6 @@ class MediaArrays:
                     f"waveform must be float [S], mono and within -1..1, got {dtype} {shape}; "
                     "average channels, and divide integers by their range"
                 )
-            if not np.isfinite(self._waveform).all():
-                raise ValueError("waveform holds NaN or infinite samples")
             if sample_rate != int(sample_rate) or sample_rate < 1:
                 raise ValueError(f"sample_rate must be a positive integer, got {sample_rate!r}")
         self._fps, self._rate = fps, sample_rate
@@ -102,14 +100,11 @@ class MediaArrays:
             yield from self._sound(self._waveform.astype(np.float32))
 
     def _sound(self, waveform) -> Iterator[Sound]:
-        resampler = None
+        resampler = Resampler()
         for start in range(0, len(waveform), self._rate):
             block = waveform[None, start : start + self._rate]
             frame = av.AudioFrame.from_ndarray(block, "fltp", "mono")
             frame.sample_rate, frame.pts = self._rate, start
             frame.time_base = Fraction(1, self._rate)
-            if resampler is None:
-                resampler = Resampler(frame, Fraction(0))
             yield from resampler.push(frame)
-        if resampler is not None:
-            yield from resampler.push(None)
+        yield from resampler.finish()

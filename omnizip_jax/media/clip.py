@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -101,29 +103,38 @@ def load_clip(
         sampler = FrameSampler(spacing)
         grids = _Grids(spec.grid_slots, patch, merge, temporal_patch, max_frames)
         sound, heard, seen = [np.zeros(0, np.float32)], 0, 0.0
-        with tqdm(
-            total=media.duration and round(media.duration, 1),
-            disable=not progress,
-            desc="decoding",
-            unit="s",
-        ) as bar:
+        total = None if media.duration is None else math.ceil(media.duration)
+        with tqdm(total=total, disable=not progress, desc="decoding", unit="s") as bar:
             for event in media.decode(sampler.wants):
-                if isinstance(event, Sound):
-                    sound.append(continue_sound(heard, event))
-                    heard += len(sound[-1])
-                else:
-                    seen = max(seen, event.end)
-                    grids.add(sampler.push(event))
-                bar.update(max(0.0, round(max(seen, heard / SAMPLE_RATE) - bar.n, 1)))
+                try:
+                    if isinstance(event, Sound):
+                        sound.append(continue_sound(heard, event))
+                        heard += len(sound[-1])
+                    else:
+                        seen = max(seen, event.end)
+                        grids.add(sampler.push(event))
+                except ValueError as error:
+                    raise ValueError(f"{media.name}: {error}") from error
+                now = int(max(seen, heard / SAMPLE_RATE))
+                bar.update(max(0, min(now, total or now) - bar.n))
             grids.add(sampler.finish())
+        duration = max(seen, heard / SAMPLE_RATE)
+        if media.duration is not None and duration < 0.9 * media.duration:
+            warnings.warn(
+                f"{media.name}: ends at {duration:.1f} s of {media.duration:.1f} s; is it cut off?",
+                stacklevel=2,
+            )
 
+    waveform = np.concatenate(sound)
+    if not np.isfinite(waveform).all():
+        raise ValueError(f"{media.name}: the sound holds NaN or infinite samples")
+    mel = clip_log_mel(waveform, mel_bins)
     seconds_per_grid = spacing * temporal_patch
-    mel = clip_log_mel(np.concatenate(sound), mel_bins)
     return Clip(
         windows=_cut(grids.finish(), mel, seconds_per_grid, spec, grids.cells, grids.shape),
-        duration=max(seen, heard / SAMPLE_RATE),
+        duration=duration,
         seconds_per_grid=seconds_per_grid,
-        has_video=seen > 0,
+        has_video=grids.cells is not None,
         has_audio=heard > 0,
     )
 
@@ -206,14 +217,15 @@ def _cut(grids, mel, seconds_per_grid, spec: WindowSpec, cells, shape) -> Window
     padded = np.zeros((bins, count * mel_frames), np.float32)
     used = min(length, padded.shape[1])
     padded[:, :used] = mel[:, :used]
-    return Window(
-        patches=patches,
-        grid_size=np.tile(np.array(cells or (1, 1), np.int32), (count, 1)),
-        grid_mask=mask,
-        grid_time=time.astype(np.int32),
-        mel=np.ascontiguousarray(padded.reshape(bins, count, mel_frames).transpose(1, 0, 2)),
-        mel_length=np.clip(used - mel_frames * np.arange(count), 0, mel_frames).astype(np.int32),
-    )
+    leaves: dict[str, Any] = {  # numpy here; arrays of the device once they are used
+        "patches": patches,
+        "grid_size": np.tile(np.array(cells or (1, 1), np.int32), (count, 1)),
+        "grid_mask": mask,
+        "grid_time": time.astype(np.int32),
+        "mel": np.ascontiguousarray(padded.reshape(bins, count, -1).transpose(1, 0, 2)),
+        "mel_length": np.clip(used - mel_frames * np.arange(count), 0, mel_frames).astype(np.int32),
+    }
+    return Window(**leaves)
 
 
 def _four(source: tuple) -> tuple:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
-from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+from av.error import FFmpegError, InvalidDataError
 from av.video.reformatter import Interpolation
 
 from omnizip_jax.media.clock import Picture, Sound
@@ -42,7 +42,7 @@ class MediaFile:
         self.name = str(source)
         try:
             self._container = av.open(self.name)
-        except (av.FFmpegError, OSError) as error:
+        except (FFmpegError, OSError) as error:
             raise ValueError(
                 f"{self.name}: cannot be opened as video or sound: {error.strerror}"
             ) from error
@@ -60,8 +60,7 @@ class MediaFile:
         if self._video is not None:
             self._video.thread_type = "AUTO"
         self._origin = min(
-            (s.start_time * s.time_base for s in used if s.start_time is not None),
-            default=Fraction(0),
+            (s.start_time * _tick(s) for s in used if s.start_time is not None), default=0.0
         )
 
     @property
@@ -74,6 +73,7 @@ class MediaFile:
 
     @property
     def duration(self) -> float | None:
+        """Seconds by the container's word, or None."""
         duration = self._container.duration
         return None if duration is None else duration / av.time_base
 
@@ -118,19 +118,19 @@ class MediaFile:
             for event in self._decode(wants):
                 empty = False
                 yield event
-        except (av.FFmpegError, OSError) as error:
+        except (FFmpegError, OSError) as error:
             raise ValueError(f"{self.name}: reading failed: {error.strerror}") from error
         if empty:
             raise ValueError(f"{self.name}: no picture and no sound could be decoded")
 
     def _decode(self, wants):
-        resampler = None
+        resampler = Resampler(self._origin)
         end = 0.0
         damaged = 0
         for packet in self._packets(wants):
             try:
                 frames = packet.decode()
-            except av.error.InvalidDataError:
+            except InvalidDataError:
                 damaged += 1
                 continue
             for frame in frames:
@@ -138,16 +138,11 @@ class MediaFile:
                     picture = self._picture(frame, end)
                     end = picture.end
                     yield picture
-                    continue
-                if resampler is None or not resampler.takes(frame):
-                    if resampler is not None:
-                        yield from resampler.push(None)
-                    resampler = Resampler(frame, self._origin)
-                yield from resampler.push(frame)
-        if resampler is not None:
-            yield from resampler.push(None)
+                elif isinstance(frame, av.AudioFrame):
+                    yield from resampler.push(frame)
+        yield from resampler.finish()
         if damaged:
-            warnings.warn(f"{self.name}: left out {damaged} damaged packets", stacklevel=4)
+            warnings.warn(f"{self.name}: left out {damaged} damaged packets", stacklevel=2)
 
     def _packets(self, wants):
         """All packets; the decoder passes over frames neither wanted nor needed by others."""
@@ -163,15 +158,20 @@ class MediaFile:
             yield packet
 
     def _time(self, pts: int) -> float:
-        return float(pts * self._video.time_base - self._origin)
+        return pts * _tick(self._video) - self._origin
 
     def _picture(self, frame: av.VideoFrame, previous_end: float) -> Picture:
         pts = frame.pts if frame.pts is not None else frame.dts
         start = previous_end if pts is None else self._time(pts)
-        rate = self._video.average_rate or 25
-        lasts = frame.duration * self._video.time_base if frame.duration else 1 / rate
+        stream = self._video
+        assert stream is not None
+        end = start + (
+            frame.duration * _tick(stream)
+            if frame.duration
+            else 1 / float(stream.average_rate or 25)
+        )
         turns = round(frame.rotation / 90) % 4  # counterclockwise
-        height, width = frame.height, frame.width * (self._video.sample_aspect_ratio or 1)
+        height, width = frame.height, frame.width * float(stream.sample_aspect_ratio or 1)
 
         def render(height: int, width: int) -> np.ndarray:
             if turns % 2:
@@ -183,7 +183,12 @@ class MediaFile:
 
         if turns % 2:
             height, width = width, height
-        return Picture(start, start + float(lasts), float(height), float(width), render)
+        return Picture(start, end, height, width, render)
+
+
+def _tick(stream) -> float:
+    """Seconds to one unit of the stream's timestamps."""
+    return float(stream.time_base)
 
 
 def _with_following(packets, stream):

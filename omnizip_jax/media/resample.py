@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fractions import Fraction
 
 import av
 import numpy as np
@@ -13,30 +12,41 @@ from omnizip_jax.media.sound import SAMPLE_RATE
 
 
 class Resampler:
-    """Resamples audio frames of one format; channels are averaged, as the model was fed.
+    """Turns audio frames into sound on the clip's clock; the format may change on the way.
+
+    Channels are averaged with equal weights, which is how the model was fed.
 
     Args:
-        frame: the first of them.
-        origin: start of the clip in the frames' time, seconds.
+        origin: start of the clip in the frames' own time, seconds.
     """
 
-    def __init__(self, frame: av.AudioFrame, origin: Fraction):
-        self._kind = frame.format.name, frame.layout.name, frame.sample_rate
-        self._resampler = av.AudioResampler("fltp", frame.layout, SAMPLE_RATE)
+    def __init__(self, origin: float = 0.0):
         self._origin = origin
+        self._format = None
+        self._resampler = av.AudioResampler()
         self._end = 0.0
 
-    def takes(self, frame: av.AudioFrame) -> bool:
-        return self._kind == (frame.format.name, frame.layout.name, frame.sample_rate)
+    def push(self, frame: av.AudioFrame) -> Iterator[Sound]:
+        """Take a frame; yields the sound that is ready."""
+        kind = frame.format.name, frame.layout.name, frame.sample_rate
+        if kind != self._format:
+            yield from self.finish()
+            self._format = kind
+            self._resampler = av.AudioResampler("fltp", frame.layout, SAMPLE_RATE)
+        yield from self._sounds(frame)
 
-    def push(self, frame: av.AudioFrame | None) -> Iterator[Sound]:
-        """Sound that is ready; ``None`` asks for the rest."""
+    def finish(self) -> Iterator[Sound]:
+        """The rest, when no frame follows."""
+        if self._format is not None:
+            yield from self._sounds(None)
+
+    def _sounds(self, frame):
         for part in self._resampler.resample(frame):
             if part is None or not part.samples:
                 continue
-            if part.pts is None:
-                start = self._end
+            if part.pts is not None and part.time_base is not None:
+                start = part.pts * float(part.time_base) - self._origin
             else:
-                start = float(part.pts * part.time_base - self._origin)
+                start = self._end
             self._end = start + part.samples / SAMPLE_RATE
             yield Sound(start, part.to_ndarray().mean(axis=0, dtype=np.float32))

@@ -77,7 +77,7 @@ def clip_log_mel(
     padded[HISTORY : HISTORY + len(samples)] = samples
     padded[:HISTORY] = padded[HISTORY + 1 : 2 * HISTORY + 1][::-1]
     power = mel_power(padded, bins)
-    return log_mel(power[:, :count], loudness(power.max()))
+    return log_mel(power[:, :count], float(loudness(power).max()))
 
 
 @functools.cache

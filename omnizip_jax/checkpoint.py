@@ -10,7 +10,9 @@ A checkpoint is a folder that needs nothing else::
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ CONFIG = "config.json"
 TOKENIZER = "tokenizer"
 WEIGHTS = "weights"
 UNFINISHED = "CONVERSION_UNFINISHED"  # a file that lies in the folder until all is written
+ADVICE = "write one with `omnizip convert SOURCE TARGET`"
 
 
 @struct.dataclass
@@ -59,14 +62,16 @@ def load(path: str | Path, dtype: jax.typing.DTypeLike | None = None) -> Params:
     _check_folder(path)
     config = ModelConfig.from_file(path / CONFIG)
     expected = abstract_params(config)
-    stored = ocp.pytree_metadata(_absolute(path / WEIGHTS)).metadata
+    with _explained(path):
+        stored = ocp.pytree_metadata(_absolute(path / WEIGHTS)).metadata
     _check_shapes(path, expected, stored)
-    sharding = jnp.zeros(()).sharding
+    sharding = jnp.zeros(()).sharding  # of the default device
     wanted = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=sharding),
         stored,
     )
-    weights = ocp.load(_absolute(path / WEIGHTS), wanted)
+    with _explained(path):
+        weights = ocp.load(_absolute(path / WEIGHTS), wanted)
     return Params(weights=weights, config=config, tokenizer=load_tokenizer(path / TOKENIZER))
 
 
@@ -125,9 +130,8 @@ def abstract_params(config: ModelConfig, dtype: jax.typing.DTypeLike = jnp.float
 
 
 def _check_folder(path: Path) -> None:
-    advice = "write one with `omnizip convert SOURCE TARGET`"
     if not path.is_dir():
-        raise ValueError(f"{path}: no such folder. Give a converted checkpoint; {advice}")
+        raise ValueError(f"{path}: no such folder. Give a converted checkpoint; {ADVICE}")
     if (path / UNFINISHED).exists():
         raise ValueError(
             f"{path}: the remains of an interrupted conversion. Delete them and run "
@@ -140,7 +144,7 @@ def _check_folder(path: Path) -> None:
             f"{path}: a checkpoint in the released layout, not yet converted. "
             f"Run `omnizip convert {path} TARGET` and load TARGET"
         )
-    raise ValueError(f"{path}: not a converted checkpoint; {advice}")
+    raise ValueError(f"{path}: not a converted checkpoint; {ADVICE}")
 
 
 def _check_shapes(path: Path, expected: Any, stored: Any) -> None:
@@ -154,9 +158,19 @@ def _check_shapes(path: Path, expected: Any, stored: Any) -> None:
     wrong = sorted(name for name in want.keys() | found.keys() if want.get(name) != found.get(name))
     if wrong:
         lines = [f"  {name}: expected {want.get(name)}, found {found.get(name)}" for name in wrong]
-        raise ValueError(
-            f"{path}: {WEIGHTS} does not fit {CONFIG}; convert again.\n" + "\n".join(lines)
-        )
+        raise ValueError(f"{path}: {WEIGHTS} do not fit {CONFIG}; {ADVICE}\n" + "\n".join(lines))
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Say which folder is damaged; Orbax raises many kinds of errors, ``Exception`` among them."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError:  # out of memory, no fault of the files
+        raise
+    except Exception as error:
+        reason = str(error.__cause__ or error).partition("\n")[0]
+        raise ValueError(f"{path}: damaged weights; {ADVICE} ({reason})") from error
 
 
 def _absolute(path: Path) -> str:

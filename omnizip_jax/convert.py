@@ -7,6 +7,7 @@ speech parts (talker, token2wav) are counted and left out.
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import shutil
 import sys
@@ -49,7 +50,7 @@ Plan = list[tuple[Leaf, np.dtype]]  # what to write, and in which type
 def convert(source: Path, target: Path, dtype: str | None = None) -> None:
     """Convert a released checkpoint into a self-contained folder for ``omnizip_jax.load``.
 
-    Peak memory is the largest stacked parameter (or ``BATCH_BYTES``) and one slice of a shard.
+    Peak memory is that of the largest stacked parameter and one slice of a shard.
     The target appears under its name when all is written; until then its files lie in
     ``TARGET.unfinished`` beside it. The source is only read.
 
@@ -75,7 +76,7 @@ def convert(source: Path, target: Path, dtype: str | None = None) -> None:
     work = _make_work_folder(target, total)
     try:
         _copy_files(source, work)
-        _write_weights(work / WEIGHTS, plan, tensors, total)
+        _write_weights(work / WEIGHTS, plan, tensors)
         (work / UNFINISHED).unlink()
         work.rename(target)
     except BaseException:
@@ -98,8 +99,8 @@ def _read_config(source: Path) -> ModelConfig:
         )
     try:
         return ModelConfig.from_file(source / CONFIG)
-    except (ValueError, AttributeError) as error:
-        raise ConversionError(f"{error}") from error
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
 
 
 def _check_target(source: Path, target: Path) -> None:
@@ -118,15 +119,19 @@ def _make_work_folder(target: Path, total: int) -> Path:
     elif work.exists():
         raise ConversionError(f"{work}: in the way, and not the remains of a conversion; remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(target.parent).free
-    if free < total + SPARE_BYTES:
-        raise ConversionError(
-            f"{target.parent}: disk full; the conversion needs "
-            f"{(total + SPARE_BYTES) / 1e9:.2f} GB, {free / 1e9:.2f} GB are free"
-        )
+    _check_space(target.parent, total)
     work.mkdir()
     (work / UNFINISHED).write_text("The remains of an interrupted conversion. Safe to delete.\n")
     return work
+
+
+def _check_space(folder: Path, remaining: int) -> None:
+    needed, free = remaining + SPARE_BYTES, shutil.disk_usage(folder).free
+    if free < needed:
+        raise ConversionError(
+            f"{folder}: disk full; {needed / 1e9:.2f} GB are still needed, "
+            f"{free / 1e9:.2f} GB are free"
+        )
 
 
 def _copy_files(source: Path, work: Path) -> None:
@@ -145,21 +150,19 @@ def _copy_files(source: Path, work: Path) -> None:
         raise ConversionError(f"{source}: {str(error).partition(': ')[2]}") from error
 
 
-def _write_weights(
-    path: Path,
-    plan: Plan,
-    tensors: Mapping[str, Tensor],
-    total: int,
-) -> None:
+def _write_weights(path: Path, plan: Plan, tensors: Mapping[str, Tensor]) -> None:
     """Build, write and free one batch of leaves after the other."""
     context = ocp.Context()
     context.memory.deepcopy_host_arrays = False  # the arrays are ours and do not change
     context.array.saving.use_compression = False  # weights hardly shrink, and it takes long
-    with context, tqdm(total=total, unit="B", unit_scale=True, desc="converting") as bar:
+    remaining = sum(_bytes(*entry) for entry in plan)
+    with context, tqdm(total=remaining, unit="B", unit_scale=True, desc="converting") as bar:
         for batch in _batches(plan):
+            _check_space(path.parent, remaining)  # others may fill the disk meanwhile
             arrays = {leaf.path: _build(leaf, dtype, tensors, bar) for leaf, dtype in batch}
             _attempt(ocp.partial.save, path, flax.traverse_util.unflatten_dict(arrays))
-            del arrays
+            remaining -= sum(array.nbytes for array in arrays.values())
+            del arrays  # before the next are built
         _attempt(ocp.partial.finalize, path)
 
 
@@ -172,12 +175,13 @@ def _attempt(write: Callable[..., None], path: Path, *arguments) -> None:
 
 
 def _batches(plan: Plan) -> Iterator[Plan]:
-    """Leaves in order, cut where a batch would exceed ``BATCH_BYTES``."""
+    """Leaves in order, cut where a batch would exceed the largest leaf or ``BATCH_BYTES``."""
+    limit = min(BATCH_BYTES, max(_bytes(*entry) for entry in plan))
     batch: Plan = []
     size = 0
     for leaf, dtype in plan:
         extra = _bytes(leaf, dtype)
-        if batch and size + extra > BATCH_BYTES:
+        if batch and size + extra > limit:
             yield batch
             batch, size = [], 0
         batch.append((leaf, dtype))
@@ -212,6 +216,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
         help="type of the converted weights (default: as stored, bfloat16 in the released files)",
     )
     arguments = parser.parse_args(argv)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it also raises
     try:
         convert(arguments.source, arguments.target, arguments.dtype)
     except (ConversionError, OSError) as error:

@@ -34,7 +34,7 @@ LEFT_OUT = re.compile(
     r"|.*\.(inv_freq|positional_embedding)$"
 )
 
-SLICE_BYTES = 2**20  # read at once; small slices also transpose faster, inside the CPU's cache
+SLICE_BYTES = 2**22  # read at once; small slices also transpose faster, inside the CPU's cache
 
 
 class ConversionError(ValueError):
@@ -119,12 +119,12 @@ class Tensor:
         """The tensor, some rows of its first axis at a time."""
         row_bytes = 4 * math.prod(self.shape[1:])
         step = max(1, SLICE_BYTES // row_bytes)
-        # A new handle for each tensor: pages that were read stay in memory while it is open.
-        with safe_open(self.file, framework="numpy") as handle:
-            data = handle.get_slice(self.key)
-            for start in range(0, self.shape[0], step):
-                rows = slice(start, min(start + step, self.shape[0]))
-                yield rows, data[rows]
+        for start in range(0, self.shape[0], step):
+            rows = slice(start, min(start + step, self.shape[0]))
+            # A handle for each slice: what was read through it stays mapped while it is open.
+            with safe_open(self.file, framework="numpy") as handle:
+                values = handle.get_slice(self.key)[rows]
+            yield rows, values
 
 
 def find_tensors(source: Path) -> dict[str, Tensor]:

@@ -1,0 +1,218 @@
+"""Loading a converted checkpoint, and the random checkpoints in the released layout."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from transformers import AutoTokenizer
+
+from omnizip_jax import convert
+from omnizip_jax.checkpoint import Params, abstract_params, load
+from omnizip_jax.config import ModelConfig
+from omnizip_jax.demo.checkpoint import SPECIAL_TOKENS, write_random_checkpoint
+
+
+@pytest.fixture(scope="module")
+def converted(released_folder, tmp_path_factory):
+    target = tmp_path_factory.mktemp("converted") / "model"
+    convert.convert(released_folder, target)
+    return target
+
+
+@pytest.fixture
+def copy(converted, tmp_path):
+    """A copy of the converted checkpoint, to be damaged."""
+    return Path(shutil.copytree(converted, tmp_path / "copy"))
+
+
+# --- load
+
+
+def test_weights_are_those_of_the_modules(converted):
+    params = load(converted)
+    expected = abstract_params(params.config, "bfloat16")
+    assert jax.tree.structure(params.weights) == jax.tree.structure(expected)
+    for ours, wanted in zip(
+        jax.tree.leaves(params.weights), jax.tree.leaves(expected), strict=True
+    ):
+        assert isinstance(ours, jax.Array)
+        assert ours.devices() == {jax.devices()[0]}
+        assert (ours.shape, ours.dtype) == (wanted.shape, wanted.dtype)
+
+
+def test_dtype_by_choice(converted):
+    stored, wide = load(converted), load(converted, dtype="float32")
+    for narrow, leaf in zip(jax.tree.leaves(stored), jax.tree.leaves(wide), strict=True):
+        assert leaf.dtype == jnp.float32
+        np.testing.assert_array_equal(leaf, narrow.astype(jnp.float32))
+
+
+def test_configuration_and_tokenizer_ride_along(converted, released_folder):
+    params = load(str(converted))
+    assert params.config == ModelConfig.from_file(released_folder / "config.json")
+    assert params.tokenizer.convert_tokens_to_ids("<|VIDEO|>") == params.config.video_token
+    assert params.tokenizer.chat_template
+
+    @jax.jit
+    def scale(params: Params) -> jax.Array:
+        assert isinstance(params.config.text.hidden, int)
+        return params.weights["text"]["norm"]["scale"] * 2
+
+    assert scale(params).shape == (params.config.text.hidden,)
+
+
+def test_folder_is_self_contained(converted, tmp_path):
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(converted, moved)
+    params = load(moved)
+    assert params.tokenizer.decode(params.tokenizer("hello").input_ids) == "hello"
+
+
+def test_template_beside_the_tokenizer(released_folder, tmp_path):
+    """Older releases name the class Qwen2Tokenizer and keep the template in a JSON file."""
+    source = tmp_path / "source"
+    shutil.copytree(released_folder, source)
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    settings |= {"tokenizer_class": "Qwen2Tokenizer", "processor_class": "Qwen2_5OmniProcessor"}
+    (source / "tokenizer_config.json").write_text(json.dumps(settings))
+    template = source / "chat_template.jinja"
+    text = template.read_text()
+    (source / "chat_template.json").write_text(json.dumps({"chat_template": text}))
+    template.unlink()
+    convert.convert(source, tmp_path / "model")
+    assert load(tmp_path / "model").tokenizer.chat_template == text
+
+
+def test_not_a_checkpoint(tmp_path, released_folder):
+    (tmp_path / "file").write_text("hello")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "nowhere", tmp_path / "file", tmp_path / "folder"):
+        with pytest.raises(ValueError, match="omnizip convert SOURCE TARGET") as caught:
+            load(path)
+        assert str(path) in str(caught.value)
+    with pytest.raises(ValueError, match=f"omnizip convert {released_folder} TARGET"):
+        load(released_folder)
+
+
+def test_interrupted_conversion(copy):
+    (copy / "CONVERSION_UNFINISHED").write_text("")
+    with pytest.raises(ValueError, match="interrupted conversion"):
+        load(copy)
+
+
+def test_configuration_of_another_size(copy):
+    config = json.loads((copy / "config.json").read_text())
+    config["thinker_config"]["text_config"]["num_hidden_layers"] = 3
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"do not fit config.json") as caught:
+        load(copy)
+    assert "['text']['layers']['mlp']['up_proj']['kernel']" in str(caught.value)
+    assert "expected (3, 64, 128), found (4, 64, 128)" in str(caught.value)
+
+
+def test_weights_lost(copy):
+    for file in (copy / "weights").iterdir():
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
+    with pytest.raises(ValueError, match=r"damaged weights; write one with `omnizip convert"):
+        load(copy)
+
+
+def test_weights_truncated(copy):
+    data = max((copy / "weights").rglob("d/*"), key=lambda file: file.stat().st_size)
+    data.write_bytes(data.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"damaged weights; write one with `omnizip convert"):
+        load(copy)
+
+
+# --- random checkpoints in the released layout
+
+
+def test_transformers_loads_every_tensor(released_folder):
+    import torch
+    from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
+
+    model, report = Thinker.from_pretrained(
+        released_folder, dtype=torch.float32, output_loading_info=True
+    )
+    assert not any(report.values())
+    embedding = model.get_input_embeddings().weight.detach().numpy()
+    name = "thinker.model.embed_tokens.weight"
+    shards = [load_file(file) for file in released_folder.glob("*.safetensors")]
+    (stored,) = [shard[name] for shard in shards if name in shard]
+    np.testing.assert_array_equal(embedding, stored.astype(np.float32))
+
+
+def test_same_seed_same_files(released_folder, tmp_path):
+    again = write_random_checkpoint(tmp_path / "again")
+    other = write_random_checkpoint(tmp_path / "other", seed=1)
+    for file in released_folder.iterdir():
+        assert (again / file.name).read_bytes() == file.read_bytes()
+    shard = "model-00001-of-00002.safetensors"
+    assert (again / shard).read_bytes() != (other / shard).read_bytes()
+
+
+def test_index_names_every_tensor(released_folder):
+    index = json.loads((released_folder / "model.safetensors.index.json").read_text())
+    files = sorted(released_folder.glob("*.safetensors"))
+    assert len(files) == 2
+    found = {name: file.name for file in files for name in load_file(file)}
+    assert index["weight_map"] == found
+
+
+def test_tokens_agree_with_the_configuration(released_folder):
+    tokenizer = AutoTokenizer.from_pretrained(released_folder)
+    config = ModelConfig.from_file(released_folder / "config.json")
+    ids = [tokenizer.convert_tokens_to_ids(name) for name in SPECIAL_TOKENS]
+    assert len(set(ids)) == len(ids)
+    assert max(ids) < config.text.vocabulary
+    assert [tokenizer(name).input_ids for name in SPECIAL_TOKENS] == [[token] for token in ids]
+    names = ["<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>", "<|vision_bos|>", "<|vision_eos|>"]
+    assert tokenizer.convert_tokens_to_ids(names) == [
+        config.audio_token,
+        config.audio_start_token,
+        config.audio_end_token,
+        config.vision_start_token,
+        config.vision_end_token,
+    ]
+    assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|endoftext|>")
+
+
+@pytest.mark.parametrize("text", ["What is said?", "naïve → 日本語 🎧", " \n  tabs\tand 'quotes'"])
+def test_tokenizer_encodes_any_text(released_folder, text):
+    tokenizer = AutoTokenizer.from_pretrained(released_folder)
+    assert tokenizer.decode(tokenizer(text).input_ids) == text
+
+
+def test_chat_template_renders_as_the_released_one(released_folder):
+    tokenizer = AutoTokenizer.from_pretrained(released_folder)
+
+    def render(*messages, **options):
+        return tokenizer.apply_chat_template(list(messages), tokenize=False, **options)
+
+    parts = [{"type": "video", "video": "clip.mp4"}, {"type": "text", "text": "What is said?"}]
+    assert render({"role": "user", "content": parts}, add_generation_prompt=True) == (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>user\n<|vision_bos|><|VIDEO|><|vision_eos|>What is said?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    system = {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
+    audio = {"role": "user", "content": [{"type": "audio"}, {"type": "image"}]}
+    answer = {"role": "assistant", "content": "Yes."}
+    assert render(system, audio, answer) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n"
+        "<|im_start|>user\n<|audio_bos|><|AUDIO|><|audio_eos|>"
+        "<|vision_bos|><|IMAGE|><|vision_eos|><|im_end|>\n"
+        "<|im_start|>assistant\nYes.<|im_end|>\n"
+    )
+
+
+def test_unknown_size(tmp_path):
+    with pytest.raises(ValueError, match="tiny, small, 3b"):
+        write_random_checkpoint(tmp_path, size="huge")

@@ -1,0 +1,352 @@
+"""Conversion: the right numbers in the right places, and every way it can go wrong."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from omnizip_jax import convert
+from omnizip_jax.checkpoint import load
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def converted(released_folder, tmp_path_factory):
+    target = tmp_path_factory.mktemp("converted") / "model"
+    before = fingerprint(released_folder)
+    assert convert.main([str(released_folder), str(target)]) == 0
+    assert fingerprint(released_folder) == before
+    return target
+
+
+@pytest.fixture
+def source(released_folder, tmp_path):
+    """A copy of the released folder, to be damaged."""
+    return Path(shutil.copytree(released_folder, tmp_path / "source"))
+
+
+@pytest.fixture
+def fails(tmp_path, capfd):
+    """Convert a bad source; the message. Leaves nothing behind and the source as it was."""
+
+    def run(source: Path, target: Path | None = None) -> str:
+        before = fingerprint(source)
+        target = target or tmp_path / "out" / "model"
+        existed = target.exists()
+        assert convert.main([str(source), str(target)]) == 1
+        assert fingerprint(source) == before
+        assert target.exists() == existed
+        assert not target.with_name("model.unfinished").exists()
+        message = capfd.readouterr().err
+        assert "error: " in message and "Traceback" not in message
+        return message
+
+    return run
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path): hashlib.md5(path.read_bytes()).hexdigest() for path in files}
+
+
+def released(folder: Path) -> dict[str, np.ndarray]:
+    return {
+        name: array
+        for file in folder.glob("*.safetensors")
+        for name, array in load_file(file).items()
+    }
+
+
+def edit_shard(folder: Path, change) -> None:
+    """Rewrite the first shard after ``change`` has edited its tensors."""
+    file = min(folder.glob("*.safetensors"))
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file)
+
+
+# --- the numbers
+
+
+def test_every_layout_rule(released_folder, converted):
+    weights, raw = load(converted, "float32").weights, released(released_folder)
+
+    def same(ours, name, transform=lambda x: x):
+        np.testing.assert_array_equal(ours, transform(raw[f"thinker.{name}"].astype(np.float32)))
+
+    audio, vision, text = weights["audio"], weights["vision"], weights["text"]
+    same(audio["conv1"]["kernel"], "audio_tower.conv1.weight", lambda x: x.transpose(2, 1, 0))
+    same(audio["ln_post"]["scale"], "audio_tower.ln_post.weight")
+    same(audio["layers"]["fc2"]["kernel"][1], "audio_tower.layers.1.fc2.weight", np.transpose)
+    same(audio["layers"]["fc2"]["bias"][0], "audio_tower.layers.0.fc2.bias")
+    assert "bias" not in audio["layers"]["self_attn"]["k_proj"]
+    same(
+        vision["patch_embed"]["proj"]["kernel"],
+        "visual.patch_embed.proj.weight",
+        lambda x: x.reshape(x.shape[0], -1).T,
+    )
+    same(vision["merger"]["mlp_2"]["kernel"], "visual.merger.mlp.2.weight", np.transpose)
+    same(vision["blocks"]["norm2"]["scale"][3], "visual.blocks.3.norm2.weight")
+    same(text["embed_tokens"]["embedding"], "model.embed_tokens.weight")
+    same(text["lm_head"]["kernel"], "lm_head.weight", np.transpose)
+    same(
+        text["layers"]["self_attn"]["k_proj"]["kernel"][2],
+        "model.layers.2.self_attn.k_proj.weight",
+        np.transpose,
+    )
+    same(text["norm"]["scale"], "model.norm.weight")
+
+
+def test_all_weights_equal_those_of_transformers(converted, thinker):
+    ours, theirs = load(converted, "float32").weights, thinker.weights()
+    theirs["audio"].pop("audio_bos_eos_token", None)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_dtype_of_the_conversion(released_folder, converted, tmp_path, dtype):
+    convert.main([str(released_folder), str(tmp_path / "model"), "--dtype", dtype])
+    leaves = jax.tree.leaves(load(tmp_path / "model").weights)
+    assert {leaf.dtype for leaf in leaves} == {np.dtype(dtype)}
+    stored = jax.tree.leaves(load(converted).weights)
+    assert {leaf.dtype for leaf in stored} == {np.dtype("bfloat16")}
+    for ours, reference in zip(leaves, stored, strict=True):
+        np.testing.assert_array_equal(ours.astype("float32"), reference.astype("float32"))
+
+
+def test_mixed_types_keep_the_widest(source, tmp_path):
+    name = "thinker.audio_tower.layers.0.fc1.bias"
+    edit_shard(source, lambda tensors: tensors.update({name: tensors[name].astype(np.float32) / 3}))
+    convert.convert(source, tmp_path / "model")
+    layers = load(tmp_path / "model").weights["audio"]["layers"]
+    assert layers["fc1"]["bias"].dtype == np.float32
+    assert layers["fc1"]["kernel"].dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(layers["fc1"]["bias"][0], released(source)[name])
+
+
+@pytest.mark.parametrize("prefix", ["thinker.", ""])
+def test_a_save_of_the_thinker_alone(released_folder, converted, thinker, tmp_path, prefix):
+    source = tmp_path / "thinker"
+    thinker.model.save_pretrained(source)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(released_folder / name, source)
+    tensors = load_file(source / "model.safetensors")  # a single file, and the thinker's own config
+    renamed = {prefix + name.removeprefix("thinker."): array for name, array in tensors.items()}
+    save_file(renamed, source / "model.safetensors")
+    convert.convert(source, tmp_path / "model")
+    found, expected = load(tmp_path / "model"), load(converted)
+    assert found.config == expected.config
+    jax.tree.map(np.testing.assert_array_equal, found.weights, expected.weights)
+
+
+def test_tied_embeddings_need_no_head(source, tmp_path):
+    config = json.loads((source / "config.json").read_text())
+    config["thinker_config"]["tie_word_embeddings"] = True
+    (source / "config.json").write_text(json.dumps(config))
+    for file in source.glob("*.safetensors"):
+        tensors = load_file(file)
+        tensors.pop("thinker.lm_head.weight", None)
+        save_file(tensors, file)
+    convert.convert(source, tmp_path / "model")
+    assert "lm_head" not in load(tmp_path / "model").weights["text"]
+
+
+def test_batches_and_slices_of_any_size(released_folder, converted, tmp_path, monkeypatch):
+    monkeypatch.setattr(convert, "BATCH_BYTES", 2**15)
+    monkeypatch.setattr("omnizip_jax.released.SLICE_BYTES", 1000)
+    convert.convert(released_folder, tmp_path / "model")
+    one, many = load(converted).weights, load(tmp_path / "model").weights
+    jax.tree.map(np.testing.assert_array_equal, one, many)
+
+
+def test_the_screen_says_what_is_left_out(released_folder, tmp_path, capfd):
+    convert.main([str(released_folder), str(tmp_path / "model")])
+    out, err = capfd.readouterr()
+    assert "left out: talker (3 tensors)" in out
+    assert "left out: token2wav (2 tensors)" in out
+    assert "left out: thinker.audio_tower.audio_bos_eos_token.weight (1 tensor)" in out
+    assert "159 tensors" in out
+    assert "100%" in err  # the progress bar
+
+
+# --- what can be wrong with the source
+
+
+def test_bad_tensors_are_listed_all_at_once(source, fails):
+    def spoil(tensors):
+        del tensors["thinker.audio_tower.layers.1.fc1.weight"]
+        del tensors["thinker.audio_tower.conv1.bias"]
+        tensors["thinker.audio_tower.layers.0.fc1.bias"] = np.zeros((7,), np.float32)
+        tensors["thinker.audio_tower.ln_post.bias"] = np.zeros((32,), np.int32)
+        tensors["thinker.visual.extra.weight"] = np.zeros((2, 3), np.float32)
+        tensors["thinker.visual.rotary_pos_emb.inv_freq"] = np.zeros((4,), np.float32)
+
+    edit_shard(source, spoil)
+    message = fails(source)
+    assert "(5)" in message
+    assert "missing   thinker.audio_tower.layers.1.fc1.weight: expected shape [64, 32]" in message
+    assert "missing   thinker.audio_tower.conv1.bias: expected shape [32]" in message
+    assert "misshapen thinker.audio_tower.layers.0.fc1.bias: expected [64], found [7]" in message
+    assert "misshapen thinker.audio_tower.ln_post.bias: expected one of BF16" in message
+    assert "surplus   thinker.visual.extra.weight: found shape [2, 3]" in message
+    assert "inv_freq" not in message
+
+
+@pytest.mark.parametrize("keep", [4, 100, -1])
+def test_truncated_shard(source, fails, keep):
+    file = max(source.glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:keep])
+    message = fails(source)
+    assert file.name in message and "not fully downloaded" in message
+
+
+def test_missing_shard(source, fails):
+    file = max(source.glob("*.safetensors"))
+    file.unlink()
+    assert f"{file.name}: named in the index, but not there" in fails(source)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_damaged_index(source, fails, content):
+    (source / "model.safetensors.index.json").write_text(content)
+    assert "damaged index" in fails(source)
+
+
+def test_no_weights(source, fails):
+    for file in source.glob("*.safetensors*"):
+        file.unlink()
+    assert "no weights here" in fails(source)
+
+
+def test_not_a_folder(tmp_path, fails):
+    assert "not a folder" in fails(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").write_text("hello")
+    assert "not a folder" in fails(tmp_path / "notes.txt")
+
+
+def test_wrong_folder(tmp_path, fails):
+    (tmp_path / "photos").mkdir()
+    assert "no config.json" in fails(tmp_path / "photos")
+
+
+@pytest.mark.parametrize("content", ["hello", '{"model_type": "llama", "hidden_size": 64}'])
+def test_wrong_config(source, fails, content):
+    (source / "config.json").write_text(content)
+    assert "config.json" in fails(source)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja"])
+def test_no_tokenizer(source, fails, name):
+    (source / name).unlink()
+    message = fails(source)
+    assert "tokenizer" in message and str(source) in message
+
+
+# --- what can be wrong with the target
+
+
+def test_target_exists(released_folder, tmp_path, fails):
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "precious").write_text("do not lose")
+    assert "exists already" in fails(released_folder, target)
+    assert (target / "precious").read_text() == "do not lose"
+
+
+def test_target_inside_the_source(source, fails):
+    assert "inside the source" in fails(source, source / "model")
+
+
+def test_something_else_in_the_way(released_folder, tmp_path, capfd):
+    work = tmp_path / "model.unfinished"
+    work.mkdir()
+    (work / "precious").write_text("do not lose")
+    assert convert.main([str(released_folder), str(tmp_path / "model")]) == 1
+    assert "in the way" in capfd.readouterr().err
+    assert (work / "precious").exists()
+
+
+def test_disk_full_before(released_folder, fails, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
+    assert "disk full" in fails(released_folder)
+
+
+def test_disk_fills_meanwhile(released_folder, fails, monkeypatch):
+    free = iter([2**30, 2**30, 2**20])
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=next(free)))
+    assert "disk full" in fails(released_folder)
+
+
+def test_a_write_fails(released_folder, fails, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(convert.ocp.partial, "save", full)
+    assert "No space left on device" in fails(released_folder)
+
+
+def test_interrupted_by_the_keyboard(released_folder, tmp_path, monkeypatch, capfd):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(convert.ocp.partial, "save", stop)
+    assert convert.main([str(released_folder), str(tmp_path / "model")]) == 130
+    assert "interrupted" in capfd.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+KILLED_IN_THE_SECOND_BATCH = """
+import os, signal, sys
+from omnizip_jax import convert
+save, calls = convert.ocp.partial.save, []
+def die(*arguments):
+    calls.append(1)
+    if len(calls) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(*arguments)
+convert.ocp.partial.save = die
+convert.main(sys.argv[1:])
+"""
+
+
+def test_killed_then_run_again(released_folder, converted, tmp_path):
+    target, work = tmp_path / "model", tmp_path / "model.unfinished"
+    command = [sys.executable, "-c", KILLED_IN_THE_SECOND_BATCH, str(released_folder), str(target)]
+    assert subprocess.run(command, cwd=REPOSITORY).returncode == -signal.SIGKILL
+    assert not target.exists()
+    assert work.is_dir()
+    with pytest.raises(ValueError, match="interrupted conversion"):
+        load(work)
+
+    script = REPOSITORY / "convert" / "hf_to_flax.py"
+    command = [sys.executable, str(script), str(released_folder), str(target)]
+    again = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert "removing the remains" in again.stderr
+    assert not work.exists()
+    jax.tree.map(np.testing.assert_array_equal, load(target).weights, load(converted).weights)
+
+
+def test_released_files_have_what_the_converter_ignores(released_folder):
+    """The stand-in exercises the counting: speech tensors and the unused embedding are there."""
+    names = []
+    for file in released_folder.glob("*.safetensors"):
+        with safe_open(file, framework="numpy") as handle:
+            names += list(handle.keys())
+    assert sum(name.startswith("talker.") for name in names) == 3
+    assert sum(name.startswith("token2wav.") for name in names) == 2
+    assert "thinker.audio_tower.audio_bos_eos_token.weight" in names

@@ -47,7 +47,7 @@ SPARE_BYTES = 2**26  # on disk, beside the weights
 Plan = list[tuple[Leaf, np.dtype]]  # what to write, and in which type
 
 
-def convert(source: Path, target: Path, dtype: str | None = None) -> None:
+def convert(source: str | Path, target: str | Path, dtype: str | None = None) -> None:
     """Convert a released checkpoint into a self-contained folder for ``omnizip_jax.load``.
 
     Peak memory is that of the largest stacked parameter and one slice of a shard.
@@ -62,7 +62,7 @@ def convert(source: Path, target: Path, dtype: str | None = None) -> None:
     Raises:
         ConversionError: bad source or target, disk full.
     """
-    source, target = source.expanduser().resolve(), target.expanduser().resolve()
+    source, target = (Path(path).expanduser().resolve() for path in (source, target))
     config = _read_config(source)
     _check_target(source, target)
     leaves = released_leaves(config)

@@ -29,9 +29,9 @@ DTYPES = {"BF16": jnp.bfloat16, "F16": jnp.float16, "F32": jnp.float32}
 
 # In released files and of no use here: speech output, and what can be computed.
 LEFT_OUT = re.compile(
-    r"(?P<part>talker|token2wav)\."
+    r"(?P<part>talker|token2wav)\..*"
     r"|thinker\.audio_tower\.audio_bos_eos_token\.weight"
-    r"|.*\.(inv_freq|positional_embedding)$"
+    r"|.*\.(inv_freq|positional_embedding)"
 )
 
 SLICE_BYTES = 2**22  # read at once; small slices also transpose faster, inside the CPU's cache
@@ -175,7 +175,7 @@ def check_tensors(leaves: list[Leaf], tensors: Mapping[str, Tensor]) -> collecti
     """Compare what is needed with what is there; returns how many tensors are left out, by part.
 
     Raises:
-        ConversionError: lists every missing, surplus and misshapen tensor by its released name.
+        ConversionError: lists every missing, surplus or unfit tensor by its released name.
     """
     expected = {name: leaf.released_shape for leaf in leaves for name in leaf.names}
     problems = [
@@ -185,14 +185,14 @@ def check_tensors(leaves: list[Leaf], tensors: Mapping[str, Tensor]) -> collecti
     ]
     left_out: collections.Counter[str] = collections.Counter()
     for name, tensor in tensors.items():
-        known = LEFT_OUT.match(name)
+        known = LEFT_OUT.fullmatch(name)
         if name in expected:
             if tensor.shape != expected[name]:
                 wanted = list(expected[name])
                 problems.append(f"misshapen {name}: expected {wanted}, found {list(tensor.shape)}")
             if tensor.dtype not in DTYPES:
                 problems.append(
-                    f"misshapen {name}: expected one of {', '.join(DTYPES)}, found {tensor.dtype}"
+                    f"mistyped  {name}: expected {', '.join(DTYPES)}, found {tensor.dtype}"
                 )
         elif known:
             left_out[known["part"] or name] += 1

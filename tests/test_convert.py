@@ -202,7 +202,9 @@ def test_bad_tensors_are_listed_all_at_once(source, fails):
     assert "missing   thinker.audio_tower.layers.1.fc1.weight: expected shape [64, 32]" in message
     assert "missing   thinker.audio_tower.conv1.bias: expected shape [32]" in message
     assert "misshapen thinker.audio_tower.layers.0.fc1.bias: expected [64], found [7]" in message
-    assert "misshapen thinker.audio_tower.ln_post.bias: expected one of BF16" in message
+    assert (
+        "mistyped  thinker.audio_tower.ln_post.bias: expected BF16, F16, F32, found I32" in message
+    )
     assert "surplus   thinker.visual.extra.weight: found shape [2, 3]" in message
     assert "inv_freq" not in message
 

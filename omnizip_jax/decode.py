@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from omnizip_jax.config import TextConfig
 from omnizip_jax.models.rope import text_positions
 from omnizip_jax.models.text import Decoder, KVCache
+
+if TYPE_CHECKING:
+    from omnizip_jax.checkpoint import Params
+
+DECODE_BLOCK = 8  # tokens per dispatch
 
 
 @struct.dataclass
@@ -21,6 +28,15 @@ class Sampling:
 
     temperature: Float[Array, ""]
     top_p: Float[Array, ""]
+
+    @classmethod
+    def of(cls, temperature: float, top_p: float) -> Sampling:
+        """Check and convert; raises ``ValueError`` for values without meaning."""
+        if temperature < 0 or not 0 < top_p <= 1:
+            raise ValueError(
+                f"temperature must be >= 0 and top_p in (0, 1], got {temperature} and {top_p}"
+            )
+        return cls(jnp.float32(temperature), jnp.float32(top_p))
 
 
 @struct.dataclass
@@ -111,3 +127,63 @@ def next_logits(
     """Append one token to the cache; the logits of the one after it."""
     hidden, cache = decoder(decoder.embed(token[None]), text_positions(position, 1), cache)
     return decoder.logits(hidden)[0], cache
+
+
+def complete(
+    params: Params,
+    generation: Generation,
+    sampling: Sampling,
+    max_new_tokens: int,
+    on_text: Callable[[str], None] | None = None,
+) -> tuple[str, list[int], Generation]:
+    """Generate until an end token or ``max_new_tokens``; ``on_text`` gets the text piece by piece.
+
+    Returns:
+        The text, the token ids (an end token included), and the generation as it ended.
+    """
+    ids: list[int] = []
+    text = TextPieces(params.tokenizer, on_text)
+    while len(ids) < max_new_tokens and not bool(generation.finished):
+        tokens, made, generation = generate_tokens(
+            params.weights["text"],
+            generation,
+            sampling,
+            jnp.int32(min(max_new_tokens - len(ids), DECODE_BLOCK)),
+            config=params.config.text,
+            steps=DECODE_BLOCK,
+            end_tokens=end_tokens(params.tokenizer),
+        )
+        ids += np.asarray(tokens)[: int(made)].tolist()
+        text.update(ids)
+    return text.finish(ids), ids, generation
+
+
+class TextPieces:
+    """Turns a growing list of token ids into text piece by piece, whole characters at a time."""
+
+    def __init__(self, tokenizer: Any, on_text: Callable[[str], None] | None):
+        self._tokenizer, self._on_text = tokenizer, on_text
+        self._said = 0
+
+    def update(self, ids: list[int]) -> None:
+        """Say what is new, unless it ends inside a character."""
+        text = self._tokenizer.decode(ids, skip_special_tokens=True)
+        # The first bytes of a character that is spread over tokens decode to this sign.
+        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            self._say(text)
+
+    def finish(self, ids: list[int]) -> str:
+        """Say the rest, whatever it is, and return the whole."""
+        text = self._tokenizer.decode(ids, skip_special_tokens=True)
+        self._say(text)
+        return text
+
+    def _say(self, text: str) -> None:
+        if self._on_text and len(text) > self._said:
+            self._on_text(text[self._said :])
+        self._said = len(text)
+
+
+def end_tokens(tokenizer: Any) -> tuple[int, ...]:
+    """Ids after which the model has said all: end of turn, end of text."""
+    return tuple(tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"]))

@@ -24,7 +24,7 @@ from omnizip_jax.compression import (
     pack,
 )
 from omnizip_jax.config import ModelConfig, OmniZipConfig, WindowSpec
-from omnizip_jax.decode import Generation, Sampling, generate_tokens
+from omnizip_jax.decode import Generation, Sampling, complete
 from omnizip_jax.encode import EncodedWindow, check_spec, encode_windows, weights_dtype
 from omnizip_jax.media import Clip, load_clip
 from omnizip_jax.models import rope
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from omnizip_jax.checkpoint import Params
 
 ENCODE_BLOCK = 8  # windows per encoder dispatch
-DECODE_BLOCK = 8  # tokens per decoder dispatch
 TEXT_BLOCK = 32  # the question is padded to a multiple of this
 
 
@@ -155,10 +154,7 @@ def generate(
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-    if temperature < 0 or not 0 < top_p <= 1:
-        raise ValueError(
-            f"temperature must be >= 0 and top_p in (0, 1], got {temperature} and {top_p}"
-        )
+    sampling = Sampling.of(temperature, top_p)
     config, seconds = params.config, {}
     check_spec(spec, config)
     clip = encoded = None
@@ -194,14 +190,9 @@ def generate(
         )
         jax.block_until_ready(generation)
     with _timed(seconds, "generation"):
-        sampling = Sampling(jnp.float32(temperature), jnp.float32(top_p))
-        ids: list[int] = []
-        text = TextPieces(params.tokenizer, on_text)
-        for piece in token_blocks(params, generation, sampling, max_new_tokens):
-            ids += piece
-            text.add(piece)
+        text, ids, _ = complete(params, generation, sampling, max_new_tokens, on_text)
     return Answer(
-        text=text.finish(),
+        text=text,
         token_ids=tuple(ids),
         counts=dataclasses.replace(counts, generated=len(ids)),
         compression=trace,
@@ -398,61 +389,6 @@ def clip_positions(
 
     positions = jax.vmap(of_window)(layout, jnp.arange(windows))
     return positions.transpose(1, 0, 2).reshape(3, -1)
-
-
-def token_blocks(
-    params: Params, generation: Generation, sampling: Sampling, max_new_tokens: int
-) -> Iterator[list[int]]:
-    """Token ids as they are made, several at a time, until an end token or the limit."""
-    left = max_new_tokens
-    while left > 0:
-        tokens, made, generation = generate_tokens(
-            params.weights["text"],
-            generation,
-            sampling,
-            jnp.int32(min(left, DECODE_BLOCK)),
-            config=params.config.text,
-            steps=DECODE_BLOCK,
-            end_tokens=end_tokens(params.tokenizer),
-        )
-        yield np.asarray(tokens)[: int(made)].tolist()
-        left -= int(made)
-        if bool(generation.finished):
-            return
-
-
-class TextPieces:
-    """Turns token ids into text piece by piece, whole characters at a time."""
-
-    def __init__(self, tokenizer: Any, on_text: Callable[[str], None] | None):
-        self._tokenizer, self._on_text = tokenizer, on_text
-        self._ids: list[int] = []
-        self._said = ""
-
-    def add(self, ids: list[int]) -> None:
-        self._ids += ids
-        text = self._decode()
-        # A character may be spread over tokens; its first bytes decode to a replacement sign.
-        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
-            self._say(text)
-
-    def finish(self) -> str:
-        text = self._decode()
-        self._say(text)
-        return text
-
-    def _decode(self) -> str:
-        return self._tokenizer.decode(self._ids, skip_special_tokens=True)
-
-    def _say(self, text: str) -> None:
-        if self._on_text and len(text) > len(self._said):
-            self._on_text(text[len(self._said) :])
-        self._said = text
-
-
-def end_tokens(tokenizer: Any) -> tuple[int, ...]:
-    """Ids after which the model has said all: end of turn, end of text."""
-    return tuple(tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"]))
 
 
 def token_counts(windows: Window) -> tuple[Int[np.ndarray, "W"], Int[np.ndarray, "W"]]:

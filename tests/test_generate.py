@@ -11,8 +11,8 @@ import pytest
 
 import omnizip_jax
 from omnizip_jax import OmniZipConfig, WindowSpec
-from omnizip_jax.decode import Sampling, sample
-from omnizip_jax.generate import TextPieces, bucket, first_token
+from omnizip_jax.decode import Sampling, TextPieces, sample
+from omnizip_jax.generate import bucket, first_token
 
 SPEC = WindowSpec(grid_slots=16)
 QUESTION = "What happens?"
@@ -79,9 +79,10 @@ def test_pieces_make_the_text(params, arrays):
 def test_characters_are_never_cut(params):
     text, pieces = "naïve 東京", []
     said = TextPieces(params.tokenizer, pieces.append)
-    for token in params.tokenizer(text)["input_ids"]:
-        said.add([token])
-    assert said.finish() == text and "".join(pieces) == text
+    ids = params.tokenizer(text)["input_ids"]
+    for count in range(1, len(ids) + 1):
+        said.update(ids[:count])
+    assert said.finish(ids) == text and "".join(pieces) == text
     assert "\N{REPLACEMENT CHARACTER}" not in "".join(pieces)
 
 
@@ -98,7 +99,7 @@ def test_sampling_follows_the_seed(params, arrays):
 def test_top_p_keeps_the_smallest_set_that_holds_the_mass():
     logits = jnp.log(jnp.array([0.1, 0.5, 0.15, 0.25]))
     for top_p, allowed in ((0.4, {1}), (0.6, {1, 3}), (0.8, {1, 2, 3}), (1.0, {0, 1, 2, 3})):
-        settings = Sampling(jnp.float32(1), jnp.float32(top_p))
+        settings = Sampling.of(1, top_p)
         keys = jax.random.split(jax.random.key(0), 300)
         drawn = jax.vmap(lambda key, s=settings: sample(logits, s, key))(keys)
         assert set(drawn.tolist()) == allowed

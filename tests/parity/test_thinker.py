@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import types
 
-import jax
 import numpy as np
 import pytest
 
 from omnizip_jax import prompt
-from omnizip_jax.decode import Sampling
-from omnizip_jax.generate import encode_clip, end_tokens, prefill, token_blocks
+from omnizip_jax.decode import Sampling, complete, end_tokens
+from omnizip_jax.generate import encode_clip, prefill
 
 CLIPS = {
     "whole_windows": ([2, 2], [200, 200]),
@@ -34,9 +33,8 @@ def run(params, windows, question, new_tokens):
         encoded = encode_clip(params.weights, windows, params.config)
     state, _, counts = prefill(params, clip, encoded, asked, None, new_tokens, 0)
     logits = np.asarray(state.logits)
-    sampling = Sampling(jax.numpy.float32(0), jax.numpy.float32(1))
-    blocks = token_blocks(params, state, sampling, new_tokens)
-    return asked, logits, [token for block in blocks for token in block], counts
+    _, tokens, _ = complete(params, state, Sampling.of(0, 1), new_tokens)
+    return asked, logits, tokens, counts
 
 
 @pytest.mark.parametrize("name", CLIPS)

@@ -124,6 +124,12 @@ def load_clip(
                 f"{media.name}: ends at {duration:.1f} s of {media.duration:.1f} s; is it cut off?",
                 stacklevel=2,
             )
+        if max_frames is not None and seen > (max_frames + 0.5) * spacing:
+            warnings.warn(
+                f"{media.name}: longer than it says; max_frames ended its pictures at "
+                f"{max_frames * spacing:.1f} s",
+                stacklevel=2,
+            )
 
     waveform = np.concatenate(sound)
     if not np.isfinite(waveform).all():
@@ -166,7 +172,7 @@ class _Grids:
     def add(self, samples: list[tuple[int, Picture]]) -> None:
         for index, picture in samples:
             if self._limit is not None and index >= self._limit:
-                return  # the container promised a shorter video
+                return  # the container said that the video is shorter
             if self.cells is None:
                 self.cells = fit_grid(picture.height, picture.width, self._slots)
             if picture is not self._picture:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.error import FFmpegError, InvalidDataError
+from av.error import FFmpegError
 from av.video.reformatter import Interpolation
 
 from omnizip_jax.media.clock import Picture, Sound
@@ -41,16 +41,16 @@ class MediaFile:
     def __init__(self, source: str | Path, *, use_video: bool = True, use_audio: bool = True):
         self.name = str(source)
         try:
-            self._container = av.open(self.name)
+            self._container = av.open(self.name, metadata_errors="replace")
         except (FFmpegError, OSError) as error:
             raise ValueError(
                 f"{self.name}: cannot be opened as video or sound: {error.strerror}"
             ) from error
         streams = self._container.streams
-        # Cover art of a sound file is not a video.
+        # Cover art of a sound file is not a video; a stream of unknown codec has no context.
         pictures = [s for s in streams.video if not s.disposition & s.disposition.attached_pic]
-        self._video = pictures[0] if use_video and pictures else None
-        self._audio = streams.audio[0] if use_audio and streams.audio else None
+        self._video = next((s for s in pictures if use_video and s.codec_context), None)
+        self._audio = next((s for s in streams.audio if use_audio and s.codec_context), None)
         used = [s for s in (self._video, self._audio) if s is not None]
         if not used:
             found = ", ".join(s.type for s in streams) or "nothing"
@@ -120,6 +120,8 @@ class MediaFile:
                 yield event
         except (FFmpegError, OSError) as error:
             raise ValueError(f"{self.name}: reading failed: {error.strerror}") from error
+        except IndexError as error:  # PyAV, when a stream appears that the header did not have
+            raise ValueError(f"{self.name}: reading failed: an unannounced stream") from error
         if empty:
             raise ValueError(f"{self.name}: no picture and no sound could be decoded")
 
@@ -130,7 +132,7 @@ class MediaFile:
         for packet in self._packets(wants):
             try:
                 frames = packet.decode()
-            except InvalidDataError:
+            except FFmpegError:
                 damaged += 1
                 continue
             for frame in frames:

@@ -89,10 +89,10 @@ def _flight(time):
 
 def _draw(size, flight, speed, start, hues, radius) -> UInt8[np.ndarray, "h w 3"]:
     width, height = size
-    image = Image.new("RGB", size, (24, 26, 38))
+    image = Image.new("RGB", size, (201, 208, 222))
     draw = ImageDraw.Draw(image)
     for row in range(0, height, max(2, height // 12)):  # a still backdrop of stripes
-        draw.line([(0, row), (width, row)], fill=(34, 37, 54))
+        draw.line([(0, row), (width, row)], fill=(182, 190, 206))
     place = np.abs((start + speed * flight + 1) % 2 - 1)  # to and fro between 0 and 1
     for (x, y), hue in zip(place, hues, strict=True):
         centre = radius + x * (width - 2 * radius), radius + y * (height - 2 * radius)

@@ -1,0 +1,87 @@
+"""The command line as a newcomer uses it: help, answers, messages, exit codes."""
+
+from __future__ import annotations
+
+import pytest
+
+from omnizip_jax.cli import main
+from omnizip_jax.convert import convert
+from omnizip_jax.demo import run as demo
+from omnizip_jax.demo.clip import write_clip
+
+
+@pytest.fixture(autouse=True)
+def no_compilation_cache(monkeypatch):
+    """The tests leave the user's cache alone."""
+    monkeypatch.setattr("omnizip_jax.cli.enable_compilation_cache", lambda: None)
+
+
+@pytest.fixture(scope="module")
+def folder(released_folder, tmp_path_factory):
+    """A converted tiny checkpoint and a clip."""
+    folder = tmp_path_factory.mktemp("cli")
+    convert(released_folder, folder / "checkpoint", "float32")
+    write_clip(folder / "clip.mp4", seconds=3, size=(96, 64))
+    return folder
+
+
+def test_generate(folder, capsys, tmp_path):
+    picture = tmp_path / "kept.png"
+    code = main(
+        [
+            *("generate", str(folder / "clip.mp4"), "What happens?"),
+            *("--checkpoint", str(folder / "checkpoint"), "--max-new-tokens", "8"),
+            *("--rho-audio", "0.4", "--rho-video", "0.7", "--picture", str(picture)),
+        ]
+    )
+    out, err = capsys.readouterr()
+    assert code == 0 and out.strip()
+    assert "audio 48/75" in err and "video 126/420" in err and "prefill" in err
+    assert picture.stat().st_size > 10_000
+
+
+def test_no_compression(folder, capsys):
+    clip, checkpoint = str(folder / "clip.mp4"), str(folder / "checkpoint")
+    arguments = ["generate", clip, "Why?", "--checkpoint", checkpoint, "--no-compression"]
+    assert main([*arguments, "--max-new-tokens", "2"]) == 0
+    assert "= 100%" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "no.mp4", "Why?", "--checkpoint", "{checkpoint}"], "no.mp4"),
+        (["generate", "{clip}", "Why?", "--checkpoint", "nowhere"], "omnizip convert"),
+        (["generate", "{clip}", " ", "--checkpoint", "{checkpoint}"], "question must be a text"),
+        (
+            ["generate", "{clip}", "Why?", "--checkpoint", "{checkpoint}", "--rho-video", "0.9"],
+            "raise rho_max",
+        ),
+        (["convert", "nowhere", "target"], "nowhere"),
+    ],
+)
+def test_bad_input_is_one_message(folder, capsys, arguments, message):
+    paths = {"clip": folder / "clip.mp4", "checkpoint": folder / "checkpoint"}
+    assert main([argument.format(**paths) for argument in arguments]) == 1
+    err = capsys.readouterr().err
+    assert message in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["generate"], ["convert"]])
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--help"])
+    assert stop.value.code == 0
+    assert "usage: omnizip" in capsys.readouterr().out
+
+
+def test_demo(tmp_path, capsys, monkeypatch, released_folder):
+    """On the tiny model; CI runs it on the small one."""
+    write = demo.write_random_checkpoint
+    monkeypatch.setattr(demo, "write_random_checkpoint", lambda folder, size: write(folder))
+    assert main(["demo", "--out", str(tmp_path / "demo"), "--seconds", "4"]) == 0
+    out = capsys.readouterr().out
+    for expected in ("random", "full", "45 %", "35 %", "100.0%", "kept.png"):
+        assert expected in out
+    assert (tmp_path / "demo" / "kept.png").stat().st_size > 10_000
+    assert main(["demo", "--out", str(tmp_path / "demo"), "--seconds", "4"]) == 0  # once more

@@ -102,7 +102,7 @@ class ModelConfig:
             raise ValueError(f"{path}: not a readable JSON file ({error})") from error
         try:
             return cls.from_dict(values)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{path}: not a Qwen2.5-Omni configuration; missing or malformed entry {error}"
             ) from error

@@ -34,7 +34,8 @@ def write_clip(
         seconds: length of the clip.
         size: width and height in pixels, both even.
         fps: frames per second.
-        seed: decides the colours, ways and notes; the same seed gives the same clip.
+        seed: decides the colours and ways; the same seed gives the same clip, but for the
+            encoder's rounding.
         balls: how many there are.
 
     Returns:

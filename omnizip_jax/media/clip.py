@@ -119,9 +119,10 @@ def load_clip(
                 bar.update(max(0, min(now, total or now) - bar.n))
             grids.add(sampler.finish())
         duration = max(seen, heard / SAMPLE_RATE)
-        if media.duration is not None and duration < 0.9 * media.duration:
+        promised = media.duration if use_audio and use_video else None
+        if promised is not None and duration < 0.9 * promised:
             warnings.warn(
-                f"{media.name}: ends at {duration:.1f} s of {media.duration:.1f} s; is it cut off?",
+                f"{media.name}: ends at {duration:.1f} s of {promised:.1f} s; is it cut off?",
                 stacklevel=2,
             )
         if max_frames is not None and seen > (max_frames + 0.5) * spacing:

@@ -356,6 +356,7 @@ def test_a_file_without_picture_and_sound_is_named(tmp_path):
         load(path, use_audio=False)
 
 
+@pytest.mark.filterwarnings("ignore:.*damaged packets")
 def test_damaged_content_is_an_error_when_nothing_is_left(tmp_path):
     path = write(tmp_path / "a.mp4", grey([50] * 50))
     data = bytearray(path.read_bytes())
@@ -365,6 +366,24 @@ def test_damaged_content_is_an_error_when_nothing_is_left(tmp_path):
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"a\.mp4: "):
         load(path)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(("kind", "codec"), [("mp4", "aac"), ("mkv", "pcm_s16le"), ("ts", "aac")])
+def test_random_damage_ends_in_a_clip_or_in_words(tmp_path, kind, codec):
+    random = np.random.default_rng(0)
+    frames = random.integers(0, 255, (30, 48, 64, 3)).astype(np.uint8)
+    sound = tone(1.2, 48_000)
+    good = write(tmp_path / f"a.{kind}", frames, sound=sound, rate=48_000, audio_codec=codec)
+    for trial in range(30):
+        data = np.frombuffer(good.read_bytes(), np.uint8).copy()
+        region = slice(-3000, None) if trial % 3 == 0 else slice(3000 if trial % 3 == 1 else None)
+        places = random.integers(0, len(data[region]), random.integers(1, 40))
+        data[region][places] = random.integers(0, 256, len(places))
+        try:
+            load(bad(tmp_path / f"bad.{kind}", data.tobytes()))
+        except ValueError as error:
+            assert f"bad.{kind}: " in str(error)
 
 
 def test_a_cut_file_gives_what_is_there_and_says_so(tmp_path):

@@ -88,9 +88,13 @@ class MediaFile:
             return self._time((self._video.start_time or 0) + self._video.duration)
         if self.duration:
             return self.duration
-        with av.open(self.name) as container:
-            packets = container.demux(container.streams[self._video.index])
-            return self._time(max((p.pts + (p.duration or 0) for p in packets if p.pts), default=0))
+        try:
+            with av.open(self.name, metadata_errors="replace") as container:
+                packets = container.demux(container.streams[self._video.index])
+                ends = [p.pts + (p.duration or 0) for p in packets if p.pts is not None]
+                return self._time(max(ends, default=0))
+        except (FFmpegError, OSError) as error:
+            raise ValueError(f"{self.name}: reading failed: {error.strerror}") from error
 
     def __enter__(self) -> MediaFile:
         return self

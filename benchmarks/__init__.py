@@ -1,0 +1,1 @@
+"""Speed and memory of every stage, beside its floor and its peers: ``python -m benchmarks``."""

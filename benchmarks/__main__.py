@@ -1,0 +1,84 @@
+"""``python -m benchmarks SUITE``: measure, beside the peers and the floors, on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+SUITES = {  # name on the command line: module with a function ``run(bench) -> rows``
+    "compression": "compression",
+    "prefill": "prefill",
+    "first-token": "first_token",
+    "decode": "decode",
+    "stream": "stream",
+    "media": "media",
+    "convert": "convert",
+}
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("suite", choices=[*SUITES, "all"])
+    parser.add_argument("--preset", default="small", choices=("tiny", "small", "3b", "7b"))
+    parser.add_argument("--windows", type=int, help="windows of 2 s in a clip (default: preset's)")
+    parser.add_argument("--repeats", type=int, default=5, help="of every measurement")
+    parser.add_argument("--json", type=Path, help="append one JSON line per row to this file")
+    arguments = parser.parse_args()
+    if min(arguments.repeats, arguments.windows or 1) < 1:
+        parser.error("--repeats and --windows must be at least 1")
+    if arguments.suite == "all":
+        run_all(arguments)
+    else:
+        run_suite(arguments)
+
+
+def run_suite(arguments: argparse.Namespace) -> None:
+    """One suite in this process."""
+    from benchmarks import machine
+    from benchmarks.bench import Bench
+    from benchmarks.harness import print_rows
+
+    module = importlib.import_module(f"benchmarks.{SUITES[arguments.suite]}")
+    console = Console()
+    bench = Bench(arguments.preset, arguments.windows, arguments.repeats, console)
+    console.print(machine.describe(), highlight=False)
+    if not bench.has_torch:
+        console.print('PyTorch is not installed: no peers. `pip install -e ".[test]"` brings it.')
+    rates = bench.machine
+    console.print(
+        f"measured: {rates.flops / 1e9:.0f} GFLOP/s ({bench.dtype}), {rates.bytes / 1e9:.1f} GB/s",
+        highlight=False,
+    )
+    rows = []
+    for row in module.run(bench):
+        rows.append(row)
+        if arguments.json:
+            with arguments.json.open("a") as file:
+                file.write(row.as_json() + "\n")
+    print_rows(console, f"{arguments.suite}, preset {arguments.preset}", rows)
+
+
+def run_all(arguments: argparse.Namespace) -> None:
+    """Every suite in a process of its own, so that peaks of memory are its own too."""
+    options = ["--preset", arguments.preset, "--repeats", str(arguments.repeats)]
+    if arguments.windows:
+        options += ["--windows", str(arguments.windows)]
+    if arguments.json:
+        options += ["--json", str(arguments.json.resolve())]
+    failed = []
+    for suite in SUITES:
+        command = [sys.executable, "-m", "benchmarks", suite, *options]
+        if subprocess.run(command, cwd=ROOT).returncode:
+            failed.append(suite)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

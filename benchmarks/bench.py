@@ -1,0 +1,74 @@
+"""What every suite is given: the preset, the machine, weights and clips made on demand."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from benchmarks import goals, presets
+from benchmarks.harness import Call, Row, Timing, alternate
+from benchmarks.machine import Machine, import_torch, measure
+
+
+class Bench:
+    """One run of one or more suites."""
+
+    def __init__(
+        self,
+        preset: str,
+        windows: int | None = None,
+        repeats: int = 5,
+        console: Console | None = None,
+    ):
+        self.name = preset
+        self.preset = presets.PRESETS[preset]
+        self.config = self.preset.model
+        self._windows = windows
+        self.repeats = repeats
+        self.dtype = presets.default_dtype()
+        self.console = console or Console()
+
+    @property
+    def windows(self) -> int:
+        """Windows of a clip that the networks see."""
+        return self._windows or self.preset.windows
+
+    @property
+    def compression_windows(self) -> int:
+        """Windows of a clip for the compression alone."""
+        return self._windows or self.preset.compression_windows
+
+    @functools.cached_property
+    def machine(self) -> Machine:
+        return measure(self.dtype)
+
+    @functools.cached_property
+    def weights(self) -> Any:
+        return jax.block_until_ready(presets.random_weights(self.config, self.dtype))
+
+    @functools.cached_property
+    def has_torch(self) -> bool:
+        return import_torch() is not None
+
+    def say(self, text: str) -> None:
+        """A line for whoever waits."""
+        self.console.print(f"[dim]{text}[/]", highlight=False)
+
+    def alternate(self, *calls: Call) -> list[Timing]:
+        return alternate(*calls, repeats=self.repeats)
+
+    def goal(self, name: str) -> goals.Goal | None:
+        """What the issue wants of a row; goals hold for the sizes that they were set for."""
+        on_gpu = jax.default_backend() == "gpu"
+        if on_gpu:
+            return goals.GPU.get(name) if self.name == "7b" else None
+        return goals.CPU.get(name) if self.name == "small" else None
+
+    def timed(self, name: str, *args: Any, **rest: Any) -> Row:
+        return Row.timed(name, *args, goal=self.goal(name), **rest)
+
+    def figure(self, name: str, value: float, unit: str, **rest: Any) -> Row:
+        return Row(name, value, unit, goal=self.goal(name), **rest)

@@ -1,0 +1,128 @@
+"""Suite ``compression``: both rules beside PyTorch's, and the memory that they need."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import flops
+from benchmarks.bench import Bench
+from benchmarks.harness import Call, Row, cores, peak_memory
+from benchmarks.machine import synchronised, torch_device
+from omnizip_jax.compression import CompressedClip, compress_clip
+from omnizip_jax.config import OmniZipConfig, WindowSpec
+from omnizip_jax.types import WindowTokens
+
+LONG_CLIP = 384  # windows: 12.8 minutes, the 768 frames that the authors cap at
+PAPER, PUBLISHED = OmniZipConfig(), OmniZipConfig.published()
+
+
+def run(bench: Bench) -> Iterator[Row]:
+    count, width = bench.compression_windows, bench.preset.compression_width
+    tokens = random_tokens(count, width, bench.dtype)
+    size = sum(x.nbytes for x in jax.tree.leaves(tokens))
+    clip = f"{count} windows, D={width}"
+
+    published = flops.published_flops(count, width, PUBLISHED.rho_audio)
+    yield _row(bench, "published_vs_loop", tokens, PUBLISHED, published, size, clip)
+    paper = flops.compression_flops(count, width)
+    yield _row(bench, "paper_vs_batched", tokens, PAPER, paper, size, clip)
+
+    shapes = jax.eval_shape(lambda: random_tokens(LONG_CLIP, width, bench.dtype))
+    bytes_in = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
+    for name, config in (("temporaries", PAPER), ("temporaries_published", PUBLISHED)):
+        used = program(config).lower(shapes).compile().memory_analysis().temp_size_in_bytes
+        note = f"{LONG_CLIP} windows, {config.rule} rule: {used / 2**20:.0f} MiB"
+        yield bench.figure(f"compression.{name}", used / bytes_in, "share", note=note)
+
+
+def _row(bench: Bench, name, tokens, config, operations, size, clip) -> Row:
+    bench.say(f"compression: {config.rule} rule on {clip}")
+    ours = program(config)
+    peers = {}
+    if bench.has_torch:
+        make = loop_call if config.rule == "published" else batched_call
+        peers = thread_choices(make(tokens, config))
+    with peak_memory() as peak:
+        jax.block_until_ready(ours(tokens))
+        note = f"{clip}; process peak {peak() / 2**20:.0f} MiB, clip {size / 2**20:.0f} MiB"
+    timing, *others = bench.alternate(lambda: jax.block_until_ready(ours(tokens)), *peers.values())
+    best = min(zip(others, peers, strict=True), key=lambda pair: pair[0].median, default=())
+    floor = bench.machine.floor(operations, size)
+    return bench.timed(f"compression.{name}", timing, *best, floor=floor, note=note)
+
+
+@functools.cache
+def program(config: OmniZipConfig) -> Callable[[WindowTokens], CompressedClip]:
+    """The compression of a whole clip, jitted."""
+    return jax.jit(functools.partial(compress_clip, config=config))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def random_tokens(windows: int, width: int, dtype=jnp.float32, grid: int = 144) -> WindowTokens:
+    """A clip whose sound and picture change by degrees, so that no choice is a tie."""
+    spec = WindowSpec()
+    keys = jax.random.split(jax.random.key(0), 5)
+    normal = functools.partial(jax.random.normal, dtype=dtype)
+    scene = normal(keys[0], (windows, 1, grid, width))
+    loudness = jax.random.uniform(keys[3], (windows, 1), minval=0.5, maxval=2.0)
+    return WindowTokens(
+        audio=normal(keys[1], (windows, spec.audio_slots, width)),
+        audio_scores=loudness * jax.random.uniform(keys[4], (windows, spec.audio_slots)),
+        audio_mask=jnp.ones((windows, spec.audio_slots), bool),
+        video=scene + 0.7 * normal(keys[2], (windows, spec.grids, grid, width)),
+        video_mask=jnp.ones((windows, spec.grids, grid), bool),
+    )
+
+
+def loop_call(tokens: WindowTokens, config: OmniZipConfig) -> Call:
+    """The published rule's steps in PyTorch on the same clip, as one flat prompt."""
+    import torch
+
+    from benchmarks.peers import published
+
+    windows, _, grid, width = tokens.video.shape
+    audio_id, video_id = 1, 2
+    video = to_torch(tokens.video).reshape(windows, -1, width)
+    embeddings = torch.cat([video, to_torch(tokens.audio)], dim=1)
+    ids = torch.full(embeddings.shape[:2], audio_id)
+    ids[:, : video.shape[1]] = video_id
+    scores = to_torch(tokens.audio_scores).flatten()
+    flat = (embeddings.flatten(0, 1), ids.flatten().to(embeddings.device), scores)
+    return lambda: synchronised(lambda: published.compress(*flat, grid, audio_id, video_id, config))
+
+
+def batched_call(tokens: WindowTokens, config: OmniZipConfig) -> Call:
+    """The paper's rule in batched PyTorch on the same clip."""
+    from benchmarks.peers import paper
+
+    arrays = [to_torch(x) for x in (tokens.audio, tokens.audio_scores, tokens.video)]
+    return lambda: synchronised(lambda: paper.compress(*arrays, config))
+
+
+def to_torch(x: jax.Array):
+    """The same numbers in PyTorch, on the device that the peers use."""
+    import torch
+
+    array = np.array(x.astype(jnp.float32))
+    kind = torch.bfloat16 if x.dtype == jnp.bfloat16 else torch.float32
+    return torch.from_numpy(array).to(torch_device(), kind)
+
+
+def thread_choices(call: Call) -> dict[str, Call]:
+    """The call with one thread and with all of them: either may be faster."""
+    import torch
+
+    def with_threads(count: int) -> Call:
+        def run():
+            torch.set_num_threads(count)
+            return call()
+
+        return run
+
+    counts = dict.fromkeys((1, cores()))
+    return {f"PyTorch, {n} thread{'s' * (n > 1)}": with_threads(n) for n in counts}

@@ -1,0 +1,74 @@
+"""Floating-point operations of each stage: the true count, and the paper's eq. 9."""
+
+from __future__ import annotations
+
+from omnizip_jax.config import AudioConfig, ModelConfig, TextConfig, VisionConfig
+
+PATCHES_PER_TOKEN = 4
+
+
+def decoder_weights(config: TextConfig) -> int:
+    """Weights that one token is multiplied with in the layers (no embedding, no logits)."""
+    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    attention = config.hidden * (2 * queries + 2 * keys)
+    return config.layers * (attention + 3 * config.hidden * config.ffn)
+
+
+def prefill_flops(config: TextConfig, tokens: int) -> float:
+    """True count: grouped-query, causal attention, three SwiGLU matrices, one token's logits."""
+    matrices = 2.0 * decoder_weights(config) * tokens
+    width = config.heads * config.head_dim
+    attention = 2.0 * config.layers * tokens**2 * width  # scores and values, half of each
+    return matrices + attention + 2.0 * config.hidden * config.vocabulary
+
+
+def paper_flops(config: TextConfig, tokens: int) -> float:
+    """Prefill part of the paper's eq. 9, which only the tokens of the clip enter."""
+    d, m = config.hidden, config.ffn
+    return config.layers * (4.0 * tokens * d**2 + 2.0 * tokens**2 * d + 2.0 * tokens * d * m)
+
+
+def decode_weight_count(config: TextConfig) -> int:
+    """Weights read to make one token: the layers' and the output matrix."""
+    return decoder_weights(config) + config.hidden * config.vocabulary
+
+
+def cache_values(config: TextConfig, slots: int) -> int:
+    """Numbers in the keys and values of so many tokens."""
+    return 2 * config.layers * slots * config.kv_heads * config.head_dim
+
+
+def vision_flops(config: VisionConfig, tokens: int) -> float:
+    """One temporal grid of so many merged tokens."""
+    patches, d = tokens * PATCHES_PER_TOKEN, config.hidden
+    window = (config.window // config.patch) ** 2
+    full = len(config.full_attention_layers)
+    matrices = config.layers * (4 * d * d + 3 * d * config.ffn) + config.patch_values * d
+    attended = full * patches + (config.layers - full) * min(window, patches)
+    merged = d * config.merge**2
+    merger = merged * (merged + config.output)
+    return 2.0 * patches * matrices + 4.0 * patches * attended * d + 2.0 * tokens * merger
+
+
+def audio_flops(config: AudioConfig) -> float:
+    """One window of 2 s."""
+    frames, d = config.n_window, config.hidden
+    convolutions = 2 * frames * 3 * config.mel_bins * d + frames * 3 * d * d
+    layers = config.layers * frames * (4 * d * d + 2 * d * config.ffn + 2 * frames * d)
+    return 2.0 * (convolutions + layers + frames // 2 * d * config.output)
+
+
+def encoder_flops(config: ModelConfig, windows: int, grids: int = 2, tokens: int = 144) -> float:
+    """Both encoders over a clip."""
+    return windows * (grids * vision_flops(config.vision, tokens) + audio_flops(config.audio))
+
+
+def compression_flops(windows: int, width: int, audio: int = 50, grid: int = 144) -> float:
+    """The paper's rule: audio against the window's video, one grid against itself, one novelty."""
+    return 2.0 * windows * width * (2 * audio * grid + grid * grid + grid)
+
+
+def published_flops(windows: int, width: int, share: float, audio: int = 50, grid: int = 144):
+    """The published rule: all candidates of a clip against all its video, then as above."""
+    candidates = share * windows * audio
+    return 2.0 * windows * width * (2 * candidates * grid + grid * grid + grid)

@@ -1,0 +1,55 @@
+"""What the figures should be, by row name: on two CPU cores, and on one large GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class Goal:
+    """A bound on one number of a row: its value, its ratio, or its share of the floor."""
+
+    number: Literal["value", "ratio", "share"]
+    least: float | None = None
+    most: float | None = None
+
+    def met(self, row: Any) -> bool | None:
+        value = getattr(row, self.number)
+        if value is None:
+            return None
+        return (self.least is None or value >= self.least) and (
+            self.most is None or value <= self.most
+        )
+
+    def __str__(self) -> str:
+        sign, bound = (">=", self.least) if self.least is not None else ("<=", self.most)
+        unit = {"ratio": "x", "share": " of the floor", "value": ""}[self.number]
+        return f"{sign} {bound:g}{unit}"
+
+
+CPU = {
+    "compression.published_vs_loop": Goal("ratio", least=10),
+    "compression.paper_vs_batched": Goal("ratio", least=1.5),
+    "compression.temporaries": Goal("value", most=0.20),
+    "prefill.packed_45": Goal("share", least=0.9),
+    "prefill.packed_35": Goal("share", least=0.9),
+    "prefill.vs_transformers": Goal("ratio", least=1.0),
+    "decode.vs_transformers": Goal("ratio", least=2),
+    "first_token.vs_transformers_45": Goal("ratio", least=1.6),
+    "stream.bucketed": Goal("ratio", least=1.8),
+    "media.realtime": Goal("value", least=25),
+}
+
+# For the 7B in bfloat16 at 64 windows on an H200.
+GPU = {
+    "compression.paper_vs_batched": Goal("value", most=1e-3),
+    "compression.temporaries": Goal("value", most=0.20),
+    "prefill.packed_45": Goal("ratio", least=2.4),
+    "prefill.packed_35": Goal("ratio", least=3.1),
+    "prefill.full": Goal("share", least=0.55),
+    "first_token.vs_transformers_45": Goal("ratio", least=2),
+    "first_token.vs_transformers": Goal("ratio", least=1.2),
+    "decode.per_token": Goal("share", least=1 / 1.3),
+    "stream.window": Goal("value", most=10e-3),
+}

@@ -1,0 +1,210 @@
+"""Timing of alternating calls, rows of results, and how they are shown."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.goals import Goal
+
+Call = Callable[[], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Seconds of repeated calls of one thing."""
+
+    samples: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.samples)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        return min(self.samples), max(self.samples)
+
+
+def alternate(*calls: Call, repeats: int, warm: int = 1) -> list[Timing]:
+    """Time the calls in turn, A B A B ..., so that a disturbance meets all of them.
+
+    A call must return only when its work is done (``jax.block_until_ready``,
+    ``torch.cuda.synchronize``); the first ``warm`` rounds are not counted.
+    """
+    samples: list[list[float]] = [[] for _ in calls]
+    for number in range(warm + repeats):
+        for own, call in zip(samples, calls, strict=True):
+            start = time.perf_counter()
+            call()
+            seconds = time.perf_counter() - start
+            if number >= warm:
+                own.append(seconds)
+    return [Timing(tuple(own)) for own in samples]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One measurement.
+
+    Attributes:
+        name: stable, ``suite.what``.
+        value: ours, in ``unit``.
+        peer, peer_name: the same of what it is compared with.
+        floor: what the machine would allow, in ``unit``.
+        ratio: peer / ours, above 1 is faster.
+        spread, peer_spread: least and greatest of the repeats.
+        goal: of the issue, where it states one.
+        note: what a reader of the number must know.
+    """
+
+    name: str
+    value: float
+    unit: str = "s"
+    peer: float | None = None
+    peer_name: str = ""
+    floor: float | None = None
+    ratio: float | None = None
+    spread: tuple[float, float] | None = None
+    peer_spread: tuple[float, float] | None = None
+    goal: Goal | None = None
+    note: str = ""
+
+    @classmethod
+    def timed(
+        cls,
+        name: str,
+        ours: Timing,
+        peer: Timing | None = None,
+        peer_name: str = "",
+        *,
+        floor: float | None = None,
+        per: int = 1,
+        **rest: Any,
+    ) -> Row:
+        """A row of seconds; ``per`` divides both where a call does several of the thing."""
+
+        def share(pair: tuple[float, float]) -> tuple[float, float]:
+            return pair[0] / per, pair[1] / per
+
+        return cls(
+            name=name,
+            value=ours.median / per,
+            peer=peer.median / per if peer else None,
+            peer_name=peer_name if peer else "",
+            floor=floor,
+            ratio=peer.median / ours.median if peer else None,
+            spread=share(ours.spread),
+            peer_spread=share(peer.spread) if peer else None,
+            **rest,
+        )
+
+    @property
+    def share(self) -> float | None:
+        """Share of the floor that is reached; 1 is the best there can be."""
+        return self.floor / self.value if self.floor and self.unit == "s" else None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the goal is met; None without one."""
+        return self.goal.met(self) if self.goal else None
+
+    def as_json(self) -> str:
+        keys = ("name", "value", "unit", "peer", "ratio", "floor")
+        values: dict[str, Any] = {key: getattr(self, key) for key in keys}
+        extra = {"peer_name": self.peer_name or None, "share_of_floor": self.share}
+        extra |= {"spread": self.spread, "peer_spread": self.peer_spread, "note": self.note or None}
+        if self.goal:
+            extra |= {"goal": str(self.goal), "met": self.met}
+        return json.dumps(values | {key: x for key, x in extra.items() if x is not None})
+
+
+def table(title: str, rows: list[Row]) -> Table:
+    """The rows for the screen."""
+    out = Table(title=title, title_justify="left")
+    for column in ("stage", "ours", "peer", "ratio", "floor", "share", "goal", ""):
+        numeric = column in ("ratio", "share")
+        out.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        met = {None: "", True: "[green]met[/]", False: "[red]missed[/]"}[row.met]
+        out.add_row(
+            row.name + (f"\n[dim]{row.note}[/]" if row.note else ""),
+            show(row.value, row.unit, row.spread),
+            f"{show(row.peer, row.unit, row.peer_spread)}\n[dim]{row.peer_name}[/]"
+            if row.peer is not None
+            else "",
+            "" if row.ratio is None else f"{row.ratio:.2f}x",
+            show(row.floor, row.unit),
+            "" if row.share is None else f"{row.share:.0%}",
+            str(row.goal or ""),
+            met,
+        )
+    return out
+
+
+def show(value: float | None, unit: str, spread: tuple[float, float] | None = None) -> str:
+    """A quantity as a person writes it."""
+    if value is None:
+        return ""
+    if unit == "share":
+        return f"{value:.1%}"
+    if unit == "s":
+        scale, name = (1, "s") if value >= 1 else (1e3, "ms") if value >= 1e-3 else (1e6, "µs")
+    else:
+        steps = [(1, ""), (1e-3, "k"), (1e-6, "M"), (1e-9, "G"), (1e-12, "T")]
+        scale, prefix = next((s for s in reversed(steps) if abs(value) * s[0] >= 1), steps[0])
+        name = prefix + unit if unit in ("B", "B/s", "FLOP/s") else unit
+        scale = scale if name != unit or not prefix else 1
+    text = f"{value * scale:.3g} {name}"
+    if spread:
+        text += f"\n[dim]{spread[0] * scale:.3g} to {spread[1] * scale:.3g}[/]"
+    return text
+
+
+def print_rows(console: Console, title: str, rows: list[Row]) -> None:
+    console.print(table(title, rows))
+
+
+@contextlib.contextmanager
+def peak_memory() -> Iterator[Callable[[], int]]:
+    """Peak resident bytes of this process inside the block.
+
+    Linux lets a process reset its own peak; elsewhere it counts from the start of the process.
+    """
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    yield _peak
+
+
+def _peak() -> int:
+    with contextlib.suppress(OSError):
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        if found:
+            return int(found[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
+
+
+def device_peak() -> int | None:
+    """Peak bytes of the device's allocator since the process began, where it counts them."""
+    stats = jax.local_devices()[0].memory_stats()
+    return stats.get("peak_bytes_in_use") if stats else None
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

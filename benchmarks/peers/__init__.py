@@ -1,0 +1,1 @@
+"""What others do: PyTorch versions of the compression, and transformers' thinker."""

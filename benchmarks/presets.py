@@ -1,0 +1,236 @@
+"""Models to measure: sizes of a preset, random weights, random clips. No files are read."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from omnizip_jax.checkpoint import abstract_params
+from omnizip_jax.config import AudioConfig, ModelConfig, TextConfig, VisionConfig, WindowSpec
+from omnizip_jax.prompt import Prompt
+from omnizip_jax.types import Window
+
+TEXT_TOKENS = 60  # around the clip, as in a usual question: 22 before it and 38 after it
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """What a preset stands for.
+
+    Attributes:
+        model: sizes of the networks.
+        windows: length of the clips in windows of 2 s.
+        compression_windows, compression_width: of the clip for the ``compression`` suite, which
+            needs no weights and so can be of full size on any machine.
+    """
+
+    model: ModelConfig
+    windows: int
+    compression_windows: int
+    compression_width: int
+
+
+def _model(
+    *,
+    layers: int,
+    width: int,
+    heads: tuple[int, int],
+    ffn: int,
+    vocabulary: int,
+    sections: tuple[int, int, int],
+    encoder_layers: int,
+    encoder_width: int,
+    encoder_heads: tuple[int, int],
+    encoder_ffn: tuple[int, int],
+    full_attention: tuple[int, ...],
+) -> ModelConfig:
+    """Sizes that differ; pairs are (queries, keys) for the decoder, (audio, vision) otherwise."""
+    return ModelConfig(
+        audio=AudioConfig(
+            mel_bins=128,
+            layers=encoder_layers,
+            hidden=encoder_width,
+            heads=encoder_heads[0],
+            ffn=encoder_ffn[0],
+            n_window=100,
+            output=width,
+        ),
+        vision=VisionConfig(
+            layers=encoder_layers,
+            hidden=encoder_width,
+            heads=encoder_heads[1],
+            ffn=encoder_ffn[1],
+            channels=3,
+            patch=14,
+            temporal_patch=2,
+            merge=2,
+            window=112,
+            full_attention_layers=full_attention,
+            output=width,
+        ),
+        text=TextConfig(
+            vocabulary=vocabulary,
+            layers=layers,
+            hidden=width,
+            heads=heads[0],
+            kv_heads=heads[1],
+            ffn=ffn,
+            rope_theta=1e6,
+            mrope_section=sections,
+            rms_eps=1e-6,
+            max_positions=32768,
+            tied=False,
+        ),
+        audio_token=vocabulary - 1,
+        video_token=vocabulary - 2,
+        audio_start_token=vocabulary - 3,
+        audio_end_token=vocabulary - 4,
+        vision_start_token=vocabulary - 5,
+        vision_end_token=vocabulary - 6,
+        positions_per_second=25,
+        seconds_per_chunk=2,
+    )
+
+
+_ENCODERS: dict[str, Any] = dict(
+    encoder_layers=32,
+    encoder_width=1280,
+    encoder_heads=(20, 16),
+    encoder_ffn=(5120, 3420),
+    full_attention=(7, 15, 23, 31),
+)
+
+PRESETS = {
+    "tiny": Preset(
+        _model(
+            layers=2,
+            width=64,
+            heads=(4, 2),
+            ffn=128,
+            vocabulary=512,
+            sections=(2, 3, 3),
+            encoder_layers=2,
+            encoder_width=64,
+            encoder_heads=(4, 2),
+            encoder_ffn=(128, 128),
+            full_attention=(1,),
+        ),
+        windows=2,
+        compression_windows=4,
+        compression_width=64,
+    ),
+    # The 3B with widths and depths divided by 4, at a quarter of the windows: the operations split
+    # over encoders, matrices and attention as the 3B's do at 64 windows.
+    "small": Preset(
+        _model(
+            layers=9,
+            width=512,
+            heads=(8, 1),
+            ffn=2752,
+            vocabulary=9496,
+            sections=(8, 12, 12),
+            encoder_layers=8,
+            encoder_width=320,
+            encoder_heads=(5, 4),
+            encoder_ffn=(1280, 855),
+            full_attention=(7,),
+        ),
+        windows=16,
+        compression_windows=64,
+        compression_width=3584,
+    ),
+    "3b": Preset(
+        _model(
+            layers=36,
+            width=2048,
+            heads=(16, 2),
+            ffn=11008,
+            vocabulary=151936,
+            sections=(16, 24, 24),
+            **_ENCODERS,
+        ),
+        windows=64,
+        compression_windows=64,
+        compression_width=2048,
+    ),
+    "7b": Preset(
+        _model(
+            layers=28,
+            width=3584,
+            heads=(28, 4),
+            ffn=18944,
+            vocabulary=152064,
+            sections=(16, 24, 24),
+            **_ENCODERS,
+        ),
+        windows=64,
+        compression_windows=64,
+        compression_width=3584,
+    ),
+}
+
+
+def default_dtype() -> jnp.dtype:
+    """float32 on a CPU, bfloat16 on an accelerator."""
+    return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+
+
+def random_weights(config: ModelConfig, dtype: jnp.dtype, seed: int = 0) -> Any:
+    """Random parameters, made on the device, that keep activations near unit scale."""
+    tree = abstract_params(config, dtype)
+    leaves, structure = jax.tree.flatten_with_path(tree)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    made = []
+    for key, (path, leaf) in zip(keys, leaves, strict=True):
+        name = path[-1].key
+        stacked = path[1].key in ("layers", "blocks")
+        fan_in = math.prod(leaf.shape[int(stacked) : -1]) if name == "kernel" else 1
+        made.append(_random_leaf(key, leaf.shape, leaf.dtype, name, fan_in))
+    return jax.tree.unflatten(structure, made)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def _random_leaf(key, shape, dtype, name, fan_in):
+    noise = jax.random.normal(key, shape, dtype)
+    if name == "bias":
+        return 0.1 * noise
+    if name == "scale":
+        return 1 + 0.1 * noise
+    return noise / jnp.asarray(math.sqrt(fan_in), dtype)
+
+
+def random_prompt(config: ModelConfig, seed: int = 0) -> Prompt:
+    """Text around a clip with sound: the chat prompt's structure with random words."""
+    words = np.random.default_rng(seed).integers(0, config.vision_end_token, TEXT_TOKENS, np.int32)
+    before, after = words[:20], words[20 : TEXT_TOKENS - 4]
+    prefix = [*before, config.vision_start_token, config.audio_start_token]
+    suffix = [config.audio_end_token, config.vision_end_token, *after]
+    prefix_positions, suffix_positions = np.arange(len(prefix)), np.arange(len(suffix))
+    prefix_positions[-1] -= 1
+    suffix_positions[1:] -= 1
+    return Prompt(
+        *(np.array(x, np.int32) for x in (prefix, prefix_positions)),
+        *(np.array(x, np.int32) for x in (suffix, suffix_positions)),
+    )
+
+
+def random_windows(count: int, config: ModelConfig, seed: int = 0) -> Window:
+    """A 16:9 clip of noise, every slot in use."""
+    rng, spec = np.random.default_rng(seed), WindowSpec()
+    shape = (count, spec.grids, spec.grid_slots * config.vision.merge**2)
+    bins, frames = config.audio.mel_bins, 2 * config.audio.n_window
+    leaves: dict[str, Any] = {
+        "patches": rng.integers(0, 256, (*shape, config.vision.patch_values), np.uint8),
+        "grid_size": np.tile(np.array([9, 16], np.int32), (count, 1)),
+        "grid_mask": np.ones((count, spec.grids), bool),
+        "grid_time": np.tile(np.arange(spec.grids, dtype=np.int32) * 25, (count, 1)),
+        "mel": rng.standard_normal((count, bins, frames), np.float32),
+        "mel_length": np.full(count, frames, np.int32),
+    }
+    return Window(**leaves)

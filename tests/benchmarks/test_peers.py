@@ -1,0 +1,76 @@
+"""A peer that computes something else would be no peer."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import compression
+from benchmarks.peers import paper, published
+from omnizip_jax.config import OmniZipConfig
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "w1",
+        "w2",
+        "w3",
+        "w8",
+        "w8_g0",
+        "w8_g15",
+        "w64",
+        "w3_d128",
+        "short_tail",
+        "uneven_runs",
+        "no_audio",
+        "no_video",
+    ],
+)
+def test_published_steps_reproduce_the_recording(name):
+    with np.load(GOLDEN / f"case_{name}.npz") as file:
+        case = dict(file)
+    config = OmniZipConfig.published(
+        rho_audio=float(case["rho_audio"]),
+        rho_video=float(case["rho_video"]),
+        merge_size=int(case["g"]),
+        anchor_ratio=float(case["contextual_ratio"]),
+        knn=int(case["knn_k"]),
+    )
+    keep, merged = published.compress(
+        torch.tensor(case["input_embeds"]),
+        torch.tensor(case["input_ids"]),
+        torch.tensor(case["audio_scores"]),
+        int(np.prod(case["video_grid_thw"][0, 1:])) // 4,
+        int(case["audio_token_id"]),
+        int(case["video_token_id"]),
+        config,
+    )
+    np.testing.assert_array_equal(keep.numpy(), case["keep_mask"])
+    expected = case["input_embeds"].copy()
+    expected[case["merged_row_index"]] = case["merged_rows"]
+    np.testing.assert_allclose(merged.numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("rates", [(0.3, 0.6), (0.4, 0.7)])
+def test_batched_paper_rule_is_ours(rates):
+    config = OmniZipConfig(rho_audio=rates[0], rho_video=rates[1])
+    tokens = compression.random_tokens(6, 64, np.float32, 36)
+    ours = compression.program(config)(tokens)
+    arrays = (tokens.audio, tokens.audio_scores, tokens.video)
+    audio, keep_audio, keep_video = paper.compress(*map(compression.to_torch, arrays), config)
+    np.testing.assert_array_equal(keep_audio.numpy(), ours.audio_keep)
+    np.testing.assert_array_equal(keep_video.numpy(), ours.video_keep)
+    np.testing.assert_allclose(audio.numpy(), ours.audio, atol=1e-5)
+
+
+def test_published_steps_are_ours_on_the_benchmarks_clip():
+    config = OmniZipConfig.published()
+    tokens = compression.random_tokens(5, 64, np.float32, 36)
+    ours = compression.program(config)(tokens)
+    keep, _ = compression.loop_call(tokens, config)()
+    both = np.concatenate([np.reshape(ours.video_keep, (5, -1)), ours.audio_keep], axis=1)
+    np.testing.assert_array_equal(keep.numpy(), both.ravel())

@@ -1,0 +1,106 @@
+"""A clip and a question on the device, and the programs of ``generate`` that read them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import presets
+from benchmarks.bench import Bench
+from omnizip_jax.compression import kept_bound
+from omnizip_jax.config import OmniZipConfig
+from omnizip_jax.decode import Generation
+from omnizip_jax.encode import EncodedWindow
+from omnizip_jax.generate import (
+    PromptArrays,
+    bucket,
+    encode_clip,
+    first_token,
+    pad_windows,
+    token_counts,
+)
+
+NEW_TOKENS = 128  # room in the cache behind the prompt
+
+FULL = None
+KEEP_45 = OmniZipConfig()
+KEEP_35 = OmniZipConfig(rho_audio=0.4, rho_video=0.7)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prefill:
+    """The compiled program from encoder outputs to the first token.
+
+    Attributes:
+        tokens: that the decoder reads.
+        slots: of its input, padding included.
+        temporary: bytes that the program needs besides its arguments and results.
+        result: bytes of its results, the cache first of all.
+    """
+
+    tokens: int
+    slots: int
+    temporary: int
+    result: int
+    program: Any
+    arguments: Any
+
+    def __call__(self, encoded: EncodedWindow) -> Generation:
+        generation, _, _ = self.program(self.arguments[0], encoded, *self.arguments[1:])
+        return jax.block_until_ready(generation)
+
+
+class Clip:
+    """A random clip with a random question, for one model."""
+
+    def __init__(self, bench: Bench):
+        self.config, self.weights = bench.config, bench.weights
+        self.windows = presets.random_windows(bench.windows, bench.config)
+        self.prompt = presets.random_prompt(bench.config)
+        self.count = bench.windows
+
+    def encode(self) -> EncodedWindow:
+        """Both encoders, as ``generate`` runs them."""
+        return jax.block_until_ready(encode_clip(self.weights, self.windows, self.config))
+
+    @functools.cached_property
+    def encoded(self) -> EncodedWindow:
+        return self.encode()
+
+    def prefill(self, compression: OmniZipConfig | None) -> Prefill:
+        """Compile compression and prefill with the sizes that ``generate`` would choose."""
+        audio, video = token_counts(self.windows)
+        bound = kept_bound(audio, video, compression) if compression else (audio + video).sum()
+        text = len(self.prompt.prefix) + len(self.prompt.suffix)
+        capacity = bucket(int(bound) + text)
+        layout = self.windows.replace(patches=None, mel=None)
+        arguments = (
+            self.weights,
+            pad_windows(layout, self.encoded.video_mask.shape[0]),
+            PromptArrays.from_prompt(self.prompt),
+            jnp.int32(self.count - 1),
+            jax.random.key(0),
+        )
+        program = first_token.lower(
+            arguments[0],
+            self.encoded,
+            *arguments[1:],
+            config=self.config,
+            compression=compression,
+            capacity=capacity,
+            slots=bucket(capacity + NEW_TOKENS),
+        ).compile()
+        memory = program.memory_analysis()
+        _, _, count = program(arguments[0], self.encoded, *arguments[1:])
+        return Prefill(
+            tokens=int(count),
+            slots=capacity,
+            temporary=memory.temp_size_in_bytes,
+            result=memory.output_size_in_bytes,
+            program=program,
+            arguments=arguments,
+        )

@@ -1,0 +1,72 @@
+"""Suite ``prefill``: encoder outputs to the first token, packed against full tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from benchmarks import flops
+from benchmarks.bench import Bench
+from benchmarks.clip import FULL, KEEP_35, KEEP_45, Clip, Prefill
+from benchmarks.harness import Row, peak_memory
+
+
+def run(bench: Bench) -> Iterator[Row]:
+    clip = Clip(bench)
+    bench.say(f"prefill: {bench.windows} windows, compiling at full, 45 % and 35 % of the tokens")
+    programs = [clip.prefill(compression) for compression in (FULL, KEEP_45, KEEP_35)]
+    calls, peaks = [], []
+    for program in programs:
+        calls.append(lambda program=program: program(clip.encoded))
+        with peak_memory() as peak:
+            calls[-1]()
+            peaks.append(peak())
+    if bench.has_torch:
+        calls.append(transformers_call(bench, clip, calls[0]().logits))
+    full, *packed, peer = [*bench.alternate(*calls), *([] if bench.has_torch else [None])]
+
+    text, weights = bench.config.text, sum(x.nbytes for x in jax.tree.leaves(clip.weights["text"]))
+    for name, timing, program, peak in zip(
+        ("full", "packed_45", "packed_35"), (full, *packed), programs, peaks, strict=True
+    ):
+        floor = bench.machine.floor(flops.prefill_flops(text, program.tokens), weights)
+        note = f"{program.tokens} tokens in {program.slots} slots; {_memory(program, peak)}"
+        if program is programs[0]:
+            yield bench.timed(f"prefill.{name}", timing, floor=floor, note=note)
+            continue
+        ideal, paper = (
+            count(text, programs[0].tokens) / count(text, program.tokens)
+            for count in (flops.prefill_flops, flops.paper_flops)
+        )
+        note += f"; ideal {ideal:.2f}x by true count, {paper:.2f}x by eq. 9"
+        note += f"; {floor / timing.median:.0%} of the machine's matrix rate"
+        yield bench.timed(
+            f"prefill.{name}", timing, full, "full tokens", floor=full.median / ideal, note=note
+        )
+    if peer is not None:
+        floor = bench.machine.floor(flops.prefill_flops(text, programs[0].tokens), weights)
+        yield bench.timed(
+            "prefill.vs_transformers", full, peer, "transformers, same tokens", floor=floor
+        )
+
+
+def _memory(program: Prefill, peak: int) -> str:
+    return (
+        f"temporaries {program.temporary / 2**20:.0f} MiB, results {program.result / 2**20:.0f} "
+        f"MiB, process peak {peak / 2**20:.0f} MiB"
+    )
+
+
+def transformers_call(bench: Bench, clip: Clip, ours: jax.Array):
+    """transformers' decoder on the same features; checks that it comes to the same logits."""
+    from benchmarks.peers.thinker import Thinker
+
+    thinker = Thinker(clip.weights, clip.config)
+    features = (x[: clip.count] for x in (clip.encoded.video, clip.encoded.audio.tokens))
+    embedded = thinker.embedded(thinker.inputs(clip.windows, clip.prompt), *features)
+    logits, _ = thinker.prefill(embedded)
+    apart = np.abs(np.asarray(ours) - logits.float().cpu().numpy()).max()
+    bench.say(f"prefill: logits differ from transformers' by {apart:.1e} at most")
+    return lambda: thinker.prefill(embedded)

@@ -43,7 +43,7 @@ def received_attention(
         logits = jnp.where(key_mask, logits * scale, -jnp.inf)
         weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
         share = query_mask / jnp.sum(weights, axis=-1)
-        return total + jnp.where(key_mask & jnp.any(query_mask), share @ weights, 0), None
+        return total + jnp.where(key_mask, share @ weights, 0), None
 
     heads = (jnp.moveaxis(queries, 1, 0), jnp.moveaxis(keys, 1, 0))
     total, _ = jax.lax.scan(add_head, jnp.zeros(keys.shape[0], dtype), heads)
@@ -95,8 +95,8 @@ def select_salient(
 
 def sample_anchors(
     others: Bool[Array, " N"], count: Int[Array, ""], slots: int
-) -> tuple[Int[Array, " C"], Bool[Array, " C"]]:
-    """Every ``R // count``-th of the R non-salient tokens, the first one first.
+) -> tuple[Int[Array, " C"], Bool[Array, " C"], Bool[Array, " N"]]:
+    """Uniform anchors: of R non-salient tokens every ``R // count``-th, the first one first.
 
     Args:
         others: the non-salient tokens.
@@ -104,54 +104,53 @@ def sample_anchors(
         slots: static bound C on ``count``.
 
     Returns:
-        Indices of the anchors, and which of the slots hold one.
+        Indices of the anchors, which of the slots hold one, and the anchors as a mask of tokens.
     """
     total = jnp.sum(others)
     count = jnp.minimum(count, total)
     step = jnp.maximum(total // jnp.maximum(count, 1), 1)
     in_order = jnp.argsort(~others, stable=True)
     slot = jnp.arange(slots)
-    return in_order[jnp.minimum(slot * step, others.size - 1)], slot < count
+    filled = slot < count
+    anchor = in_order[jnp.minimum(slot * step, others.size - 1)]
+    mask = jnp.zeros_like(others).at[jnp.where(filled, anchor, others.size)].set(True, mode="drop")
+    return anchor, filled, mask
 
 
 def merge_into_anchors(
     audio: Float[Array, "N D"],
-    others: Bool[Array, " N"],
+    candidates: Bool[Array, " N"],
     relevance: Float[Array, " N"],
     anchor: Int[Array, " C"],
-    is_anchor: Bool[Array, " C"],
+    filled: Bool[Array, " C"],
     merge_size: int,
-) -> tuple[Float[Array, "N D"], Bool[Array, " N"]]:
-    """Audio anchor consolidation: each anchor takes in the best ``merge_size`` of its neighbours.
+) -> Float[Array, "N D"]:
+    """Audio anchor consolidation: each anchor takes in the best ``merge_size`` of its candidates.
 
-    A non-salient token belongs to the anchor nearest to it (cosine). Of these each anchor takes
-    the most relevant, weighted by the softmax of their relevance, and becomes the mean of itself
-    and their weighted mean. All features that enter are the original ones.
+    A candidate belongs to the anchor nearest to it (cosine). Of these each anchor takes the most
+    relevant, weighted by the softmax of their relevance, and becomes the mean of itself and their
+    weighted mean. All features that enter are the original ones.
 
     Args:
         audio: N audio tokens.
-        others: the non-salient tokens, anchors included.
-        relevance: similarity to the video (``cross_modal_similarity``); ``-inf`` where there is
-            no video, and then the similarity to the nearest anchor stands in.
-        anchor, is_anchor: from ``sample_anchors``.
+        candidates: tokens that are neither salient nor anchors.
+        relevance: similarity of each candidate to the video (``cross_modal_similarity``); ``-inf``
+            where there is no video, and then the similarity to the nearest anchor stands in.
+        anchor, filled: slots of anchors, from ``sample_anchors``.
         merge_size: G, at least 1.
 
     Returns:
-        The tokens with merged anchors in their places, and the mask of the anchors.
+        The tokens, with the merged anchors in their places.
     """
-    tokens = audio.shape[0]
-    place = jnp.where(is_anchor, anchor, tokens)  # out of range: dropped by the scatters below
-    anchors = jnp.zeros(tokens, bool).at[place].set(True, mode="drop")
-
     features = audio[anchor]
-    similarity = jnp.where(is_anchor, cosines(audio, features), -jnp.inf)
+    similarity = jnp.where(filled, cosines(audio, features), -jnp.inf)
     relevance = jnp.where(jnp.isneginf(relevance), similarity.max(-1), relevance)
     belongs = jax.nn.one_hot(similarity.argmax(-1), anchor.size, axis=0, dtype=bool)
-    member = belongs & is_anchor[:, None] & (others & ~anchors)
+    member = belongs & filled[:, None] & candidates
 
-    score, index = jax.lax.top_k(jnp.where(member, relevance, -jnp.inf), min(merge_size, tokens))
+    slots = min(merge_size, candidates.size)
+    score, index = jax.lax.top_k(jnp.where(member, relevance, -jnp.inf), slots)
     taken = score > -jnp.inf
-    some = taken.any(-1)
     weight = jnp.where(taken, jnp.exp(score), 0)  # of cosines: nothing can overflow
     weight = weight / jnp.maximum(jnp.sum(weight, -1, keepdims=True), 1e-30)
     mean = jnp.einsum(
@@ -160,9 +159,9 @@ def merge_into_anchors(
         audio[index].astype(weight.dtype),
         precision=jax.lax.Precision.HIGHEST,
     )
-    merged = (features + mean) / 2
-    place = jnp.where(some, place, tokens)
-    return audio.at[place].set(merged.astype(audio.dtype), mode="drop"), anchors
+    merged = ((features + mean) / 2).astype(audio.dtype)
+    place = jnp.where(taken.any(-1), anchor, candidates.size)  # out of range: left as it is
+    return audio.at[place].set(merged, mode="drop")
 
 
 def cross_modal_similarity(

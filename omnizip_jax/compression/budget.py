@@ -60,11 +60,13 @@ def allocate_discards(
 
     The clip discards ``rho_video`` of its video tokens, rounded half to even. Windows with audio
     start from eq. 5 and are scaled by one common factor inside ``[rho_min, rho_max]``; windows
-    without audio have the rate ``rho_video``. The largest remainders are rounded up (ties: the
-    earlier window). Bounds hold for the integers too, ``ceil(rho_min n) <= d <= floor(rho_max n)``,
-    unless no integers inside them meet the budget; then a window may pass a bound by less than one
-    token. Should one of the two kinds of windows not reach its part of the budget inside the
-    bounds, the other takes over the rest.
+    without audio have the rate ``rho_video``. The largest remainders are rounded up; remainders
+    within 1/1024 count as equal, and then the earlier window goes first.
+
+    Bounds hold for the integers too, ``ceil(rho_min n) <= d <= floor(rho_max n)``, unless no
+    integers inside them meet the budget; then a window may pass a bound by less than one token.
+    Should one of the two kinds of windows not reach its part of the budget inside the bounds, the
+    other takes over the rest.
 
     Args:
         retention: S_a, share of each window's audio tokens that is kept, anchors included.
@@ -79,6 +81,7 @@ def allocate_discards(
         return lookup(partial(rule, share), video_counts, slots)
 
     lower, upper = bound(ceil_share, low), bound(floor_share, high)
+    lower, upper = jnp.minimum(lower, upper), jnp.maximum(lower, upper)  # if none lies between
     lower = jnp.where(jnp.sum(lower) <= total, lower, bound(floor_share, low))
     upper = jnp.where(jnp.sum(upper) >= total, upper, bound(ceil_share, high))
 
@@ -101,5 +104,7 @@ def allocate_discards(
 
     shares = fill(guided, guided_share) + fill(~guided, total - guided_share)
     whole = jnp.floor(shares)
-    rounded_up = top_mask(shares - whole, whole < upper, total - jnp.sum(whole))
+    # Compared to a thousandth, so that windows that tie do so in float32 as well.
+    remainders = jnp.round((shares - whole) * 1024)
+    rounded_up = top_mask(remainders, whole < upper, total - jnp.sum(whole))
     return whole.astype(jnp.int32) + rounded_up

@@ -46,33 +46,32 @@ def consolidate_clip(
     Returns:
         The audio with merged anchors, and the mask of the anchors.
     """
-    windows, slots, width = tokens.audio.shape
+    width = tokens.audio.shape[-1]
     if config.merge_size == 0:
         return tokens.audio, jnp.zeros_like(salient)
     audio, mask = tokens.audio.reshape(-1, width), tokens.audio_mask.reshape(-1)
     others = mask & ~salient.reshape(-1)
-    valid = jnp.sum(mask)
-    rule = partial(round_float, config.anchor_ratio)
-    bound = int(rule(np.array(mask.size)))
-    anchor, is_anchor = sample_anchors(others, lookup(rule, valid, mask.size), bound)
+    anchor_rule = partial(round_float, config.anchor_ratio)
+    count = lookup(anchor_rule, jnp.sum(mask), mask.size)
+    slots = int(anchor_rule(np.array(mask.size)))
+    anchor, filled, anchors = sample_anchors(others, count, slots)
+    candidates = others & ~anchors
 
-    # Only the tokens that may be merged meet the video: pack them, there are few.
+    # Every candidate meets every video token of the clip, so only candidates are packed for it.
     counts = np.arange(mask.size + 1)
-    packed = int(np.max(counts - round_float(1 - config.rho_audio, counts)))
-    (candidate,) = jnp.nonzero(others, size=packed, fill_value=mask.size - 1)
-    features = audio[candidate]
+    spare = counts - round_float(1 - config.rho_audio, counts) - anchor_rule(counts)
+    (packed,) = jnp.nonzero(candidates, size=max(int(spare.max()), 1), fill_value=0)
+    features = audio[packed]
 
     def nearest(best, window):
         video, video_mask = (x.reshape(-1, *x.shape[2:]) for x in window)
         return jnp.maximum(best, cross_modal_similarity(features, video, video_mask)), None
 
-    start = jnp.full(packed, -jnp.inf, jnp.promote_types(audio.dtype, jnp.float32))
+    start = jnp.full(packed.size, -jnp.inf, jnp.promote_types(audio.dtype, jnp.float32))
     best, _ = jax.lax.scan(nearest, start, (tokens.video, tokens.video_mask))
-    relevance = jnp.full(mask.size, -jnp.inf, best.dtype).at[candidate].set(best)
-    audio, anchors = merge_into_anchors(
-        audio, others, relevance, anchor, is_anchor, config.merge_size
-    )
-    return audio.reshape(windows, slots, width), anchors.reshape(windows, slots)
+    relevance = jnp.full(mask.size, -jnp.inf, best.dtype).at[packed].set(best)
+    audio = merge_into_anchors(audio, candidates, relevance, anchor, filled, config.merge_size)
+    return audio.reshape(tokens.audio.shape), anchors.reshape(salient.shape)
 
 
 def video_rates(

@@ -70,17 +70,22 @@ def consolidate_window(
     others = audio_mask & ~salient
     rule = partial(round_share, exact(config.anchor_ratio))
     count = lookup(rule, jnp.sum(audio_mask), audio_mask.size)
-    anchor, is_anchor = sample_anchors(others, count, int(rule(np.array(audio_mask.size))))
+    slots = int(rule(np.array(audio_mask.size)))
+    anchor, filled, anchors = sample_anchors(others, count, slots)
     relevance = cross_modal_similarity(
         audio, video.reshape(-1, video.shape[-1]), video_mask.reshape(-1)
     )
-    return merge_into_anchors(audio, others, relevance, anchor, is_anchor, config.merge_size)
+    candidates = others & ~anchors
+    merged = merge_into_anchors(audio, candidates, relevance, anchor, filled, config.merge_size)
+    return merged, anchors
 
 
 def _over_windows(function, *arrays):
-    """``lax.map`` that reads each window where it lies, one at a time: no copy of the clip."""
+    """``lax.map`` that reads each window where it lies: no copy of the clip."""
+    # One window is enough work for a CPU; on an accelerator its kernels would be too small.
+    batch = None if jax.default_backend() == "cpu" else 16
     windows = jnp.arange(arrays[0].shape[0])
-    return jax.lax.map(lambda i: function(*(x[i] for x in arrays)), windows)
+    return jax.lax.map(lambda i: function(*(x[i] for x in arrays)), windows, batch_size=batch)
 
 
 def compress_clip(tokens: WindowTokens, config: OmniZipConfig) -> CompressedClip:

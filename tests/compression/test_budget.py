@@ -1,0 +1,94 @@
+"""Algorithm 1: the budget to the token, bounds, and agreement with float64."""
+
+from fractions import Fraction
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from omnizip_jax.compression.budget import allocate_discards
+from omnizip_jax.compression.counts import ceil_share, exact, floor_share, lookup, round_share
+from omnizip_jax.config import OmniZipConfig
+from tests.compression import oracle
+
+WINDOWS, AUDIO, VIDEO = 5, 50, 288
+CONFIGS = [
+    OmniZipConfig(),
+    OmniZipConfig(rho_audio=0.4, rho_video=0.7),
+    OmniZipConfig(rho_video=0.75),
+    OmniZipConfig(rho_video=0.35),
+    OmniZipConfig(rho_min=0.0, rho_max=1.0, rho_video=0.5),
+    OmniZipConfig(rho_min=0.55, rho_max=0.55, rho_video=0.55),
+]
+allocate = jax.jit(allocate_discards, static_argnums=(3, 4))
+
+
+@st.composite
+def clips(draw):
+    audio = st.one_of(st.just(0), st.just(AUDIO), st.integers(1, AUDIO))
+    video = st.one_of(st.just(0), st.just(VIDEO), st.integers(1, VIDEO))
+    audio_counts = draw(st.lists(audio, min_size=WINDOWS, max_size=WINDOWS))
+    video_counts = draw(st.lists(video, min_size=WINDOWS, max_size=WINDOWS))
+    kept = [draw(st.integers(0, n)) for n in audio_counts]
+    retention = np.array(kept) / np.maximum(audio_counts, 1)
+    return retention, np.array(audio_counts), np.array(video_counts)
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(clips(), st.sampled_from(CONFIGS))
+def test_budget_is_met_to_the_token_within_bounds(clip, config):
+    retention, audio_counts, video_counts = clip
+    found = np.asarray(
+        allocate(np.float32(retention), audio_counts, video_counts, config, VIDEO), np.int64
+    )
+    total = oracle.half_even(config.rho_video, video_counts.sum())
+    assert found.sum() == total
+    low = np.float64([exact(config.rho_min) * int(n) for n in video_counts])
+    high = np.float64([exact(config.rho_max) * int(n) for n in video_counts])
+    assert np.all((low - 1 < found) & (found < high + 1))
+    # Where integers between the bounds exist and can meet the budget, the bounds hold as they are.
+    lower, upper = np.ceil(low), np.floor(high)
+    between = lower <= upper
+    lower, upper = np.minimum(lower, upper), np.maximum(lower, upper)
+    if lower.sum() <= total:
+        assert np.all((found >= lower)[between])
+    if upper.sum() >= total:
+        assert np.all((found <= upper)[between])
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(clips(), st.sampled_from(CONFIGS))
+def test_equals_float64_bisection(clip, config):
+    with jax.enable_x64(True):
+        found = np.asarray(allocate(*clip, config, VIDEO))
+    np.testing.assert_array_equal(found, oracle.discards(*clip, config))
+
+
+def test_louder_windows_keep_more_and_windows_without_audio_keep_the_mean():
+    retention = np.float32([0.2, 0.9, 0.6, 0])
+    counts, video = np.array([50, 50, 50, 0]), np.full(4, 280)
+    found = np.asarray(allocate(retention, counts, video, OmniZipConfig(), VIDEO))
+    assert found[0] > found[2] > found[1]
+    assert found[3] == 168  # 0.6 * 280
+
+
+def test_windows_that_keep_all_audio_still_meet_the_budget():
+    # With rho_min = 0 eq. 5 gives every window the rate 0, which no factor scales.
+    config = OmniZipConfig(rho_min=0.0, rho_video=0.6)
+    found = allocate(np.ones(3, np.float32), np.full(3, 50), np.full(3, 100), config, VIDEO)
+    np.testing.assert_array_equal(found, [60, 60, 60])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 0.55, 0.7, 1.0, 1 / 3])
+def test_counts_are_those_of_exact_arithmetic(share):
+    counts, meant = np.arange(2000), Fraction(repr(share)).limit_denominator(10**6)
+    np.testing.assert_array_equal(
+        round_share(exact(share), counts), [round(meant * int(n)) for n in counts]
+    )
+    assert np.all(floor_share(exact(share), counts) == [(meant * int(n)) // 1 for n in counts])
+    assert np.all(ceil_share(exact(share), counts) == [-((-meant * int(n)) // 1) for n in counts])
+    # 0.3 of 50 is 15, 0.55 of 100 is 55, though their binary fractions say otherwise.
+    assert ceil_share(exact(0.55), np.array(100)) == 55
+    assert lookup(lambda n: 2 * n, np.array([3, 0]), 5).tolist() == [6, 0]

@@ -24,8 +24,6 @@ from omnizip_jax.generate import (
     token_counts,
 )
 
-NEW_TOKENS = 128  # room in the cache behind the prompt
-
 FULL = None
 KEEP_45 = OmniZipConfig()
 KEEP_35 = OmniZipConfig(rho_audio=0.4, rho_video=0.7)
@@ -71,8 +69,11 @@ class Clip:
     def encoded(self) -> EncodedWindow:
         return self.encode()
 
-    def prefill(self, compression: OmniZipConfig | None) -> Prefill:
-        """Compile compression and prefill with the sizes that ``generate`` would choose."""
+    def prefill(self, compression: OmniZipConfig | None, room: int = 64) -> Prefill:
+        """Compile compression and prefill with the sizes that ``generate`` would choose.
+
+        ``room`` is for the tokens of the answer.
+        """
         audio, video = token_counts(self.windows)
         bound = kept_bound(audio, video, compression) if compression else (audio + video).sum()
         text = len(self.prompt.prefix) + len(self.prompt.suffix)
@@ -92,7 +93,7 @@ class Clip:
             config=self.config,
             compression=compression,
             capacity=capacity,
-            slots=bucket(capacity + NEW_TOKENS),
+            slots=bucket(capacity + room),
         ).compile()
         memory = program.memory_analysis()
         _, _, count = program(arguments[0], self.encoded, *arguments[1:])

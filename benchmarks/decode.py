@@ -1,0 +1,108 @@
+"""Suite ``decode``: seconds per token after the first, and whether the cache is ever copied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import flops
+from benchmarks.bench import Bench
+from benchmarks.clip import FULL, KEEP_45, Clip
+from benchmarks.harness import Call, Row
+from omnizip_jax.decode import DECODE_BLOCK, Generation, Sampling, generate_tokens
+from omnizip_jax.models.text import KVCache
+
+
+class Decoding:
+    """A generation that goes on for a block of tokens with every call."""
+
+    def __init__(self, weights: Any, config: Any, generation: Generation):
+        self.weights, self.state = weights["text"], generation
+        self.sampling, self.limit = Sampling.of(0.0, 1.0), jnp.int32(DECODE_BLOCK)
+        self.program = generate_tokens.lower(
+            self.weights,
+            generation,
+            self.sampling,
+            self.limit,
+            config=config.text,
+            steps=DECODE_BLOCK,
+            end_tokens=(),
+        ).compile()
+
+    def __call__(self) -> None:
+        _, made, self.state = self.program(self.weights, self.state, self.sampling, self.limit)
+        if int(made) != DECODE_BLOCK:
+            raise AssertionError(f"made {made} tokens instead of {DECODE_BLOCK}")
+        jax.block_until_ready(self.state)
+
+
+def run(bench: Bench) -> Iterator[Row]:
+    clip = Clip(bench)
+    bench.say(f"decode: {bench.windows} windows, prefill at full and 45 % of the tokens")
+    room = DECODE_BLOCK * (bench.repeats + 1)
+    prefills = [clip.prefill(compression, room) for compression in (FULL, KEEP_45)]
+    full, packed = (
+        Decoding(bench.weights, bench.config, prefill(clip.encoded)) for prefill in prefills
+    )
+    calls: list[Call] = [full, packed]
+    theirs = None
+    if bench.has_torch:
+        theirs = TransformersDecoding(clip, full.state)
+        calls.append(theirs)
+    ours, ours_packed, *peers = bench.alternate(*calls)
+    peer = peers[0] if peers else None
+    if theirs:
+        apart = np.abs(np.asarray(full.state.logits) - theirs.logits.float().cpu().numpy()).max()
+        bench.say(f"decode: logits differ from transformers' by {apart:.1e} at the end")
+
+    item = bench.dtype.itemsize
+    weights = flops.decode_weight_count(bench.config.text) * item
+    floor = bench.machine.floor(2 * weights / item, weights)
+    for name, timing, tokens, what in (
+        ("vs_transformers", ours, prefills[0].tokens, "transformers, same tokens"),
+        ("vs_transformers_45", ours_packed, prefills[1].tokens, "transformers, full tokens"),
+    ):
+        cache = flops.cache_values(bench.config.text, tokens) * item
+        note = (
+            f"per token, after {tokens}; the floor reads {weights / 1e6:.0f} MB of weights, "
+            f"the cache holds {cache / 1e6:.0f} MB"
+        )
+        yield bench.timed(
+            f"decode.{name}", timing, peer, what, per=DECODE_BLOCK, floor=floor, note=note
+        )
+    temporary = full.program.memory_analysis().temp_size_in_bytes
+    cache = cache_bytes(full.state.cache)
+    copies = "no copy of the cache" if temporary < cache else "MAY HOLD A COPY OF THE CACHE"
+    yield bench.figure(
+        "decode.temporaries",
+        temporary / cache,
+        "share",
+        note=f"{temporary / 1e6:.2f} MB beside a cache of {cache / 1e6:.0f} MB: {copies}",
+    )
+
+
+def cache_bytes(cache: KVCache) -> int:
+    return cache.keys.nbytes + cache.values.nbytes
+
+
+class TransformersDecoding:
+    """transformers' decoder, one token after the other, from the same prompt."""
+
+    def __init__(self, clip: Clip, generation: Generation):
+        from benchmarks.peers.thinker import Thinker
+
+        self.thinker = Thinker(clip.weights, clip.config)
+        inputs = self.thinker.inputs(clip.windows, clip.prompt)
+        features = (x[: clip.count] for x in (clip.encoded.video, clip.encoded.audio.tokens))
+        self.logits, self.cache = self.thinker.prefill(self.thinker.embedded(inputs, *features))
+        self.position = int(generation.position)
+
+    def __call__(self) -> None:
+        self.logits, self.cache = self.thinker.decode(
+            self.logits, self.cache, self.position, DECODE_BLOCK
+        )
+        self.position += DECODE_BLOCK

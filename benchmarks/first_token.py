@@ -1,0 +1,65 @@
+"""Suite ``first-token``: pixels and mel to the first token, encoders included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax
+
+from benchmarks import flops
+from benchmarks.bench import Bench
+from benchmarks.clip import FULL, KEEP_45, Clip
+from benchmarks.harness import Row, peak_memory
+
+
+def run(bench: Bench) -> Iterator[Row]:
+    clip = Clip(bench)
+    bench.say(f"first token: {bench.windows} windows, compiling the encoders and two prefills")
+    with peak_memory() as encoders_peak:
+        clip.encode()
+        peak = encoders_peak()
+    packed, full = clip.prefill(KEEP_45), clip.prefill(FULL)
+    calls = [clip.encode, lambda: packed(clip.encode()), lambda: full(clip.encode())]
+    if bench.has_torch:
+        from benchmarks.peers.thinker import Thinker
+
+        thinker = Thinker(clip.weights, clip.config)
+        inputs = thinker.inputs(clip.windows, clip.prompt)
+        calls += [lambda: thinker.encode(inputs), lambda: thinker.first_token(inputs)]
+    encoders, ours, ours_full, *peers = bench.alternate(*calls)
+    their_encoders, theirs = peers or (None, None)
+
+    encoding = flops.encoder_flops(bench.config, bench.windows)
+    size = {
+        name: sum(x.nbytes for x in jax.tree.leaves(tree)) for name, tree in bench.weights.items()
+    }
+
+    def floor(tokens: int = 0) -> float:
+        """The encoders, and a prefill of so many tokens."""
+        seconds = bench.machine.floor(encoding, size["audio"] + size["vision"])
+        if tokens:
+            operations = flops.prefill_flops(bench.config.text, tokens)
+            seconds += bench.machine.floor(operations, size["text"])
+        return seconds
+
+    peer = "transformers, full tokens"
+    note = f"{bench.windows} windows; process peak {peak / 2**20:.0f} MiB"
+    yield bench.timed(
+        "first_token.encoders", encoders, their_encoders, "transformers", floor=floor(), note=note
+    )
+    ideal = floor(full.tokens) / floor(packed.tokens)
+    note = f"{packed.tokens} of {full.tokens} tokens; ideal {ideal:.2f}x of full by true count"
+    yield bench.timed(
+        "first_token.vs_transformers_45",
+        ours,
+        theirs,
+        peer,
+        floor=floor(packed.tokens),
+        note=note,
+    )
+    yield bench.timed(
+        "first_token.vs_transformers", ours_full, theirs, peer, floor=floor(full.tokens)
+    )
+    yield bench.timed(
+        "first_token.packed_45", ours, ours_full, "full tokens", floor=ours_full.median / ideal
+    )

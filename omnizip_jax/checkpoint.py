@@ -34,8 +34,7 @@ UNFINISHED = "CONVERSION_UNFINISHED"  # a file that lies in the folder until all
 ADVICE = "write one with `omnizip convert SOURCE TARGET`"
 
 
-@struct.dataclass
-class Params:
+class Params(struct.PyTreeNode):
     """A loaded model: a pytree of weights, with configuration and tokenizer as static data.
 
     Attributes:

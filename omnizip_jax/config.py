@@ -92,6 +92,11 @@ class ModelConfig:
     positions_per_second: int
     seconds_per_chunk: int
 
+    @property
+    def window_positions(self) -> int:
+        """Positions between the beginnings of two windows (50 as released)."""
+        return self.positions_per_second * self.seconds_per_chunk
+
     @classmethod
     def from_file(cls, path: str | Path) -> ModelConfig:
         """Read a released ``config.json``; raises ``ValueError`` naming what is missing."""
@@ -204,6 +209,9 @@ class OmniZipConfig:
         anchor_ratio: anchors of a window as a share of its audio tokens.
         knn: neighbours in DPC-KNN (eq. 7).
         rule: "paper", or "published" for the rule of the authors' newest code.
+        causal: plan window by window without looking ahead, as a stream must (docs/streaming.md).
+        key_windows: causal audio scores look at the keys of so many past windows.
+        threshold_windows: causal ranking looks at the scores of so many recent windows.
 
     Raises:
         ValueError: a setting outside its range, or a video budget that no rates inside the
@@ -218,6 +226,9 @@ class OmniZipConfig:
     anchor_ratio: float = 0.05
     knn: int = 5
     rule: Literal["paper", "published"] = "paper"
+    causal: bool = False
+    key_windows: int = 8
+    threshold_windows: int = 16
 
     def __post_init__(self):
         for name in ("rho_audio", "rho_video", "rho_min", "rho_max", "anchor_ratio"):
@@ -236,6 +247,15 @@ class OmniZipConfig:
         if self.rule not in ("paper", "published"):
             raise ValueError(
                 f'OmniZipConfig.rule must be "paper" or "published", got {self.rule!r}'
+            )
+        if self.key_windows < 1 or self.threshold_windows < 1:
+            raise ValueError(
+                "OmniZipConfig: key_windows and threshold_windows must be at least 1, got "
+                f"{self.key_windows} and {self.threshold_windows}"
+            )
+        if self.causal and self.rule != "paper":
+            raise ValueError(
+                "the published rule needs the whole clip: causal goes with the paper's"
             )
         # The published rule lets the budget slip; the paper's meets it, so it must be in reach.
         if self.rule == "paper" and self.rho_video > self.rho_max:

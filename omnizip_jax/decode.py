@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 DECODE_BLOCK = 8  # tokens per dispatch
 
 
-@struct.dataclass
-class Sampling:
+class Sampling(struct.PyTreeNode):
     """How a token is drawn: temperature 0 is greedy, ``top_p`` keeps the likeliest mass."""
 
     temperature: Float[Array, ""]
@@ -39,8 +38,7 @@ class Sampling:
         return cls(jnp.float32(temperature), jnp.float32(top_p))
 
 
-@struct.dataclass
-class Generation:
+class Generation(struct.PyTreeNode):
     """A generation in progress; the loop's state.
 
     Attributes:
@@ -100,7 +98,7 @@ def generate_tokens(
         The tokens, how many of them are real, and the state to go on from. The end token is in
         the tokens and in the cache.
     """
-    decoder = Decoder(config, generation.cache.keys.dtype)
+    dtype = generation.cache.keys.dtype
     ends = jnp.array(end_tokens, jnp.int32)
 
     def unfinished(carry):
@@ -111,22 +109,15 @@ def generate_tokens(
         tokens, made, state = carry
         key, subkey = jax.random.split(state.key)
         token = sample(state.logits, sampling, subkey)
-        logits, cache = decoder.apply(
-            {"params": weights}, token, state.position, state.cache, method=next_logits
-        )
+        decoder = Decoder(config, dtype).bind({"params": weights})
+        positions = text_positions(state.position, 1)
+        hidden, cache = decoder(decoder.embed(token[None]), positions, state.cache)
+        logits = decoder.logits(hidden)[0]
         state = Generation(cache, logits, state.position + 1, key, jnp.isin(token, ends))
         return tokens.at[made].set(token), made + 1, state
 
     tokens = jnp.zeros(steps, jnp.int32)
     return jax.lax.while_loop(unfinished, step, (tokens, jnp.int32(0), generation))
-
-
-def next_logits(
-    decoder: Decoder, token: Array, position: Array, cache: KVCache
-) -> tuple[Float[Array, "V"], KVCache]:
-    """Append one token to the cache; the logits of the one after it."""
-    hidden, cache = decoder(decoder.embed(token[None]), text_positions(position, 1), cache)
-    return decoder.logits(hidden)[0], cache
 
 
 def complete(

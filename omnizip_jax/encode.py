@@ -12,12 +12,12 @@ from jaxtyping import Array, Bool, Float
 
 from omnizip_jax.config import ModelConfig, WindowSpec
 from omnizip_jax.models.audio import AudioEncoder, AudioFeatures
+from omnizip_jax.models.text import Decoder
 from omnizip_jax.models.vision import VisionEncoder
 from omnizip_jax.types import Window
 
 
-@struct.dataclass
-class EncodedWindow:
+class EncodedWindow(struct.PyTreeNode):
     """What the encoders make of a window, before any score or choice.
 
     Attributes:
@@ -33,6 +33,11 @@ class EncodedWindow:
 def weights_dtype(weights: Any) -> jnp.dtype:
     """The dtype that a model runs in: that of its weights."""
     return jax.tree.leaves(weights)[0].dtype
+
+
+def bound_decoder(weights: Any, config: ModelConfig) -> Decoder:
+    """The decoder with its weights; call it inside the same JAX transformation."""
+    return Decoder(config.text, weights_dtype(weights)).bind({"params": weights["text"]})
 
 
 def check_spec(spec: WindowSpec, config: ModelConfig) -> None:
@@ -53,16 +58,16 @@ def encode_window(weights: Any, window: Window, config: ModelConfig) -> EncodedW
         window: one window, without a leading axis.
     """
     dtype = weights_dtype(weights)
-    audio = AudioEncoder(config.audio, dtype)
-    vision = VisionEncoder(config.vision, dtype)
+    audio = AudioEncoder(config.audio, dtype).bind({"params": weights["audio"]})
 
     def encode_grid(patches: Array) -> Array:
-        return vision.apply({"params": weights["vision"]}, patches, window.grid_size)
+        vision = VisionEncoder(config.vision, dtype).bind({"params": weights["vision"]})
+        return vision(patches, window.grid_size)
 
     video = jax.vmap(encode_grid)(window.patches)
     cells = jnp.arange(video.shape[1]) < jnp.prod(window.grid_size)
     return EncodedWindow(
-        audio=audio.apply({"params": weights["audio"]}, window.mel, window.mel_length),
+        audio=audio(window.mel, window.mel_length),
         video=video,
         video_mask=window.grid_mask[:, None] & cells,
     )

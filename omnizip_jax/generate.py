@@ -17,18 +17,21 @@ from jaxtyping import Array, Bool, Int
 
 from omnizip_jax import prompt as prompts
 from omnizip_jax.compression import (
+    CausalPlan,
     CompressedClip,
     attention_scores,
+    compress_causal,
     compress_clip,
+    init_plan,
     kept_bound,
     pack,
 )
 from omnizip_jax.config import ModelConfig, OmniZipConfig, WindowSpec
 from omnizip_jax.decode import Generation, Sampling, complete
-from omnizip_jax.encode import EncodedWindow, check_spec, encode_windows, weights_dtype
+from omnizip_jax.encode import EncodedWindow, bound_decoder, check_spec, encode_windows
 from omnizip_jax.media import Clip, load_clip
 from omnizip_jax.models import rope
-from omnizip_jax.models.text import Decoder, KVCache
+from omnizip_jax.models.text import KVCache
 from omnizip_jax.types import Window, WindowTokens
 
 if TYPE_CHECKING:
@@ -88,8 +91,7 @@ class Answer:
         return self.text
 
 
-@struct.dataclass
-class PromptArrays:
+class PromptArrays(struct.PyTreeNode):
     """A prompt on the device; the suffix is padded, so that questions share a program."""
 
     prefix: Int[Array, "P"]
@@ -206,7 +208,7 @@ def check_positions(
 ) -> None:
     """Raise ``ValueError`` if the answer would end beyond the positions that the model knows."""
     windows = 0 if clip is None else len(clip.windows.mel_length)
-    media = windows * config.positions_per_second * config.seconds_per_chunk
+    media = windows * config.window_positions
     end = len(prompt.prefix) + media + len(prompt.suffix) + max_new_tokens
     if end > config.text.max_positions:
         raise ValueError(
@@ -313,14 +315,9 @@ def first_token(
     Returns:
         The generation to go on with, the compression trace, and the number of tokens read.
     """
-    decoder = Decoder(config.text, weights_dtype(weights))
-    text = {"params": weights["text"]}
-
-    def embed(tokens: Array) -> Array:
-        return decoder.apply(text, tokens, method="embed")
-
+    decoder = bound_decoder(weights, config)
     start = prompt.prefix.shape[0] and prompt.prefix_positions[-1] + 1
-    embeddings = [embed(prompt.prefix)]
+    embeddings = [decoder.embed(prompt.prefix)]
     positions = [jnp.broadcast_to(prompt.prefix_positions, (3, prompt.prefix.shape[0]))]
     keep = [jnp.ones(prompt.prefix.shape[0], bool)]
     clip, after = None, jnp.int32(0)
@@ -332,11 +329,10 @@ def first_token(
         after = rope.position_after(
             jax.tree.map(lambda x: x[last], layout),
             encoded.audio.token_mask[last],
-            last,
+            start + last * config.window_positions,
             start,
-            config,
         )
-    embeddings.append(embed(prompt.suffix))
+    embeddings.append(decoder.embed(prompt.suffix))
     positions.append(jnp.broadcast_to(after + prompt.suffix_positions, (3, len(prompt.suffix))))
     keep.append(prompt.suffix_mask)
     packed, packed_positions, count = pack(
@@ -346,8 +342,8 @@ def first_token(
         capacity,
     )
     cache = KVCache.empty(config.text, slots, packed.dtype)
-    hidden, cache = decoder.apply(text, packed, packed_positions, cache, count, fresh=True)
-    logits = decoder.apply(text, hidden[count - 1][None], method="logits")[0]
+    hidden, cache = decoder(packed, packed_positions, cache, count, fresh=True)
+    logits = decoder.logits(hidden[count - 1][None])[0]
     position = after + jnp.max(jnp.where(prompt.suffix_mask, prompt.suffix_positions, 0)) + 1
     return Generation(cache, logits, position, key, jnp.bool_(False)), clip, count
 
@@ -356,17 +352,53 @@ def compress(encoded: EncodedWindow, compression: OmniZipConfig | None) -> Compr
     """The clip's compression (paper section 3.3 and 3.4); everything kept where it is None."""
     audio = encoded.audio
     if compression is None:
-        return CompressedClip(
-            audio=audio.tokens,
-            audio_keep=audio.token_mask,
-            audio_salient=audio.token_mask,
-            video_keep=encoded.video_mask,
-            audio_retention=jnp.any(audio.token_mask, axis=1).astype(jnp.float32),
-            video_rate=jnp.zeros(audio.tokens.shape[0]),
-        )
+        return jax.vmap(keep_all)(encoded)
+    if compression.causal:
+        frames, heads, size = audio.keys.shape[1:]
+        plan = init_plan(compression, frames, heads, size, audio.keys.dtype)
+
+        def step(plan: CausalPlan, window: EncodedWindow):
+            return compress_next(plan, window, compression)
+
+        return jax.lax.scan(step, plan, encoded)[1]
     scores = attention_scores(audio.queries, audio.keys, audio.frame_mask)
     tokens = WindowTokens(audio.tokens, scores, audio.token_mask, encoded.video, encoded.video_mask)
     return compress_clip(tokens, compression)
+
+
+def compress_next(
+    plan: CausalPlan, window: EncodedWindow, compression: OmniZipConfig | None
+) -> tuple[CausalPlan, CompressedClip]:
+    """The next window of a stream; the trace is without the axis of windows."""
+    if compression is None:
+        return plan.replace(window=plan.window + 1), keep_all(window)
+    audio = window.audio
+    return compress_causal(
+        plan,
+        audio.queries,
+        audio.keys,
+        audio.frame_mask,
+        audio.tokens,
+        audio.token_mask,
+        window.video,
+        window.video_mask,
+        compression,
+    )
+
+
+def keep_all(window: EncodedWindow) -> CompressedClip:
+    """The trace of one window that is not compressed."""
+    audio = window.audio
+    return CompressedClip(
+        audio=audio.tokens,
+        audio_keep=audio.token_mask,
+        audio_salient=audio.token_mask,
+        audio_order=jnp.zeros(audio.token_mask.shape, jnp.int32),
+        video_keep=window.video_mask,
+        video_order=jnp.zeros(window.video_mask.shape, jnp.int32),
+        audio_retention=jnp.any(audio.token_mask).astype(jnp.float32),
+        video_rate=jnp.float32(0),
+    )
 
 
 def interleave(video: Array, audio: Array) -> Array:
@@ -385,7 +417,8 @@ def clip_positions(
     sounds = encoded.audio.token_mask.shape[1]
 
     def of_window(window: Window, index: Array) -> Array:
-        return rope.window_positions(window, index, start, cells, sounds, config)
+        time = start + index * config.window_positions
+        return rope.window_positions(window, time, start, cells, sounds)
 
     positions = jax.vmap(of_window)(layout, jnp.arange(windows))
     return positions.transpose(1, 0, 2).reshape(3, -1)

@@ -25,8 +25,7 @@ Memory = Literal["recent", "fading"]
 PREFIX, TEXT, START, AUDIO, VIDEO = range(5)
 
 
-@struct.dataclass
-class Slots:
+class Slots(struct.PyTreeNode):
     """What is known of every slot of the cache, in the order of time.
 
     Attributes:

@@ -48,7 +48,8 @@ def plot_compression(answer: Answer) -> Figure:
             if grid == 0:
                 ax.set_title(f"{window * 2}-{window * 2 + 2} s", fontsize=9)
             if one.grid_mask[grid]:
-                keep = trace.video_keep[window, grid, : rows * columns].reshape(rows, columns)
+                keep = np.asarray(trace.video_keep)[window, grid, : rows * columns]
+                keep = keep.reshape(rows, columns)
                 ax.imshow(dim(next(frames), keep))
                 ax.set_xlabel(f"{keep.sum()} of {keep.size}", fontsize=8)
             else:

@@ -9,8 +9,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 
-@struct.dataclass
-class Window:
+class Window(struct.PyTreeNode):
     """Two seconds of picture and sound, as they travel to the device.
 
     Attributes:
@@ -32,8 +31,7 @@ class Window:
     mel_length: Int[Array, "*W"]
 
 
-@struct.dataclass
-class WindowTokens:
+class WindowTokens(struct.PyTreeNode):
     """What the encoders make of a window: embeddings in the decoder's space, and audio scores.
 
     Attributes:

@@ -79,11 +79,17 @@ def attention_scores(
     start = jnp.zeros(windows * frames, jnp.promote_types(queries.dtype, jnp.float32))
     total, _ = jax.lax.scan(add_window, start, (queries, frame_mask))
     score = total / jnp.maximum(jnp.sum(frame_mask), 1)
+    return pool_pairs(score.reshape(windows, frames), frame_mask)
 
-    tokens = frames // 2
-    pairs = score.reshape(windows, frames)[:, : 2 * tokens].reshape(windows, tokens, 2)
-    whole = frame_mask[:, : 2 * tokens].reshape(windows, tokens, 2).all(-1)
-    return jnp.where(whole, pairs.mean(-1), 0)
+
+def pool_pairs(
+    scores: Float[Array, "*W T"], frame_mask: Bool[Array, "*W T"]
+) -> Float[Array, "*W T//2"]:
+    """Mean of consecutive frames, as the encoder pools its features; 0 where there is no pair."""
+    shape = (*scores.shape[:-1], scores.shape[-1] // 2, 2)
+    paired = slice(shape[-2] * 2)
+    whole = frame_mask[..., paired].reshape(shape).all(-1)
+    return jnp.where(whole, scores[..., paired].reshape(shape).mean(-1), 0)
 
 
 def select_salient(

@@ -12,7 +12,7 @@ from fractions import Fraction
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 HostRule = Callable[[np.ndarray], np.ndarray]
 
@@ -45,12 +45,16 @@ def lookup(rule: HostRule, count: Int[Array, "*n"], limit: int) -> Int[Array, "*
     return jnp.asarray(rule(np.arange(limit + 1)), jnp.int32)[count]
 
 
+def salience_order(scores: Float[Array, " n"], valid: Bool[Array, " n"]) -> Int[Array, " n"]:
+    """Place of every score, 0 for the highest; ties go to the lower index, padding comes last."""
+    lowest = jnp.finfo(scores.dtype).min  # a valid score of -inf still ranks above padding
+    ranked = jnp.where(valid, jnp.maximum(scores, lowest), -jnp.inf)
+    order = jnp.argsort(ranked, descending=True, stable=True)
+    return jnp.zeros_like(order).at[order].set(jnp.arange(order.size, dtype=order.dtype))
+
+
 def top_mask(
     scores: Array, valid: Bool[Array, " n"], count: Int[Array, ""] | int
 ) -> Bool[Array, " n"]:
     """The ``count`` highest scores among the valid ones; of equal scores the lower index wins."""
-    lowest = jnp.finfo(scores.dtype).min  # a valid score of -inf still ranks above padding
-    ranked = jnp.where(valid, jnp.maximum(scores, lowest), -jnp.inf)
-    order = jnp.argsort(ranked, descending=True, stable=True)
-    rank = jnp.zeros_like(order).at[order].set(jnp.arange(order.size, dtype=order.dtype))
-    return (rank < count) & valid
+    return (salience_order(scores, valid) < count) & valid

@@ -6,6 +6,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 
+def front(keep: Bool[Array, " N"], capacity: int) -> tuple[Int[Array, " C"], Bool[Array, " C"]]:
+    """Where the kept tokens are, in their order, in the front of ``capacity`` slots.
+
+    Returns:
+        An index into the tokens for every slot (0 in unused ones), and which slots are used.
+    """
+    (index,) = jnp.nonzero(keep, size=capacity, fill_value=0)
+    return index, jnp.arange(capacity) < jnp.sum(keep)
+
+
 def pack(
     embeddings: Float[Array, "N D"],
     positions: Int[Array, "3 N"],
@@ -24,11 +34,9 @@ def pack(
     Returns:
         Embeddings and positions, zero in the unused slots, and the number of used slots.
     """
-    count = jnp.minimum(jnp.sum(keep), capacity)
-    (index,) = jnp.nonzero(keep, size=capacity, fill_value=0)
-    used = jnp.arange(capacity) < count
+    index, used = front(keep, capacity)
     return (
         jnp.where(used[:, None], embeddings[index], 0),
         jnp.where(used, positions[:, index], 0),
-        count,
+        jnp.sum(used),
     )

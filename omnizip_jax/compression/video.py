@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from omnizip_jax.compression.counts import top_mask
+from omnizip_jax.compression.counts import salience_order
 from omnizip_jax.compression.similarity import norms, products
 
 
@@ -89,7 +89,7 @@ def istc(
     mask: Bool[Array, "G P"],
     kept: Int[Array, " G"],
     spatial: Callable[[Float[Array, "P D"], Bool[Array, " P"]], Float[Array, " P"]],
-) -> Bool[Array, "G P"]:
+) -> tuple[Bool[Array, "G P"], Int[Array, "G P"]]:
     """Interleaved spatio-temporal compression: which video tokens of a window stay.
 
     Grids 0, 2, ... keep the tokens with the highest ``spatial`` score, grids 1, 3, ... those that
@@ -100,9 +100,13 @@ def istc(
         mask: tokens that exist.
         kept: tokens to keep in each grid.
         spatial: score of the tokens of one grid, ``dpc_knn`` with its neighbours bound.
+
+    Returns:
+        The mask of the tokens that stay, and each token's place in its grid's order of salience.
     """
     scores = [
         novelty(video[g], video[g - 1], mask[g - 1]) if g % 2 else spatial(video[g], mask[g])
         for g in range(video.shape[0])
     ]
-    return jax.vmap(top_mask)(jnp.stack(scores), mask, kept)
+    order = jax.vmap(salience_order)(jnp.stack(scores), mask)
+    return (order < kept[:, None]) & mask, order

@@ -22,21 +22,22 @@ from omnizip_jax.compression.audio import (
     select_salient,
 )
 from omnizip_jax.compression.budget import allocate_discards
-from omnizip_jax.compression.counts import exact, lookup, round_share
+from omnizip_jax.compression.counts import exact, lookup, round_share, salience_order
 from omnizip_jax.compression.video import dpc_knn, istc, split_over_grids
 from omnizip_jax.config import OmniZipConfig
 from omnizip_jax.types import WindowTokens
 
 
-@struct.dataclass
-class CompressedClip:
+class CompressedClip(struct.PyTreeNode):
     """What compression makes of a clip, and why.
 
     Attributes:
         audio: audio embeddings, merged where a token is an anchor.
         audio_keep: audio tokens that stay: the salient ones and the anchors.
         audio_salient: the salient ones alone.
+        audio_order: place of each audio token in its window's order of salience, 0 first.
         video_keep: video tokens that stay.
+        video_order: place of each video token in its grid's order of salience, 0 first.
         audio_retention: S_a, kept share of each window's audio tokens; 0 without audio.
         video_rate: discarded share of each window's video tokens; 0 without video.
     """
@@ -44,7 +45,9 @@ class CompressedClip:
     audio: Float[Array, "W A D"]
     audio_keep: Bool[Array, "W A"]
     audio_salient: Bool[Array, "W A"]
+    audio_order: Int[Array, "W A"]
     video_keep: Bool[Array, "W G P"]
+    video_order: Int[Array, "W G P"]
     audio_retention: Float[Array, " W"]
     video_rate: Float[Array, " W"]
 
@@ -143,13 +146,17 @@ def compress_clip(tokens: WindowTokens, config: OmniZipConfig) -> CompressedClip
         )
         spatial = partial(published.dpc_knn, knn=config.knn)
 
-    video_keep = _over_windows(partial(istc, spatial=spatial), tokens.video, video_mask, grid_keep)
+    video_keep, video_order = _over_windows(
+        partial(istc, spatial=spatial), tokens.video, video_mask, grid_keep
+    )
     discarded = video_counts - video_keep.sum((-1, -2))
     return CompressedClip(
         audio=audio,
         audio_keep=audio_keep,
         audio_salient=salient,
+        audio_order=jax.vmap(salience_order)(tokens.audio_scores, audio_mask),
         video_keep=video_keep,
+        video_order=video_order,
         audio_retention=retention,
         video_rate=discarded / jnp.maximum(video_counts, 1),
     )
@@ -180,6 +187,10 @@ def kept_bound(
         kept_video = published.floor_float(1 - rates, video_counts).sum()
     if config.merge_size == 0:
         anchors = 0
+    if config.causal:
+        # The balance may stray, and bounds round against it: a window's worth, and a token each.
+        slack = audio_counts.max(initial=0) + video_counts.max(initial=0) + len(video_counts)
+        return int(min(salient + anchors + kept_video + slack, audio + video))
     return int(min(salient + anchors, audio) + kept_video)
 
 

@@ -70,8 +70,8 @@ def attend_cached(
 
     def attend_to(length: int) -> Array:
         size = (1, length, *keys.shape[2:])
-        past = [jax.lax.dynamic_slice(x, (layer, 0, 0, 0), size)[0] for x in (keys, values)]
-        return attend(q, *past, block_mask(queries, start, length))
+        k, v = (jax.lax.dynamic_slice(x, (layer, 0, 0, 0), size)[0] for x in (keys, values))
+        return attend(q, k, v, block_mask(queries, start, length))
 
     lengths = attended_lengths(slots)
     if len(lengths) == 1:

@@ -20,8 +20,7 @@ from omnizip_jax.models.attention import attend
 POSITION_TIMESCALE = 10000.0  # longest wavelength of the sinusoids, over 2 pi
 
 
-@struct.dataclass
-class AudioFeatures:
+class AudioFeatures(struct.PyTreeNode):
     """What the encoder makes of one window.
 
     A frame is two mel frames, a token two frames; what the masks leave out is finite padding.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from omnizip_jax.config import ModelConfig, TextConfig
+from omnizip_jax.config import TextConfig
 from omnizip_jax.types import Window
 
 
@@ -37,20 +37,17 @@ def text_positions(start: Int[Array, ""] | int, length: int) -> Int[Array, "3 T"
 
 def window_positions(
     window: Window,
-    index: Int[Array, ""],
-    start: Int[Array, ""] | int,
+    time: Int[Array, ""],
+    base: Int[Array, ""] | int,
     grid_slots: int,
     audio_slots: int,
-    config: ModelConfig,
 ) -> Int[Array, "3 slots"]:
     """Positions of one window's slots, video grids first, then audio.
 
     Args:
-        index: the window's number j; windows are ``positions_per_second * seconds_per_chunk``
-            positions apart.
-        start: the position right after the start tokens of the video.
+        time: position at which the window begins: 50 after the one before.
+        base: position at which its video begins, right after the start tokens.
     """
-    time = start + index * config.positions_per_second * config.seconds_per_chunk
     cell = jnp.arange(grid_slots, dtype=jnp.int32)
     columns = jnp.maximum(window.grid_size[1], 1)
     grids = window.grid_time.shape[0]
@@ -58,8 +55,8 @@ def window_positions(
     video = jnp.stack(
         [
             jnp.broadcast_to((time + window.grid_time)[:, None], shape),
-            jnp.broadcast_to(start + cell // columns, shape),
-            jnp.broadcast_to(start + cell % columns, shape),
+            jnp.broadcast_to(base + cell // columns, shape),
+            jnp.broadcast_to(base + cell % columns, shape),
         ]
     ).reshape(3, -1)
     return jnp.concatenate([video, text_positions(time, audio_slots)], axis=1)
@@ -68,17 +65,15 @@ def window_positions(
 def position_after(
     window: Window,
     audio_mask: Bool[Array, "A"],
-    index: Int[Array, ""],
-    start: Int[Array, ""] | int,
-    config: ModelConfig,
+    time: Int[Array, ""],
+    base: Int[Array, ""] | int,
 ) -> Int[Array, ""]:
     """The position that follows a window, if it is the last of its video.
 
     The text after a video continues from its last segment, which is audio where the last window
     has any, even if its video reached further (transformers' ``get_rope_index`` does so).
     """
-    time = index * config.positions_per_second * config.seconds_per_chunk
     sound = jnp.sum(audio_mask)
     last_grid = jnp.max(jnp.where(window.grid_mask, window.grid_time, 0))
-    after_video = jnp.maximum(time + last_grid, jnp.max(window.grid_size) - 1) + 1
-    return start + jnp.where(sound > 0, time + sound, after_video)
+    after_video = jnp.maximum(time + last_grid, base + jnp.max(window.grid_size) - 1) + 1
+    return jnp.where(sound > 0, time + sound, after_video)

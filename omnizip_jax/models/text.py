@@ -16,8 +16,7 @@ from omnizip_jax.config import TextConfig
 from omnizip_jax.models import attention, rope
 
 
-@struct.dataclass
-class KVCache:
+class KVCache(struct.PyTreeNode):
     """Rotated keys and values of every layer.
 
     Attributes:
@@ -167,7 +166,7 @@ class Decoder(nn.Module):
             Layer,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast),
+            in_axes=(0, nn.broadcast),  # pyright: ignore[reportArgumentType]
             length=self.config.layers,
         )(self.config, self.dtype, fresh, name="layers")
         angle = rope.angles(positions, self.config)

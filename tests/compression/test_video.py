@@ -32,9 +32,9 @@ def test_repeated_tokens_rank_above_padding():
 def test_a_grid_of_equal_tokens_and_a_grid_of_one():
     same, mask = np.ones((6, 4), np.float32), np.ones(6, bool)
     spatial = partial(dpc_knn, knn=5)
-    keep = istc(np.stack([same, same]), np.stack([mask, mask]), np.array([2, 3]), spatial)
+    keep, _ = istc(np.stack([same, same]), np.stack([mask, mask]), np.array([2, 3]), spatial)
     np.testing.assert_array_equal(np.sum(keep, -1), [2, 3])
-    one = istc(same[None, :1], np.ones((1, 1), bool), np.array([1]), spatial)
+    one, _ = istc(same[None, :1], np.ones((1, 1), bool), np.array([1]), spatial)
     assert one.tolist() == [[True]]
 
 
@@ -43,7 +43,7 @@ def test_odd_grids_keep_what_has_changed():
     second = first.copy()
     second[[2, 5]] *= -1
     video, mask = np.stack([first, second]), np.ones((2, 8), bool)
-    keep = istc(video, mask, np.array([4, 2]), partial(dpc_knn, knn=5))
+    keep, _ = istc(video, mask, np.array([4, 2]), partial(dpc_knn, knn=5))
     assert np.flatnonzero(keep[1]).tolist() == [2, 5]
 
 

@@ -1,0 +1,343 @@
+"""A stream equals ``generate`` with a causal plan, forgets what it should, and traces once."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from omnizip_jax import OmniZipConfig, WindowSpec, prompt, stream
+from omnizip_jax.decode import Sampling, complete, end_tokens
+from omnizip_jax.generate import encode_clip, prefill
+from omnizip_jax.memory import TEXT
+from omnizip_jax.stream import ask, feed, init_stream
+
+SPEC = WindowSpec(grid_slots=16)
+CAUSAL = OmniZipConfig(causal=True)
+QUESTION = "What happens?"
+
+
+def begin(params, **settings):
+    settings = {"capacity": 1024, "text_slots": 192, "spec": SPEC, **settings}
+    return init_stream(params, CAUSAL, **settings)
+
+
+def each(windows):
+    return [jax.tree.map(lambda x, i=i: x[i], windows) for i in range(len(windows.mel_length))]
+
+
+def feed_all(params, state, windows):
+    traces = []
+    for window in each(windows):
+        state = feed(params, state, window)
+        traces.append(jax.tree.map(np.asarray, state.trace))
+    return state, traces
+
+
+def offline(params, windows, new_tokens, audio=True, compression=CAUSAL):
+    """``generate`` from given windows: logits of the first token, tokens, trace."""
+    asked = prompt.build(params.tokenizer, params.config, QUESTION, audio=audio, video=True)
+    encoded = encode_clip(params.weights, windows, params.config)
+    clip = types.SimpleNamespace(windows=windows)
+    state, trace, _ = prefill(params, clip, encoded, asked, compression, new_tokens, 0)
+    logits = np.asarray(state.logits)
+    _, tokens, _ = complete(params, state, Sampling.of(0, 1), new_tokens)
+    return logits, tuple(tokens), trace
+
+
+CLIPS = {
+    "one_window": ([2], [200]),
+    "partial_tail": ([2, 2, 2, 1], [200, 200, 200, 77]),
+    "sound_comes_and_goes": ([2, 2, 2, 2, 2], [200, 0, 0, 200, 40]),
+    "picture_ends_early": ([2, 1, 0, 0], [200, 200, 200, 131]),
+    "forty_windows": ([2] * 39 + [1], [200] * 39 + [120]),
+}
+
+
+@pytest.fixture
+def first_logits(monkeypatch):
+    """Catches the logits of the first token of an answer."""
+    caught = []
+
+    def spy(params, generation, *arguments):
+        caught.append(np.asarray(generation.logits))
+        return complete(params, generation, *arguments)
+
+    monkeypatch.setattr(stream, "complete", spy)
+    return caught
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_equals_generate(name, params, random_windows, first_logits):
+    windows = random_windows(*CLIPS[name])
+    logits, tokens, trace = offline(params, windows, 10)
+    state, traces = feed_all(params, begin(params, capacity=4096), windows)
+    answer, _ = ask(params, state, QUESTION, max_new_tokens=10)
+    for i, found in enumerate(traces):
+        np.testing.assert_array_equal(found.audio_keep, trace.audio_keep[i])
+        np.testing.assert_array_equal(found.video_keep, trace.video_keep[i])
+        np.testing.assert_allclose(found.video_rate, trace.video_rate[i], atol=1e-6)
+    np.testing.assert_allclose(first_logits[0], logits, atol=1e-4)
+    assert answer.token_ids == tokens
+    assert answer.counts.audio_kept == trace.audio_keep.sum()
+    assert answer.counts.video_kept == trace.video_keep.sum()
+
+
+def test_equals_generate_without_sound(params, random_windows, first_logits):
+    windows = random_windows([2, 2, 1], [0, 0, 0])
+    logits, tokens, _ = offline(params, windows, 6, audio=False)
+    state, _ = feed_all(params, begin(params, audio=False), windows)
+    answer, _ = ask(params, state, QUESTION, max_new_tokens=6)
+    np.testing.assert_allclose(first_logits[0], logits, atol=1e-4)
+    assert answer.token_ids == tokens
+
+
+def test_full_tokens(params, random_windows, first_logits):
+    windows = random_windows([2, 2], [200, 90])
+    logits, tokens, _ = offline(params, windows, 6, compression=None)
+    state = init_stream(params, None, capacity=1024, text_slots=192, spec=SPEC)
+    state, _ = feed_all(params, state, windows)
+    answer, _ = ask(params, state, QUESTION, max_new_tokens=6)
+    np.testing.assert_allclose(first_logits[0], logits, atol=1e-4)
+    assert answer.token_ids == tokens and answer.counts.retained == 1
+
+
+def test_an_answer_is_forgotten_unless_kept(params, random_windows):
+    windows = each(random_windows([2] * 4, [200] * 4))
+    plain, asked = begin(params), begin(params)
+    for window in windows[:2]:
+        plain, asked = feed(params, plain, window), feed(params, asked, window)
+    first, asked = ask(params, asked, QUESTION, max_new_tokens=8)
+    partial = jax.tree.map(np.asarray, windows[3]).replace(mel_length=np.int32(60))
+    _, asked = ask(params, asked, QUESTION, max_new_tokens=8, window=partial)
+    again, asked = ask(params, asked, QUESTION, max_new_tokens=8)
+    assert again.token_ids == first.token_ids
+    plain, asked = feed(params, plain, windows[2]), feed(params, asked, windows[2])
+    length = int(plain.cache.length)
+    assert int(asked.cache.length) == length
+    np.testing.assert_array_equal(asked.cache.keys[:, :length], plain.cache.keys[:, :length])
+    for name in ("time", "base", "after", "unit", "in_video", "seen", "kept"):
+        assert np.array_equal(getattr(plain, name), getattr(asked, name)), name
+
+
+def test_kept_turns_read_like_one_conversation(params, random_windows, first_logits):
+    """Against one prefill of the whole conversation, spelled out by hand."""
+    windows = random_windows([2, 2, 2], [200, 200, 200])
+    one, two, three = each(windows)
+    state = feed(params, begin(params), one)
+    first, state = ask(params, state, "What happens?", keep=True, max_new_tokens=5)
+    second, state = ask(params, state, "And then?", keep=True, max_new_tokens=5)
+    state = feed(params, feed(params, state, two), three)
+    third, state = ask(params, state, "And now?", max_new_tokens=5)
+
+    # The same conversation without compression of time: embeddings and positions laid out by
+    # hand, and one prefill.
+    from omnizip_jax.models import rope
+    from omnizip_jax.models.text import Decoder, KVCache
+
+    decoder, text = Decoder(params.config.text), {"params": params.weights["text"]}
+    plan = stream.init_plan(CAUSAL, 100, 4, 8)
+    parts, places, now, base = [], [], 0, None
+
+    def say(words, shared=()):
+        nonlocal now
+        ids = params.tokenizer(words, add_special_tokens=False)["input_ids"]
+        for i, token in enumerate(ids):
+            now -= i in shared
+            parts.append(decoder.apply(text, jnp.array([token]), method="embed"))
+            places.append(np.full((3, 1), now))
+            now += 1
+
+    def show(window):
+        nonlocal now, plan
+        encoded = stream.encode_window(params.weights, window, params.config)
+        plan, trace = stream.compress_next(plan, encoded, CAUSAL)
+        keep = np.concatenate([trace.video_keep.reshape(-1), trace.audio_keep])
+        features = jnp.concatenate([encoded.video.reshape(-1, 64), trace.audio])
+        place = rope.window_positions(window, now, base, 16, 50)
+        parts.append(features[keep])
+        places.append(np.asarray(place)[:, keep])
+        now += 50
+
+    def answered(answer):
+        ids = list(answer.token_ids)
+        ended = ids[-1] in end_tokens(params.tokenizer)
+        return params.tokenizer.decode(ids) + ("" if ended else "<|im_end|>")
+
+    opened, closed = "<|vision_bos|><|audio_bos|>", "<|audio_eos|><|vision_eos|>"
+    turn = "<|im_end|>\n<|im_start|>assistant\n"
+    say(f"<|im_start|>system\n{prompt.DEFAULT_SYSTEM}<|im_end|>\n<|im_start|>user\n")
+    say(opened, shared={1})
+    base = now
+    show(one)
+    say(f"{closed}What happens?{turn}", shared={1})
+    say(f"{answered(first)}\n<|im_start|>user\nAnd then?{turn}")
+    say(f"{answered(second)}\n<|im_start|>user\n")
+    say(opened, shared={1})
+    base = now
+    show(two)
+    show(three)
+    say(f"{closed}And now?{turn}", shared={1})
+    embeddings, positions = jnp.concatenate(parts), jnp.concatenate(places, axis=1)
+    cache = KVCache.empty(params.config.text, len(embeddings))
+    hidden, _ = decoder.apply(text, embeddings, positions, cache, fresh=True)
+    logits = decoder.apply(text, hidden[-1:], method="logits")[0]
+    np.testing.assert_allclose(first_logits[2], logits, atol=1e-4)
+    assert third.token_ids[0] == int(jnp.argmax(logits))
+
+
+@pytest.mark.parametrize("memory", ["recent", "fading"])
+def test_a_full_cache_forgets_and_goes_on(params, random_windows, memory):
+    """Nothing differs until the first eviction; after it, length and positions stay in bounds."""
+    windows = each(random_windows([2] * 6, [200] * 6))
+    state = begin(params, capacity=768, memory=memory)
+    large = begin(params, capacity=4096, memory=memory)
+    evicted = False
+    for i in range(60):
+        before = int(state.cache.length)
+        window = windows[i % 6]
+        state = feed(params, state, window)
+        evicted |= int(state.cache.length) < before
+        if not evicted:
+            large = feed(params, large, window)
+            length = int(large.cache.length)
+            assert length == int(state.cache.length)
+            kept, unbounded = state.cache.keys[:, :length], large.cache.keys[:, :length]
+            np.testing.assert_allclose(kept, unbounded, atol=1e-5)
+        if i in (10, 30):
+            _, state = ask(params, state, QUESTION, keep=i == 30, max_new_tokens=4)
+        assert int(state.cache.length) + 192 <= 768
+    assert evicted
+    times = np.asarray(state.slots.time)[: int(state.cache.length)]
+    units = np.unique(np.asarray(state.slots.unit)[: int(state.cache.length)])
+    assert int(state.time) <= 50 * len(units) + 400 and (np.diff(times) >= 0).all()
+    assert (memory == "fading") == (len(units) > 12)
+    answer, _ = ask(params, state, QUESTION, max_new_tokens=4)
+    assert np.isfinite(answer.counts.retained)
+
+
+def test_after_eviction_it_reads_as_if_begun_later(params, random_windows):
+    """Positions after eviction are those of a stream that began with the oldest window left."""
+    windows = each(random_windows([2] * 6, [200] * 6))
+    state = begin(params, capacity=640)
+    while True:
+        before = int(state.slots.unit[int(state.cache.length) - 1]) if state.unit > 0 else -1
+        length = int(state.cache.length)
+        state = feed(params, state, windows[int(state.plan.window) % 6])
+        if int(state.cache.length) < length:
+            break
+        assert before < 200
+    kinds = np.asarray(state.slots.kind)[: int(state.cache.length)]
+    times = np.asarray(state.slots.time)[: int(state.cache.length)]
+    begins = np.unique(times[kinds >= 3])
+    np.testing.assert_array_equal(begins, int(state.origin) + 1 + 50 * np.arange(len(begins)))
+    assert int(state.time) == begins[-1] + 50
+    assert (np.asarray(state.slots.base)[: len(kinds)][kinds >= 3] == int(state.origin) + 1).all()
+
+
+def test_positions_run_out_before_slots_do(params, random_windows):
+    short = dataclasses.replace(params.config.text, max_positions=1200)
+    params = dataclasses.replace(params, config=dataclasses.replace(params.config, text=short))
+    empty = each(random_windows([0], [0]))[0]
+    full = each(random_windows([2], [200]))[0]
+    state = begin(params)
+    for i in range(40):
+        state = feed(params, state, full if i % 5 == 0 else empty)
+        assert int(state.time) + 192 <= 1200
+    _, state = ask(params, state, QUESTION, max_new_tokens=4)
+
+
+def test_turns_leave_whole(params, random_windows):
+    window = each(random_windows([2], [200]))[0]
+    state = begin(params, capacity=768)
+    for i in range(24):
+        state = feed(params, state, window)
+        if i % 4 == 0:
+            _, state = ask(params, state, QUESTION, keep=True, max_new_tokens=4)
+    kinds = np.asarray(state.slots.kind)[: int(state.cache.length)]
+    units = np.asarray(state.slots.unit)[: int(state.cache.length)]
+    sizes = [int((units[kinds == TEXT] == unit).sum()) for unit in np.unique(units[kinds == TEXT])]
+    assert len(set(sizes)) <= 2  # all turns alike: with or without the end tokens of a video
+
+
+def test_one_trace_for_a_whole_stream(params, random_windows):
+    windows = each(random_windows([2, 1, 0, 2], [200, 120, 200, 0]))
+    state = begin(params, capacity=704, low_water=0.6)
+    programs = None
+    for i in range(40):
+        state = feed(params, state, windows[i % 4])
+        if i % 3 == 0:
+            _, state = ask(params, state, QUESTION, keep=i % 6 == 0, max_new_tokens=3)
+        if i == 14:
+            programs = stream._feed._cache_size(), stream._append_text._cache_size()
+    assert programs == (stream._feed._cache_size(), stream._append_text._cache_size())
+
+
+BAD_WINDOWS = {
+    "patches": lambda w: w.replace(patches=w.patches[:, :4]),
+    "mel should": lambda w: w.replace(mel=w.mel.T),
+    "grid_mask": lambda w: w.replace(grid_mask=w.grid_mask.astype(np.int32)),
+    "NaN": lambda w: w.replace(mel=np.full_like(w.mel, np.nan)),
+    "exceeds": lambda w: w.replace(grid_size=np.array([5, 5], np.int32)),
+    "one window at a time": lambda w: jax.tree.map(lambda x: x[None], w),
+}
+
+
+@pytest.mark.parametrize("message", BAD_WINDOWS)
+def test_bad_windows_leave_the_state_good(params, random_windows, message):
+    good = each(random_windows([2], [200]))[0]
+    state = feed(params, begin(params), good)
+    with pytest.raises(ValueError, match=message):
+        feed(params, state, BAD_WINDOWS[message](good))
+    with pytest.raises(ValueError, match=message):
+        ask(params, state, QUESTION, window=BAD_WINDOWS[message](good))
+    assert int(feed(params, state, good).seen[0]) == 100
+
+
+def test_bad_questions_leave_the_state_good(params, random_windows):
+    state = feed(params, begin(params), each(random_windows([2], [200]))[0])
+    for question, settings, message in (
+        ("", {}, "question must be a text"),
+        ("word " * 400, {}, "shorten the question"),
+        (QUESTION, {"max_new_tokens": 1000}, "room for an answer"),
+        (QUESTION, {"temperature": -1}, "temperature"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ask(params, state, question, **settings)
+    assert ask(params, state, QUESTION, max_new_tokens=2)[0].counts.generated == 2
+
+
+def test_states_do_not_mix(params, random_windows):
+    window = each(random_windows([2], [200]))[0]
+    state = begin(params)
+    other = jax.tree.map(lambda x: x + 1, params)
+    with pytest.raises(ValueError, match="another model"):
+        feed(other, state, window)
+    fed = feed(params, state, window)
+    with pytest.raises(ValueError, match="used up"):
+        feed(params, state, window)
+    assert int(fed.seen[0]) == 50
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"capacity": 300}, "too small"),
+        ({"capacity": 10**6}, "positions"),
+        ({"memory": "total"}, "recent"),
+        ({"low_water": 1.5}, "low_water"),
+        ({"spec": WindowSpec(seconds=4)}, "audio blocks"),
+    ],
+)
+def test_bad_settings(params, settings, message):
+    with pytest.raises(ValueError, match=message):
+        begin(params, **settings)
+
+
+def test_the_published_rule_cannot_stream(params):
+    with pytest.raises(ValueError, match="whole clip"):
+        init_stream(params, OmniZipConfig.published(), spec=SPEC)

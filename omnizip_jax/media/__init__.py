@@ -1,5 +1,7 @@
-"""Files, URLs and arrays to windows; knows no model."""
+"""Files, URLs, devices and arrays to windows; knows no model."""
 
 from omnizip_jax.media.clip import Clip, load_clip, window_frames
+from omnizip_jax.media.live import WindowStream, windows
+from omnizip_jax.media.push import PushSource
 
-__all__ = ["Clip", "load_clip", "window_frames"]
+__all__ = ["Clip", "PushSource", "WindowStream", "load_clip", "window_frames", "windows"]

@@ -5,15 +5,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
-from fractions import Fraction
 from typing import Any
 
-import av
 import numpy as np
 
 from omnizip_jax.media.clock import Picture, Sound
 from omnizip_jax.media.picture import resize
-from omnizip_jax.media.resample import Resampler
+from omnizip_jax.media.resample import Resampler, audio_frame
 
 
 class MediaArrays:
@@ -63,6 +61,15 @@ class MediaArrays:
                 raise ValueError(f"sample_rate must be a positive integer, got {sample_rate!r}")
         self._fps, self._rate = fps, sample_rate
 
+    @classmethod
+    def of(cls, source: tuple, *, use_video: bool = True, use_audio: bool = True) -> MediaArrays:
+        """From all four in a tuple."""
+        if len(source) != 4:
+            raise ValueError(
+                f"arrays come as (frames, fps, waveform, sample_rate), got {len(source)} values"
+            )
+        return cls(*source, use_video=use_video, use_audio=use_audio)
+
     @property
     def has_video(self) -> bool:
         return self._frames is not None
@@ -86,25 +93,25 @@ class MediaArrays:
     def __exit__(self, *_):
         pass
 
-    def decode(self, wants: Callable[[float, float], bool]) -> Iterator[Picture | Sound]:
+    def decode(
+        self,
+        wants: Callable[[float, float], bool] | None = None,
+        *,
+        video: bool = True,
+        audio: bool = True,
+    ) -> Iterator[Picture | Sound]:
         """Pictures that are wanted, then the sound; see ``MediaFile.decode``."""
-        if self._frames is not None:
+        if self._frames is not None and video:
             height, width = self._frames.shape[1:3]
             last = len(self._frames) - 1
             for index, frame in enumerate(self._frames):
                 start, end = index / self._fps, (index + 1) / self._fps
-                if index == last or wants(start, end):
+                if wants is None or index == last or wants(start, end):
                     render = functools.partial(resize, frame)
                     yield Picture(start, end, height, width, render)
-        if self._waveform is not None and len(self._waveform):
-            yield from self._sound(self._waveform.astype(np.float32))
-
-    def _sound(self, waveform) -> Iterator[Sound]:
-        resampler = Resampler()
-        for start in range(0, len(waveform), self._rate):
-            block = waveform[None, start : start + self._rate]
-            frame = av.AudioFrame.from_ndarray(block, "fltp", "mono")
-            frame.sample_rate, frame.pts = self._rate, start
-            frame.time_base = Fraction(1, self._rate)
-            yield from resampler.push(frame)
-        yield from resampler.finish()
+        if self._waveform is not None and audio:
+            resampler = Resampler()
+            for start in range(0, len(self._waveform), self._rate):
+                block = self._waveform[start : start + self._rate]
+                yield from resampler.push(audio_frame(block, start, self._rate))
+            yield from resampler.finish()

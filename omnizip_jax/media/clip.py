@@ -14,20 +14,12 @@ from tqdm import tqdm
 
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.media.arrays import MediaArrays
-from omnizip_jax.media.clock import (
-    POSITIONS_PER_SECOND,
-    FrameSampler,
-    Picture,
-    Sound,
-    continue_sound,
-    grid_position,
-)
+from omnizip_jax.media.clock import FrameSampler, Sound, continue_sound
+from omnizip_jax.media.cut import Grids, count_windows, cut_windows
 from omnizip_jax.media.decode import MediaFile
-from omnizip_jax.media.picture import fit_grid, patchify, unpatchify
-from omnizip_jax.media.sound import HOP, SAMPLE_RATE, clip_log_mel
+from omnizip_jax.media.picture import unpatchify
+from omnizip_jax.media.sound import SAMPLE_RATE, clip_log_mel
 from omnizip_jax.types import Window
-
-_MEL_FOR_TOKEN = 3  # fewer mel frames at the end of a clip do not make an audio token
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +83,7 @@ def load_clip(
     if not (use_audio or use_video):
         raise ValueError("use_audio and use_video are both False: nothing would be left")
     media = (
-        MediaArrays(*_four(source), use_video=use_video, use_audio=use_audio)
+        MediaArrays.of(source, use_video=use_video, use_audio=use_audio)
         if isinstance(source, tuple)
         else MediaFile(source, use_video=use_video, use_audio=use_audio)
     )
@@ -101,7 +93,7 @@ def load_clip(
             max_frames -= max_frames % temporal_patch
             spacing = max(spacing, media.video_end() / max_frames)
         sampler = FrameSampler(spacing)
-        grids = _Grids(spec.grid_slots, patch, merge, temporal_patch, max_frames)
+        grids = Grids(spec.grid_slots, patch, merge, temporal_patch, max_frames)
         sound, heard, seen = [np.zeros(0, np.float32)], 0, 0.0
         total = None if media.duration is None else math.ceil(media.duration)
         with tqdm(total=total, disable=not progress, desc="decoding", unit="s") as bar:
@@ -118,6 +110,8 @@ def load_clip(
                 now = int(max(seen, heard / SAMPLE_RATE))
                 bar.update(max(0, min(now, total or now) - bar.n))
             grids.add(sampler.finish())
+        if not (heard or grids.end):
+            raise ValueError(f"{media.name}: no picture and no sound could be decoded")
         duration = max(seen, heard / SAMPLE_RATE)
         promised = media.duration if use_audio and use_video else None
         if promised is not None and duration < 0.9 * promised:
@@ -132,15 +126,13 @@ def load_clip(
                 stacklevel=2,
             )
 
-    waveform = np.concatenate(sound)
-    if not np.isfinite(waveform).all():
-        raise ValueError(f"{media.name}: the sound holds NaN or infinite samples")
-    mel = clip_log_mel(waveform, mel_bins)
-    seconds_per_grid = spacing * temporal_patch
+    mel = clip_log_mel(np.concatenate(sound), mel_bins)
+    per_grid = spacing * temporal_patch
+    count = count_windows(grids.end, mel.shape[1], per_grid, spec)
     return Clip(
-        windows=_cut(grids.finish(), mel, seconds_per_grid, spec, grids.cells, grids.shape),
+        windows=cut_windows(grids.take(), mel, per_grid, spec, grids.cells, grids.shape, count),
         duration=duration,
-        seconds_per_grid=seconds_per_grid,
+        seconds_per_grid=per_grid,
         has_video=grids.cells is not None,
         has_audio=heard > 0,
     )
@@ -155,89 +147,3 @@ def window_frames(
     frames = [unpatchify(grid, rows, columns, patch, merge) for grid in patches]
     empty = np.zeros((0, rows * merge * patch, columns * merge * patch, 3), np.uint8)
     return np.concatenate([empty, *frames])
-
-
-class _Grids:
-    """Collects sampled pictures into grids of patches."""
-
-    def __init__(self, slots: int, patch: int, merge: int, frames: int, limit: int | None):
-        self.cells: tuple[int, int] | None = None  # rows and columns of tokens
-        self.shape = slots * merge**2, 3 * frames * patch**2
-        self._slots, self._patch, self._merge, self._count = slots, patch, merge, frames
-        self._limit = limit
-        self._grids: dict[int, np.ndarray] = {}
-        self._frames: dict[int, np.ndarray] = {}  # of the grid at hand
-        self._grid = -1
-        self._picture, self._pixels = None, np.zeros(0)
-
-    def add(self, samples: list[tuple[int, Picture]]) -> None:
-        for index, picture in samples:
-            if self._limit is not None and index >= self._limit:
-                return  # the container said that the video is shorter
-            if self.cells is None:
-                self.cells = fit_grid(picture.height, picture.width, self._slots)
-            if picture is not self._picture:
-                rows, columns = self.cells
-                side = self._merge * self._patch
-                self._picture, self._pixels = picture, picture.render(rows * side, columns * side)
-            grid, frame = divmod(index, self._count)
-            if grid != self._grid:
-                self._close()
-                self._grid = grid
-            self._frames[frame] = self._pixels
-
-    def finish(self) -> dict[int, np.ndarray]:
-        """Patches of each grid, by its index on the clock."""
-        self._close()
-        return self._grids
-
-    def _close(self) -> None:
-        if self._frames:
-            first, last = min(self._frames), max(self._frames)
-            frames = [self._frames[min(max(i, first), last)] for i in range(self._count)]
-            self._grids[self._grid] = patchify(np.stack(frames), self._patch, self._merge)
-            self._frames = {}
-
-
-def _cut(grids, mel, seconds_per_grid, spec: WindowSpec, cells, shape) -> Window:
-    """Place grids and mel frames into windows; ``shape`` is that of one grid of patches."""
-    positions = {grid: grid_position(grid, seconds_per_grid) for grid in grids}
-    per_window = POSITIONS_PER_SECOND * spec.seconds
-    mel_frames = SAMPLE_RATE // HOP * spec.seconds
-    bins, length = mel.shape
-    count = max(
-        1,
-        max(positions.values(), default=-1) // per_window + 1,
-        -(-(length - _MEL_FOR_TOKEN + 1) // mel_frames),
-    )
-
-    patches = np.zeros((count, spec.grids, *shape), np.uint8)
-    mask = np.zeros((count, spec.grids), bool)
-    time = np.tile(np.arange(spec.grids) * per_window // spec.grids, (count, 1))
-    for grid, values in grids.items():
-        window, offset = divmod(positions[grid], per_window)
-        slot = mask[window].sum()
-        patches[window, slot, : len(values)] = values
-        mask[window, slot] = True
-        time[window, slot] = offset
-
-    padded = np.zeros((bins, count * mel_frames), np.float32)
-    used = min(length, padded.shape[1])
-    padded[:, :used] = mel[:, :used]
-    leaves: dict[str, Any] = {  # numpy here; arrays of the device once they are used
-        "patches": patches,
-        "grid_size": np.tile(np.array(cells or (1, 1), np.int32), (count, 1)),
-        "grid_mask": mask,
-        "grid_time": time.astype(np.int32),
-        "mel": np.ascontiguousarray(padded.reshape(bins, count, -1).transpose(1, 0, 2)),
-        "mel_length": np.clip(used - mel_frames * np.arange(count), 0, mel_frames).astype(np.int32),
-    }
-    return Window(**leaves)
-
-
-def _four(source: tuple) -> tuple:
-    if len(source) != 4:
-        raise ValueError(
-            f"arrays come as (frames, fps, waveform, sample_rate), got {len(source)} values"
-        )
-    return source

@@ -42,6 +42,14 @@ class Sound:
     samples: Float[np.ndarray, " samples"]
 
 
+@dataclasses.dataclass(frozen=True)
+class End:
+    """No more pictures, or no more sound, after this time."""
+
+    start: float
+    video: bool
+
+
 class FrameSampler:
     """Picks the picture on display in the middle of each interval of ``spacing`` seconds.
 
@@ -51,23 +59,24 @@ class FrameSampler:
 
     def __init__(self, spacing: float):
         self.spacing = spacing
-        self._next = 0  # interval that waits for its picture
+        self.decided = 0  # intervals before this one have their picture, or never get one
         self._shown: Picture | None = None
         self._empty = True
 
     def wants(self, start: float, end: float) -> bool:
         """Whether a picture on display from ``start`` to ``end`` is picked at all."""
-        return self._intervals(start) < self._intervals(end)
+        return self.intervals(start) < self.intervals(end)
+
+    def intervals(self, time: float) -> int:
+        """Number of intervals whose middle lies before ``time``."""
+        return max(0, int(np.ceil((time - _TICK) / self.spacing - 0.5)))
 
     def push(self, picture: Picture) -> list[tuple[int, Picture]]:
         """Take the next picture; returns the (index, picture) that are now decided."""
         if self._shown is None:
-            self._next = self._intervals(picture.start)
-        elif picture.start - self._shown.start > _LIMIT:
-            raise ValueError(
-                f"timestamps of the video jump from {self._shown.start:.1f} s to "
-                f"{picture.start:.1f} s"
-            )
+            self.decided = self.intervals(picture.start)
+        else:
+            check_jump(self._shown.start, picture.start, "video")
         decided = self._hold_until(picture.start)
         self._shown = picture
         return decided
@@ -77,16 +86,12 @@ class FrameSampler:
         if self._shown is None:
             return []
         decided = self._hold_until(self._shown.end)
-        return decided if decided or not self._empty else [(self._next, self._shown)]
-
-    def _intervals(self, time: float) -> int:
-        """Number of intervals whose middle lies before ``time``."""
-        return max(0, int(np.ceil((time - _TICK) / self.spacing - 0.5)))
+        return decided if decided or not self._empty else [(self.decided, self._shown)]
 
     def _hold_until(self, time: float) -> list[tuple[int, Picture]]:
-        first, self._next = self._next, max(self._next, self._intervals(time))
-        self._empty = self._empty and first == self._next
-        return [(index, self._shown) for index in range(first, self._next) if self._shown]
+        first, self.decided = self.decided, max(self.decided, self.intervals(time))
+        self._empty = self._empty and first == self.decided
+        return [(index, self._shown) for index in range(first, self.decided) if self._shown]
 
 
 def continue_sound(written: int, sound: Sound) -> Float[np.ndarray, " samples"]:
@@ -95,20 +100,24 @@ def continue_sound(written: int, sound: Sound) -> Float[np.ndarray, " samples"]:
     A gap becomes silence, an overlap is cut, jitter below 50 ms is left alone.
 
     Raises:
-        ValueError: timestamps jump by more than an hour.
+        ValueError: timestamps jump by more than an hour, or samples are not finite.
     """
+    if not np.isfinite(sound.samples).all():
+        raise ValueError("the sound holds NaN or infinite samples")
     gap = sound.start - written / SAMPLE_RATE
-    if abs(gap) > _LIMIT:
-        raise ValueError(
-            f"timestamps of the sound jump from {written / SAMPLE_RATE:.1f} s to "
-            f"{sound.start:.1f} s"
-        )
+    check_jump(written / SAMPLE_RATE, sound.start, "sound")
     missing = round(gap * SAMPLE_RATE)
     if missing < 0 and (written == 0 or gap < -_GAP):
         return sound.samples[-missing:]
     if gap > _GAP:
         return np.concatenate([np.zeros(missing, np.float32), sound.samples])
     return sound.samples
+
+
+def check_jump(before: float, after: float, what: str) -> None:
+    """Raise ValueError if the times are more than an hour apart."""
+    if abs(after - before) > _LIMIT:
+        raise ValueError(f"timestamps of the {what} jump from {before:.1f} s to {after:.1f} s")
 
 
 def grid_position(grid: int, seconds_per_grid: float) -> int:

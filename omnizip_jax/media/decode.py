@@ -9,7 +9,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.error import FFmpegError
+from av.error import ExitError, FFmpegError
 from av.video.reformatter import Interpolation
 
 from omnizip_jax.media.clock import Picture, Sound
@@ -28,7 +28,14 @@ _REORDER = 16  # H.264 shows a frame at most 16 frames later than it is decoded
 
 
 class MediaFile:
-    """An open file or URL. Use as a context manager.
+    """An open file, URL or capture device. Use as a context manager.
+
+    Args:
+        source: path, URL, or a device as (FFmpeg's input format, name).
+        use_video, use_audio: False leaves that stream out.
+        options: FFmpeg's, for opening it: {"video_size": "1280x720"}.
+        timeout: seconds after which opening or one read fails; None waits.
+        live: decode for low delay rather than for speed.
 
     Attributes:
         has_video, has_audio: streams that were asked for and exist.
@@ -38,14 +45,33 @@ class MediaFile:
         ValueError: it cannot be opened, or holds nothing of what was asked for.
     """
 
-    def __init__(self, source: str | Path, *, use_video: bool = True, use_audio: bool = True):
-        self.name = str(source)
+    def __init__(
+        self,
+        source: str | Path | tuple[str, str],
+        *,
+        use_video: bool = True,
+        use_audio: bool = True,
+        options: dict[str, str] | None = None,
+        timeout: float | None = None,
+        live: bool = False,
+    ):
+        kind, file = source if isinstance(source, tuple) else (None, str(source))
+        self.name = file if kind is None else f"{kind}:{file}"
+        self._timeout = timeout
         try:
-            self._container = av.open(self.name, metadata_errors="replace")
+            self._container = av.open(
+                file,
+                format=kind,
+                options=options or {},
+                timeout=timeout,
+                metadata_errors="replace",
+            )
         except (FFmpegError, OSError) as error:
             raise ValueError(
-                f"{self.name}: cannot be opened as video or sound: {error.strerror}"
+                f"{self.name}: cannot be opened as video or sound: {self._reason(error)}"
             ) from error
+        except ValueError as error:  # PyAV, on an unknown format
+            raise ValueError(f"{self.name}: cannot be opened: {error}") from error
         streams = self._container.streams
         # Cover art of a sound file is not a video; a stream of unknown codec has no context.
         pictures = [s for s in streams.video if not s.disposition & s.disposition.attached_pic]
@@ -58,7 +84,7 @@ class MediaFile:
             asked = " or ".join(["video"] * use_video + ["sound"] * use_audio) or "nothing"
             raise ValueError(f"{self.name}: asked for {asked}, but the file holds {found}")
         if self._video is not None:
-            self._video.thread_type = "AUTO"
+            self._video.thread_type = "SLICE" if live else "AUTO"
         self._origin = min(
             (s.start_time * _tick(s) for s in used if s.start_time is not None), default=0.0
         )
@@ -106,34 +132,40 @@ class MediaFile:
         self._container.close()
 
     def decode(
-        self, wants: Callable[[float, float], bool] = lambda start, end: True
+        self,
+        wants: Callable[[float, float], bool] | None = None,
+        *,
+        video: bool = True,
+        audio: bool = True,
     ) -> Iterator[Picture | Sound]:
         """Pictures and sounds, each kind in the order of time.
 
         Args:
             wants: whether a picture on display from one time to another is of use. Others may
-                be left out where nothing depends on them.
+                be left out where nothing depends on them; to know, it reads some packets ahead.
+            video, audio: False passes over that stream.
 
         Raises:
-            ValueError: reading fails, or nothing can be decoded.
+            ValueError: reading fails.
         """
-        empty = True
+        streams = [s for s, used in ((self._video, video), (self._audio, audio)) if s and used]
         try:
-            for event in self._decode(wants):
-                empty = False
-                yield event
+            yield from self._decode(streams, wants)
         except (FFmpegError, OSError) as error:
-            raise ValueError(f"{self.name}: reading failed: {error.strerror}") from error
+            raise ValueError(f"{self.name}: reading failed: {self._reason(error)}") from error
         except IndexError as error:  # PyAV, when a stream appears that the header did not have
             raise ValueError(f"{self.name}: reading failed: an unannounced stream") from error
-        if empty:
-            raise ValueError(f"{self.name}: no picture and no sound could be decoded")
 
-    def _decode(self, wants):
+    def _reason(self, error: FFmpegError | OSError) -> str:
+        if isinstance(error, ExitError):
+            return f"nothing came for {self._timeout:g} s"
+        return str(error.strerror)
+
+    def _decode(self, streams, wants):
         resampler = Resampler(self._origin)
         end = 0.0
         damaged = 0
-        for packet in self._packets(wants):
+        for packet in self._packets(streams, wants):
             try:
                 frames = packet.decode()
             except FFmpegError:
@@ -150,17 +182,18 @@ class MediaFile:
         if damaged:
             warnings.warn(f"{self.name}: left out {damaged} damaged packets", stacklevel=2)
 
-    def _packets(self, wants):
+    def _packets(self, streams, wants):
         """All packets; the decoder passes over frames neither wanted nor needed by others."""
-        packets = self._container.demux([s for s in (self._video, self._audio) if s is not None])
+        packets = self._container.demux(streams)
         # Only in H.264 a non-reference frame is one that no other frame ever needs.
-        if self._video is None or self._video.codec_context.name != "h264":
+        video = self._video if self._video in streams else None
+        if wants is None or video is None or video.codec_context.name != "h264":
             yield from packets
             return
-        for packet, following in _with_following(packets, self._video):
-            if packet.stream is self._video:
+        for packet, following in _with_following(packets, video):
+            if packet.stream is video:
                 wanted = following is None or wants(self._time(packet.pts), self._time(following))
-                self._video.codec_context.skip_frame = "DEFAULT" if wanted else "NONREF"
+                video.codec_context.skip_frame = "DEFAULT" if wanted else "NONREF"
             yield packet
 
     def _time(self, pts: int) -> float:

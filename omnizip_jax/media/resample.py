@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
 
 import av
 import numpy as np
+from jaxtyping import Float
 
 from omnizip_jax.media.clock import Sound
 from omnizip_jax.media.sound import SAMPLE_RATE
@@ -50,3 +52,11 @@ class Resampler:
                 start = self._end
             self._end = start + part.samples / SAMPLE_RATE
             yield Sound(start, part.to_ndarray().mean(axis=0, dtype=np.float32))
+
+
+def audio_frame(samples: Float[np.ndarray, " samples"], start: int, rate: int) -> av.AudioFrame:
+    """Mono samples as a frame of which the first is number ``start`` of the sound."""
+    frame = av.AudioFrame.from_ndarray(samples[None].astype(np.float32), "fltp", "mono")
+    frame.sample_rate, frame.pts = rate, start
+    frame.time_base = Fraction(1, rate)
+    return frame

@@ -61,23 +61,59 @@ def log_mel(
     return ((np.maximum(loudness(power), maximum - 8.0) + 4.0) / 4.0).astype(np.float32)
 
 
-def clip_log_mel(
-    samples: Float[np.ndarray, " samples"], bins: int
-) -> Float[np.ndarray, "bins frames"]:
-    """Log-mel spectrogram of a whole clip of any length, ``ceil(samples / 160)`` frames.
+class PowerStream:
+    """Mel power of sound that comes in pieces of any length: what ``mel_power`` gives for all.
 
     The start is mirrored and the end followed by silence, as Whisper's feature extractor does
     for a clip that is shorter than its padding.
     """
-    count = -(-len(samples) // HOP)
-    if count == 0:
-        return np.zeros((bins, 0), np.float32)
-    # Two more frames reach back into the sound from the silence; the maximum counts them.
-    padded = np.zeros(HISTORY + (count + 2) * HOP + LOOKAHEAD, np.float32)
-    padded[HISTORY : HISTORY + len(samples)] = samples
-    padded[:HISTORY] = padded[HISTORY + 1 : 2 * HISTORY + 1][::-1]
-    power = mel_power(padded, bins)
-    return log_mel(power[:, :count], float(loudness(power).max()))
+
+    def __init__(self, bins: int):
+        self.written = 0  # samples so far
+        self.frames = 0  # returned so far
+        self._bins = bins
+        self._samples = np.zeros(0, np.float32)  # from HISTORY before the next frame's centre
+        self._mirrored = False
+
+    def push(self, samples: Float[np.ndarray, " samples"]) -> Float[np.ndarray, "bins frames"]:
+        """Take the next samples; returns the frames that are now complete."""
+        self.written += len(samples)
+        return self._advance(samples)
+
+    def finish(self) -> Float[np.ndarray, "bins frames"]:
+        """The frames up to ``ceil(samples / 160)``, and two more.
+
+        Those two reach back into the sound from the silence; the maximum counts them.
+        """
+        count = -(-self.written // HOP) + 2 if self.written else 0
+        silence = count * HOP + LOOKAHEAD - self.written if count else 0
+        return self._advance(np.zeros(silence, np.float32))
+
+    def _advance(self, samples):
+        self._samples = np.concatenate([self._samples, samples])
+        if not self._mirrored:
+            if len(self._samples) <= HISTORY:
+                return np.zeros((self._bins, 0), np.float32)
+            self._mirrored = True
+            self._samples = np.concatenate([self._samples[HISTORY:0:-1], self._samples])
+        count = (len(self._samples) - HISTORY - LOOKAHEAD) // HOP
+        if count < 1:
+            return np.zeros((self._bins, 0), np.float32)
+        power = mel_power(self._samples[: HISTORY + count * HOP + LOOKAHEAD], self._bins)
+        self._samples = self._samples[count * HOP :]
+        self.frames += count
+        return power
+
+
+def clip_log_mel(
+    samples: Float[np.ndarray, " samples"], bins: int
+) -> Float[np.ndarray, "bins frames"]:
+    """Log-mel spectrogram of a whole clip of any length, ``ceil(samples / 160)`` frames."""
+    stream = PowerStream(bins)
+    power = np.concatenate([stream.push(samples), stream.finish()], axis=1)
+    if not len(samples):
+        return power
+    return log_mel(power[:, : -(-len(samples) // HOP)], float(loudness(power).max()))
 
 
 @functools.cache

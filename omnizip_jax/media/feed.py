@@ -1,0 +1,201 @@
+"""Opens what ``windows`` is given, and says how its pictures and sounds are to be read."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import heapq
+import os
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import TypeAlias
+
+from omnizip_jax.media.arrays import MediaArrays
+from omnizip_jax.media.channel import Channel
+from omnizip_jax.media.clock import End, Picture, Sound
+from omnizip_jax.media.decode import MediaFile
+from omnizip_jax.media.push import PushSource
+
+Source: TypeAlias = str | Path | tuple | PushSource
+Event: TypeAlias = Picture | Sound | End
+
+_EVENTS = 8  # decoded pictures and sounds that wait to be cut; pictures are large
+_GIVE_UP = 3  # timeouts after which one read of a silent source fails
+
+
+@dataclasses.dataclass
+class Feed:
+    """An opened source.
+
+    Attributes:
+        name: for messages.
+        has_video, has_audio: streams that will come.
+        local: files and arrays, which can be read twice and never make one wait.
+        device: includes a capture device.
+        readers: iterators over all events, to be read at the same time; at their end, or once
+            closed, they close the source.
+        events: where the events belong.
+        sounds: reads all the sound once more from the start.
+    """
+
+    name: str
+    has_video: bool
+    has_audio: bool
+    local: bool
+    device: bool
+    readers: list[Generator[Event]]
+    events: Channel[Event]
+    sounds: Callable[[], Iterator[Sound]] | None = None
+
+
+def open_feed(
+    source: Source,
+    sound: Source | None,
+    wants: Callable[[float, float], bool],
+    *,
+    use_video: bool,
+    use_audio: bool,
+    options: dict[str, str] | None,
+    timeout: float | None,
+) -> Feed:
+    """Open a source, and a second one for the sound if there is one; see ``windows``.
+
+    Local pictures and sound are read side by side in the order of time, however the file
+    interleaves them. All else is read as it comes.
+
+    Args:
+        wants: see ``MediaFile.decode``.
+    """
+    if isinstance(source, PushSource):
+        if sound is not None:
+            raise ValueError("a PushSource takes its sound by push_sound: leave out sound=")
+        return Feed(source.name, use_video, use_audio, False, False, [], source.events)
+    if sound is not None and not use_audio:
+        raise ValueError("sound= names a source, but use_audio is False: drop one of them")
+    given = [s for s in (source, sound) if s is not None]
+    local = all(map(_is_local, given))
+    opened = functools.partial(_open, options=options, timeout=timeout, live=not local)
+
+    first = opened(source, use_video, use_audio and sound is None)
+    has_video, has_audio = first.has_video, first.has_audio or sound is not None
+    sounds = None
+    if sound is not None:
+        open_sound = functools.partial(opened, sound, False, True)
+    else:
+        open_sound = functools.partial(opened, source, use_video, use_audio)
+    media = [first]
+    if local:
+        parts = [(first, True)] if has_video else []
+        if has_audio:
+            if has_video:
+                media.append(open_sound())
+            parts.append((media[-1], False))
+            sounds = functools.partial(_sounds, open_sound)
+        readers = [_closing(media, _in_order([_with_end(m, video, wants) for m, video in parts]))]
+    elif sound is None:
+        readers = [_closing(media, first.decode())]
+    else:
+        media.append(open_sound())
+        start = _Start()
+        readers = [
+            _closing([m], start.shift(_with_end(m, video)))
+            for m, video in zip(media, (True, False), strict=True)
+        ]
+    return Feed(
+        name=first.name if sound is None else f"{first.name} with {media[-1].name}",
+        has_video=has_video,
+        has_audio=has_audio,
+        local=local,
+        device=any(_device(s) is not None for s in given),
+        readers=readers,
+        events=Channel(_EVENTS, producers=len(readers)),
+        sounds=sounds,
+    )
+
+
+def _open(source, use_video, use_audio, options, timeout, live) -> MediaFile | MediaArrays:
+    if isinstance(source, PushSource):
+        raise ValueError("a PushSource has its own push_sound: it cannot be the sound of another")
+    device = _device(source)
+    if isinstance(source, tuple) and device is None:
+        return MediaArrays.of(source, use_video=use_video, use_audio=use_audio)
+    return MediaFile(
+        device or source,
+        use_video=use_video,
+        use_audio=use_audio,
+        options=options,
+        timeout=_GIVE_UP * timeout if live and timeout is not None else None,
+        live=live,
+    )
+
+
+def _is_local(source) -> bool:
+    if isinstance(source, tuple):
+        return _device(source) is None
+    return isinstance(source, str | Path) and os.path.isfile(source)
+
+
+def _device(source) -> tuple[str, str] | None:
+    """(FFmpeg's input format, name), if it is a device."""
+    if isinstance(source, tuple) and len(source) == 2:
+        return source
+    if isinstance(source, str) and source.startswith("device:"):
+        kind, _, name = source.removeprefix("device:").partition(":")
+        if not (kind and name):
+            raise ValueError(f'a device is written "device:v4l2:/dev/video0", got {source!r}')
+        return kind, name
+    return None
+
+
+def _closing(media, events: Iterator[Event]) -> Generator[Event]:
+    with contextlib.ExitStack() as stack:
+        for each in media:
+            stack.enter_context(each)
+        yield from events
+
+
+def _in_order(parts: list[Iterator[Event]]) -> Iterator[Event]:
+    return heapq.merge(*parts, key=lambda event: event.start)
+
+
+def _with_end(media, video: bool, wants=None) -> Iterator[Event]:
+    """The pictures, or the sounds, and that they are over."""
+    start = 0.0
+    for event in media.decode(wants, video=video, audio=not video):
+        start = event.start
+        yield event
+    yield End(start, video)
+
+
+def _sounds(open_sound) -> Iterator[Sound]:
+    with open_sound() as media:
+        yield from media.decode(video=False)
+
+
+class _Start:
+    """One clock for several devices: each starts when its first data arrives."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._start: float | None = None
+
+    def shift(self, events: Iterator[Event]) -> Iterator[Event]:
+        by: float | None = None
+        for event in events:
+            if by is None:
+                by = self._elapsed() - event.start
+            yield dataclasses.replace(event, **_moved(event, by))
+
+    def _elapsed(self) -> float:
+        with self._lock:
+            if self._start is None:
+                self._start = time.monotonic()
+            return time.monotonic() - self._start
+
+
+def _moved(event: Event, by: float) -> dict[str, float]:
+    moved = {"start": event.start + by}
+    return moved | {"end": event.end + by} if isinstance(event, Picture) else moved

@@ -1,0 +1,280 @@
+"""Windows as they arrive, from a file, a URL, a capture device or the user's own program."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import threading
+import time
+import weakref
+from collections.abc import Callable, Generator, Iterator
+from typing import Literal
+
+from omnizip_jax.config import WindowSpec
+from omnizip_jax.media.assemble import Assembler
+from omnizip_jax.media.channel import Channel, Closed
+from omnizip_jax.media.clock import FrameSampler
+from omnizip_jax.media.feed import Feed, Source, open_feed
+from omnizip_jax.media.live_sound import largest_loudness
+from omnizip_jax.types import Window
+
+_JOIN = 2.0  # s that ``close`` waits; a thread caught in a read ends when that returns or fails
+
+
+def windows(
+    source: Source,
+    spec: WindowSpec = WindowSpec(),  # noqa: B008 (frozen)
+    *,
+    patch: int = 14,
+    merge: int = 2,
+    temporal_patch: int = 2,
+    mel_bins: int = 128,
+    use_audio: bool = True,
+    use_video: bool = True,
+    sound: Source | None = None,
+    options: dict[str, str] | None = None,
+    timeout: float | None = 10.0,
+    realtime: bool = False,
+    two_pass: bool = True,
+    queue: int = 4,
+    when_slow: Literal["wait", "skip"] | None = None,
+) -> WindowStream:
+    """The windows of a source, one by one, as they arrive.
+
+        with windows("rtsp://camera/stream") as stream:
+            for window in stream:
+                ...
+
+    Window j covers ``spec.seconds`` from ``j * spec.seconds``, whatever comes or does not come:
+    the clock decides. It is given out when picture and sound have both passed its end (sound
+    needs 2.5 ms more). Slots for which nothing came are masked; what comes for a window that has
+    been given out is dropped and counted.
+
+    A local file or a clip in memory gives exactly the windows of ``load_clip``. From all other
+    sources the sound's dynamic range is not known beforehand and a running maximum takes its
+    place; ``docs/streaming.md`` says how far that is off.
+
+    Args:
+        source: path; URL; capture device as ("v4l2", "/dev/video0") or
+            "device:v4l2:/dev/video0", with the name of any of FFmpeg's input formats; arrays
+            (frames, fps, waveform, sample rate) as for ``load_clip``; or a ``PushSource``.
+        spec: shape of the windows.
+        patch, merge, temporal_patch: of the vision encoder (``VisionConfig``).
+        mel_bins: of the audio encoder (``AudioConfig``).
+        use_audio, use_video: False leaves that stream out.
+        sound: a second path, URL or device, whose sound is used in place of the first one's: the
+            microphone next to a camera, ("alsa", "default"). Unless both are local, their clocks
+            are set by the moment at which each gives its first data.
+        options: FFmpeg's, for opening: {"video_size": "1280x720"}, {"rtsp_transport": "tcp"}.
+        timeout: seconds. Whenever nothing at all comes for so long while a window is waited for,
+            that window is given out as it is. When only picture or only sound comes and is so
+            far past the end of a window, that window is given out without the other, which is
+            not waited for again until it is back. A device or URL that is silent for three times
+            as long is an error. None waits for ever. Local files are always read to the end.
+        realtime: give each window out no earlier than a camera would, ``spec.seconds`` apart.
+        two_pass: read the sound of a local file twice, for its maximum first. That takes a few
+            seconds per hour of sound before the first window; False starts at once, with the
+            running maximum.
+        queue: windows made ahead.
+        when_slow: what happens when the queue is full. "wait" lets the source wait; "skip" drops
+            the oldest window and counts it. By default devices and ``realtime`` skip, all else
+            waits. For a live URL, choose "skip".
+
+    Returns:
+        An iterator of ``Window`` with numpy leaves and no leading axis.
+
+    Raises:
+        ValueError: the source cannot be opened or holds nothing of what was asked for, or an
+            option is wrong. While iterating: reading fails, or a picture or sound is of no use.
+    """
+    if not (use_audio or use_video):
+        raise ValueError("use_audio and use_video are both False: nothing would be left")
+    if when_slow not in (None, "wait", "skip"):
+        raise ValueError(f'when_slow must be "wait" or "skip", got {when_slow!r}')
+    if queue != int(queue) or queue < 1:
+        raise ValueError(f"queue must be a positive number of windows, got {queue!r}")
+    if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
+        raise ValueError(f"timeout must be a positive number of seconds or None, got {timeout!r}")
+
+    sampler = FrameSampler(spec.seconds / (spec.grids * temporal_patch))
+    feed = open_feed(
+        source,
+        sound,
+        sampler.wants,
+        use_video=use_video,
+        use_audio=use_audio,
+        options=options,
+        timeout=timeout,
+    )
+    assembler = Assembler(
+        spec,
+        patch=patch,
+        merge=merge,
+        temporal_patch=temporal_patch,
+        mel_bins=mel_bins,
+        has_video=feed.has_video,
+        has_audio=feed.has_audio,
+        lead=None if feed.local else timeout,
+    )
+    skip = when_slow == "skip" or (when_slow is None and (realtime or feed.device))
+    out: Channel[tuple[int, Window]] = Channel(queue, skip=skip)
+    largest = None
+    if two_pass and feed.sounds is not None:
+        largest = functools.partial(largest_loudness, feed.sounds(), mel_bins)
+    cut = _cut(assembler, feed.events, out, None if feed.local else timeout, largest)
+    numbered = _numbered(cut, feed.events, out, spec.seconds if realtime else 0)
+    return WindowStream(feed, assembler, out, numbered, spec.seconds)
+
+
+class WindowStream:
+    """Iterator over the windows of a source; made by ``windows``.
+
+    Use it as a context manager, or ``close`` it: that ends its threads and closes the source. The
+    end of the source, an error, Ctrl-C while it waits, and letting go of it do so too.
+
+    Attributes:
+        name: of the source.
+        has_video, has_audio: streams that the source announced and that are in use.
+        emitted: windows given to the consumer.
+        time: start of the last one given, in seconds of the stream; None before the first.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        assembler: Assembler,
+        out: Channel[tuple[int, Window]],
+        numbered: Generator[tuple[int, Window]],
+        seconds: int,
+    ):
+        self.name, self.has_video, self.has_audio = feed.name, feed.has_video, feed.has_audio
+        self.emitted = 0
+        self.time: float | None = None
+        self._assembler, self._out, self._seconds = assembler, out, seconds
+        self._events = feed.events
+        # The threads know nothing of this object, so that it can be let go of.
+        pipes = [(reader, feed.events) for reader in feed.readers]
+        self._threads = [
+            threading.Thread(target=_pipe, args=(feed.name, *pipe), daemon=True)
+            for pipe in [*pipes, (numbered, out)]
+        ]
+        weakref.finalize(self, _release, feed.events, out)
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def skipped(self) -> int:
+        """Windows dropped because the consumer was too slow."""
+        return self._out.skipped
+
+    @property
+    def incomplete(self) -> int:
+        """Windows given out without waiting any longer for missing picture or sound."""
+        return self._assembler.incomplete
+
+    @property
+    def late_frames(self) -> int:
+        """Pictures dropped because they came after their window had been given out."""
+        return self._assembler.late_frames
+
+    @property
+    def late_sound(self) -> float:
+        """Seconds of sound dropped for that reason."""
+        return self._assembler.late_sound
+
+    def __iter__(self) -> WindowStream:
+        return self
+
+    def __next__(self) -> Window:
+        try:
+            index, window = self._out.get()
+        except Closed:
+            self.close()
+            raise StopIteration from None
+        except BaseException:
+            self.close()
+            raise
+        self.emitted += 1
+        self.time = float(index * self._seconds)
+        return window
+
+    def __enter__(self) -> WindowStream:
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self) -> None:
+        """End the threads and close the source. May be called twice."""
+        _release(self._events, self._out)
+        for thread in self._threads:
+            thread.join(_JOIN)
+
+
+def _release(*channels: Channel) -> None:
+    for channel in channels:
+        channel.close()
+
+
+def _pipe(name: str, items: Generator, channel: Channel) -> None:
+    """What a thread does: move items into a channel. Errors go the same way, in words."""
+    error = None
+    try:
+        with contextlib.closing(items):
+            for item in items:
+                channel.put(item)
+    except Closed:
+        pass
+    except ValueError as problem:
+        named = str(problem).startswith(name)
+        error = problem if named else ValueError(f"{name}: {problem}")
+    except Exception as problem:
+        error = ValueError(f"{name}: {type(problem).__name__}: {problem}")
+    channel.finish(error)
+
+
+def _cut(
+    assembler: Assembler,
+    events: Channel,
+    out: Channel,
+    timeout: float | None,
+    largest: Callable[[], float] | None,
+) -> Iterator[Window]:
+    """Windows from events; after ``timeout`` without events, the window that is waited for."""
+    if largest is not None:
+        assembler.maximum = largest()
+    wait, silent = timeout, True
+    while True:
+        try:
+            event = events.get(wait)
+        except TimeoutError:
+            assert timeout is not None
+            wait = timeout - out.wanted()  # a consumer that is busy itself is in no hurry
+            if wait <= 0 and silent:
+                raise ValueError(
+                    f"nothing has come for {timeout:g} s; give a longer timeout if it needs more "
+                    "time to start (None waits for ever)"
+                ) from None
+            if wait <= 0:
+                yield assembler.emit()
+                wait = timeout
+        except Closed:
+            break
+        else:
+            wait, silent = timeout, False
+            yield from assembler.push(event)
+    yield from assembler.finish()
+
+
+def _numbered(
+    cut: Iterator[Window], events: Channel, out: Channel, pace: int
+) -> Generator[tuple[int, Window]]:
+    """Windows with their index; one every ``pace`` seconds if that is not 0."""
+    start = None
+    with contextlib.closing(events):
+        for index, window in enumerate(cut):
+            start = start or time.monotonic()
+            if pace:
+                out.wait_closed(start + (index + 1) * pace - time.monotonic())
+            yield index, window

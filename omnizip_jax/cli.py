@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from omnizip_jax.config import OmniZipConfig
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; bad input ends with a message and exit code 1."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it misses torch; nothing here does
     if argv[:1] == ["convert"]:  # the script convert/hf_to_flax.py has the same arguments
         from omnizip_jax.convert import main as convert
 
@@ -119,8 +121,6 @@ def compression_from(arguments: argparse.Namespace) -> OmniZipConfig | None:
 
 def enable_compilation_cache() -> None:
     """Keep compiled programs between runs, in the user's cache folder."""
-    import os
-
     import jax
 
     root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))

@@ -14,18 +14,20 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from orbax.checkpoint import v1 as ocp
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from omnizip_jax.config import ModelConfig
 from omnizip_jax.models.audio import AudioEncoder
 from omnizip_jax.models.text import Decoder
 from omnizip_jax.models.vision import VisionEncoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer"
@@ -80,6 +82,8 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     Raises:
         ValueError: no readable tokenizer or no chat template.
     """
+    from transformers import AutoTokenizer  # slow to import, and only needed here
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line, as ``--help`` shows it."""
     parser = argparse.ArgumentParser(
         prog="omnizip",
-        description="Ask Qwen2.5-Omni about videos with sound, reading 35-45 %% of the tokens.",
+        description="Ask Qwen2.5-Omni about videos with sound, reading 35-45 % of the tokens.",
         epilog="Start with `omnizip demo`: it needs no weights and no video.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="see the whole path work on a small random model and a clip made on the spot",
         description="Makes a small checkpoint in the released layout (random weights), converts "
         "it, makes a clip with moving shapes and tones, answers a question about it with all, "
-        "45 %% and 35 %% of the tokens, and draws what was kept.",
+        "45 % and 35 % of the tokens, and draws what was kept.",
     )
     demo.add_argument(
         "--out", type=Path, default=Path("omnizip-demo"), help="folder to write to (%(default)s)"

@@ -35,6 +35,7 @@ class Assembler:
         incomplete: those among them that were not waited for to the end.
         late_frames: pictures dropped because their window was gone.
         late_sound: seconds of sound dropped for that reason.
+        duration: end of all picture and sound so far, seconds.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Assembler:
     ):
         self.maximum: float | None = None
         self.emitted = self.incomplete = self.late_frames = 0
-        self.late_sound = 0.0
+        self.late_sound = self.duration = 0.0
         self._spec, self._lead = spec, lead
         self._samples = spec.grids * temporal_patch  # pictures to a window
         self._spacing = spec.seconds / self._samples
@@ -122,6 +123,7 @@ class Assembler:
             return
         check_jump(max(self._seen, self._time()), picture.start, "video")
         self._seen = picture.start
+        self.duration = max(self.duration, picture.end)
         self._add(self._sampler.push(picture))
 
     def _add(self, samples) -> None:
@@ -129,11 +131,14 @@ class Assembler:
         self._grids.add([(index, picture) for index, picture in samples if index >= first])
 
     def _sound(self, sound: Sound) -> None:
-        late = min(self._time() - sound.start, len(sound.samples) / SAMPLE_RATE)
-        new = continue_sound(self._mel.written, sound)
+        # Sound that is back is put at its own time exactly, or it would stay shifted.
+        jitter = {"jitter": 0.0} if self._mel.silent else {}
+        new = continue_sound(self._mel.written, sound, **jitter)
+        late = self._time() - sound.start
         if late > 0 and len(new) < len(sound.samples):
-            self.late_sound += late
+            self.late_sound += min(late, len(sound.samples) / SAMPLE_RATE)
         self._mel.push(new)
+        self.duration = max(self.duration, self._mel.written / SAMPLE_RATE)
 
     def _end(self, kind: type) -> None:
         if kind in self._coming:

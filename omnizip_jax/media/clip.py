@@ -16,7 +16,7 @@ from omnizip_jax.config import WindowSpec
 from omnizip_jax.media.arrays import MediaArrays
 from omnizip_jax.media.clock import FrameSampler, Sound, continue_sound
 from omnizip_jax.media.cut import Grids, count_windows, cut_windows
-from omnizip_jax.media.decode import MediaFile
+from omnizip_jax.media.decode import MediaFile, warn_if_cut_off
 from omnizip_jax.media.picture import unpatchify
 from omnizip_jax.media.sound import SAMPLE_RATE, clip_log_mel
 from omnizip_jax.types import Window
@@ -113,12 +113,8 @@ def load_clip(
         if not (heard or grids.end):
             raise ValueError(f"{media.name}: no picture and no sound could be decoded")
         duration = max(seen, heard / SAMPLE_RATE)
-        promised = media.duration if use_audio and use_video else None
-        if promised is not None and duration < 0.9 * promised:
-            warnings.warn(
-                f"{media.name}: ends at {duration:.1f} s of {promised:.1f} s; is it cut off?",
-                stacklevel=2,
-            )
+        if use_audio and use_video:
+            warn_if_cut_off(media.name, duration, media.duration)
         if max_frames is not None and seen > (max_frames + 0.5) * spacing:
             warnings.warn(
                 f"{media.name}: longer than it says; max_frames ended its pictures at "

@@ -94,10 +94,15 @@ class FrameSampler:
         return [(index, self._shown) for index in range(first, self.decided) if self._shown]
 
 
-def continue_sound(written: int, sound: Sound) -> Float[np.ndarray, " samples"]:
+def continue_sound(
+    written: int, sound: Sound, jitter: float = _GAP
+) -> Float[np.ndarray, " samples"]:
     """What to append to ``written`` samples so that ``sound`` lies at its own time.
 
     A gap becomes silence, an overlap is cut, jitter below 50 ms is left alone.
+
+    Args:
+        jitter: another limit, seconds.
 
     Raises:
         ValueError: timestamps jump by more than an hour, or samples are not finite.
@@ -107,9 +112,9 @@ def continue_sound(written: int, sound: Sound) -> Float[np.ndarray, " samples"]:
     gap = sound.start - written / SAMPLE_RATE
     check_jump(written / SAMPLE_RATE, sound.start, "sound")
     missing = round(gap * SAMPLE_RATE)
-    if missing < 0 and (written == 0 or gap < -_GAP):
+    if missing < 0 and (written == 0 or gap < -jitter):
         return sound.samples[-missing:]
-    if gap > _GAP:
+    if gap > jitter:
         return np.concatenate([np.zeros(missing, np.float32), sound.samples])
     return sound.samples
 

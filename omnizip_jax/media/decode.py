@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -24,6 +26,10 @@ _SCALER = (
     | Interpolation.FULL_CHR_H_INT
     | Interpolation.FULL_CHR_H_INP
 )
+# PyAV 18 stumbles over mistyped metadata unless told otherwise; PyAV 19 needs no telling.
+_LENIENT: dict[str, Any] = (
+    {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
 _REORDER = 16  # H.264 shows a frame at most 16 frames later than it is decoded
 
 
@@ -35,7 +41,7 @@ class MediaFile:
         use_video, use_audio: False leaves that stream out.
         options: FFmpeg's, for opening it: {"video_size": "1280x720"}.
         timeout: seconds after which opening or one read fails; None waits.
-        live: decode for low delay rather than for speed.
+        live: decode for low delay rather than for speed; a lost connection is its end.
 
     Attributes:
         has_video, has_audio: streams that were asked for and exist.
@@ -57,14 +63,14 @@ class MediaFile:
     ):
         kind, file = source if isinstance(source, tuple) else (None, str(source))
         self.name = file if kind is None else f"{kind}:{file}"
-        self._timeout = timeout
+        self._timeout, self._live = timeout, live
         try:
             self._container = av.open(
                 file,
                 format=kind,
                 options=options or {},
                 timeout=timeout,
-                metadata_errors="replace",
+                **_LENIENT,
             )
         except (FFmpegError, OSError) as error:
             raise ValueError(
@@ -115,7 +121,7 @@ class MediaFile:
         if self.duration:
             return self.duration
         try:
-            with av.open(self.name, metadata_errors="replace") as container:
+            with av.open(self.name, **_LENIENT) as container:
                 packets = container.demux(container.streams[self._video.index])
                 ends = [p.pts + (p.duration or 0) for p in packets if p.pts is not None]
                 return self._time(max(ends, default=0))
@@ -152,6 +158,10 @@ class MediaFile:
         try:
             yield from self._decode(streams, wants)
         except (FFmpegError, OSError) as error:
+            # A response without a length ends like this: FFmpeg cannot tell the end from a loss.
+            if self._live and error.errno == errno.EIO:
+                warnings.warn(f"{self.name}: the connection has ended", stacklevel=2)
+                return
             raise ValueError(f"{self.name}: reading failed: {self._reason(error)}") from error
         except IndexError as error:  # PyAV, when a stream appears that the header did not have
             raise ValueError(f"{self.name}: reading failed: an unannounced stream") from error
@@ -223,6 +233,14 @@ class MediaFile:
         if turns % 2:
             height, width = width, height
         return Picture(start, end, height, width, render)
+
+
+def warn_if_cut_off(name: str, duration: float, promised: float | None) -> None:
+    """Warn if a source has ended well before the duration that its container promised."""
+    if promised is not None and duration < 0.9 * promised:
+        warnings.warn(
+            f"{name}: ends at {duration:.1f} s of {promised:.1f} s; is it cut off?", stacklevel=3
+        )
 
 
 def _tick(stream) -> float:

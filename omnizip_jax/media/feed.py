@@ -35,6 +35,7 @@ class Feed:
         has_video, has_audio: streams that will come.
         local: files and arrays, which can be read twice and never make one wait.
         device: includes a capture device.
+        duration: seconds that a local file promises to last, if all of it is used.
         readers: iterators over all events, to be read at the same time; at their end, or once
             closed, they close the source.
         events: where the events belong.
@@ -46,6 +47,7 @@ class Feed:
     has_audio: bool
     local: bool
     device: bool
+    duration: float | None
     readers: list[Generator[Event]]
     events: Channel[Event]
     sounds: Callable[[], Iterator[Sound]] | None = None
@@ -72,7 +74,7 @@ def open_feed(
     if isinstance(source, PushSource):
         if sound is not None:
             raise ValueError("a PushSource takes its sound by push_sound: leave out sound=")
-        return Feed(source.name, use_video, use_audio, False, False, [], source.events)
+        return Feed(source.name, use_video, use_audio, False, False, None, [], source.events)
     if sound is not None and not use_audio:
         raise ValueError("sound= names a source, but use_audio is False: drop one of them")
     given = [s for s in (source, sound) if s is not None]
@@ -110,6 +112,7 @@ def open_feed(
         has_audio=has_audio,
         local=local,
         device=any(_device(s) is not None for s in given),
+        duration=first.duration if local and use_audio and use_video and sound is None else None,
         readers=readers,
         events=Channel(_EVENTS, producers=len(readers)),
         sounds=sounds,

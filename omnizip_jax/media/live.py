@@ -15,6 +15,7 @@ from omnizip_jax.config import WindowSpec
 from omnizip_jax.media.assemble import Assembler
 from omnizip_jax.media.channel import Channel, Closed
 from omnizip_jax.media.clock import FrameSampler
+from omnizip_jax.media.decode import warn_if_cut_off
 from omnizip_jax.media.feed import Feed, Source, open_feed
 from omnizip_jax.media.live_sound import largest_loudness
 from omnizip_jax.types import Window
@@ -119,10 +120,12 @@ def windows(
     )
     skip = when_slow == "skip" or (when_slow is None and (realtime or feed.device))
     out: Channel[tuple[int, Window]] = Channel(queue, skip=skip)
-    largest = None
+    first_pass = None
     if two_pass and feed.sounds is not None:
-        largest = functools.partial(largest_loudness, feed.sounds(), mel_bins)
-    cut = _cut(assembler, feed.events, out, None if feed.local else timeout, largest)
+        first_pass = functools.partial(
+            largest_loudness, _until_closed(feed.sounds(), out), mel_bins
+        )
+    cut = _cut(feed, assembler, out, None if feed.local else timeout, first_pass)
     numbered = _numbered(cut, feed.events, out, spec.seconds if realtime else 0)
     return WindowStream(feed, assembler, out, numbered, spec.seconds)
 
@@ -156,7 +159,9 @@ class WindowStream:
         # The threads know nothing of this object, so that it can be let go of.
         pipes = [(reader, feed.events) for reader in feed.readers]
         self._threads = [
-            threading.Thread(target=_pipe, args=(feed.name, *pipe), daemon=True)
+            threading.Thread(
+                target=_pipe, args=(feed.name, *pipe), name=f"windows of {feed.name}", daemon=True
+            )
             for pipe in [*pipes, (numbered, out)]
         ]
         weakref.finalize(self, _release, feed.events, out)
@@ -234,20 +239,27 @@ def _pipe(name: str, items: Generator, channel: Channel) -> None:
     channel.finish(error)
 
 
+def _until_closed(items: Iterator, channel: Channel) -> Iterator:
+    for item in items:
+        if channel.closed:
+            raise Closed
+        yield item
+
+
 def _cut(
+    feed: Feed,
     assembler: Assembler,
-    events: Channel,
     out: Channel,
     timeout: float | None,
-    largest: Callable[[], float] | None,
+    first_pass: Callable[[], float] | None,
 ) -> Iterator[Window]:
     """Windows from events; after ``timeout`` without events, the window that is waited for."""
-    if largest is not None:
-        assembler.maximum = largest()
-    wait, silent = timeout, True
+    if first_pass is not None:
+        assembler.maximum = first_pass()
+    wait, silent, failed = timeout, True, None
     while True:
         try:
-            event = events.get(wait)
+            event = feed.events.get(wait)
         except TimeoutError:
             assert timeout is not None
             wait = timeout - out.wanted()  # a consumer that is busy itself is in no hurry
@@ -261,10 +273,18 @@ def _cut(
                 wait = timeout
         except Closed:
             break
+        except ValueError as error:  # of the reader: what has come is still given out
+            failed = error
+            break
         else:
             wait, silent = timeout, False
             yield from assembler.push(event)
-    yield from assembler.finish()
+    if failed is None or not silent:
+        yield from assembler.finish()
+    if failed is not None:
+        raise failed
+    if not out.closed:
+        warn_if_cut_off(feed.name, assembler.duration, feed.duration)
 
 
 def _numbered(

@@ -30,6 +30,7 @@ class MelStream:
 
     def __init__(self, bins: int):
         self.written = 0  # samples so far
+        self.silent = False  # the last of them were filled in
         self._maximum = -np.inf  # loudness so far
         self._stream = PowerStream(bins)
         self._samples: list[np.ndarray] = []  # not transformed yet
@@ -46,8 +47,10 @@ class MelStream:
 
     def push(self, samples: Float[np.ndarray, " samples"]) -> None:
         """Append sound; see ``continue_sound``."""
-        self.written += len(samples)
-        self._samples.append(samples)
+        if len(samples):
+            self.silent = False
+            self.written += len(samples)
+            self._samples.append(samples)
 
     def finish(self) -> None:
         """No more sound: the last frames see silence after it."""
@@ -60,6 +63,7 @@ class MelStream:
         """Fill up with silence, unless sound is there or the stream is finished."""
         if not self._finished and sample > self.written:
             self.push(np.zeros(sample - self.written, np.float32))
+            self.silent = True
 
     def take(self, end: int, maximum: float | None = None) -> Float[np.ndarray, "bins frames"]:
         """Features of the frames from the last ``end`` to this one; they are handed over.

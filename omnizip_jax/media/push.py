@@ -61,6 +61,7 @@ class PushSource:
             ValueError: wrong type or shape, times that go back or do not match, or the source is
                 closed. Nothing has been added then.
         """
+        self._check_open()
         frames = np.asarray(frames)
         if frames.ndim == 3:
             frames = frames[None]
@@ -97,6 +98,7 @@ class PushSource:
             ValueError: wrong type or shape, NaN, or the source is closed. Nothing has been added
                 then.
         """
+        self._check_open()
         samples = np.asarray(samples)
         if not np.issubdtype(samples.dtype, np.floating) or samples.ndim != 1:
             raise ValueError(
@@ -117,14 +119,14 @@ class PushSource:
         """No more comes; the last window is given out as it is. May be called twice."""
         if not self._finished:
             self._finished = True
-            with contextlib.suppress(Closed):
-                for sound in self._resampler.finish():
-                    self.events.put(sound)
+            self._put(*self._resampler.finish())
             self.events.finish()
 
+    def _check_open(self) -> None:
+        if self._finished or self.events.closed:
+            raise ValueError("nothing more is taken: the source or its stream is closed")
+
     def _put(self, *events) -> None:
-        try:
+        with contextlib.suppress(Closed):  # closed by the consumer at this very moment
             for event in events:
                 self.events.put(event)
-        except Closed:
-            raise ValueError("nothing more is taken: the source or its stream is closed") from None

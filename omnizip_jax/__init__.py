@@ -3,11 +3,14 @@
 from omnizip_jax.checkpoint import load
 from omnizip_jax.config import OmniZipConfig, WindowSpec
 from omnizip_jax.generate import Answer, generate
-from omnizip_jax.stream import StreamState, ask, feed, init_stream
+from omnizip_jax.media import PushSource, windows
+from omnizip_jax.stream import ask, feed, init_stream
+from omnizip_jax.stream_state import StreamState
 
 __all__ = [
     "Answer",
     "OmniZipConfig",
+    "PushSource",
     "StreamState",
     "WindowSpec",
     "ask",
@@ -15,4 +18,5 @@ __all__ = [
     "generate",
     "init_stream",
     "load",
+    "windows",
 ]

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from omnizip_jax.config import OmniZipConfig
 
+ROOM_TO_ASK = 384  # tokens of a question in a stream and of what stands around it
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; bad input ends with a message and exit code 1."""
@@ -52,6 +54,11 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--seconds", type=float, default=12.0, help="length of the clip (%(default)s)"
     )
+    demo.add_argument(
+        "--stream",
+        action="store_true",
+        help="stream the clip window by window instead, asking in the middle and at the end",
+    )
     demo.set_defaults(run=_demo)
 
     commands.add_parser(
@@ -85,6 +92,66 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument("--dtype", choices=["bfloat16", "float32"], help="run in another dtype")
     generate.add_argument("--picture", type=Path, metavar="PNG", help="draw what was kept")
     generate.set_defaults(run=_generate)
+
+    stream = commands.add_parser(
+        "stream",
+        help="watch a file, URL or camera for as long as it runs, and ask meanwhile",
+        description="Feeds 2 s windows as they come and answers questions: those that you type "
+        "(or pipe in), and those given with --ask. Each is answered when the window in which it "
+        "was asked is complete. Memory and time per window stay flat. Ctrl-C ends it.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    stream.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="file, URL, or device:FORMAT:NAME (device:v4l2:/dev/video0)",
+    )
+    stream.add_argument(
+        "--checkpoint", required=True, metavar="DIR", help="folder that `omnizip convert` wrote"
+    )
+    stream.add_argument(
+        "--ask",
+        nargs=2,
+        action="append",
+        default=argparse.SUPPRESS,
+        metavar=("TIME", "QUESTION"),
+        help='ask at that time of the stream: 00:30, 1:02:03, or "end"; may be repeated',
+    )
+    stream.add_argument("--keep", action="store_true", help="remember questions and answers")
+    stream.add_argument(
+        "--max-new-tokens", type=int, default=128, metavar="N", help="longest answer"
+    )
+    add_compression_arguments(stream)
+    stream.add_argument(
+        "--capacity", type=int, default=8192, metavar="N", help="tokens that are remembered"
+    )
+    stream.add_argument(
+        "--memory",
+        choices=["recent", "fading"],
+        default="recent",
+        help="what a full cache forgets: the oldest windows, or the less of each the older it is",
+    )
+    stream.add_argument("--sound", metavar="SOURCE", help="take the sound from here instead")
+    stream.add_argument("--no-audio", action="store_true", help="leave the sound out")
+    stream.add_argument("--no-video", action="store_true", help="leave the picture out")
+    stream.add_argument(
+        "--realtime", action="store_true", help="read a file no faster than a camera would"
+    )
+    stream.add_argument(
+        "--when-slow",
+        choices=["wait", "skip"],
+        default=argparse.SUPPRESS,
+        help="let the source wait, or skip windows (default: skip for devices and --realtime)",
+    )
+    stream.add_argument(
+        "--timeout", type=float, default=10.0, metavar="S", help="seconds without data to wait"
+    )
+    stream.add_argument("--system", default=argparse.SUPPRESS, metavar="TEXT", help="system prompt")
+    stream.add_argument("--dtype", choices=["bfloat16", "float32"], help="run in another dtype")
+    stream.add_argument(
+        "--json", action="store_true", help="one JSON object a line: window, answer, refused, end"
+    )
+    stream.set_defaults(run=_stream)
     return parser
 
 
@@ -128,10 +195,10 @@ def enable_compilation_cache() -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from omnizip_jax.demo.run import run
+    from omnizip_jax.demo.run import run, run_stream
 
     enable_compilation_cache()
-    run(arguments.out, arguments.seconds)
+    (run_stream if arguments.stream else run)(arguments.out, arguments.seconds)
     return 0
 
 
@@ -171,4 +238,62 @@ def _generate(arguments: argparse.Namespace) -> int:
 
         plot_compression(answer).savefig(arguments.picture)
         print(f"[picture: {arguments.picture}]", file=sys.stderr)
+    return 0
+
+
+def _stream(arguments: argparse.Namespace) -> int:
+    import contextlib
+
+    import omnizip_jax
+    from omnizip_jax.live import Questions, begin, follow, parse_time
+    from omnizip_jax.prompt import DEFAULT_SYSTEM
+    from omnizip_jax.terminal import Screen, Typing, print_json
+
+    enable_compilation_cache()
+    compression = compression_from(arguments)
+    asked = getattr(arguments, "ask", [])
+    questions = Questions([(parse_time(time), question) for time, question in asked])
+    with contextlib.ExitStack() as stack:
+        screen = None if arguments.json else stack.enter_context(Screen())
+        stack.enter_context(Typing(questions.put, screen and screen.typed))
+        if screen:
+            screen.status("loading the checkpoint")
+        params = omnizip_jax.load(arguments.checkpoint, dtype=arguments.dtype)
+        config = params.config
+        source = stack.enter_context(
+            omnizip_jax.windows(
+                arguments.source,
+                patch=config.vision.patch,
+                merge=config.vision.merge,
+                temporal_patch=config.vision.temporal_patch,
+                mel_bins=config.audio.mel_bins,
+                use_audio=not arguments.no_audio,
+                use_video=not arguments.no_video,
+                sound=arguments.sound,
+                timeout=arguments.timeout,
+                realtime=arguments.realtime,
+                when_slow=getattr(arguments, "when_slow", None),
+            )
+        )
+        if screen:
+            screen.status("compiling (kept for the next time)")
+        state = begin(
+            params,
+            compression,
+            capacity=arguments.capacity,
+            memory=arguments.memory,
+            text_slots=arguments.max_new_tokens + ROOM_TO_ASK,
+            audio=source.has_audio,
+            system=getattr(arguments, "system", DEFAULT_SYSTEM),
+        )
+        follow(
+            params,
+            state,
+            source,
+            questions,
+            screen or print_json,
+            on_text=screen and screen.text,
+            keep=arguments.keep,
+            max_new_tokens=arguments.max_new_tokens,
+        )
     return 0

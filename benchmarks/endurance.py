@@ -1,0 +1,170 @@
+"""``python -m benchmarks.endurance``: thousands of windows; time and memory must stay flat.
+
+A tiny model, so that hours of video pass in minutes: what could grow is all there. Not one of the
+suites: its answer is yes or no.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gc
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import psutil
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import machine
+from benchmarks.presets import PRESETS, default_dtype, random_params, random_windows
+from omnizip_jax import stream
+from omnizip_jax.checkpoint import Params
+from omnizip_jax.config import OmniZipConfig, WindowSpec
+from omnizip_jax.memory import Memory
+from omnizip_jax.types import Window
+
+QUESTION = "What happens?"
+HEADINGS = ("windows", "a window", "process", "fill", "position", "units", "evicted", "programs")
+ASK_EVERY = 50  # windows; every other time the turn is kept
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretch:
+    """A number of consecutive windows.
+
+    Attributes:
+        windows: fed so far.
+        seconds: median time per window.
+        rss: bytes of the process that are in memory, at its end.
+        fill: least and greatest share of the cache in use.
+        position: greatest position at which a window began.
+        units: windows and turns of which something is remembered, at its end.
+        evictions: how often the cache was thinned.
+        programs: compiled programs of the stream so far.
+    """
+
+    windows: int
+    seconds: float
+    rss: int
+    fill: tuple[float, float]
+    position: int
+    units: int
+    evictions: int
+    programs: int
+
+
+def endure(
+    params: Params,
+    windows: list[Window],
+    count: int,
+    every: int,
+    kind: Memory,
+    spec: WindowSpec = WindowSpec(),  # noqa: B008 (frozen)
+    capacity: int = 2048,
+) -> Iterator[Stretch]:
+    """Feed ``count`` windows in random order, ask now and then, report every ``every`` windows."""
+    state = stream.init_stream(
+        params, OmniZipConfig(), capacity=capacity, memory=kind, text_slots=192, spec=spec
+    )
+    order = np.random.default_rng(0).integers(0, len(windows), count)
+    seconds, fills, position, evictions = [], [], 0, 0
+    for number, choice in enumerate(order, start=1):
+        length = int(state.cache.length)
+        began = time.perf_counter()
+        state = jax.block_until_ready(stream.feed(params, state, windows[choice]))
+        seconds.append(time.perf_counter() - began)
+        evictions += int(state.cache.length) < length
+        fills.append(state.fill)
+        position = max(position, int(state.time))
+        if number % ASK_EVERY == 0:
+            keep = number % (2 * ASK_EVERY) == 0
+            _, state = stream.ask(params, state, QUESTION, keep=keep, max_new_tokens=8)
+        if number % every == 0:
+            gc.collect()
+            used = np.asarray(state.slots.unit)[: int(state.cache.length)]
+            yield Stretch(
+                windows=number,
+                seconds=statistics.median(seconds),
+                rss=psutil.Process().memory_info().rss,
+                fill=(min(fills), max(fills)),
+                position=position,
+                units=len(np.unique(used)),
+                evictions=evictions,
+                programs=programs(),
+            )
+            seconds, fills, position, evictions = [], [], 0, 0
+
+
+def programs() -> int:
+    """Compiled programs of all that a stream runs."""
+    functions: tuple[Any, ...] = (stream._feed, stream._append_text, stream._forget)
+    return sum(function._cache_size() for function in functions)
+
+
+def verdict(stretches: list[Stretch]) -> dict[str, bool]:
+    """What must hold from the second stretch on: the first one compiles and fills the cache."""
+    settled = stretches[1:]
+    first, last = settled[0], settled[-1]
+    return {
+        "the process does not grow (by 2 % at most)": last.rss <= 1.02 * first.rss,
+        "time per window is constant (by 10 % at most)": last.seconds <= 1.1 * first.seconds,
+        "positions stay where they are": max(s.position for s in settled[1:] or settled)
+        <= 1.1 * first.position,
+        "the cache never overflows": max(s.fill[1] for s in stretches) <= 1,
+        "nothing is compiled any more": last.programs == first.programs,
+    }
+
+
+def table(kind: str, stretches: list[Stretch]) -> Table:
+    out = Table(title=f'memory="{kind}"', title_justify="left", box=SIMPLE, padding=0)
+    for heading in HEADINGS:
+        out.add_column(heading, justify="right", no_wrap=True)
+    for s in stretches:
+        out.add_row(
+            f"{s.windows:,}",
+            f"{s.seconds * 1e3:.2f} ms",
+            f"{s.rss / 2**20:.1f} MiB",
+            f"{s.fill[0]:.0%}-{s.fill[1]:.0%}",
+            str(s.position),
+            str(s.units),
+            str(s.evictions),
+            str(s.programs),
+        )
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.endurance", description=__doc__)
+    parser.add_argument("--windows", type=int, default=10_000)
+    parser.add_argument("--every", type=int, default=1_000, help="windows to a line")
+    parser.add_argument("--memory", choices=["recent", "fading"], help="one of them only")
+    arguments = parser.parse_args()
+    if arguments.every < 1 or arguments.windows < 2 * arguments.every:
+        parser.error("--windows must be at least twice --every")
+    console = Console()
+    console.print(machine.describe(), highlight=False)
+    params = random_params(PRESETS["tiny"].model, default_dtype())
+    clip = random_windows(8, params.config)
+    windows = [jax.tree.map(lambda x, i=i: x[i], clip) for i in range(8)]
+    failed = False
+    kinds: list[Memory] = [arguments.memory] if arguments.memory else ["recent", "fading"]
+    for kind in kinds:
+        stretches = []
+        for stretch in endure(params, windows, arguments.windows, arguments.every, kind):
+            stretches.append(stretch)
+            console.print(f"[dim]{kind}: {stretch.windows:,} windows[/]", highlight=False)
+        console.print(table(kind, stretches))
+        for claim, holds in verdict(stretches).items():
+            console.print(f"{'[green]yes[/]' if holds else '[red]NO[/]'}  {claim}")
+            failed |= not holds
+    raise SystemExit(int(failed))
+
+
+if __name__ == "__main__":
+    main()

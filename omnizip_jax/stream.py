@@ -18,90 +18,29 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from omnizip_jax import prompt as prompts
-from omnizip_jax.compression import CausalPlan, CompressedClip, front, init_plan
+from omnizip_jax.compression import CompressedClip, front, init_plan
 from omnizip_jax.config import ModelConfig, OmniZipConfig, WindowSpec
+from omnizip_jax.conversation import closing_tokens, prefix_tokens, question_tokens
 from omnizip_jax.decode import Generation, Sampling, complete, end_tokens
 from omnizip_jax.encode import bound_decoder, check_spec, encode_window, weights_dtype
 from omnizip_jax.generate import TEXT_BLOCK, Answer, TokenCounts, compress_next
 from omnizip_jax.memory import AUDIO, START, TEXT, VIDEO, Memory, Slots, forget, survivors
 from omnizip_jax.models import rope
 from omnizip_jax.models.text import KVCache
+from omnizip_jax.stream_state import (
+    StreamSettings,
+    StreamState,
+    check_state,
+    check_window,
+    fingerprint,
+)
 from omnizip_jax.types import Window
 
 if TYPE_CHECKING:
     from omnizip_jax.checkpoint import Params
-
-
-@dataclasses.dataclass(frozen=True)
-class StreamSettings:
-    """What a stream was begun with; static, and the same for all its life."""
-
-    model: ModelConfig
-    weights: tuple[float, ...]  # a few numbers that tell one model's weights from another's
-    compression: OmniZipConfig | None
-    spec: WindowSpec
-    audio: bool
-    memory: Memory
-    low_water: int
-    text_slots: int
-    system: str
-
-    @property
-    def start_tokens(self) -> tuple[int, ...]:
-        """What opens a video; all at one position."""
-        model = self.model
-        return (model.vision_start_token, model.audio_start_token)[: 1 + self.audio]
-
-    @property
-    def block(self) -> int:
-        """Static slots of one window's packed block: the most that may be kept of it."""
-        spec = self.spec
-        video = spec.video_slots
-        if self.compression is not None:
-            video -= int(self.compression.rho_min * video)
-        return len(self.start_tokens) + spec.audio_slots * self.audio + video
-
-
-class StreamState(struct.PyTreeNode):
-    """All that a stream is: hand it from call to call.
-
-    Attributes:
-        cache: keys and values of everything remembered.
-        slots: what each slot of the cache belongs to.
-        plan: the causal plan of the compression.
-        origin: position right after the prompt's prefix.
-        time: position at which the next window (or the next video) begins.
-        base: position from which rows and columns of the current video count.
-        after: position of a text that would follow now.
-        unit: number of the next unit of the cache.
-        in_video: a video is open; the next text closes it.
-        seen, kept: audio and video tokens, from the beginning.
-        trace: what compression did with the last window.
-        settings: static.
-    """
-
-    cache: KVCache
-    slots: Slots
-    plan: CausalPlan
-    origin: Int[Array, ""]
-    time: Int[Array, ""]
-    base: Int[Array, ""]
-    after: Int[Array, ""]
-    unit: Int[Array, ""]
-    in_video: Bool[Array, ""]
-    seen: Int[Array, " 2"]
-    kept: Int[Array, " 2"]
-    trace: CompressedClip
-    settings: StreamSettings = struct.field(pytree_node=False)
-
-    @property
-    def fill(self) -> float:
-        """Share of the cache in use."""
-        return int(self.cache.length) / self.slots.unit.shape[0]
 
 
 def init_stream(
@@ -146,7 +85,7 @@ def init_stream(
         compression = dataclasses.replace(compression, causal=True)
     settings = StreamSettings(
         model=config,
-        weights=_fingerprint(params),
+        weights=fingerprint(params),
         compression=compression,
         spec=spec,
         audio=audio,
@@ -155,7 +94,7 @@ def init_stream(
         text_slots=text_slots,
         system=system,
     )
-    prefix = _prefix(params, settings)
+    prefix = prefix_tokens(params, settings)
     room = capacity - settings.block - text_slots  # what the history may grow to
     settings = dataclasses.replace(settings, low_water=int(low_water * room))
     if settings.low_water < len(prefix) + settings.block:
@@ -211,8 +150,8 @@ def feed(params: Params, state: StreamState, window: Window) -> StreamState:
         ValueError: a window of the wrong shape or dtype, or with NaN; a state of other parameters.
             The state is then still good.
     """
-    _check_state(params, state)
-    _check_window(window, state.settings)
+    check_state(params, state)
+    check_window(window, state.settings)
     settings = state.settings
     return _advance(params, _make_room(state, settings.block + settings.text_slots), window)
 
@@ -246,14 +185,14 @@ def ask(
     """
     began = time.perf_counter()
     sampling = Sampling.of(temperature, top_p)
-    _check_state(params, state)
+    check_state(params, state)
     settings = state.settings
     if window is not None:
-        _check_window(window, settings)
+        check_window(window, settings)
     in_video = bool(state.in_video) or window is not None
-    suffix, offsets = _question(params, settings, question, in_video)
+    suffix, offsets = question_tokens(params, settings, question, in_video)
     tokens, offsets_padded, count = _padded(suffix, offsets)
-    closing = _closing(params) if keep else np.zeros(0, np.int32)
+    closing = closing_tokens(params) if keep else np.zeros(0, np.int32)
     room = settings.text_slots - len(tokens) - len(_padded(closing)[0])
     if not 0 < max_new_tokens <= room:
         raise ValueError(
@@ -486,39 +425,6 @@ def _remember_turn(
     )
 
 
-def _prefix(params: Params, settings: StreamSettings) -> Int[np.ndarray, " P"]:
-    """The prompt up to where the first video, or a question without one, begins."""
-    built = _prompt(params, settings, "?")
-    return built.prefix[: -len(settings.start_tokens)]
-
-
-def _question(
-    params: Params, settings: StreamSettings, question: str, in_video: bool
-) -> tuple[Int[np.ndarray, " S"], Int[np.ndarray, " S"]]:
-    """A question's tokens and their positions from 0; an open video is closed first."""
-    built = _prompt(params, settings, question)
-    ends = 0 if in_video else len(settings.start_tokens)
-    positions = built.suffix_positions[ends:]
-    return built.suffix[ends:], positions - positions[0]
-
-
-def _prompt(params: Params, settings: StreamSettings, question: str) -> prompts.Prompt:
-    return prompts.build(
-        params.tokenizer,
-        settings.model,
-        question,
-        audio=settings.audio,
-        video=True,
-        system=settings.system,
-    )
-
-
-def _closing(params: Params) -> Int[np.ndarray, " T"]:
-    """What stands between an answer's end token and the user's next words."""
-    text = "\n<|im_start|>user\n"
-    return np.asarray(params.tokenizer(text, add_special_tokens=False)["input_ids"], np.int32)
-
-
 def _padded(
     tokens: Int[np.ndarray, " T"], positions: Int[np.ndarray, " T"] | None = None
 ) -> tuple[Int[Array, " P"], Int[Array, " P"], Int[Array, ""]]:
@@ -552,55 +458,3 @@ def _no_trace(spec: WindowSpec) -> CompressedClip:
 def _commit(tree: Any, like: Array) -> Any:
     """Put fresh arrays where the model's are; jit would compile again for ones that float."""
     return jax.device_put(tree, like.sharding)
-
-
-def _fingerprint(params: Params) -> tuple[float, ...]:
-    """A few of the weights, by which a state knows the model that it belongs to."""
-    return tuple(np.asarray(params.weights["text"]["norm"]["scale"][:8], np.float32).tolist())
-
-
-def _check_state(params: Params, state: StreamState) -> None:
-    settings = state.settings
-    if params.config != settings.model or _fingerprint(params) != settings.weights:
-        raise ValueError(
-            "this stream was begun with another model: use the params that init_stream got, or "
-            "begin a new stream"
-        )
-    if state.cache.keys.is_deleted():
-        raise ValueError(
-            "this state was used up by an earlier feed or ask: go on with the state that it "
-            "returned"
-        )
-
-
-def _check_window(window: Window, settings: StreamSettings) -> None:
-    spec, model = settings.spec, settings.model
-    vision, audio = model.vision, model.audio
-    patches = spec.grid_slots * vision.merge**2
-    expected = {
-        "patches": ((spec.grids, patches, vision.patch_values), np.uint8),
-        "grid_size": ((2,), np.integer),
-        "grid_mask": ((spec.grids,), np.bool_),
-        "grid_time": ((spec.grids,), np.integer),
-        "mel": ((audio.mel_bins, 2 * audio.n_window), np.floating),
-        "mel_length": ((), np.integer),
-    }
-    for name, (shape, dtype) in expected.items():
-        value = getattr(window, name)
-        found, kind = np.shape(value), np.asarray(value).dtype
-        if found != shape or not np.issubdtype(kind, dtype):
-            raise ValueError(
-                f"window.{name} should be {dtype.__name__} of "
-                f"shape {shape}, got {kind} of {found}; feed takes one window at a time, as "
-                "omnizip_jax.windows makes them"
-            )
-    if not np.isfinite(np.asarray(window.mel)).all():
-        raise ValueError(
-            "window.mel has NaN or infinite values: check the sound that it was made of"
-        )
-    rows, columns = np.asarray(window.grid_size)
-    if rows * columns > spec.grid_slots:
-        raise ValueError(
-            f"window.grid_size {rows} x {columns} exceeds the {spec.grid_slots} slots of a grid: "
-            "resize the picture, or begin the stream with a larger WindowSpec.grid_slots"
-        )

@@ -208,6 +208,8 @@ def _generate(arguments: argparse.Namespace) -> int:
 
     enable_compilation_cache()
     compression = compression_from(arguments)
+    if sys.stderr.isatty():
+        print(f"[loading {arguments.checkpoint}]", file=sys.stderr)
     params = omnizip_jax.load(arguments.checkpoint, dtype=arguments.dtype)
     answer = omnizip_jax.generate(
         params,

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Int
+from tqdm import tqdm
 
 from omnizip_jax import prompt as prompts
 from omnizip_jax.compression import (
@@ -185,7 +186,8 @@ def generate(
     check_positions(clip, prompt, max_new_tokens, config)
     with _timed(seconds, "encoders"):
         if clip is not None:
-            encoded = jax.block_until_ready(encode_clip(params.weights, clip.windows, config))
+            encoded = encode_clip(params.weights, clip.windows, config, progress)
+            jax.block_until_ready(encoded)
     with _timed(seconds, "prefill"):
         generation, trace, counts = prefill(
             params, clip, encoded, prompt, compression, max_new_tokens, seed
@@ -218,7 +220,9 @@ def check_positions(
         )
 
 
-def encode_clip(weights: Any, windows: Window, config: ModelConfig) -> EncodedWindow:
+def encode_clip(
+    weights: Any, windows: Window, config: ModelConfig, progress: bool = False
+) -> EncodedWindow:
     """Encode a clip in blocks of a fixed number of windows, one program for any length.
 
     The result is padded with empty windows up to the clip's length bucket.
@@ -231,7 +235,12 @@ def encode_clip(weights: Any, windows: Window, config: ModelConfig) -> EncodedWi
         block = jax.tree.map(lambda x: x[start : start + ENCODE_BLOCK], windows)
         return encode_windows(weights, block, config=config)
 
-    blocks = [encode(start) for start in range(0, total, ENCODE_BLOCK)]
+    starts = tqdm(range(0, total, ENCODE_BLOCK), "encoding", unit="block", disable=not progress)
+    blocks = []
+    for start in starts:
+        blocks.append(encode(start))
+        if progress:  # dispatch runs ahead of the device, a bar should not
+            jax.block_until_ready(blocks[-1])
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *blocks)
 
 

@@ -37,10 +37,11 @@ def run(folder: Path, seconds: float) -> None:
     console.print(f"[bold]4.[/] Asking: {QUESTION}")
     answers = {}
     for name, compression in SETTINGS.items():
-        for _ in range(2):  # the first run compiles; the second is timed
-            answers[name] = generate(
-                params, clip, QUESTION, compression=compression, max_new_tokens=16
-            )
+        for doing in ("compiling", "timing"):
+            with console.status(f"{doing}: {name}"):
+                answers[name] = generate(
+                    params, clip, QUESTION, compression=compression, max_new_tokens=16
+                )
     console.print(results_table(answers))
     for name, answer in answers.items():
         console.print(f"{name:>5}  {answer.text!r}", markup=False)

@@ -74,9 +74,9 @@ def windows(
             not waited for again until it is back. A device or URL that is silent for three times
             as long is an error. None waits for ever. Local files are always read to the end.
         realtime: give each window out no earlier than a camera would, ``spec.seconds`` apart.
-        two_pass: read the sound of a local file twice, for its maximum first. That takes a few
-            seconds per hour of sound before the first window; False starts at once, with the
-            running maximum.
+        two_pass: read the sound of a local file twice, for its maximum first. That takes about
+            1 % of its duration before the first window; False starts at once, with the running
+            maximum.
         queue: windows made ahead.
         when_slow: what happens when the queue is full. "wait" lets the source wait; "skip" drops
             the oldest window and counts it. By default devices and ``realtime`` skip, all else

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -16,6 +20,7 @@ SUITES = {  # name on the command line: module with a function ``run(bench) -> r
     "first-token": "first_token",
     "decode": "decode",
     "stream": "stream",
+    "causal": "causal",
     "media": "media",
     "convert": "convert",
 }
@@ -69,15 +74,31 @@ def run_all(arguments: argparse.Namespace) -> None:
     options = ["--preset", arguments.preset, "--repeats", str(arguments.repeats)]
     if arguments.windows:
         options += ["--windows", str(arguments.windows)]
+    failed, began = [], time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        results = Path(folder) / "rows.json"
+        results.touch()
+        for suite in SUITES:
+            command = [sys.executable, "-m", "benchmarks", suite, *options, "--json", str(results)]
+            if subprocess.run(command, cwd=ROOT).returncode:
+                failed.append(suite)
+        lines = results.read_text().splitlines()
     if arguments.json:
-        options += ["--json", str(arguments.json.resolve())]
-    failed = []
-    for suite in SUITES:
-        command = [sys.executable, "-m", "benchmarks", suite, *options]
-        if subprocess.run(command, cwd=ROOT).returncode:
-            failed.append(suite)
+        with arguments.json.open("a") as file:
+            file.writelines(f"{line}\n" for line in lines)
+    print_goals([json.loads(line) for line in lines])
+    print(f"{time.perf_counter() - began:.0f} s")
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
+
+
+def print_goals(rows: list[dict[str, Any]]) -> None:
+    """Which goals are met."""
+    for row in rows:
+        if "goal" in row:
+            verdict = {True: "met", False: "MISSED"}.get(row.get("met"), "no peer")
+            figure = f"{row['figure']:.3g}" if "figure" in row else ""
+            print(f"{verdict:8} {row['name']:32} {figure:>6}  goal {row['goal']}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from benchmarks import presets
 from benchmarks.bench import Bench
+from benchmarks.harness import program_bytes
 from omnizip_jax.compression import kept_bound
 from omnizip_jax.config import OmniZipConfig
 from omnizip_jax.decode import Generation
@@ -95,13 +96,13 @@ class Clip:
             capacity=capacity,
             slots=bucket(capacity + room),
         ).compile()
-        memory = program.memory_analysis()
         _, _, count = program(arguments[0], self.encoded, *arguments[1:])
+        temporary, result = program_bytes(program)
         return Prefill(
             tokens=int(count),
             slots=capacity,
-            temporary=memory.temp_size_in_bytes,
-            result=memory.output_size_in_bytes,
+            temporary=temporary,
+            result=result,
             program=program,
             arguments=arguments,
         )

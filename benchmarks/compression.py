@@ -11,9 +11,9 @@ import numpy as np
 
 from benchmarks import flops
 from benchmarks.bench import Bench
-from benchmarks.harness import Call, Row, cores, peak_memory
+from benchmarks.harness import Call, Row, cores, peak_memory, program_bytes
 from benchmarks.machine import synchronised, torch_device
-from omnizip_jax.compression import CompressedClip, compress_clip
+from omnizip_jax.compression import CompressedClip, attention_scores, compress_clip
 from omnizip_jax.config import OmniZipConfig, WindowSpec
 from omnizip_jax.types import WindowTokens
 
@@ -32,10 +32,12 @@ def run(bench: Bench) -> Iterator[Row]:
     paper = flops.compression_flops(count, width)
     yield _row(bench, "paper_vs_batched", tokens, PAPER, paper, size, clip)
 
+    yield _scores(bench, count)
+
     shapes = jax.eval_shape(lambda: random_tokens(LONG_CLIP, width, bench.dtype))
     bytes_in = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
     for name, config in (("temporaries", PAPER), ("temporaries_published", PUBLISHED)):
-        used = program(config).lower(shapes).compile().memory_analysis().temp_size_in_bytes
+        used, _ = program_bytes(program(config).lower(shapes).compile())
         note = f"{LONG_CLIP} windows, {config.rule} rule: {used / 2**20:.0f} MiB"
         yield bench.figure(f"compression.{name}", used / bytes_in, "share", note=note)
 
@@ -54,6 +56,28 @@ def _row(bench: Bench, name, tokens, config, operations, size, clip) -> Row:
     best = min(zip(others, peers, strict=True), key=lambda pair: pair[0].median, default=())
     floor = bench.machine.floor(operations, size)
     return bench.timed(f"compression.{name}", timing, *best, floor=floor, note=note)
+
+
+def _scores(bench: Bench, windows: int) -> Row:
+    """Eq. 2 over a whole clip, which comes before either rule."""
+    audio = bench.config.audio
+    shape = (windows, audio.n_window, audio.heads, audio.head_dim)
+    queries, keys = (jax.random.normal(jax.random.key(i), shape, bench.dtype) for i in range(2))
+    mask = jnp.ones(shape[:2], bool)
+    ours, peers = jax.jit(attention_scores), {}
+    if bench.has_torch:
+        pair = [to_torch(x).flatten(0, 1).transpose(0, 1) for x in (queries, keys)]
+        from benchmarks.peers import paper
+
+        peers = thread_choices(lambda: synchronised(lambda: paper.scores(pair[0], pair[1])))
+    timing, *others = bench.alternate(
+        lambda: jax.block_until_ready(ours(queries, keys, mask)), *peers.values()
+    )
+    best = min(zip(others, peers, strict=True), key=lambda pair: pair[0].median, default=())
+    frames = windows * audio.n_window
+    floor = bench.machine.floor(2.0 * audio.hidden * frames**2, queries.nbytes + keys.nbytes)
+    note = f"eq. 2 over {frames} frames with {audio.heads} heads"
+    return bench.timed("compression.scores", timing, *best, floor=floor, note=note)
 
 
 @functools.cache
@@ -92,8 +116,10 @@ def loop_call(tokens: WindowTokens, config: OmniZipConfig) -> Call:
     ids = torch.full(embeddings.shape[:2], audio_id)
     ids[:, : video.shape[1]] = video_id
     scores = to_torch(tokens.audio_scores).flatten()
-    flat = (embeddings.flatten(0, 1), ids.flatten().to(embeddings.device), scores)
-    return lambda: synchronised(lambda: published.compress(*flat, grid, audio_id, video_id, config))
+    prompt, places = embeddings.flatten(0, 1), ids.flatten().to(embeddings.device)
+    return lambda: synchronised(
+        lambda: published.compress(prompt, places, scores, grid, audio_id, video_id, config)
+    )
 
 
 def batched_call(tokens: WindowTokens, config: OmniZipConfig) -> Call:

@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks import flops
 from benchmarks.bench import Bench
 from benchmarks.clip import FULL, KEEP_45, Clip
-from benchmarks.harness import Call, Row
+from benchmarks.harness import Call, Row, program_bytes
 from omnizip_jax.decode import DECODE_BLOCK, Generation, Sampling, generate_tokens
 from omnizip_jax.models.text import KVCache
 
@@ -74,7 +74,7 @@ def run(bench: Bench) -> Iterator[Row]:
         yield bench.timed(
             f"decode.{name}", timing, peer, what, per=DECODE_BLOCK, floor=floor, note=note
         )
-    temporary = full.program.memory_analysis().temp_size_in_bytes
+    temporary, _ = program_bytes(full.program)
     cache = cache_bytes(full.state.cache)
     copies = "no copy of the cache" if temporary < cache else "MAY HOLD A COPY OF THE CACHE"
     yield bench.figure(

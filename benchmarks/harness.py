@@ -128,7 +128,8 @@ class Row:
         extra = {"peer_name": self.peer_name or None, "share_of_floor": self.share}
         extra |= {"spread": self.spread, "peer_spread": self.peer_spread, "note": self.note or None}
         if self.goal:
-            extra |= {"goal": str(self.goal), "met": self.met}
+            figure = getattr(self, self.goal.number)
+            extra |= {"goal": str(self.goal), "figure": figure, "met": self.met}
         return json.dumps(values | {key: x for key, x in extra.items() if x is not None})
 
 
@@ -136,12 +137,11 @@ def table(title: str, rows: list[Row]) -> Table:
     """The rows for the screen."""
     out = Table(title=title, title_justify="left")
     for column in ("stage", "ours", "peer", "ratio", "floor", "share", "goal", ""):
-        numeric = column in ("ratio", "share")
-        out.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        out.add_column(column, no_wrap=column in ("stage", "ratio"), overflow="fold")
     for row in rows:
         met = {None: "", True: "[green]met[/]", False: "[red]missed[/]"}[row.met]
         out.add_row(
-            row.name + (f"\n[dim]{row.note}[/]" if row.note else ""),
+            row.name,
             show(row.value, row.unit, row.spread),
             f"{show(row.peer, row.unit, row.peer_spread)}\n[dim]{row.peer_name}[/]"
             if row.peer is not None
@@ -175,7 +175,11 @@ def show(value: float | None, unit: str, spread: tuple[float, float] | None = No
 
 
 def print_rows(console: Console, title: str, rows: list[Row]) -> None:
+    """The table, and below it what its numbers mean."""
     console.print(table(title, rows))
+    for row in rows:
+        if row.note:
+            console.print(f"[bold]{row.name}[/]: {row.note}", highlight=False)
 
 
 @contextlib.contextmanager
@@ -197,6 +201,12 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
         1 if sys.platform == "darwin" else 1024
     )
+
+
+def program_bytes(program: Any) -> tuple[int, int]:
+    """What a compiled program needs besides its arguments: temporaries, results."""
+    memory = program.memory_analysis()
+    return memory.temp_size_in_bytes, memory.output_size_in_bytes
 
 
 def device_peak() -> int | None:

@@ -42,6 +42,20 @@ def compress(
     return merged, keep_audio, rank < counts[..., None]
 
 
+@torch.no_grad()
+def scores(queries: torch.Tensor, keys: torch.Tensor, block: int = 512) -> torch.Tensor:
+    """Eq. 2 of all frames of a clip, some queries of all heads at a time, pooled in pairs.
+
+    Args:
+        queries, keys: ``[N, T, H]``.
+    """
+    received = torch.zeros(keys.shape[:2], device=keys.device)
+    for part in queries.split(block, dim=1):
+        weights = (part @ keys.mT * keys.shape[-1] ** -0.5).softmax(dim=-1, dtype=torch.float32)
+        received += weights.sum(dim=1)
+    return (received.mean(dim=0) / queries.shape[1]).view(-1, 2).mean(dim=1)
+
+
 def _consolidate(audio, salient, video, video_norms, config: OmniZipConfig):
     windows, slots, width = audio.shape
     anchors = torch.zeros_like(salient)

@@ -54,7 +54,7 @@ class Thinker:
         media += [self.config.audio_token] * int((windows.mel_length[0] + 1) // 4)
         ids = torch.tensor(np.concatenate([prompt.prefix, media * count, prompt.suffix]))[None]
         patches = np.asarray(windows.patches)[:, :, : cells.prod() * unit**2]
-        pixels = np.asarray(normalise(patches.reshape(-1, patches.shape[-1])))
+        pixels = np.asarray(normalise(jnp.asarray(patches.reshape(-1, patches.shape[-1]))))
         mel = np.concatenate(list(np.asarray(windows.mel)), axis=1)
         values = {
             "input_ids": ids.long(),
@@ -171,6 +171,10 @@ def _transformers_config(config: ModelConfig) -> Qwen2_5OmniThinkerConfig:
         "rope_theta": text.rope_theta,
         "mrope_section": list(text.mrope_section),
     }
+    beside: dict[str, Any] = {  # in every released file, though not among the class's own names
+        "vision_start_token_id": config.vision_start_token,
+        "vision_end_token_id": config.vision_end_token,
+    }
     return Qwen2_5OmniThinkerConfig(
         audio_config={
             "num_mel_bins": audio.mel_bins,
@@ -211,9 +215,8 @@ def _transformers_config(config: ModelConfig) -> Qwen2_5OmniThinkerConfig:
         image_token_index=config.vision_end_token - 1,
         audio_start_token_id=config.audio_start_token,
         audio_end_token_id=config.audio_end_token,
-        vision_start_token_id=config.vision_start_token,
-        vision_end_token_id=config.vision_end_token,
         position_id_per_seconds=config.positions_per_second,
         seconds_per_chunk=config.seconds_per_chunk,
         tie_word_embeddings=text.tied,
+        **beside,
     )

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import torch
 
 from benchmarks import compression
 from benchmarks.peers import paper, published
+from omnizip_jax.compression import attention_scores
 from omnizip_jax.config import OmniZipConfig
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -55,9 +57,8 @@ def test_published_steps_reproduce_the_recording(name):
     np.testing.assert_allclose(merged.numpy(), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("rates", [(0.3, 0.6), (0.4, 0.7)])
-def test_batched_paper_rule_is_ours(rates):
-    config = OmniZipConfig(rho_audio=rates[0], rho_video=rates[1])
+def test_batched_paper_rule_is_ours():
+    config = OmniZipConfig()
     tokens = compression.random_tokens(6, 64, np.float32, 36)
     ours = compression.program(config)(tokens)
     arrays = (tokens.audio, tokens.audio_scores, tokens.video)
@@ -74,3 +75,10 @@ def test_published_steps_are_ours_on_the_benchmarks_clip():
     keep, _ = compression.loop_call(tokens, config)()
     both = np.concatenate([np.reshape(ours.video_keep, (5, -1)), ours.audio_keep], axis=1)
     np.testing.assert_array_equal(keep.numpy(), both.ravel())
+
+
+def test_scores_are_ours():
+    queries, keys = (jax.random.normal(jax.random.key(i), (3, 8, 2, 4)) for i in range(2))
+    ours = attention_scores(queries, keys, np.ones((3, 8), bool))
+    flat = [compression.to_torch(x).flatten(0, 1).transpose(0, 1) for x in (queries, keys)]
+    np.testing.assert_allclose(paper.scores(*flat, block=5).numpy(), ours.ravel(), atol=1e-6)

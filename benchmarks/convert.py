@@ -1,0 +1,97 @@
+"""Suite ``convert``: a released checkpoint with random weights to a Flax one, time and memory.
+
+The 3B shapes (``--preset 3b``) need 20 GB of disk for the time of the run.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.bench import Bench
+from benchmarks.harness import Row
+from omnizip_jax.config import ModelConfig
+from omnizip_jax.demo.checkpoint import SIZES
+from omnizip_jax.released import SLICE_BYTES, released_leaves
+
+ROOT = Path(__file__).resolve().parents[1]
+CONVERT = ROOT / "convert" / "hf_to_flax.py"
+DISK_BYTES = 20 * 10**9
+
+
+def run(bench: Bench) -> Iterator[Row]:
+    size = bench.name
+    if size not in SIZES:
+        bench.say(f"convert: no random checkpoint of the size {size}; take {', '.join(SIZES)}")
+        return
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    if size == "3b" and free < DISK_BYTES:
+        raise SystemExit(
+            f"{DISK_BYTES / 1e9:.0f} GB of disk needed, {free / 1e9:.1f} GB free in "
+            f"{tempfile.gettempdir()}: set TMPDIR to another place"
+        )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        bench.say(f"convert: writing and converting a random checkpoint, sizes tiny and {size}")
+        # The tiny model shows what Python, JAX and Orbax take, whatever the size of the weights.
+        _, baseline = convert("tiny", folder / "baseline")
+        seconds, peak = convert(size, folder)
+        leaves = released_leaves(ModelConfig.from_file(folder / size / "config.json"))
+    sizes = {"/".join(leaf.path): 2 * math.prod(leaf.shape) for leaf in leaves}
+    largest = max(sizes, key=lambda name: sizes[name])
+    total = sum(sizes.values())
+    yield bench.figure(
+        "convert.time",
+        seconds,
+        "s",
+        note=f"{total / 1e9:.2f} GB in {len(sizes)} parameters, {total / 1e6 / seconds:.0f} MB/s, "
+        "start of Python and JAX included",
+    )
+    yield bench.figure(
+        "convert.memory",
+        peak - baseline,
+        "B",
+        floor=sizes[largest],
+        note=f"peak above the {baseline / 1e6:.0f} MB that the tiny model takes; the bound is "
+        f"{(sizes[largest] + SLICE_BYTES) / 1e6:.0f} MB: {largest} and one slice of a shard",
+    )
+
+
+def convert(size: str, folder: Path) -> tuple[float, int]:
+    """Write a random checkpoint and convert it: seconds and peak memory of the conversion."""
+    source, target = folder / size, folder / f"{size}-converted"
+    write = "import sys; from omnizip_jax.demo.checkpoint import write_random_checkpoint as write"
+    run_python("-c", f"{write}; write(sys.argv[1], sys.argv[2])", str(source), size)
+    return run_python(str(CONVERT), str(source), str(target))
+
+
+def run_python(*command: str) -> tuple[float, int]:
+    """Run a Python program; seconds and the peak of its resident memory in bytes.
+
+    A small program in between starts it: Linux counts the memory of the parent, at the time of
+    the start, to the child.
+    """
+    launcher = (
+        "import os, subprocess, sys, time; start = time.perf_counter(); "
+        "process = subprocess.Popen([sys.executable, *sys.argv[1:]], stdout=sys.stderr); "
+        "_, status, usage = os.wait4(process.pid, 0); "
+        "print(os.waitstatus_to_exitcode(status), time.perf_counter() - start, usage.ru_maxrss)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", launcher, *command],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    code, seconds, peak = done.stdout.split()
+    if int(code):
+        raise SystemExit(f"failed: {' '.join(command)}\n{done.stderr}")
+    return float(seconds), int(peak) * (1 if sys.platform == "darwin" else 1024)

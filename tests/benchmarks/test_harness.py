@@ -1,0 +1,56 @@
+"""What a row says follows from what was timed."""
+
+import json
+
+import pytest
+
+from benchmarks.goals import Goal
+from benchmarks.harness import Row, Timing, alternate, show
+
+
+def test_calls_alternate_and_warming_up_does_not_count():
+    order = []
+    timings = alternate(lambda: order.append("a"), lambda: order.append("b"), repeats=3, warm=1)
+    assert order == ["a", "b"] * 4
+    assert [len(timing.samples) for timing in timings] == [3, 3]
+
+
+def test_a_row_of_seconds():
+    ours, peer = Timing((2.0, 1.0, 4.0)), Timing((6.0, 5.0, 7.0))
+    row = Row.timed("suite.what", ours, peer, "them", floor=0.25, per=2)
+    assert (row.value, row.peer, row.ratio, row.share) == (1.0, 3.0, 3.0, 0.25)
+    assert row.spread == (0.5, 2.0)
+    values = json.loads(row.as_json())
+    assert {"name", "value", "unit", "peer", "ratio", "floor"} <= values.keys()
+    alone = Row.timed("suite.what", ours)
+    assert alone.ratio is None and alone.share is None and alone.met is None
+
+
+@pytest.mark.parametrize(
+    ("goal", "met"),
+    [
+        (Goal("ratio", least=3), True),
+        (Goal("ratio", least=3.5), False),
+        (Goal("share", least=0.2), True),
+        (Goal("value", most=1.5), False),
+    ],
+)
+def test_goals(goal, met):
+    row = Row("suite.what", 2.0, peer=6.0, ratio=3.0, floor=0.5, goal=goal)
+    assert row.met is met
+    assert json.loads(row.as_json())["met"] is met
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (2.5, "s", "2.5 s"),
+        (0.0025, "s", "2.5 ms"),
+        (0.052, "share", "5.2%"),
+        (15.9e6, "B", "15.9 MB"),
+        (27.0, "x", "27 x"),
+        (None, "s", ""),
+    ],
+)
+def test_quantities_read_as_a_person_writes_them(value, unit, text):
+    assert show(value, unit) == text

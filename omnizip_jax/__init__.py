@@ -6,6 +6,7 @@ from omnizip_jax.generate import Answer, generate
 from omnizip_jax.media import PushSource, windows
 from omnizip_jax.stream import ask, feed, init_stream
 from omnizip_jax.stream_state import StreamState
+from omnizip_jax.warmup import warmup
 
 __all__ = [
     "Answer",
@@ -18,5 +19,6 @@ __all__ = [
     "generate",
     "init_stream",
     "load",
+    "warmup",
     "windows",
 ]

@@ -4,6 +4,8 @@ import chex
 import jax
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from omnizip_jax.compression import compress_clip, kept_bound
 from omnizip_jax.config import OmniZipConfig
@@ -12,6 +14,8 @@ from tests.compression import oracle
 from tests.compression.clips import random_clip
 
 compress = jax.jit(compress_clip, static_argnames="config")
+few = settings(max_examples=12, deadline=None, derandomize=True)
+SEEDS = st.integers(0, 2**32 - 1)  # of random clips, all of one shape
 MANY_ANCHORS = OmniZipConfig(rho_audio=0.5, rho_video=0.7, merge_size=2, anchor_ratio=0.15, knn=3)
 
 
@@ -42,16 +46,18 @@ def test_other_numbers_of_grids(grids):
     assert_same(compress(tokens, config=MANY_ANCHORS), expected, tokens)
 
 
-@pytest.mark.parametrize("norm", [1, 30, 1000])
-def test_nothing_underflows_at_any_feature_norm(norm):
-    tokens = random_clip(3, scale=norm / 24**0.5)
+@few
+@given(seed=SEEDS, norm=st.floats(1, 1000))
+def test_nothing_underflows_at_any_feature_norm(seed, norm):
+    tokens = random_clip(seed, scale=norm / 24**0.5)
     clip = compress(tokens, config=OmniZipConfig())
     assert_same(clip, oracle.compress(tokens, OmniZipConfig()), tokens)
     assert np.all(np.isfinite(clip.audio))
 
 
 @pytest.mark.parametrize("config", [MANY_ANCHORS, OmniZipConfig.published()], ids=["paper", "pub"])
-@pytest.mark.parametrize("seed", range(3))
+@few
+@given(seed=SEEDS)
 def test_what_always_holds(seed, config):
     tokens = random_clip(seed)
     clip = jax.tree.map(np.asarray, compress(tokens, config=config))
@@ -59,14 +65,17 @@ def test_what_always_holds(seed, config):
     assert not np.any(clip.audio_keep & ~valid) and not np.any(clip.video_keep & ~tokens.video_mask)
     anchors = clip.audio_keep & ~clip.audio_salient
     assert not np.any(clip.audio_salient & ~clip.audio_keep)
-    assert clip.audio_salient.sum() == oracle.half_even(1 - config.rho_audio, valid.sum())
+    share, total = 1 - config.rho_audio, int(valid.sum())
+    is_paper = config.rule == "paper"  # the authors round a product of floats: 0.7 * 85 < 59.5
+    count = oracle.half_even(share, total) if is_paper else round(share * total)
+    assert clip.audio_salient.sum() == count
     # Only anchors change, and each only towards others of its kind.
     changed = np.any(clip.audio != tokens.audio, axis=-1)
-    assert changed.any() and not np.any(changed & ~anchors)
+    assert not np.any(changed & ~anchors)
     kept = clip.audio_keep.sum() + clip.video_keep.sum()
     counts = valid.sum(1), tokens.video_mask.sum((1, 2))
     assert kept <= kept_bound(*counts, config)
-    if config.rule == "paper":
+    if is_paper:
         discarded = counts[1].sum() - clip.video_keep.sum()
         assert discarded == oracle.half_even(config.rho_video, counts[1].sum())
 
@@ -81,8 +90,10 @@ def test_bound_on_an_ordinary_clip():
     assert kept_bound([50] * 10, [288] * 10, OmniZipConfig(merge_size=0)) == 10 * 35 + 1152
 
 
-def test_nothing_to_discard_is_the_identity():
-    tokens = random_clip(5)
+@few
+@given(seed=SEEDS)
+def test_nothing_to_discard_is_the_identity(seed):
+    tokens = random_clip(seed)
     config = OmniZipConfig(rho_audio=0.0, rho_video=0.0, rho_min=0.0, merge_size=0)
     clip = compress(tokens, config=config)
     np.testing.assert_array_equal(clip.audio, tokens.audio)

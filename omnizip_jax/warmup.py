@@ -1,0 +1,89 @@
+"""Compile ahead what ``generate`` will need, so that the first real clip does not wait."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from omnizip_jax import prompt as prompts
+from omnizip_jax.config import OmniZipConfig, WindowSpec
+from omnizip_jax.decode import Sampling, complete
+from omnizip_jax.generate import encode_clip, prefill
+from omnizip_jax.media import Clip
+from omnizip_jax.media.picture import fit_grid
+from omnizip_jax.types import Window
+
+if TYPE_CHECKING:
+    from omnizip_jax.checkpoint import Params
+
+
+def warmup(
+    params: Params,
+    seconds: float | Sequence[float],
+    *,
+    compression: OmniZipConfig | None = OmniZipConfig(),  # noqa: B008 (frozen)
+    max_new_tokens: int = 256,
+    size: tuple[int, int] = (1280, 720),
+    audio: bool = True,
+    system: str = prompts.DEFAULT_SYSTEM,
+    spec: WindowSpec = WindowSpec(),  # noqa: B008 (frozen)
+) -> dict[str, float]:
+    """Compile the programs for clips of some lengths, by running them on noise.
+
+    Clips share programs through length buckets, so a few lengths serve many. With JAX's
+    persistent compilation cache (the command line turns it on) a second process starts faster.
+
+    Args:
+        params: from ``omnizip_jax.load``.
+        seconds: one or several lengths of clips.
+        compression, max_new_tokens, system, spec: as ``generate`` will get them.
+        size: width and height of the pictures.
+        audio: whether the clips have sound.
+
+    Returns:
+        Wall seconds of each first run, by program and length; where a program was there already
+        (of an equal bucket, or from the persistent cache) they are few.
+    """
+    report = {}
+    lengths = [seconds] if isinstance(seconds, (int, float)) else seconds
+    prompt = prompts.build(
+        params.tokenizer, params.config, "What happens?", audio=audio, video=True, system=system
+    )
+    for length in lengths:
+        clip = _noise(length, size, audio, params, spec)
+        began = time.perf_counter()
+        encoded = jax.block_until_ready(encode_clip(params.weights, clip.windows, params.config))
+        report[f"encoders, {length:g} s"] = time.perf_counter() - began
+        began = time.perf_counter()
+        generation, _, _ = prefill(params, clip, encoded, prompt, compression, max_new_tokens, 0)
+        jax.block_until_ready(generation)
+        report[f"compression and prefill, {length:g} s"] = time.perf_counter() - began
+        began = time.perf_counter()
+        complete(params, generation, Sampling.of(0.0, 1.0), 1)
+        report[f"generation, {length:g} s"] = time.perf_counter() - began
+    return report
+
+
+def _noise(
+    seconds: float, size: tuple[int, int], audio: bool, params: Params, spec: WindowSpec
+) -> Clip:
+    """A clip of random pixels and mel, all its windows full."""
+    rng = np.random.default_rng(0)
+    vision, sound = params.config.vision, params.config.audio
+    count = max(1, -(-int(np.ceil(seconds)) // spec.seconds))
+    frames = 2 * sound.n_window
+    patches = (count, spec.grids, spec.grid_slots * vision.merge**2, vision.patch_values)
+    step = params.config.window_positions // spec.grids
+    leaves: dict[str, Any] = dict(  # numpy on the host, where the annotations say Array
+        patches=rng.integers(0, 256, patches, dtype=np.uint8),
+        grid_size=np.tile(np.int32(fit_grid(size[1], size[0], spec.grid_slots)), (count, 1)),
+        grid_mask=np.ones((count, spec.grids), bool),
+        grid_time=np.tile(np.arange(spec.grids, dtype=np.int32) * step, (count, 1)),
+        mel=rng.standard_normal((count, sound.mel_bins, frames), dtype=np.float32),
+        mel_length=np.full(count, frames * audio, np.int32),
+    )
+    return Clip(Window(**leaves), float(seconds), spec.seconds / spec.grids, True, audio)

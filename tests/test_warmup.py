@@ -1,0 +1,26 @@
+"""After a warm-up, clips of those lengths compile nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import omnizip_jax
+from omnizip_jax import WindowSpec
+from omnizip_jax.decode import generate_tokens
+from omnizip_jax.encode import encode_windows
+from omnizip_jax.generate import first_token
+
+PROGRAMS = (encode_windows, first_token, generate_tokens)
+
+
+def test_nothing_compiles_after_a_warm_up(params):
+    spec = WindowSpec(grid_slots=16)
+    report = omnizip_jax.warmup(params, [3, 4], size=(64, 36), max_new_tokens=9, spec=spec)
+    assert len(report) == 6 and all(seconds > 0 for seconds in report.values())
+    before = [program._cache_size() for program in PROGRAMS]
+    rng = np.random.default_rng(1)
+    frames = rng.integers(0, 256, (16, 36, 64, 3), dtype=np.uint8)
+    sound = rng.standard_normal(4 * 16000).astype(np.float32) * 0.1
+    video = (frames, 4.0, sound, 16000)
+    omnizip_jax.generate(params, video, "Why is that so?", max_new_tokens=9, spec=spec)
+    assert [program._cache_size() for program in PROGRAMS] == before

@@ -63,7 +63,7 @@ def run_stream(folder: Path, seconds: float) -> None:
     questions = Questions([(seconds / 2, "What can be seen?"), (END, QUESTION)])
     with Screen(console) as screen, windows(clip) as source:
         screen.status("compiling (once)")
-        state = begin(params, OmniZipConfig(), capacity=2048, audio=source.has_audio)
+        state = begin(params, OmniZipConfig(), capacity=2048, text_slots=400)
 
         def show(event: Event) -> None:
             screen(event)

@@ -78,9 +78,10 @@ def _noise(
     frames = 2 * sound.n_window
     patches = (count, spec.grids, spec.grid_slots * vision.merge**2, vision.patch_values)
     step = params.config.window_positions // spec.grids
+    cells = np.array(fit_grid(size[1], size[0], spec.grid_slots), np.int32)
     leaves: dict[str, Any] = dict(  # numpy on the host, where the annotations say Array
         patches=rng.integers(0, 256, patches, dtype=np.uint8),
-        grid_size=np.tile(np.int32(fit_grid(size[1], size[0], spec.grid_slots)), (count, 1)),
+        grid_size=np.tile(cells, (count, 1)),
         grid_mask=np.ones((count, spec.grids), bool),
         grid_time=np.tile(np.arange(spec.grids, dtype=np.int32) * step, (count, 1)),
         mel=rng.standard_normal((count, sound.mel_bins, frames), dtype=np.float32),

@@ -126,8 +126,8 @@ def batched_call(tokens: WindowTokens, config: OmniZipConfig) -> Call:
     """The paper's rule in batched PyTorch on the same clip."""
     from benchmarks.peers import paper
 
-    arrays = [to_torch(x) for x in (tokens.audio, tokens.audio_scores, tokens.video)]
-    return lambda: synchronised(lambda: paper.compress(*arrays, config))
+    audio, scores, video = map(to_torch, (tokens.audio, tokens.audio_scores, tokens.video))
+    return lambda: synchronised(lambda: paper.compress(audio, scores, video, config))
 
 
 def to_torch(x: jax.Array):

@@ -1,0 +1,180 @@
+"""Suite ``stream``: time per window and to the first token, whatever is remembered already."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import flops, presets
+from benchmarks.bench import Bench
+from benchmarks.clip import FULL, KEEP_45
+from benchmarks.harness import Row
+from omnizip_jax import stream
+from omnizip_jax.checkpoint import Params
+from omnizip_jax.config import OmniZipConfig
+from omnizip_jax.demo.clip import write_clip
+from omnizip_jax.media import windows
+from omnizip_jax.models import attention
+from omnizip_jax.types import Window
+
+CAPACITY = 16_384  # slots; half an hour at 45 % of 640 x 360
+FILLS = (0.0, 0.25, 0.5, 1.0)
+QUESTION = "What happens in this video, and what can be heard?"
+CLIP_SECONDS = 16
+
+
+class Stream:
+    """A stream that is put back to any length of history, which costs the same as having it.
+
+    What the slots hold does not matter for the time, only how many of them are in use.
+    """
+
+    def __init__(self, params: Params, compression: OmniZipConfig | None, window: Window):
+        self.params, self.window = params, window
+        self.state = stream.init_stream(params, compression, capacity=CAPACITY)
+        self.begin = int(self.state.cache.length)
+        settings = self.state.settings
+        self.full = CAPACITY - settings.block - settings.text_slots  # no window is forgotten yet
+        self.feed()
+        self.per_window = int(self.state.cache.length) - self.begin
+
+    def at(self, length: int) -> Stream:
+        """Go to a history of so many slots."""
+        state = self.state
+        position = min(length, state.settings.model.text.max_positions // 2)
+        slots, now = (
+            jax.device_put(jnp.int32(x), state.cache.length.sharding) for x in (length, position)
+        )
+        cache = state.cache.replace(length=slots)
+        self.state = state.replace(cache=cache, time=now, base=now, after=now)
+        return self
+
+    def feed(self) -> None:
+        self.state = jax.block_until_ready(stream.feed(self.params, self.state, self.window))
+
+    def ask(self) -> None:
+        """A question and the first token of its answer."""
+        _, self.state = stream.ask(self.params, self.state, QUESTION, max_new_tokens=1)
+
+
+def run(bench: Bench) -> Iterator[Row]:
+    config = bench.config
+    params = presets.random_params(config, bench.dtype, bench.weights)
+    window = jax.tree.map(lambda x: x[0], presets.random_windows(1, config))
+    bench.say(f"stream: a cache of {CAPACITY} slots, compiling one program")
+    ours = Stream(params, KEEP_45, window)
+    lengths = [ours.begin + round(fill * (ours.full - ours.begin)) for fill in FILLS]
+
+    timings = bench.alternate(*(_at(ours, n, ours.feed) for n in lengths))
+    for fill, length, timing in zip(FILLS, lengths, timings, strict=True):
+        share = f"attention has {_attention_share(bench, ours, length):.0%} of the operations"
+        note = f"{length} of {CAPACITY} slots in use; {share}"
+        yield bench.timed(f"stream.window_{fill * 100:.0f}", timing, note=note)
+
+    timings = bench.alternate(*(_at(ours, n, ours.ask) for n in lengths))
+    for fill, timing in zip(FILLS, timings, strict=True):
+        note = "from question to first token"
+        yield bench.timed(f"stream.first_token_{fill * 100:.0f}", timing, note=note)
+
+    bench.say("stream: compiling it for all tokens, and once more for the full capacity")
+    history = bench.windows
+    everything = Stream(params, FULL, window)
+    length = min(everything.begin + history * everything.per_window, everything.full)
+    packed, full = bench.alternate(
+        _at(ours, ours.begin + history * ours.per_window, ours.feed),
+        _at(everything, length, everything.feed),
+    )
+    note = f"{history} windows of history; {ours.per_window} against {everything.per_window} tokens"
+    yield bench.timed("stream.window", packed, full, "full tokens", note=note)
+    del everything
+
+    eighth = CAPACITY // 8 - ours.state.settings.block
+    bucketed, whole = bench.alternate(
+        _at(ours, eighth, ours.feed), _at(ours, eighth, _whole(ours.at(eighth)))
+    )
+    yield bench.timed(
+        "stream.bucketed",
+        bucketed,
+        whole,
+        "attending to the full capacity",
+        note=f"{eighth} of {CAPACITY} slots in use",
+    )
+    yield _overlap(bench, params)
+
+
+def _at(of: Stream, length: int, call: Callable[[], None]) -> Callable[[], None]:
+    def timed() -> None:
+        of.at(length)
+        call()
+
+    return timed
+
+
+def _whole(ours: Stream) -> Callable[[], None]:
+    """``feed``'s program, where attention always goes over the whole cache."""
+    program: Any = stream._feed
+    own = jax.jit(lambda *arguments: program.__wrapped__(*arguments), donate_argnums=1)
+
+    def feed() -> None:
+        state, weights = ours.state, ours.params.weights
+        cache, rest = own(weights, state.cache, state.replace(cache=None), ours.window)
+        ours.state = jax.block_until_ready(rest.replace(cache=cache))
+
+    with mock.patch.object(attention, "SMALLEST_ATTENDED", CAPACITY):
+        feed()
+    return feed
+
+
+def _overlap(bench: Bench, params: Params) -> Row:
+    """A clip from its file to the cache: decoding runs ahead while the device computes."""
+    vision = bench.config.vision
+    sizes: dict[str, Any] = {
+        "patch": vision.patch,
+        "merge": vision.merge,
+        "temporal_patch": vision.temporal_patch,
+        "mel_bins": bench.config.audio.mel_bins,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        clip = write_clip(Path(folder) / "clip.mp4", seconds=CLIP_SECONDS)
+
+        def media() -> list[Window]:
+            return list(windows(clip, **sizes))
+
+        def feed(source: Any) -> None:
+            state = stream.init_stream(params, KEEP_45, capacity=CAPACITY)
+            for window in source:
+                state = stream.feed(params, state, window)
+            jax.block_until_ready(state)
+
+        def apart() -> None:
+            feed(media())
+
+        def together() -> None:
+            feed(windows(clip, **sizes))
+
+        ours, theirs = bench.alternate(together, apart)
+        began = time.perf_counter()
+        count = len(media())
+        decoding = time.perf_counter() - began
+    note = (
+        f"{count} windows of {CLIP_SECONDS} s; decoding alone {decoding / count * 1e3:.0f} ms each"
+    )
+    return bench.timed(
+        "stream.overlap", ours, theirs, "decode first, then feed", per=count, note=note
+    )
+
+
+def _attention_share(bench: Bench, of: Stream, length: int) -> float:
+    """Of a window's operations: attention to the attended length, encoders and matrices else."""
+    text, block = bench.config.text, of.state.settings.block
+    attended = next(n for n in attention.attended_lengths(CAPACITY) if n >= length + block)
+    own = 4.0 * text.layers * text.heads * text.head_dim * attended * block
+    rest = 2.0 * flops.decoder_weights(text) * block + flops.encoder_flops(bench.config, 1)
+    return own / (own + rest)

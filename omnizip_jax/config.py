@@ -227,7 +227,7 @@ class OmniZipConfig:
     knn: int = 5
     rule: Literal["paper", "published"] = "paper"
     causal: bool = False
-    key_windows: int = 8
+    key_windows: int = 32
     threshold_windows: int = 16
 
     def __post_init__(self):

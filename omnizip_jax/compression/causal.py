@@ -1,14 +1,17 @@
 """The paper's rule for a stream: its two clip-wide steps, replaced by what is known so far.
 
 The ranking of the audio tokens becomes a running threshold, the video budget a running balance.
-Everything else of a window is shared with the look-ahead rule.
+Everything else of a window is shared with the look-ahead rule. docs/streaming.md has the
+measurements behind the settings.
 """
 
 from __future__ import annotations
 
+from fractions import Fraction
 from functools import partial
 
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
@@ -19,13 +22,55 @@ from omnizip_jax.compression.counts import (
     exact,
     floor_share,
     lookup,
+    round_share,
     salience_order,
 )
 from omnizip_jax.compression.video import dpc_knn, istc, split_over_grids
 from omnizip_jax.compression.window import CompressedClip, consolidate_window
 from omnizip_jax.config import OmniZipConfig
 
-BALANCE_SLACK = 0.5  # of a window's tokens: how far the balance may stray to either side
+# How far a balance may stray to either side, in windows. Over 64 windows that is 0.8 % of the
+# tokens, so the rates meet their point even where up to 14 of the windows have no sound.
+BALANCE_SLACK = Fraction(1, 2)
+AVERAGED_WINDOWS = 2**16  # after these the size of an average window is settled; int32 suffices
+
+
+class Balance(struct.PyTreeNode):
+    """A share of all tokens that came, less what was taken of them.
+
+    Attributes:
+        owed: tokens still to take, in units of 1/denominator of the share; negative if too many
+            were taken.
+        tokens, windows: tokens so far, and windows that had any.
+    """
+
+    owed: Int[Array, ""]
+    tokens: Int[Array, ""]
+    windows: Int[Array, ""]
+
+    @classmethod
+    def even(cls) -> Balance:
+        """Before the first window."""
+        return cls(jnp.int32(0), jnp.int32(0), jnp.int32(0))
+
+    def come(self, tokens: Int[Array, ""], share: Fraction) -> Balance:
+        """A window has come: ``share`` of its tokens is owed."""
+        counts = (tokens > 0) & (self.windows < AVERAGED_WINDOWS)
+        return Balance(
+            owed=self.owed + share.numerator * tokens,
+            tokens=self.tokens + jnp.where(counts, tokens, 0),
+            windows=self.windows + counts,
+        )
+
+    def limits(self, share: Fraction) -> tuple[Int[Array, ""], Int[Array, ""]]:
+        """The least and the most to take, so that what is owed stays within the slack."""
+        average = self.tokens // jnp.maximum(self.windows, 1)
+        slack = average * share.denominator * BALANCE_SLACK.numerator // BALANCE_SLACK.denominator
+        unit = share.denominator
+        return -(-(self.owed - slack) // unit), (self.owed + slack) // unit
+
+    def take(self, count: Int[Array, ""], share: Fraction) -> Balance:
+        return self.replace(owed=self.owed - count * share.denominator)
 
 
 class CausalPlan(struct.PyTreeNode):
@@ -34,9 +79,8 @@ class CausalPlan(struct.PyTreeNode):
     Attributes:
         keys, key_mask: last-layer keys of the audio encoder, of the last K windows.
         scores, score_mask: audio scores of the last Q windows.
-        audio_balance, video_balance: tokens that may still be salient, and that should still have
-            been discarded, in units of 1/denominator of ``rho_audio`` and ``rho_video``.
-        rate_sum, token_sum: eq. 5 and video tokens, summed with exponential decay over Q windows.
+        audio_balance: of the tokens to be salient, ``1 - rho_audio`` of all.
+        video_balance: of the tokens to be discarded, ``rho_video`` of all.
         window: windows so far.
     """
 
@@ -44,10 +88,8 @@ class CausalPlan(struct.PyTreeNode):
     key_mask: Bool[Array, "K T"]
     scores: Float[Array, "Q A"]
     score_mask: Bool[Array, "Q A"]
-    audio_balance: Int[Array, ""]
-    video_balance: Int[Array, ""]
-    rate_sum: Float[Array, ""]
-    token_sum: Float[Array, ""]
+    audio_balance: Balance
+    video_balance: Balance
     window: Int[Array, ""]
 
 
@@ -61,10 +103,8 @@ def init_plan(
         key_mask=jnp.zeros((history, frames), bool),
         scores=jnp.zeros((recent, frames // 2), jnp.float32),
         score_mask=jnp.zeros((recent, frames // 2), bool),
-        audio_balance=jnp.int32(0),
-        video_balance=jnp.int32(0),
-        rate_sum=jnp.float32(0),
-        token_sum=jnp.float32(0),
+        audio_balance=Balance.even(),
+        video_balance=Balance.even(),
         window=jnp.int32(0),
     )
 
@@ -105,57 +145,67 @@ def select_causal(
 ) -> tuple[CausalPlan, Bool[Array, " A"]]:
     """Salient tokens of a window: those above the threshold, as many as the balance allows.
 
-    The threshold looks at the recent windows and this one, so the very first window keeps its own
-    share; silence may keep nothing and a burst everything, until the balance of kept tokens is
-    half a window away from ``1 - rho_audio`` of all that came.
+    The threshold looks at the last Q windows, this one included, so the very first window keeps
+    its own share; later silence may keep nothing and a burst everything, until the tokens kept so
+    far are ``BALANCE_SLACK`` away from ``1 - rho_audio`` of all that came.
     """
     slot = plan.window % plan.scores.shape[0]
     ring = plan.scores.at[slot].set(scores)
     ring_mask = plan.score_mask.at[slot].set(mask)
     above = jnp.sum(mask & (scores > running_threshold(ring, ring_mask, config.rho_audio)))
 
-    share = 1 - exact(config.rho_audio)
-    unit, total = share.denominator, jnp.sum(mask)
-    balance = plan.audio_balance + share.numerator * total
-    slack = int(BALANCE_SLACK * mask.size * unit)
-    least, most = -(-(balance - slack) // unit), (balance + slack) // unit
-    count = jnp.clip(jnp.clip(above, least, most), 0, total)
-    plan = plan.replace(scores=ring, score_mask=ring_mask, audio_balance=balance - count * unit)
+    share, total = 1 - exact(config.rho_audio), jnp.sum(mask)
+    balance = plan.audio_balance.come(total, share)
+    count = jnp.clip(jnp.clip(above, *balance.limits(share)), 0, total)
+    plan = plan.replace(scores=ring, score_mask=ring_mask, audio_balance=balance.take(count, share))
     return plan, (salience_order(scores, mask) < count) & mask
+
+
+def expected_rate(slots: int, config: OmniZipConfig) -> float:
+    """Eq. 5 at the retention that the audio budget leads to, for windows of ``slots`` tokens.
+
+    The salient tokens keep their balance, so this mean is known without looking ahead.
+    """
+    anchors = round_share(exact(config.anchor_ratio), np.array(slots)) if config.merge_size else 0
+    retention = min(1 - config.rho_audio + float(anchors) / slots, 1.0)
+    return config.rho_max - (config.rho_max - config.rho_min) * retention
 
 
 def discard_causal(
     plan: CausalPlan,
     retention: Float[Array, ""],
-    has_audio: Bool[Array, ""],
-    tokens: Int[Array, ""],
+    audio_mask: Bool[Array, " A"],
+    video_mask: Bool[Array, "G P"],
     config: OmniZipConfig,
-    slots: int,
 ) -> tuple[CausalPlan, Int[Array, ""]]:
-    """Video tokens that a window discards: eq. 5, scaled by its recent mean, kept in balance.
+    """Video tokens that a window discards: eq. 5, scaled to the budget, kept in balance.
 
-    Windows without audio start from ``rho_video``. The balance of discarded tokens stays within
-    half a window of ``rho_video`` of all that came, unless ``[rho_min, rho_max]`` forbids it.
+    Eq. 5 is scaled so that a window of expected retention has the rate ``rho_video``; so have
+    windows without audio. The tokens discarded so far stay within ``BALANCE_SLACK`` of
+    ``rho_video`` of all that came, and the rate inside ``[rho_min, rho_max]``; only where no
+    integer satisfies both it passes a bound, by less than one token.
     """
-    rate = jnp.where(has_audio, initial_rates(retention, config), config.rho_video)
-    decay = 1 - 1 / plan.scores.shape[0]
-    rate_sum = decay * plan.rate_sum + rate * tokens
-    token_sum = decay * plan.token_sum + tokens
-    scale = config.rho_video * token_sum / jnp.maximum(rate_sum, 1e-6)
-    wanted = jnp.round(rate * scale * tokens).astype(jnp.int32)
+    tokens, slots = jnp.sum(video_mask), video_mask.size
+    scale = config.rho_video / max(expected_rate(audio_mask.size, config), 1e-6)
+    guided = scale * jnp.maximum(initial_rates(retention, config), 1e-6)
+    wanted = jnp.where(jnp.any(audio_mask), guided, config.rho_video) * tokens
+    # Rounded to a thousandth first, so that halves are halves in every program.
+    wanted = jnp.round(jnp.round(wanted * 1024) / 1024).astype(jnp.int32)
+
+    low, high = exact(config.rho_min), exact(config.rho_max)
+
+    def bound(rule, share):
+        return lookup(partial(rule, share), tokens, slots)
+
+    inside = jnp.minimum(jnp.maximum(wanted, bound(ceil_share, low)), bound(floor_share, high))
 
     share = exact(config.rho_video)
-    unit = share.denominator
-    balance = plan.video_balance + share.numerator * tokens
-    slack = int(BALANCE_SLACK * slots * unit)
-    wanted = jnp.clip(wanted, -(-(balance - slack) // unit), (balance + slack) // unit)
-    low = lookup(partial(ceil_share, exact(config.rho_min)), tokens, slots)
-    high = lookup(partial(floor_share, exact(config.rho_max)), tokens, slots)
-    count = jnp.clip(wanted, jnp.minimum(low, high), high)
-    plan = plan.replace(
-        rate_sum=rate_sum, token_sum=token_sum, video_balance=balance - count * unit
-    )
-    return plan, count
+    balance = plan.video_balance.come(tokens, share)
+    least, most = balance.limits(share)
+    least = jnp.minimum(least, bound(ceil_share, high))
+    most = jnp.maximum(most, bound(floor_share, low))
+    count = jnp.clip(inside, least, most)
+    return plan.replace(video_balance=balance.take(count, share)), count
 
 
 def compress_causal(
@@ -180,11 +230,10 @@ def compress_causal(
     scores = causal_scores(plan, queries, keys, frame_mask)
     plan, salient = select_causal(plan, scores, audio_mask, config)
     audio, anchors = consolidate_window(audio, audio_mask, salient, video, video_mask, config)
-    total = jnp.sum(audio_mask)
-    retention = jnp.sum(salient | anchors) / jnp.maximum(total, 1)
-    tokens = jnp.sum(video_mask)
-    plan, discards = discard_causal(plan, retention, total > 0, tokens, config, video_mask.size)
+    retention = jnp.sum(salient | anchors) / jnp.maximum(jnp.sum(audio_mask), 1)
+    plan, discards = discard_causal(plan, retention, audio_mask, video_mask, config)
     grid_counts = jnp.sum(video_mask, axis=-1)
+    tokens = jnp.sum(grid_counts)
     video_keep, video_order = istc(
         video,
         video_mask,

@@ -16,7 +16,8 @@ import numpy as np
 from omnizip_jax.config import OmniZipConfig, WindowSpec
 from omnizip_jax.generate import TokenCounts
 from omnizip_jax.media import WindowStream
-from omnizip_jax.stream import StreamState, ask, feed, init_stream
+from omnizip_jax.stream import _forget, ask, feed, init_stream
+from omnizip_jax.stream_state import StreamState
 from omnizip_jax.types import Window
 
 if TYPE_CHECKING:
@@ -136,13 +137,15 @@ class Questions:
 
 
 def begin(params: Params, compression: OmniZipConfig | None, **settings: Any) -> StreamState:
-    """``init_stream``, after an empty window and a question have compiled its programs.
+    """``init_stream``, after an empty window, a question and an eviction compiled its programs.
 
-    So the first window is as fast as the others, and a live source is not kept waiting.
+    So the first window is as fast as the others, the cache overflows without a pause, and a live
+    source is not kept waiting.
     """
     state = init_stream(params, compression, **settings)
     state = feed(params, state, _nothing(params, state.settings.spec))
-    ask(params, state, "?", max_new_tokens=1)
+    _, state = ask(params, state, "?", max_new_tokens=1)
+    jax.block_until_ready(_forget(state.cache, state.replace(cache=None)))
     del state  # two caches need not exist at once
     return init_stream(params, compression, **settings)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -192,20 +192,26 @@ def write_random_checkpoint(directory: str | Path, size: str = "tiny", seed: int
     return directory
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer(
+    sentences: Iterable[str] = SENTENCES, vocabulary: int = 480
+) -> PreTrainedTokenizerFast:
     """A byte-level tokenizer with the released special tokens and a chat template.
 
     It encodes any text; ids are its own (the released vocabulary is 300 times larger).
+
+    Args:
+        sentences: what it learns its words from.
+        vocabulary: the most tokens it learns, special ones not counted.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=480,
+        vocab_size=vocabulary,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(SENTENCES, trainer)
+    tokenizer.train_from_iterator(sentences, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",

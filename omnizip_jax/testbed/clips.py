@@ -208,7 +208,8 @@ def _pictures(things, random, difficulty, slots):
     backdrop = np.repeat(shade + backdrop.repeat(side, 0).repeat(side, 1), 3, axis=2)
     for _ in range(random.integers(difficulty.greys[0], difficulty.greys[1] + 1)):
         radius = random.integers(difficulty.radius[0], difficulty.radius[1] + 1)
-        mask = _mask(str(random.choice(SHAPES)), *random.integers(radius, SIDE - radius, 2), radius)
+        centre = random.integers(radius, SIDE - radius, 2)
+        mask = _mask(str(random.choice(SHAPES)), centre, radius)
         backdrop[mask] = random.integers(110, 190)
     frames = np.repeat(np.clip(backdrop, 0, 255).astype(np.uint8)[None], slots * 2, axis=0)
     cells = np.full((slots, (SIDE // CELL) ** 2), -1)
@@ -223,7 +224,7 @@ def _pictures(things, random, difficulty, slots):
         taken.setdefault(thing.slot, []).append(centre)
         cover = np.zeros((SIDE, SIDE))
         for frame in (2 * thing.slot, 2 * thing.slot + 1):
-            mask = _mask(thing.shape, *(centre + random.integers(-4, 5, 2)), radius)
+            mask = _mask(thing.shape, centre + random.integers(-4, 5, 2), radius)
             colour = np.array(COLOURS[thing.colour]) + random.integers(-20, 21, 3)
             frames[frame][mask] = np.clip(colour, 0, 255)
             cover += mask / 2
@@ -232,9 +233,9 @@ def _pictures(things, random, difficulty, slots):
     return frames, cells
 
 
-def _mask(shape, row, column, radius):
+def _mask(shape, centre, radius):
     down, right = np.ogrid[:SIDE, :SIDE]
-    down, right = down - row, right - column
+    down, right = down - centre[0], right - centre[1]
     if shape == "circle":
         return down**2 + right**2 <= radius**2
     inside = np.maximum(np.abs(down), np.abs(right)) <= radius

@@ -7,6 +7,7 @@ Three families: ``audio-visual`` needs sound and picture of the same moment, ``a
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import Literal
 
 import numpy as np
@@ -79,16 +80,23 @@ def all_questions(things: tuple[Thing, ...]) -> list[Question]:
 
 
 def draw_questions(
-    things: tuple[Thing, ...], random: np.random.Generator, count: int
+    things: tuple[Thing, ...],
+    random: np.random.Generator,
+    count: int,
+    only: Collection[str] | None = None,
 ) -> list[Question]:
     """Draw different questions: every kind as likely, and every answer to it.
+
+    Args:
+        only: the kinds to draw from; None for all.
 
     Raises:
         ValueError: more questions than there are kinds that can be asked about the clip.
     """
     kinds: dict[str, dict[str, list[Question]]] = {}
     for question in all_questions(things):
-        kinds.setdefault(question.kind, {}).setdefault(question.answer, []).append(question)
+        if only is None or question.kind in only:
+            kinds.setdefault(question.kind, {}).setdefault(question.answer, []).append(question)
     if count > len(kinds):
         raise ValueError(f"this clip allows for {len(kinds)} kinds of questions, not {count}")
     chosen = random.permutation(list(kinds))[:count]
@@ -103,8 +111,12 @@ def draw_questions(
 def draw_question(
     things: tuple[Thing, ...], random: np.random.Generator, family: Family
 ) -> Question:
-    """Draw one question of a family."""
-    for question in draw_questions(things, random, len({q.kind for q in all_questions(things)})):
-        if question.family == family:
-            return question
-    raise ValueError(f"no question of the family {family!r} can be asked about this clip")
+    """Draw one question of a family.
+
+    Raises:
+        ValueError: none of that family can be asked about the clip.
+    """
+    kinds = {question.kind for question in all_questions(things) if question.family == family}
+    if not kinds:
+        raise ValueError(f"no question of the family {family!r} can be asked about this clip")
+    return draw_questions(things, random, 1, kinds)[0]

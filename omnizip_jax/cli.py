@@ -288,14 +288,17 @@ def _stream(arguments: argparse.Namespace) -> int:
             audio=source.has_audio,
             system=getattr(arguments, "system", DEFAULT_SYSTEM),
         )
-        follow(
-            params,
-            state,
-            source,
-            questions,
-            screen or print_json,
-            on_text=screen and screen.text,
-            keep=arguments.keep,
-            max_new_tokens=arguments.max_new_tokens,
-        )
+        try:
+            follow(
+                params,
+                state,
+                source,
+                questions,
+                screen or print_json,
+                on_text=screen and screen.text,
+                keep=arguments.keep,
+                max_new_tokens=arguments.max_new_tokens,
+            )
+        except BrokenPipeError:  # whoever read the lines has left
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

@@ -79,6 +79,12 @@ def test_answers_come_at_their_time(stream):
     assert fills == sorted(fills) and 0 < fills[0] < fills[-1] < 1
 
 
+def test_help(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["stream", "--help"])
+    assert stop.value.code == 0 and "--realtime" in capsys.readouterr().out
+
+
 def test_for_a_person(stream):
     code, out, err = stream("--ask", "2", "What happens?", "--keep")
     assert code == 0 and not err

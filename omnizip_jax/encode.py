@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -58,16 +59,23 @@ def encode_window(weights: Any, window: Window, config: ModelConfig) -> EncodedW
         window: one window, without a leading axis.
     """
     dtype = weights_dtype(weights)
-    audio = AudioEncoder(config.audio, dtype).bind({"params": weights["audio"]})
+
+    def encode_audio() -> AudioFeatures:
+        audio = AudioEncoder(config.audio, dtype).bind({"params": weights["audio"]})
+        return audio(window.mel, window.mel_length)
 
     def encode_grid(patches: Array) -> Array:
         vision = VisionEncoder(config.vision, dtype).bind({"params": weights["vision"]})
         return vision(patches, window.grid_size)
 
-    video = jax.vmap(encode_grid)(window.patches)
+    def unless_empty(exists: Array, encode: Callable[[], Any]) -> Any:
+        blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(encode))
+        return jax.lax.cond(exists, encode, lambda: blank)
+
+    video = unless_empty(jnp.any(window.grid_mask), lambda: jax.vmap(encode_grid)(window.patches))
     cells = jnp.arange(video.shape[1]) < jnp.prod(window.grid_size)
     return EncodedWindow(
-        audio=audio(window.mel, window.mel_length),
+        audio=unless_empty(window.mel_length > 0, encode_audio),
         video=video,
         video_mask=window.grid_mask[:, None] & cells,
     )
@@ -75,5 +83,8 @@ def encode_window(weights: Any, window: Window, config: ModelConfig) -> EncodedW
 
 @functools.partial(jax.jit, static_argnames="config")
 def encode_windows(weights: Any, windows: Window, *, config: ModelConfig) -> EncodedWindow:
-    """Encode windows one after the other, so that memory does not grow with their number."""
-    return jax.lax.map(lambda window: encode_window(weights, window, config), windows)
+    """Encode a block of windows; a CPU takes them one by one and skips what they do not have."""
+    batch = None if jax.default_backend() == "cpu" else windows.mel_length.shape[0]
+    return jax.lax.map(
+        lambda window: encode_window(weights, window, config), windows, batch_size=batch
+    )

@@ -11,6 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 QUERY_BLOCK = 512  # queries whose scores XLA may hold at once
+DIRECT = 1024  # longest sequence whose causal attention is computed in one piece
+QUERY_TILE, KEY_TILE = 128, 512  # beyond it; the one divides the other
+LEAST = -1e30  # a score that counts for nothing, yet is finite
 SMALLEST_ATTENDED = 256  # below this many keys a branch costs more than it saves
 
 
@@ -46,12 +49,53 @@ def attend_causal(
     if _use_cudnn(q):
         return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
     length = q.shape[0]
-    out = []
-    for start in range(0, length, QUERY_BLOCK):
-        end = min(start + QUERY_BLOCK, length)
-        mask = block_mask(end - start, jnp.int32(start), end)
-        out.append(attend(q[start:end], k[:end], v[:end], mask))
-    return jnp.concatenate(out)
+    if length <= DIRECT:
+        return attend(q, k, v, block_mask(length, jnp.int32(0), length))
+    return _attend_tiles(q, k, v)
+
+
+def _attend_tiles(
+    q: Float[Array, "T N H"], k: Float[Array, "T K H"], v: Float[Array, "T K H"]
+) -> Float[Array, "T N H"]:
+    """Causal attention in tiles that fit a processor's cache (FlashAttention's recurrence).
+
+    A tile of queries passes over the tiles of keys up to its own place, with a running maximum and
+    sum of the softmax; scores never exist outside a tile. Forward only: the number of steps is
+    data to XLA.
+    """
+    length, heads, size = q.shape
+    key_heads = k.shape[1]
+    padding = -length % KEY_TILE
+    q, k, v = (jnp.pad(x, ((0, padding), (0, 0), (0, 0))) for x in (q, k, v))
+    tiles = (length + padding) // QUERY_TILE
+    group = heads // key_heads
+    # One product per key head: the queries that share it are its rows.
+    q = (q.astype(jnp.float32) * size**-0.5).reshape(tiles, QUERY_TILE, key_heads, group, size)
+    q = q.transpose(0, 2, 1, 3, 4).reshape(tiles, key_heads, QUERY_TILE * group, size)
+
+    def of_tile(tile: tuple[Array, Array]) -> Array:
+        index, query = tile
+        row = index * QUERY_TILE + jnp.repeat(jnp.arange(QUERY_TILE), group)[:, None]
+
+        def add_keys(j: Array, carry: tuple[Array, Array, Array]):
+            highest, total, out = carry
+            key, value = (jax.lax.dynamic_slice_in_dim(x, j * KEY_TILE, KEY_TILE) for x in (k, v))
+            score = jnp.einsum("krh,skh->krs", query, key, preferred_element_type=jnp.float32)
+            score = jnp.where(j * KEY_TILE + jnp.arange(KEY_TILE) <= row, score, LEAST)
+            new = jnp.maximum(highest, score.max(-1))
+            weight, faded = jnp.exp(score - new[..., None]), jnp.exp(highest - new)
+            part = jnp.einsum("krs,skh->krh", weight, value, preferred_element_type=jnp.float32)
+            return new, total * faded + weight.sum(-1), out * faded[..., None] + part
+
+        blank = jnp.zeros(query.shape[:2])
+        steps = (index * QUERY_TILE) // KEY_TILE + 1
+        begin = (blank + LEAST, blank, jnp.zeros_like(query))
+        _, total, out = jax.lax.fori_loop(0, steps, add_keys, begin)
+        return out / total[..., None]
+
+    out = jax.lax.map(of_tile, (jnp.arange(tiles), q))
+    out = out.reshape(tiles, key_heads, QUERY_TILE, group, size).transpose(0, 2, 1, 3, 4)
+    return out.reshape(-1, heads, size)[:length].astype(v.dtype)
 
 
 def attend_cached(

@@ -119,6 +119,9 @@ def test_blocks_with_padding_equal_the_whole(params, block, expected, smallest, 
 
 def test_long_sequences_attend_in_blocks(params, monkeypatch, block, expected):
     monkeypatch.setattr("omnizip_jax.models.attention.QUERY_BLOCK", 16)
+    monkeypatch.setattr("omnizip_jax.models.attention.DIRECT", 16)
+    monkeypatch.setattr("omnizip_jax.models.attention.QUERY_TILE", 4)
+    monkeypatch.setattr("omnizip_jax.models.attention.KEY_TILE", 12)
     hidden, _ = Decoder(CONFIG).apply(params, *block, KVCache.empty(CONFIG, LENGTH), fresh=True)
     np.testing.assert_allclose(hidden, expected, atol=1e-5)
     cache = KVCache.empty(CONFIG, SLOTS)

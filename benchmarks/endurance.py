@@ -173,7 +173,11 @@ def main() -> None:
         stretches = []
         for stretch in endure(params, windows, arguments.windows, arguments.every, kind):
             stretches.append(stretch)
-            console.print(f"[dim]{kind}: {stretch.windows:,} windows[/]", highlight=False)
+            console.print(
+                f"[dim]{kind}: {stretch.windows:,} windows, {stretch.work * 1e3:.1f} ms of work a "
+                f"window, {stretch.rss / 2**20:.1f} MiB[/]",
+                highlight=False,
+            )
         console.print(table(kind, stretches))
         for claim, holds in verdict(stretches).items():
             console.print(f"{'[green]yes[/]' if holds else '[red]NO[/]'}  {claim}")

@@ -29,6 +29,7 @@ def params():
     return Params(weights=weights, config=config, tokenizer=tokenizer)
 
 
+@pytest.mark.slow  # compiles the whole path once more
 def test_answers_are_those_of_generate(params):
     clip = make_clip(0, "validation")
     for compression, choose in ((None, evaluate.full_tokens), (BUDGET, evaluate.omnizip())):
@@ -42,6 +43,7 @@ def test_answers_are_those_of_generate(params):
         assert share == pytest.approx(answer.counts.retained)
 
 
+@pytest.mark.slow  # compiles the whole path once more
 def test_methods_keep_as_many_tokens_as_their_budget_says(params):
     windows = cut(make_clip(1, "validation"))
     encoded = encode_windows(params.weights, windows, config=params.config)

@@ -33,6 +33,7 @@ class Channel(Generic[Item]):
         self._error: BaseException | None = None
         self._closed = False
         self._asked: float | None = None
+        self._ever_asked = False
         self._changed = threading.Condition()
 
     def put(self, item: Item) -> None:
@@ -66,6 +67,9 @@ class Channel(Generic[Item]):
         """
         with self._changed:
             self._asked = time.monotonic()
+            if not self._ever_asked:
+                self._ever_asked = True
+                self._changed.notify_all()
             try:
                 ready = self._changed.wait_for(
                     lambda: self._items or self._error or self._closed or self._producers <= 0,
@@ -96,6 +100,13 @@ class Channel(Generic[Item]):
         """Sleep, unless the consumer leaves: then raise ``Closed``."""
         with self._changed:
             if self._changed.wait_for(lambda: self._closed, seconds):
+                raise Closed
+
+    def wait_asked(self) -> None:
+        """Sleep until the consumer asks for its first item; raises ``Closed`` if it leaves."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ever_asked or self._closed)
+            if self._closed:
                 raise Closed
 
     def wanted(self) -> float:

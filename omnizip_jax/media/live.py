@@ -73,7 +73,8 @@ def windows(
             far past the end of a window, that window is given out without the other, which is
             not waited for again until it is back. A device or URL that is silent for three times
             as long is an error. None waits for ever. Local files are always read to the end.
-        realtime: give each window out no earlier than a camera would, ``spec.seconds`` apart.
+        realtime: give each window out no earlier than a camera would, ``spec.seconds`` apart,
+            from the moment at which the first one is asked for.
         two_pass: read the sound of a local file twice, for its maximum first. That takes about
             1 % of its duration before the first window; False starts at once, with the running
             maximum.
@@ -290,11 +291,16 @@ def _cut(
 def _numbered(
     cut: Iterator[Window], events: Channel, out: Channel, pace: int
 ) -> Generator[tuple[int, Window]]:
-    """Windows with their index; one every ``pace`` seconds if that is not 0."""
+    """Windows with their index; one every ``pace`` seconds if that is not 0.
+
+    The pace begins when the first window is asked for: what is done before costs no window.
+    """
     start = None
     with contextlib.closing(events):
         for index, window in enumerate(cut):
-            start = start or time.monotonic()
             if pace:
+                if start is None:
+                    out.wait_asked()
+                    start = time.monotonic()
                 out.wait_closed(start + (index + 1) * pace - time.monotonic())
             yield index, window

@@ -541,6 +541,15 @@ def test_realtime_skips_for_a_slow_consumer(recording):
         assert stream.time >= 2.0
 
 
+def test_realtime_begins_when_the_first_window_is_asked_for(recording):
+    with windows(recording, SHORT, realtime=True, queue=1) as stream:
+        time.sleep(2.5)  # a program is compiled meanwhile
+        start = time.monotonic()
+        next(stream)
+        assert time.monotonic() - start >= 0.9
+        assert (stream.time, stream.skipped) == (0.0, 0)
+
+
 # Everything is closed
 
 

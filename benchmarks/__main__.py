@@ -96,7 +96,7 @@ def print_goals(rows: list[dict[str, Any]]) -> None:
     """Which goals are met."""
     for row in rows:
         if "goal" in row:
-            verdict = {True: "met", False: "MISSED"}.get(row.get("met"), "no peer")
+            verdict = "no peer" if row.get("met") is None else "met" if row["met"] else "MISSED"
             figure = f"{row['figure']:.3g}" if "figure" in row else ""
             print(f"{verdict:8} {row['name']:32} {figure:>6}  goal {row['goal']}")
 

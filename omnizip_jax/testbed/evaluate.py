@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import itertools
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 from tqdm import tqdm
 
 from omnizip_jax import prompt as prompts
@@ -26,11 +28,18 @@ from omnizip_jax.checkpoint import Params, load
 from omnizip_jax.compression import CompressedClip, pack
 from omnizip_jax.config import ModelConfig, OmniZipConfig
 from omnizip_jax.encode import EncodedWindow, bound_decoder, encode_windows
-from omnizip_jax.generate import bucket, clip_positions, compress, interleave, keep_all
+from omnizip_jax.generate import (
+    bucket,
+    clip_positions,
+    compress,
+    generate,
+    interleave,
+    keep_all,
+)
 from omnizip_jax.media import load_clip
 from omnizip_jax.models.text import KVCache
 from omnizip_jax.testbed.clips import DIFFICULTIES, SPEC, Difficulty, Split, TestClip, make_clip
-from omnizip_jax.testbed.questions import FAMILIES, draw_question
+from omnizip_jax.testbed.questions import FAMILIES, Question, draw_question
 from omnizip_jax.types import Window
 
 # The paper's settings keep more than 45 and 35 % here, where 50 of 122 tokens are sound and not 50
@@ -248,27 +257,93 @@ def all_methods() -> dict[str, tuple[Choose, OmniZipConfig]]:
     return out
 
 
-def evaluate(
-    params: Params, clips: int, difficulty: Difficulty, split: Split = "test", windows: int = 4
-) -> tuple[dict[str, Bool[np.ndarray, "clips seeds families"]], dict[str, float]]:
-    """Right and wrong of every method on every clip, and the mean share of tokens kept.
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What every method answered.
 
-    The same seed gives the same clip, questions and random choices.
+    Attributes:
+        right: of each method, whether the answer was right: [clips, seeds, families].
+        kept: of each method, the mean share of tokens kept.
+        kinds: of the questions: [clips, families].
     """
-    methods = all_methods()
-    right: dict[str, list[np.ndarray]] = {name: [] for name in methods}
-    kept: dict[str, list[float]] = {name: [] for name in methods}
+
+    right: dict[str, Bool[np.ndarray, "clips seeds families"]]
+    kept: dict[str, float]
+    kinds: Shaped[np.ndarray, "clips families"]
+
+
+def quiz(
+    seed: int, split: Split, difficulty: Difficulty, windows: int = 4
+) -> tuple[TestClip, list[Question]]:
+    """The clip of a seed and one question of each family; the same seed gives the same."""
+    clip = make_clip(seed, split, difficulty, windows)
+    random = np.random.default_rng([1, seed])
+    return clip, [draw_question(clip.things, random, family) for family in FAMILIES]
+
+
+def evaluate(
+    params: Params,
+    clips: int,
+    difficulty: Difficulty,
+    split: Split = "test",
+    methods: dict[str, tuple[Choose, OmniZipConfig]] | None = None,
+) -> Measurement:
+    """Ask the same questions about the same clips with every method; None for all of them.
+
+    With "full tokens" among them, so are clips with the sound or the picture of another one: what
+    needs both is then answered at chance, if the clip is what decides.
+    """
+    methods = all_methods() if methods is None else methods
+    right: dict[str, list[np.ndarray]] = {}
+    kept: dict[str, list[float]] = {}
+    kinds = []
     for seed in tqdm(range(clips), unit="clip"):
-        clip = make_clip(seed, split, difficulty, windows)
-        random = np.random.default_rng([1, seed])
-        questions = [draw_question(clip.things, random, family) for family in FAMILIES]
+        clip, questions = quiz(seed, split, difficulty)
         truth = [params.tokenizer.encode(question.answer)[0] for question in questions]
         texts = [question.text for question in questions]
-        for name, (answers, share) in ask(params, clip, texts, methods).items():
-            right[name].append(answers == np.array(truth))
-            kept[name].append(share)
+        answered = ask(params, clip, texts, methods)
+        if "full tokens" in methods:
+            other, _ = quiz(seed + 1, split, difficulty)
+            for name, changed in {
+                "sound of another clip": dataclasses.replace(clip, waveform=other.waveform),
+                "picture of another clip": dataclasses.replace(clip, frames=other.frames),
+            }.items():
+                full = methods["full tokens"]
+                answered |= ask(params, changed, texts, {name: full})
+        for name, (answers, share) in answered.items():
+            right.setdefault(name, []).append(answers == np.array(truth))
+            kept.setdefault(name, []).append(share)
+        kinds.append([question.kind for question in questions])
     means = {name: float(np.mean(shares)) for name, shares in kept.items()}
-    return {name: np.stack(values) for name, values in right.items()}, means
+    stacked = {name: np.stack(values) for name, values in right.items()}
+    return Measurement(stacked, means, np.array(kinds))
+
+
+def compare_files(
+    params: Params, clips: int, difficulty: Difficulty, split: Split = "test"
+) -> dict[str, float]:
+    """Accuracy of ``generate`` on arrays, and on the same clips written to mp4 files."""
+    right: dict[str, list[bool]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in tqdm(range(clips), unit="clip"):
+            clip, questions = quiz(seed, split, difficulty)
+            sources = {"arrays": clip.arrays, "mp4": clip.write(Path(folder) / "clip.mp4")}
+            for (kind, source), question in itertools.product(sources.items(), questions):
+                for name, compression in {
+                    "all tokens": None,
+                    "45 %": OmniZipConfig(**BUDGETS["45 %"]),  # pyright: ignore[reportArgumentType]
+                }.items():
+                    answer = generate(
+                        params,
+                        source,
+                        question.text,
+                        compression=compression,
+                        max_new_tokens=4,
+                        spec=SPEC,
+                    )
+                    same = answer.text.strip() == question.answer
+                    right.setdefault(f"{kind}, {name}", []).append(same)
+    return {name: float(np.mean(values)) for name, values in right.items()}
 
 
 def interval(
@@ -281,39 +356,68 @@ def interval(
     return float(low), float(high)
 
 
-def table(right: dict[str, np.ndarray], kept: dict[str, float]) -> str:
+def table(measured: Measurement) -> str:
     """Accuracy by family, and the difference from full tokens with its interval, in Markdown."""
-    heading = ["method", "kept", *FAMILIES, "all", "all, minus full tokens"]
+    heading = ["method", "kept", *FAMILIES, "all", f"{FAMILIES[0]}, minus full", "all, minus full"]
     lines = [heading, ["---"] + ["---:"] * (len(heading) - 1)]
-    full = right["full tokens"].mean((1, 2))
-    for name, values in right.items():
-        difference = values.mean((1, 2)) - full
-        low, high = interval(difference)
+    full = measured.right["full tokens"]
+    for name, values in measured.right.items():
         lines.append(
             [
                 name.replace(" | ", ", "),
-                f"{kept[name]:.1%}",
+                f"{measured.kept[name]:.1%}",
                 *(f"{share:.1%}" for share in values.mean((0, 1))),
                 f"{values.mean():.1%}",
-                f"{100 * difference.mean():+.1f} ({100 * low:+.1f} to {100 * high:+.1f})",
+                _difference(values[..., 0].mean(1) - full[..., 0].mean(1)),
+                _difference(values.mean((1, 2)) - full.mean((1, 2))),
             ]
         )
+    return _markdown(lines)
+
+
+def table_by_kind(measured: Measurement, budget: str) -> str:
+    """Accuracy by kind of question, of full tokens and of every method at a budget."""
+    kinds = sorted(set(measured.kinds.ravel().tolist()))
+    lines = [["method", *kinds], ["---"] + ["---:"] * len(kinds)]
+    for name, values in measured.right.items():
+        if name.endswith(budget) or " | " not in name:
+            shares = (values.mean(1)[measured.kinds == kind].mean() for kind in kinds)
+            lines.append([name.replace(" | ", ", "), *(f"{share:.0%}" for share in shares)])
+    return _markdown(lines)
+
+
+def _difference(values: Float[np.ndarray, "clips"]) -> str:
+    low, high = interval(values)
+    return f"{100 * values.mean():+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def _markdown(lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What compression costs, on test clips.")
-    parser.add_argument("checkpoint", help="converted checkpoint of the small model")
+    parser.add_argument(
+        "--checkpoint", default="small", help="converted checkpoint, or the one that comes along"
+    )
     parser.add_argument("--clips", type=int, default=1000, help="of each difficulty")
+    parser.add_argument("--files", type=int, default=200, help="of them, also read from mp4 files")
     parser.add_argument("--split", choices=["validation", "test"], default="test")
+    parser.add_argument("--difficulty", choices=list(DIFFICULTIES), help="only this one")
     parser.add_argument("--results", type=Path, help="write every answer to this JSON file")
     arguments = parser.parse_args()
     params = load(arguments.checkpoint, dtype="float32")
     everything = {}
-    for name, difficulty in DIFFICULTIES.items():
-        right, kept = evaluate(params, arguments.clips, difficulty, arguments.split)
-        print(f"\n{name}, {arguments.clips} {arguments.split} clips\n\n{table(right, kept)}")
-        everything[name] = {method: values.astype(int).tolist() for method, values in right.items()}
+    for name in [arguments.difficulty] if arguments.difficulty else DIFFICULTIES:
+        measured = evaluate(params, arguments.clips, DIFFICULTIES[name], arguments.split)
+        print(f"\n{name}, {arguments.clips} {arguments.split} clips\n\n{table(measured)}")
+        for budget in BUDGETS:
+            print(f"\n{name}, {budget}, by kind\n\n{table_by_kind(measured, budget)}")
+        files = compare_files(params, arguments.files, DIFFICULTIES[name], arguments.split)
+        print(f"\n{name}, {arguments.files} clips through generate:")
+        print(", ".join(f"{kind} {share:.1%}" for kind, share in files.items()), flush=True)
+        right = {method: values.astype(int).tolist() for method, values in measured.right.items()}
+        everything[name] = {"right": right, "kinds": measured.kinds.tolist(), "files": files}
     if arguments.results:
         arguments.results.write_text(json.dumps(everything))
 

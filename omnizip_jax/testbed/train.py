@@ -22,6 +22,7 @@ import jax
 import matplotlib
 import numpy as np
 import optax
+import optax.contrib
 
 from omnizip_jax.config import ModelConfig
 from omnizip_jax.encode import encode_windows
@@ -35,14 +36,24 @@ from omnizip_jax.testbed.batches import (
     cut,
     reread,
 )
-from omnizip_jax.testbed.clips import DIFFICULTIES, Split, TestClip, make_clip
+from omnizip_jax.testbed.clips import (
+    COLOURS,
+    DIFFICULTIES,
+    SHAPES,
+    SLOTS_PER_WINDOW,
+    SOUNDS,
+    Split,
+    TestClip,
+    Thing,
+    make_clip,
+    random_generator,
+    render,
+)
 from omnizip_jax.testbed.losses import decoder_loss, encoder_loss, init_model
 from omnizip_jax.testbed.model import export, small_config, small_tokenizer
 from omnizip_jax.types import Window
 
 EASY, HARD = DIFFICULTIES["easy"], DIFFICULTIES["hard"]
-# Something to see and to hear in every second, for the encoders.
-FULL = tuple(dataclasses.replace(d, events=(4, 4), silent=(0, 0)) for d in (EASY, EASY, HARD))
 ALONE = dataclasses.replace(EASY, events=(1, 1), silent=(0, 1))
 
 
@@ -53,7 +64,7 @@ class Stage:
     Attributes:
         lesson: what the decoder reads; None trains the encoders.
         batch: clips in a step.
-        rate: the highest learning rate; it falls to nothing by a cosine.
+        rate: Muon's highest learning rate; Adam's is a fifth of it.
         auxiliary: weight of the auxiliary heads' loss.
     """
 
@@ -68,23 +79,49 @@ class Stage:
 # Here the model sees selected tokens: drawn at random, more of them where something is.
 SPARSE = Lesson(EASY, windows=2, video_tokens=6, audio_tokens=12, system="")
 CURRICULUM = (
-    Stage("encoders", 700, 6, 2e-3),
-    Stage("one event", 150, 32, 2e-3, dataclasses.replace(SPARSE, difficulty=ALONE), 1.0),
-    Stage("two windows", 800, 32, 2e-3, SPARSE, 1.0),
-    Stage("four windows", 300, 32, 1e-3, dataclasses.replace(SPARSE, windows=4), 0.5),
+    Stage("encoders", 900, 6, 1.2e-2),
+    Stage("one event", 150, 32, 1e-2, dataclasses.replace(SPARSE, difficulty=ALONE), 1.0),
+    Stage("two windows", 600, 32, 1e-2, SPARSE, 1.0),
+    Stage("four windows", 300, 32, 5e-3, dataclasses.replace(SPARSE, windows=4), 0.5),
     # From here on all of them.
-    Stage("all tokens", 150, 16, 1e-3, Lesson(EASY, rounds=6), 0.2),
-    Stage("whole clips", 100, 16, 5e-4, Lesson(EASY, rounds=6, whole=True)),
+    Stage("all tokens", 150, 16, 5e-3, Lesson(EASY, rounds=6), 0.2),
+    Stage("whole clips", 100, 16, 2.5e-3, Lesson(EASY, rounds=6, whole=True)),
 )
 
 
 def make_optimiser(stage: Stage) -> optax.GradientTransformation:
-    """Adam, with a rate that rises briefly and falls by a cosine."""
+    """Muon for the matrices of the layers, Adam for the rest; rates rise briefly, fall by a cosine.
+
+    Adam alone needs about three times as many steps before the shapes are seen.
+    """
     warmup = min(50, stage.steps // 10 + 1)
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0, stage.rate, warmup, stage.steps, 0.02 * stage.rate
+    rate, adam_rate = (
+        optax.warmup_cosine_decay_schedule(0.0, peak, warmup, stage.steps, 0.02 * peak)
+        for peak in (stage.rate, 0.2 * stage.rate)
     )
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, b2=0.99))
+    muon = optax.contrib.muon(
+        rate,
+        adam_learning_rate=adam_rate,
+        adam_b2=0.99,
+        muon_weight_dimension_numbers=_matrices,
+        consistent_rms=0.2,
+    )
+    return optax.chain(optax.clip_by_global_norm(1.0), muon)
+
+
+def _matrices(params: Any) -> Any:
+    """Which axes of a parameter are the rows and columns of a matrix; None where it is none."""
+    axes = optax.contrib.MuonDimensionNumbers
+
+    def of(path: tuple[Any, ...], leaf: Any) -> Any:
+        names = [key.key for key in path]
+        if names[-1] != "kernel" or "heads" in names or "lm_head" in names:
+            return None
+        if names[-2].startswith("conv"):
+            return axes((0, 1), 2)
+        return axes(leaf.ndim - 2, leaf.ndim - 1)  # the first of three is the layer
+
+    return jax.tree_util.tree_map_with_path(of, params)
 
 
 def make_step(stage: Stage, config: ModelConfig) -> Callable[..., Any]:
@@ -106,10 +143,25 @@ def make_step(stage: Stage, config: ModelConfig) -> Callable[..., Any]:
 
 
 def encoder_batch(seed: int, step: int, size: int) -> EncoderBatch:
-    """Clips that no other step sees; every third one is hard."""
+    """Clips that no other step sees, with something to see and to hear in every second."""
     first = (seed * 10_000 + step) * 100
-    clips = [make_clip(first + i, "train", FULL[i % 3], windows=2) for i in range(size)]
-    return EncoderBatch.of(clips)
+    return EncoderBatch.of([_busy_clip(first + i, crowded=i % 3 > 0) for i in range(size)])
+
+
+def _busy_clip(seed: int, crowded: bool, windows: int = 2) -> TestClip:
+    """One large shape in every second, or three small ones, of which one sounds."""
+    random = random_generator("train", seed)
+    # Up to this radius there is room for another one, wherever the first ones are.
+    difficulty = dataclasses.replace(HARD if seed % 2 else EASY, radius=(14, 24))
+    things = []
+    for slot in range(windows * SLOTS_PER_WINDOW):
+        colours = random.permutation(list(COLOURS))[: 3 if crowded else 1].tolist()
+        shapes = random.choice(SHAPES, len(colours)).tolist()
+        things.append(
+            Thing(slot, colours[0], shapes[0], str(random.choice(SOUNDS)), bool(random.integers(2)))
+        )
+        things += [Thing(slot, *pair) for pair in zip(colours[1:], shapes[1:], strict=True)]
+    return render(tuple(things), random, difficulty if crowded else EASY, windows)
 
 
 def make_encode(params: Any, config: ModelConfig) -> Encode:

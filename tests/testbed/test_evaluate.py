@@ -80,10 +80,16 @@ def test_the_table_compares_with_full_tokens():
         "full tokens": np.ones((4, 1, 3), bool),
         "random | 35 %": np.array([[[1, 0, 1]] * 5] * 4, bool),
     }
-    lines = evaluate.table(right, {"full tokens": 1.0, "random | 35 %": 0.35}).splitlines()
+    kept = {"full tokens": 1.0, "random | 35 %": 0.35}
+    kinds = np.array([["silent", "count", "seen"]] * 4)
+    measured = evaluate.Measurement(right, kept, kinds)
+    lines = evaluate.table(measured).splitlines()
     assert all(family in lines[0] for family in FAMILIES)
     assert "| random, 35 % | 35.0% | 100.0% | 0.0% | 100.0% | 66.7% |" in lines[3]
-    assert "-33.3 (-33.3 to -33.3)" in lines[3]
+    assert lines[3].endswith("| +0.0 (+0.0 to +0.0) | -33.3 (-33.3 to -33.3) |")
+    by_kind = evaluate.table_by_kind(measured, "35 %").splitlines()
+    assert by_kind[0] == "| method | count | seen | silent |"
+    assert by_kind[3] == "| random, 35 % | 0% | 100% | 100% |"
 
 
 def test_a_question_of_each_family_can_be_drawn_for_test_clips():

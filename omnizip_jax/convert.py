@@ -47,7 +47,7 @@ SPARE_BYTES = 2**26  # on disk, beside the weights
 Plan = list[tuple[Leaf, np.dtype]]  # what to write, and in which type
 
 
-def convert(source: str | Path, target: str | Path, dtype: str | None = None) -> None:
+def convert(source: str | Path, target: str | Path, dtype: str | None = None) -> str:
     """Convert a released checkpoint into a self-contained folder for ``omnizip_jax.load``.
 
     Peak memory is that of the largest stacked parameter and one slice of a shard.
@@ -58,6 +58,9 @@ def convert(source: str | Path, target: str | Path, dtype: str | None = None) ->
         source: folder with the released ``config.json``, tokenizer and safetensors.
         target: folder to create.
         dtype: "bfloat16" or "float32"; None keeps what is stored.
+
+    Returns:
+        What was written and what was left out, in words.
 
     Raises:
         ConversionError: bad source or target, disk full.
@@ -70,8 +73,6 @@ def convert(source: str | Path, target: str | Path, dtype: str | None = None) ->
     left_out = check_tensors(leaves, tensors)
     plan = [(leaf, np.dtype(dtype or leaf_dtype(leaf, tensors))) for leaf in leaves]
     total = sum(_bytes(*entry) for entry in plan)
-    for name, count in left_out.items():
-        print(f"left out: {name} ({count} tensor{'s' * (count > 1)}), not needed for text")
 
     work = _make_work_folder(target, total)
     try:
@@ -84,10 +85,15 @@ def convert(source: str | Path, target: str | Path, dtype: str | None = None) ->
         raise
     values = sum(math.prod(leaf.shape) for leaf in leaves)
     used = sum(len(leaf.names) for leaf in leaves)
-    print(
+    report = [
+        f"left out: {name} ({count} tensor{'s' * (count > 1)}), not needed for text"
+        for name, count in left_out.items()
+    ]
+    report.append(
         f"{target}: {used} tensors, {values:,} parameters, {total / 1e9:.2f} GB. "
         f'Use it with omnizip_jax.load("{target}")'
     )
+    return "\n".join(report)
 
 
 def _read_config(source: Path) -> ModelConfig:
@@ -218,7 +224,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     arguments = parser.parse_args(argv)
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it also raises
     try:
-        convert(arguments.source, arguments.target, arguments.dtype)
+        print(convert(arguments.source, arguments.target, arguments.dtype))
     except (ConversionError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -372,7 +372,7 @@ def table(measured: Measurement) -> str:
                 _difference(values.mean((1, 2)) - full.mean((1, 2))),
             ]
         )
-    return _markdown(lines)
+    return markdown(lines)
 
 
 def table_by_kind(measured: Measurement, budget: str) -> str:
@@ -383,7 +383,7 @@ def table_by_kind(measured: Measurement, budget: str) -> str:
         if name.endswith(budget) or " | " not in name:
             shares = (values.mean(1)[measured.kinds == kind].mean() for kind in kinds)
             lines.append([name.replace(" | ", ", "), *(f"{share:.0%}" for share in shares)])
-    return _markdown(lines)
+    return markdown(lines)
 
 
 def _difference(values: Float[np.ndarray, "clips"]) -> str:
@@ -391,7 +391,8 @@ def _difference(values: Float[np.ndarray, "clips"]) -> str:
     return f"{100 * values.mean():+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
-def _markdown(lines: list[list[str]]) -> str:
+def markdown(lines: list[list[str]]) -> str:
+    """A table; the first line is the heading, the second the alignment."""
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

@@ -23,12 +23,17 @@ NAMES = {sound: f"{sound} tone" for sound in SOUNDS[:4]} | {"noise": "noise", "t
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A question and its true answer."""
+    """A question and its true answer.
+
+    Attributes:
+        thing: that decides the answer; None where it takes more than one, or none.
+    """
 
     family: Family
     kind: str
     text: str
     answer: str
+    thing: Thing | None = None
 
 
 def all_questions(things: tuple[Thing, ...]) -> list[Question]:
@@ -38,8 +43,8 @@ def all_questions(things: tuple[Thing, ...]) -> list[Question]:
     heard = {thing.sound for thing in events}
     out = []
 
-    def add(family: Family, kind: str, text: str, answer: str) -> None:
-        out.append(Question(family, kind, text, answer))
+    def add(family: Family, kind: str, text: str, answer: str, thing: Thing | None = None) -> None:
+        out.append(Question(family, kind, text, answer, thing))
 
     for event in events:
         name = NAMES[event.sound or ""]
@@ -48,25 +53,29 @@ def all_questions(things: tuple[Thing, ...]) -> list[Question]:
             "colour of sound",
             f"Which colour was seen during the {name}?",
             event.colour,
+            event,
         )
         add(
             "audio-visual",
             "shape of sound",
             f"Which shape was seen during the {name}?",
             event.shape,
+            event,
         )
         add(
             "audio-visual",
             "sound of colour",
             f"Which sound was heard with the {event.colour} shape?",
             str(event.sound),
+            event,
         )
         length = "long" if event.long else "short"
         add("audio", "length", f"Was the {name} short or long?", length)
     for thing in things:
         silent = "no" if thing.sound else "yes"
-        add("audio-visual", "silent", f"Was the {thing.colour} shape silent?", silent)
-        add("video", "shape of colour", f"Which shape was {thing.colour}?", thing.shape)
+        add("audio-visual", "silent", f"Was the {thing.colour} shape silent?", silent, thing)
+        text = f"Which shape was {thing.colour}?"
+        add("video", "shape of colour", text, thing.shape, thing)
     for sound in SOUNDS:
         answer = "yes" if sound in heard else "no"
         add("audio", "heard", f"Was there a {NAMES[sound]}?", answer)

@@ -54,7 +54,6 @@ from omnizip_jax.testbed.model import export, small_config, small_tokenizer
 from omnizip_jax.types import Window
 
 EASY, HARD = DIFFICULTIES["easy"], DIFFICULTIES["hard"]
-ALONE = dataclasses.replace(EASY, events=(1, 1), silent=(0, 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,15 +76,19 @@ class Stage:
 
 
 # Here the model sees selected tokens: drawn at random, more of them where something is.
-SPARSE = Lesson(EASY, windows=2, video_tokens=6, audio_tokens=12, system="")
+SPARSE = Lesson(EASY, windows=2, video_tokens=6, audio_tokens=16, system="")
+# Small batches, many steps, and a low rate: finding by its name what is among the tokens is learned
+# suddenly, after some 600 steps whatever the batch, and not at all at three times this rate. These
+# kinds of questions need little else.
+LOOK_UP = ("colour of sound", "shape of sound", "sound of colour", "shape of colour")
 CURRICULUM = (
     Stage("encoders", 900, 6, 1.2e-2),
-    Stage("one event", 150, 32, 1e-2, dataclasses.replace(SPARSE, difficulty=ALONE), 1.0),
-    Stage("two windows", 600, 32, 1e-2, SPARSE, 1.0),
-    Stage("four windows", 300, 32, 5e-3, dataclasses.replace(SPARSE, windows=4), 0.5),
+    Stage("look up", 1200, 8, 1.5e-3, dataclasses.replace(SPARSE, kinds=LOOK_UP), 1.0),
+    Stage("two windows", 2000, 8, 1.5e-3, SPARSE, 0.5),
+    Stage("four windows", 1200, 8, 1.5e-3, dataclasses.replace(SPARSE, windows=4), 0.2),
     # From here on all of them.
-    Stage("all tokens", 150, 16, 5e-3, Lesson(EASY, rounds=6), 0.2),
-    Stage("whole clips", 100, 16, 2.5e-3, Lesson(EASY, rounds=6, whole=True)),
+    Stage("all tokens", 700, 4, 1e-3, Lesson(EASY, rounds=6), 0.1),
+    Stage("whole clips", 500, 4, 7e-4, Lesson(EASY, rounds=6, whole=True)),
 )
 
 
@@ -212,7 +215,7 @@ def train(
     seed: int = 0,
     bank_clips: int = 1500,
     validation_clips: int = 120,
-    every: int = 50,
+    every: int = 100,
 ) -> None:
     """Run the curriculum; goes on where an earlier run in the same folder stopped.
 
@@ -292,7 +295,7 @@ def _right(params: Any, batch: DecoderBatch, config: ModelConfig) -> jax.Array:
     return decoder_loss(params, batch, config, 0.0)[1]["answers"]
 
 
-def validate(params: Any, lessons: Dialogues, config: ModelConfig, batches: int = 6) -> float:
+def validate(params: Any, lessons: Dialogues, config: ModelConfig, batches: int = 2) -> float:
     """Accuracy of the first answer on whole validation clips of both difficulties, all tokens."""
     lesson = Lesson(EASY, rounds=1, whole=True)
     draws = (lessons.draw(np.random.default_rng(i), lesson, 20) for i in range(batches))

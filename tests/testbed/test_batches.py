@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +18,9 @@ from omnizip_jax.testbed.batches import Bank, Dialogues, Lesson, cut, reread, to
 from omnizip_jax.testbed.clips import DIFFICULTIES, SPEC, make_clip
 from omnizip_jax.testbed.losses import init_model, read_sequence
 from omnizip_jax.testbed.model import small_config, small_tokenizer
-from omnizip_jax.testbed.train import ALONE, make_encode
+from omnizip_jax.testbed.train import make_encode
 
+ALONE = dataclasses.replace(DIFFICULTIES["easy"], events=(1, 1), silent=(0, 1))
 LESSON = Lesson(DIFFICULTIES["easy"], rounds=2, whole=True)
 
 

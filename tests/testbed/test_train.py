@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import flax.serialization
 import jax
 import numpy as np
@@ -11,10 +14,12 @@ from omnizip_jax.config import ModelConfig
 from omnizip_jax.models.rope import text_positions
 from omnizip_jax.models.text import Decoder, KVCache
 from omnizip_jax.testbed.batches import Lesson
+from omnizip_jax.testbed.clips import DIFFICULTIES
 from omnizip_jax.testbed.losses import hidden_states, init_model
 from omnizip_jax.testbed.model import small_config, small_tokenizer
-from omnizip_jax.testbed.train import ALONE, Stage, train
+from omnizip_jax.testbed.train import Stage, train
 
+ALONE = dataclasses.replace(DIFFICULTIES["easy"], events=(1, 1), silent=(0, 0))
 SHORT = Lesson(
     ALONE,
     windows=2,
@@ -71,3 +76,14 @@ def _stop_at(call, error):
         return 0.0
 
     return validate
+
+
+def test_a_short_run_learns_an_easy_question(tmp_path):
+    """One shape is seen and one sound is heard: which colour was it?"""
+    curriculum = (
+        Stage("encoders", 60, 4, 1.2e-2),
+        Stage("decoder", 120, 8, 1e-2, SHORT, 1.0),
+    )
+    train(tmp_path, curriculum, bank_clips=80, validation_clips=20, every=60)
+    last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
+    assert last["answers"] >= 0.9

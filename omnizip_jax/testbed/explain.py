@@ -1,0 +1,115 @@
+"""``python -m omnizip_jax.testbed.explain``: which step dropped the tokens that a question needs.
+
+A question about one thing needs the tokens that show it and the tokens in which it sounds. In each
+window the first second goes through the spatial step (DPC-KNN) and the other one through the
+temporal step, so the second in which the thing is seen tells the step.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from omnizip_jax.checkpoint import Params, load
+from omnizip_jax.config import OmniZipConfig
+from omnizip_jax.encode import encode_windows
+from omnizip_jax.testbed.batches import cut
+from omnizip_jax.testbed.clips import DIFFICULTIES, SLOTS_PER_WINDOW, Difficulty, Split
+from omnizip_jax.testbed.evaluate import (
+    BUDGETS,
+    ask,
+    choose_tokens,
+    full_tokens,
+    markdown,
+    omnizip,
+    quiz,
+)
+
+STEPS = ("spatial", "temporal")
+
+
+def explain(
+    params: Params,
+    clips: int,
+    difficulty: Difficulty,
+    split: Split,
+    compression: OmniZipConfig,
+) -> list[dict[str, Any]]:
+    """One row for every question about one thing that full tokens answer right.
+
+    Returns:
+        "kind" of the question, "step" that thinned the thing's tokens, "right" with compression,
+        and the shares of the thing's "video" and "audio" tokens that were kept; None without any.
+    """
+    rows = []
+    methods = {"full": (full_tokens, compression), "rule": (omnizip(), compression)}
+    for seed in tqdm(range(clips), unit="clip"):
+        clip, questions = quiz(seed, split, difficulty)
+        answers = ask(params, clip, [question.text for question in questions], methods)
+        encoded = encode_windows(params.weights, cut(clip), config=params.config)
+        kept = choose_tokens(encoded, jax.random.key(0), omnizip(), compression)
+        for index, question in enumerate(questions):
+            truth = params.tokenizer.encode(question.answer)[0]
+            if question.thing is None or answers["full"][0][0, index] != truth:
+                continue
+            number = clip.things.index(question.thing)
+            rows.append(
+                {
+                    "kind": question.kind,
+                    "step": STEPS[question.thing.slot % SLOTS_PER_WINDOW],
+                    "right": bool(answers["rule"][0][0, index] == truth),
+                    "video": _share(np.asarray(kept.video_keep).ravel(), clip.cells == number),
+                    "audio": _share(np.asarray(kept.audio_keep).ravel(), clip.active == number),
+                }
+            )
+    return rows
+
+
+def _share(kept: Float[np.ndarray, " T"], own: np.ndarray) -> float | None:
+    return float(kept[own.ravel()].mean()) if own.any() else None
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """By kind and step: how often the answer stays right, and what was kept of the thing."""
+    heading = ["question", "step", "asked", "still right", "video kept", "audio kept"]
+    heading += ["video kept, wrong", "audio kept, wrong"]
+    lines = [heading, ["---", "---"] + ["---:"] * (len(heading) - 2)]
+    for kind, step in sorted({(row["kind"], row["step"]) for row in rows}):
+        these = [row for row in rows if (row["kind"], row["step"]) == (kind, step)]
+        wrong = [row for row in these if not row["right"]]
+        means = [_mean(group, name) for group in (these, wrong) for name in ("video", "audio")]
+        right = 1 - len(wrong) / len(these)
+        lines.append([kind, step, str(len(these)), f"{right:.0%}", *means])
+    return markdown(lines)
+
+
+def _mean(rows: list[dict[str, Any]], name: str) -> str:
+    shares = [row[name] for row in rows if row[name] is not None]
+    return f"{np.mean(shares):.0%}" if shares else "-"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Which step dropped what a question needs.")
+    parser.add_argument("--checkpoint", default="small")
+    parser.add_argument("--clips", type=int, default=1000)
+    parser.add_argument("--split", choices=["validation", "test"], default="test")
+    parser.add_argument("--difficulty", choices=list(DIFFICULTIES), default="easy")
+    parser.add_argument("--budget", choices=list(BUDGETS), default="35 %")
+    arguments = parser.parse_args()
+    rows = explain(
+        load(arguments.checkpoint, dtype="float32"),
+        arguments.clips,
+        DIFFICULTIES[arguments.difficulty],
+        arguments.split,
+        OmniZipConfig(**BUDGETS[arguments.budget]),  # pyright: ignore[reportArgumentType]
+    )
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

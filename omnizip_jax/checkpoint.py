@@ -52,13 +52,18 @@ def load(path: str | Path, dtype: jax.typing.DTypeLike | None = None) -> Params:
     """Load a converted checkpoint onto the default device.
 
     Args:
-        path: the folder that ``omnizip convert`` wrote.
+        path: the folder that ``omnizip convert`` wrote; or ``"small"``, the small trained model
+            that comes with the package and answers questions about ``omnizip_jax.testbed`` clips.
         dtype: of the weights, ``"bfloat16"`` or ``"float32"``; as converted by default.
 
     Raises:
         ValueError: the folder is not a finished converted checkpoint, or does not fit its
             configuration.
     """
+    if path == "small":
+        from omnizip_jax.small import small_checkpoint  # it writes what is read here
+
+        path = small_checkpoint()
     path = Path(path)
     _check_folder(path)
     config = ModelConfig.from_file(path / CONFIG)

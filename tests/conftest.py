@@ -7,10 +7,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from omnizip_jax.checkpoint import Params, load_tokenizer
+from omnizip_jax.checkpoint import Params, load, load_tokenizer
 from omnizip_jax.config import ModelConfig, WindowSpec
 from omnizip_jax.demo.checkpoint import write_random_checkpoint
 from omnizip_jax.types import Window
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory):
+    """The tests leave the user's cache alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def small(cache_folder):
+    """The small trained model that comes along."""
+    return load("small", dtype="float32")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import pytest
 
 from omnizip_jax.cli import main
 from omnizip_jax.convert import convert
-from omnizip_jax.demo import run as demo
 from omnizip_jax.demo.clip import write_clip
 
 
@@ -75,13 +74,10 @@ def test_help(command, capsys):
     assert "usage: omnizip" in capsys.readouterr().out
 
 
-def test_demo(tmp_path, capsys, monkeypatch, released_folder):
-    """On the tiny model; CI runs it on the small one."""
-    write = demo.write_random_checkpoint
-    monkeypatch.setattr(demo, "write_random_checkpoint", lambda folder, size: write(folder))
-    assert main(["demo", "--out", str(tmp_path / "demo"), "--seconds", "4"]) == 0
+def test_demo(tmp_path, capsys):
+    assert main(["demo", "--out", str(tmp_path / "demo"), "--seed", "1"]) == 0
     out = capsys.readouterr().out
-    for expected in ("random", "full", "45 %", "35 %", "100.0%", "kept.png"):
+    for expected in ("truth", "45 %", "35 %", "100.0%", "kept.png"):
         assert expected in out
     assert (tmp_path / "demo" / "kept.png").stat().st_size > 10_000
-    assert main(["demo", "--out", str(tmp_path / "demo"), "--seconds", "4"]) == 0  # once more
+    assert main(["demo", "--out", str(tmp_path / "demo"), "--seed", "1"]) == 0  # once more

@@ -1,107 +1,168 @@
-"""``omnizip demo``: the whole path on a small random model and a clip made on the spot."""
+"""``omnizip demo``: the small trained model answers questions about a clip made on the spot."""
 
 from __future__ import annotations
 
-import shutil
+import dataclasses
 from pathlib import Path
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from omnizip_jax import convert
 from omnizip_jax.checkpoint import Params, load
 from omnizip_jax.config import OmniZipConfig
-from omnizip_jax.demo.checkpoint import write_random_checkpoint
-from omnizip_jax.demo.clip import write_clip
 from omnizip_jax.generate import Answer, generate
 from omnizip_jax.live import END, Event, Questions, WindowRead, begin, clock, follow
 from omnizip_jax.media import windows
 from omnizip_jax.picture import plot_compression
 from omnizip_jax.terminal import Screen
+from omnizip_jax.testbed.clips import SPEC, TestClip, make_clip
+from omnizip_jax.testbed.evaluate import BUDGETS
+from omnizip_jax.testbed.questions import FAMILIES, LEARNED, Question, draw_questions
 
-QUESTION = "What happens in this video, and what can be heard?"
-
-# The paper's two settings (section 4.1), and no compression at all.
-SETTINGS: dict[str, OmniZipConfig | None] = {
-    "full": None,
-    "45 %": OmniZipConfig(rho_audio=0.3, rho_video=0.6),
-    "35 %": OmniZipConfig(rho_audio=0.4, rho_video=0.7),
+# All tokens, and the shares that the paper measures.
+SETTINGS: dict[str, OmniZipConfig | None] = {"all": None} | {
+    name: OmniZipConfig(**BUDGETS[name])  # pyright: ignore[reportArgumentType]
+    for name in ("45 %", "35 %")
 }
+MAX_NEW_TOKENS = 4  # answers are one word
 
 
-def run(folder: Path, seconds: float) -> None:
-    """Make a checkpoint and a clip in ``folder``, answer a question, print a table, draw."""
+def run(folder: Path, seed: int) -> None:
+    """Make a clip in ``folder``, answer questions about it at each setting, print, draw."""
     console = Console()
-    params, clip, converted = prepare(folder, seconds, console)
-    console.print(f"[bold]4.[/] Asking: {QUESTION}")
-    answers = {}
+    params, clip, path = prepare(folder, seed, console)
+    questions = ask_about(clip, seed, 6)
+    answers: dict[str, list[Answer]] = {}
     for name, compression in SETTINGS.items():
-        for doing in ("compiling", "timing"):
-            with console.status(f"{doing}: {name}"):
-                answers[name] = generate(
-                    params, clip, QUESTION, compression=compression, max_new_tokens=16
-                )
+        with console.status(f"compiling, then timing: {name}"):
+            for _ in range(2):
+                answers[name] = [
+                    generate(
+                        params,
+                        path,
+                        question.text,
+                        compression=compression,
+                        max_new_tokens=MAX_NEW_TOKENS,
+                        spec=SPEC,
+                    )
+                    for question in questions
+                ]
+    console.print("[bold]3.[/] Questions about it, and what the model says")
+    console.print(answers_table(questions, answers))
     console.print(results_table(answers))
-    for name, answer in answers.items():
-        console.print(f"{name:>5}  {answer.text!r}", markup=False)
     picture = folder / "kept.png"
-    plot_compression(answers["45 %"]).savefig(picture, dpi=130)
-    console.print(f"[bold]5.[/] What was kept at 45 %: [bold]{picture}[/]")
+    plot_compression(answers["45 %"][0]).savefig(picture, dpi=130)
+    console.print(f"[bold]4.[/] What was kept at 45 %: [bold]{picture}[/]")
+    settings = BUDGETS["45 %"]
     console.print(
-        f"\nAsk something else:  omnizip generate {clip} 'What can be heard?' "
-        f"--checkpoint {converted}"
+        f"\nAsk something else, in words like these:\n  omnizip generate {path} "
+        f"'{questions[-1].text}' --checkpoint small --grid-slots {SPEC.grid_slots} "
+        f"--rho-audio {settings['rho_audio']} --rho-video {settings['rho_video']}\n"
+        "Another clip: omnizip demo --seed 1. Window by window: omnizip demo --stream",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
     )
 
 
-def run_stream(folder: Path, seconds: float) -> None:
-    """Make a checkpoint and a clip in ``folder``, stream the clip, ask twice, print a table."""
+def run_stream(folder: Path, seed: int) -> None:
+    """Make a clip in ``folder``, stream it, ask in its middle and at its end, print a table."""
     console = Console()
-    params, clip, converted = prepare(folder, seconds, console)
-    console.print("[bold]4.[/] Streaming it, window by window; asking in the middle and at the end")
+    params, clip, path = prepare(folder, seed, console)
+    middle = len(clip.frames) / 4  # two pictures a second
+    seen = dataclasses.replace(
+        clip, things=tuple(thing for thing in clip.things if thing.slot < middle)
+    )
+    asked = [(middle, question) for question in ask_about(seen, seed, 2)]
+    asked += [(END, question) for question in ask_about(clip, seed, 3)]
+    console.print("[bold]3.[/] Streaming it, window by window; asking in the middle and at the end")
     read: list[WindowRead] = []
-    questions = Questions([(seconds / 2, "What can be seen?"), (END, QUESTION)])
-    with Screen(console) as screen, windows(clip) as source:
+    questions = Questions([(time, question.text) for time, question in asked])
+    with Screen(console) as screen, windows(path, SPEC) as source:
         screen.status("compiling (once)")
-        state = begin(params, OmniZipConfig(), capacity=2048, text_slots=400)
+        state = begin(params, SETTINGS["45 %"], capacity=1024, text_slots=200, spec=SPEC)
 
         def show(event: Event) -> None:
             screen(event)
             if isinstance(event, WindowRead):
                 read.append(event)
 
-        follow(params, state, source, questions, show, on_text=screen.text, max_new_tokens=16)
+        follow(
+            params,
+            state,
+            source,
+            questions,
+            show,
+            on_text=screen.text,
+            max_new_tokens=MAX_NEW_TOKENS,
+        )
+    truth = ", ".join(question.answer for _, question in asked)
+    console.print(f"True answers: {truth}")
     console.print(stream_table(read))
     console.print(
-        f"\nWatch on:  omnizip stream {clip} --realtime --checkpoint {converted}   "
-        "and type a question"
+        f"\nWatch on, and type a question: omnizip stream {path} --realtime --checkpoint small "
+        f"--grid-slots {SPEC.grid_slots}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
     )
 
 
-def prepare(folder: Path, seconds: float, console: Console) -> tuple[Params, Path, Path]:
-    """The model, a clip, and the folder of the converted checkpoint: steps 1 to 3."""
-    released, converted = folder / "released", folder / "checkpoint"
+def prepare(folder: Path, seed: int, console: Console) -> tuple[Params, TestClip, Path]:
+    """The small model and a clip, in memory and as a file: steps 1 and 2."""
     console.print(
-        "[bold]1.[/] A small checkpoint in the released layout: every part is real, the weights "
-        "are [bold]random[/], so the answers are words without meaning."
+        "[bold]1.[/] The small model that comes along: Qwen2.5-Omni's thinker with 1.4 million "
+        "parameters, trained on clips like the next one, in the released layout."
     )
-    shutil.rmtree(converted, ignore_errors=True)  # made by an earlier demo
-    write_random_checkpoint(released, "small")
-    console.print("[bold]2.[/] Converting it, as one does with the released weights.")
-    convert.convert(released, converted)
-    console.print("[bold]3.[/] A clip with moving shapes and tones.")
-    clip = write_clip(folder / "clip.mp4", seconds=seconds)
     # bfloat16 is slow on a CPU, and what the released weights run in on a GPU.
-    params = load(converted, dtype="float32" if jax.default_backend() == "cpu" else None)
-    return params, clip, converted
+    params = load("small", dtype="float32" if jax.default_backend() == "cpu" else None)
+    clip = make_clip(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = clip.write(folder / "clip.mp4")
+    console.print(f"[bold]2.[/] A clip that it has never seen, [bold]{path}[/]; what happens in it")
+    console.print(events_table(clip))
+    return params, clip, path
 
 
-def results_table(answers: dict[str, Answer]) -> Table:
-    """Tokens and times of the same question at each setting."""
-    table = Table(title="one question, three settings (times without compilation)")
+def ask_about(clip: TestClip, seed: int, count: int) -> list[Question]:
+    """Questions of different kinds, by family."""
+    questions = draw_questions(clip.things, np.random.default_rng(seed), count, LEARNED)
+    return sorted(questions, key=lambda question: FAMILIES.index(question.family))
+
+
+def events_table(clip: TestClip) -> Table:
+    """What is to be seen and heard, second by second."""
+    table = Table()
+    for heading in ("second", "shape", "sound"):
+        table.add_column(heading, justify="right" if heading == "second" else "left")
+    for thing in clip.things:
+        length = "long" if thing.long else "short"
+        sound = f"{thing.sound}, {length}" if thing.sound else "(silent)"
+        table.add_row(f"{thing.slot}-{thing.slot + 1}", f"{thing.colour} {thing.shape}", sound)
+    return table
+
+
+def answers_table(questions: list[Question], answers: dict[str, list[Answer]]) -> Table:
+    """Every question with its true answer, and the answers at each setting."""
+    table = Table()
+    for heading in ("question", "truth", *answers):
+        table.add_column(heading)
+    for index, question in enumerate(questions):
+        said = [each[index].text.strip() for each in answers.values()]
+        marked = [f"[green]{a}[/]" if a == question.answer else f"[red]✗ {a}[/]" for a in said]
+        last = question is questions[-1] or questions[index + 1].family != question.family
+        table.add_row(question.text, question.answer, *marked, end_section=last)
+    return table
+
+
+def results_table(answers: dict[str, list[Answer]]) -> Table:
+    """Tokens and times of the first question at each setting."""
+    table = Table(title="tokens and times of one question, without compilation")
     for heading in ("tokens", "audio", "video", "kept", "media", "encoders", "prefill", "answer"):
         table.add_column(heading, justify="left" if heading == "tokens" else "right")
-    for name, answer in answers.items():
+    for name, (answer, *_) in answers.items():
         counts, seconds = answer.counts, answer.seconds
         table.add_row(
             name,

@@ -1,0 +1,70 @@
+"""The small trained model as it comes with the package: found, converted once, and right."""
+
+from __future__ import annotations
+
+import pytest
+
+from omnizip_jax import load
+from omnizip_jax.config import ModelConfig, OmniZipConfig
+from omnizip_jax.decode import end_tokens
+from omnizip_jax.generate import generate
+from omnizip_jax.small import RELEASED, cache_folder, small_checkpoint
+from omnizip_jax.testbed import evaluate
+from omnizip_jax.testbed.batches import cut
+from omnizip_jax.testbed.clips import DIFFICULTIES, SPEC, make_clip
+
+CLIPS = 50
+
+
+def test_it_is_small_and_converted_once(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert sum(file.stat().st_size for file in RELEASED.rglob("*")) < 15e6
+    assert cache_folder() == tmp_path / "omnizip_jax"
+    first = small_checkpoint()
+    made = first.stat().st_mtime_ns
+    assert small_checkpoint() == first and first.stat().st_mtime_ns == made
+    assert [path.name for path in cache_folder().iterdir()] == [first.name]
+    assert "Use it with" not in capfd.readouterr().out
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "omnizip_jax").write_text("a file")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(ValueError, match="set XDG_CACHE_HOME"):
+        load("small")
+
+
+def test_transformers_gives_the_same_answers(small):
+    """Greedy answers to the same tensors, on trained weights."""
+    from tests.parity.oracle import Thinker
+    from tests.parity.test_thinker import run
+
+    thinker = Thinker(RELEASED, ModelConfig.from_file(RELEASED / "config.json"))
+    for seed in range(CLIPS):
+        clip, questions = evaluate.quiz(seed, "test", DIFFICULTIES["easy"])
+        windows, question = cut(clip), questions[seed % 3].text
+        asked, _, tokens, _ = run(small, windows, question, 4)
+        assert tokens == thinker.greedy(
+            thinker.inputs(windows, asked), 4, end_tokens(small.tokenizer)
+        )
+
+
+def test_it_answers_right(small):
+    """A floor for the shipped weights; docs/accuracy.md has the measurement."""
+    methods = {
+        "full tokens": (evaluate.full_tokens, OmniZipConfig()),
+        "45 %": (evaluate.omnizip(), OmniZipConfig(**evaluate.BUDGETS["45 %"])),  # pyright: ignore
+    }
+    measured = evaluate.evaluate(small, CLIPS, DIFFICULTIES["easy"], "test", methods)
+    assert measured.right["full tokens"].mean() >= 0.92
+    assert measured.right["45 %"].mean() >= 0.75
+    # Without the sound that belongs to the picture, what needs both is guessed.
+    assert measured.right["sound of another clip"][..., 0].mean() < 0.6
+
+
+def test_generate_reads_a_file(small, tmp_path):
+    clip = make_clip(0)
+    path = clip.write(tmp_path / "clip.mp4")
+    question = f"Was there a {clip.things[0].colour} shape?"
+    answer = generate(small, path, question, compression=None, max_new_tokens=4, spec=SPEC)
+    assert answer.text.strip() == "yes"

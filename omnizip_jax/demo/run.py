@@ -19,7 +19,13 @@ from omnizip_jax.picture import plot_compression
 from omnizip_jax.terminal import Screen
 from omnizip_jax.testbed.clips import SPEC, TestClip, make_clip
 from omnizip_jax.testbed.evaluate import BUDGETS
-from omnizip_jax.testbed.questions import FAMILIES, LEARNED, Question, draw_questions
+from omnizip_jax.testbed.questions import (
+    FAMILIES,
+    LEARNED,
+    Question,
+    all_questions,
+    draw_questions,
+)
 
 # All tokens, and the shares that the paper measures.
 SETTINGS: dict[str, OmniZipConfig | None] = {"all": None} | {
@@ -33,7 +39,7 @@ def run(folder: Path, seed: int) -> None:
     """Make a clip in ``folder``, answer questions about it at each setting, print, draw."""
     console = Console()
     params, clip, path = prepare(folder, seed, console)
-    questions = ask_about(clip, seed, 6)
+    questions = ask_about(clip, seed, 2)
     answers: dict[str, list[Answer]] = {}
     for name, compression in SETTINGS.items():
         with console.status(f"compiling, then timing: {name}"):
@@ -75,8 +81,8 @@ def run_stream(folder: Path, seed: int) -> None:
     seen = dataclasses.replace(
         clip, things=tuple(thing for thing in clip.things if thing.slot < middle)
     )
-    asked = [(middle, question) for question in ask_about(seen, seed, 2)]
-    asked += [(END, question) for question in ask_about(clip, seed, 3)]
+    asked = [(middle, question) for question in ask_about(seen, seed, 1)]
+    asked += [(END, question) for question in ask_about(clip, seed, 1)]
     console.print("[bold]3.[/] Streaming it, window by window; asking in the middle and at the end")
     read: list[WindowRead] = []
     questions = Questions([(time, question.text) for time, question in asked])
@@ -126,10 +132,13 @@ def prepare(folder: Path, seed: int, console: Console) -> tuple[Params, TestClip
     return params, clip, path
 
 
-def ask_about(clip: TestClip, seed: int, count: int) -> list[Question]:
-    """Questions of different kinds, by family."""
-    questions = draw_questions(clip.things, np.random.default_rng(seed), count, LEARNED)
-    return sorted(questions, key=lambda question: FAMILIES.index(question.family))
+def ask_about(clip: TestClip, seed: int, each: int) -> list[Question]:
+    """So many questions of each family, fewer where there are not so many kinds to ask."""
+    random, questions = np.random.default_rng(seed), []
+    for family in FAMILIES:
+        kinds = {question.kind for question in all_questions(clip.things, family)} & set(LEARNED)
+        questions += draw_questions(clip.things, random, min(each, len(kinds)), kinds)
+    return questions
 
 
 def events_table(clip: TestClip) -> Table:

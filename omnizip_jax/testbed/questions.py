@@ -49,8 +49,8 @@ class Question:
     thing: Thing | None = None
 
 
-def all_questions(things: tuple[Thing, ...]) -> list[Question]:
-    """Every question that can be asked about a clip."""
+def all_questions(things: tuple[Thing, ...], family: Family | None = None) -> list[Question]:
+    """Every question that can be asked about a clip, or those of one family."""
     events = sorted((thing for thing in things if thing.sound), key=lambda thing: thing.slot)
     shown = {thing.colour for thing in things}
     heard = {thing.sound for thing in events}
@@ -98,7 +98,7 @@ def all_questions(things: tuple[Thing, ...]) -> list[Question]:
     add("audio", "count", "How many sounds were there?", NUMBERS[len(events)])
     if events:
         add("audio", "first", "Which sound came first?", str(events[0].sound))
-    return out
+    return [question for question in out if family in (None, question.family)]
 
 
 def draw_questions(
@@ -138,8 +138,7 @@ def draw_question(
     Raises:
         ValueError: none of that family can be asked about the clip.
     """
-    kinds = {question.kind for question in all_questions(things) if question.family == family}
-    kinds &= set(LEARNED)
+    kinds = {question.kind for question in all_questions(things, family)} & set(LEARNED)
     if not kinds:
         raise ValueError(f"no question of the family {family!r} can be asked about this clip")
     return draw_questions(things, random, 1, kinds)[0]

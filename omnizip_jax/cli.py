@@ -186,6 +186,11 @@ def add_compression_arguments(parser: argparse.ArgumentParser) -> None:
         default="paper",
         help="the authors' code has its own",
     )
+    group.add_argument(
+        "--relative-distance",
+        action="store_true",
+        help="spatial step that does not depend on the scale of the features; not in the paper",
+    )
     group.add_argument("--no-compression", action="store_true", help="read all tokens")
 
 
@@ -194,7 +199,8 @@ def compression_from(arguments: argparse.Namespace) -> OmniZipConfig | None:
     if arguments.no_compression:
         return None
     names = ("rho_audio", "rho_video", "rho_min", "rho_max", "merge_size", "rule")
-    return OmniZipConfig(**{name: getattr(arguments, name) for name in names})
+    settings = {name: getattr(arguments, name) for name in (*names, "relative_distance")}
+    return OmniZipConfig(**settings)
 
 
 def enable_compilation_cache() -> None:

@@ -208,6 +208,8 @@ class OmniZipConfig:
         merge_size: G, the most tokens merged into one anchor; 0 means no anchors.
         anchor_ratio: anchors of a window as a share of its audio tokens.
         knn: neighbours in DPC-KNN (eq. 7).
+        relative_distance: let DPC-KNN measure distances relative to the largest in the grid, so
+            that the scale of the features does not matter; not in the paper (docs/accuracy.md).
         rule: "paper", or "published" for the rule of the authors' newest code.
         causal: plan window by window without looking ahead, as a stream must (docs/streaming.md).
         key_windows: causal audio scores look at the keys of so many past windows.
@@ -225,6 +227,7 @@ class OmniZipConfig:
     merge_size: int = 3
     anchor_ratio: float = 0.05
     knn: int = 5
+    relative_distance: bool = False
     rule: Literal["paper", "published"] = "paper"
     causal: bool = False
     key_windows: int = 32
@@ -252,6 +255,10 @@ class OmniZipConfig:
             raise ValueError(
                 "OmniZipConfig: key_windows and threshold_windows must be at least 1, got "
                 f"{self.key_windows} and {self.threshold_windows}"
+            )
+        if self.relative_distance and self.rule != "paper":
+            raise ValueError(
+                "the published rule measures 1 - cosine: relative_distance goes with the paper's"
             )
         if self.causal and self.rule != "paper":
             raise ValueError(

@@ -238,7 +238,7 @@ def compress_causal(
         video,
         video_mask,
         split_over_grids(tokens - discards, grid_counts),
-        partial(dpc_knn, knn=config.knn),
+        partial(dpc_knn, knn=config.knn, relative=config.relative_distance),
     )
     slot = plan.window % plan.keys.shape[0]
     plan = plan.replace(

@@ -61,9 +61,19 @@ def density_peaks(
     return jnp.where(mask, jnp.log(delta) + log_density, -jnp.inf)
 
 
-def dpc_knn(grid: Float[Array, "P D"], mask: Bool[Array, " P"], knn: int) -> Float[Array, " P"]:
-    """Eq. 7-8 in log space, with Euclidean distance / sqrt(D): what stands out in its grid."""
+def dpc_knn(
+    grid: Float[Array, "P D"], mask: Bool[Array, " P"], knn: int, relative: bool = False
+) -> Float[Array, " P"]:
+    """Eq. 7-8 in log space, with Euclidean distance / sqrt(D): what stands out in its grid.
+
+    The density of eq. 7 depends on the scale of the features: where they are large, it outweighs
+    delta, and small things that differ from all around them score lowest. ``relative`` divides the
+    distances by the largest in the grid, which bounds the density and takes the scale out.
+    """
     squares = squared_distances(grid, mask)
+    if relative:
+        largest = jnp.max(jnp.where(mask[:, None] & mask, squares, 0))
+        squares = squares / jnp.where(largest > 0, largest, 1)
     return density_peaks(jnp.sqrt(squares), squares, mask, knn)
 
 

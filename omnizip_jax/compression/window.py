@@ -138,7 +138,7 @@ def compress_clip(tokens: WindowTokens, config: OmniZipConfig) -> CompressedClip
         slots = video_mask.shape[1] * video_mask.shape[2]
         discards = allocate_discards(retention, audio_counts, video_counts, config, slots)
         grid_keep = jax.vmap(split_over_grids)(video_counts - discards, grid_counts)
-        spatial = partial(dpc_knn, knn=config.knn)
+        spatial = partial(dpc_knn, knn=config.knn, relative=config.relative_distance)
     else:
         rates = published.video_rates(retention, audio_counts, video_counts, config)
         grid_keep = published.grid_keeps(

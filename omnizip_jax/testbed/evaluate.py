@@ -149,6 +149,7 @@ METHODS: dict[str, Choose] = {
     "without dynamic rates (DP)": static_rates,
     "without anchors (AC, G = 0)": omnizip(merge_size=0),
     "G = 15": omnizip(merge_size=15),
+    "relative distances (not in the paper)": omnizip(relative_distance=True),
     "temporal similarity only": temporal_only,
     "random, OmniZip's split": random_split,
     "random": random_tokens,

@@ -29,11 +29,27 @@ def test_repeated_tokens_rank_above_padding():
         assert keep.sum() == count and not np.any(keep & ~mask)
 
 
+def test_relative_distances_do_not_depend_on_the_scale():
+    """A thing of three tokens on a quiet ground: large features hide it from the paper's score."""
+    grid = 0.1 * np.float32(RNG.standard_normal((30, 16)))
+    thing = [4, 5, 10]
+    grid[thing] += np.float32(1 + 0.5 * RNG.standard_normal((3, 16)))
+    mask = np.arange(30) < 28
+    for scale in (0.1, 1, 100):
+        score = np.asarray(dpc_knn(scale * grid, mask, 5, relative=True))
+        assert set(thing) <= set(np.argsort(-score)[:6].tolist())
+        assert np.all(np.isneginf(score[28:]))
+    hidden = np.asarray(dpc_knn(100 * grid, mask, 5))
+    assert not set(thing) & set(np.argsort(-hidden)[:6].tolist())
+
+
 def test_a_grid_of_equal_tokens_and_a_grid_of_one():
     same, mask = np.ones((6, 4), np.float32), np.ones(6, bool)
     spatial = partial(dpc_knn, knn=5)
     keep, _ = istc(np.stack([same, same]), np.stack([mask, mask]), np.array([2, 3]), spatial)
     np.testing.assert_array_equal(np.sum(keep, -1), [2, 3])
+    score = dpc_knn(same, mask, 5, relative=True)
+    assert not np.any(np.isnan(score))
     one, _ = istc(same[None, :1], np.ones((1, 1), bool), np.array([1]), spatial)
     assert one.tolist() == [[True]]
 

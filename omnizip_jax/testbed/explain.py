@@ -46,13 +46,13 @@ def explain(
         "kind" of the question, "step" that thinned the thing's tokens, "right" with compression,
         and the shares of the thing's "video" and "audio" tokens that were kept; None without any.
     """
-    rows = []
-    methods = {"full": (full_tokens, compression), "rule": (omnizip(), compression)}
+    rows, rule = [], omnizip()  # one object, for it is a static argument
+    methods = {"full": (full_tokens, compression), "rule": (rule, compression)}
     for seed in tqdm(range(clips), unit="clip"):
         clip, questions = quiz(seed, split, difficulty)
         answers = ask(params, clip, [question.text for question in questions], methods)
         encoded = encode_windows(params.weights, cut(clip), config=params.config)
-        kept = choose_tokens(encoded, jax.random.key(0), omnizip(), compression)
+        kept = choose_tokens(encoded, jax.random.key(0), rule, compression)
         for index, question in enumerate(questions):
             truth = params.tokenizer.encode(question.answer)[0]
             if question.thing is None or answers["full"][0][0, index] != truth:

@@ -217,7 +217,10 @@ def _random_leaf(key: jax.Array, leaf: tuple[Any, jax.ShapeDtypeStruct]) -> jax.
         return 0.1 * noise
     if name == "scale":
         return 1 + 0.1 * noise
-    fan_in = math.prod(shape.shape[int(stacked) : -1]) if name == "kernel" else 1
+    if name == "kernel":
+        fan_in = math.prod(shape.shape[int(stacked) : -1])
+    else:
+        fan_in = shape.shape[-1] if name == "weight" else 1
     return noise / jnp.asarray(math.sqrt(fan_in), shape.dtype)
 
 

@@ -90,8 +90,9 @@ def _leaf(path: tuple[str, ...], shape: tuple[int, ...], config: ModelConfig) ->
         inner = (vision.channels, vision.temporal_patch, vision.patch, vision.patch, inner[1])
         released = (inner[-1], *inner[:-1])
     else:
-        # Dense kernels [in, out] are stored [out, in], convolutions [width, in, out] as
-        # [out, in, width]: the axes reversed. Everything else is as it is.
+        # Flax's kernels [in, out] are stored [out, in], convolutions [width, in, out] as
+        # [out, in, width]: the axes reversed. Everything else is as it is, the decoder's
+        # weights among it.
         released = inner[::-1] if path[-1] == "kernel" else inner
     layers = range(shape[0]) if _is_stacked(path) else (None,)
     return Leaf(path, shape, tuple(_released_name(path, layer) for layer in layers), released)

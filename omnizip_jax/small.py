@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 
 from omnizip_jax import convert
+from omnizip_jax.config import ModelConfig
+from omnizip_jax.released import released_leaves
 
 RELEASED = Path(__file__).parent / "testbed" / "small"  # in the released layout
 
@@ -25,8 +27,10 @@ def small_checkpoint() -> Path:
     Raises:
         ValueError: the cache folder cannot be written to.
     """
-    # Named by its content, so that a new version of the model is converted anew.
-    digest = hashlib.sha256((RELEASED / "model.safetensors").read_bytes()).hexdigest()
+    # Named by its content and by our layout, so that a change of either is converted anew.
+    layout = repr(released_leaves(ModelConfig.from_file(RELEASED / "config.json")))
+    content = (RELEASED / "model.safetensors").read_bytes()
+    digest = hashlib.sha256(content + layout.encode()).hexdigest()
     target = cache_folder() / f"small-{digest[:12]}"
     if target.is_dir():
         return target

@@ -113,8 +113,8 @@ def test_configuration_of_another_size(copy):
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"do not fit config.json") as caught:
         load(copy)
-    assert "['text']['layers']['mlp']['up_proj']['kernel']" in str(caught.value)
-    assert "expected (3, 64, 128), found (4, 64, 128)" in str(caught.value)
+    wrong = "['text']['layers']['mlp']['up_proj']['weight']"
+    assert f"{wrong}: expected (3, 128, 64), found (4, 128, 64)" in str(caught.value)
 
 
 def test_weights_lost(copy):

@@ -103,11 +103,10 @@ def test_every_layout_rule(released_folder, converted):
     same(vision["merger"]["mlp_2"]["kernel"], "visual.merger.mlp.2.weight", np.transpose)
     same(vision["blocks"]["norm2"]["scale"][3], "visual.blocks.3.norm2.weight")
     same(text["embed_tokens"]["embedding"], "model.embed_tokens.weight")
-    same(text["lm_head"]["kernel"], "lm_head.weight", np.transpose)
+    same(text["lm_head"]["weight"], "lm_head.weight")
     same(
-        text["layers"]["self_attn"]["k_proj"]["kernel"][2],
+        text["layers"]["self_attn"]["k_proj"]["weight"][2],
         "model.layers.2.self_attn.k_proj.weight",
-        np.transpose,
     )
     same(text["norm"]["scale"], "model.norm.weight")
 

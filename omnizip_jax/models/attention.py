@@ -115,13 +115,38 @@ def attend_cached(
     def attend_to(length: int) -> Array:
         size = (1, length, *keys.shape[2:])
         k, v = (jax.lax.dynamic_slice(x, (layer, 0, 0, 0), size)[0] for x in (keys, values))
-        return attend(q, k, v, block_mask(queries, start, length))
+        mask = block_mask(queries, start, length)
+        return _attend_one(q, k, v, mask) if queries == 1 else attend(q, k, v, mask)
 
     lengths = attended_lengths(slots)
     if len(lengths) == 1:
         return attend_to(slots)
     choice = jnp.sum(start + queries > jnp.array(lengths[:-1]))
     return jax.lax.switch(choice, [lambda n=n: attend_to(n) for n in lengths])
+
+
+def _attend_one(
+    q: Float[Array, "1 N H"],
+    k: Float[Array, "S K H"],
+    v: Float[Array, "S K H"],
+    mask: Bool[Array, "1 1 S"],
+) -> Float[Array, "1 N H"]:
+    """Attention of one query, every head to the keys of all K heads in one product.
+
+    The queries stand in a matrix [N, K H] that is zero outside their own key head, so that keys and
+    values are read as the matrices [S, K H] that they are, where a product a key head would copy
+    them first. It computes K times more, which reading the cache hides.
+    """
+    _, heads, size = q.shape
+    slots, key_heads = k.shape[:2]
+    group = heads // key_heads
+    own = jnp.eye(key_heads, dtype=q.dtype)[:, None, :, None]
+    q = (q.reshape(key_heads, group, 1, size) * own).reshape(heads, -1)
+    k, v = k.reshape(slots, -1), v.reshape(slots, -1)
+    score = jnp.einsum("nd,sd->ns", q, k, preferred_element_type=jnp.float32) * size**-0.5
+    weight = jax.nn.softmax(jnp.where(mask[0], score, LEAST)).astype(v.dtype)
+    out = (weight @ v).reshape(key_heads, group, key_heads, size)
+    return jnp.einsum("kgkh->kgh", out).reshape(1, heads, size)
 
 
 def attended_lengths(slots: int) -> list[int]:

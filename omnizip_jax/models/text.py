@@ -35,6 +35,26 @@ class KVCache(struct.PyTreeNode):
         return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.int32(0))
 
 
+class Linear(nn.Module):
+    """``nn.Dense`` with the released layout, [out, in].
+
+    A product with one row then reads each row of ``weight`` once, straight from the stack of layers
+    that is scanned. XLA on a CPU copies a layer's [in, out] kernels first.
+    """
+
+    features: int
+    use_bias: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "T I"]) -> Float[Array, "T O"]:
+        init = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
+        out = x @ self.param("weight", init, (self.features, x.shape[-1]), self.dtype).T
+        if self.use_bias:
+            out += self.param("bias", nn.initializers.zeros, (self.features,), self.dtype)
+        return out
+
+
 class Attention(nn.Module):
     """Grouped-query self-attention that writes its keys and values to the cache."""
 
@@ -48,7 +68,7 @@ class Attention(nn.Module):
 
         def project(heads: int, name: str) -> Array:
             features = heads * config.head_dim
-            y = nn.Dense(features, dtype=self.dtype, param_dtype=self.dtype, name=name)(x)
+            y = Linear(features, True, self.dtype, name=name)(x)
             return y.reshape(length, heads, config.head_dim)
 
         q = rope.rotate(project(config.heads, "q_proj"), angle)
@@ -63,14 +83,8 @@ class Attention(nn.Module):
             out = attention.attend_causal(q, k, v)
         else:
             out = attention.attend_cached(q, cache.keys, cache.values, layer, cache.length)
-        out = nn.Dense(
-            config.hidden,
-            use_bias=False,
-            dtype=self.dtype,
-            param_dtype=self.dtype,
-            name="o_proj",
-        )(out.reshape(length, -1))
-        return out, cache
+        out = out.reshape(length, -1)
+        return Linear(config.hidden, False, self.dtype, name="o_proj")(out), cache
 
 
 class MLP(nn.Module):
@@ -81,13 +95,11 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        def dense(features: int, name: str) -> nn.Dense:
-            return nn.Dense(
-                features, use_bias=False, dtype=self.dtype, param_dtype=self.dtype, name=name
-            )
+        def linear(features: int, name: str) -> Linear:
+            return Linear(features, False, self.dtype, name=name)
 
-        gate = nn.silu(dense(self.config.ffn, "gate_proj")(x))
-        return dense(self.config.hidden, "down_proj")(gate * dense(self.config.ffn, "up_proj")(x))
+        gate = nn.silu(linear(self.config.ffn, "gate_proj")(x))
+        return linear(self.config.hidden, "down_proj")(gate * linear(self.config.ffn, "up_proj")(x))
 
 
 class Layer(nn.Module):
@@ -127,9 +139,7 @@ class Decoder(nn.Module):
         )
         self.norm = nn.RMSNorm(epsilon=config.rms_eps, dtype=self.dtype, param_dtype=self.dtype)
         if not config.tied:
-            self.lm_head = nn.Dense(
-                config.vocabulary, use_bias=False, dtype=self.dtype, param_dtype=self.dtype
-            )
+            self.lm_head = Linear(config.vocabulary, False, self.dtype)
 
     def embed(self, tokens: Int[Array, "T"]) -> Float[Array, "T D"]:
         """Embeddings of text tokens."""

@@ -28,7 +28,7 @@ class Thinker:
         """The parameters in our layout, by the test's own conversion."""
         model = self.model.model
         text = to_flax(model.language_model.state_dict())
-        text["lm_head"] = {"kernel": self.model.lm_head.weight.detach().numpy().T}
+        text["lm_head"] = {"weight": self.model.lm_head.weight.detach().numpy()}
         audio, vision = model.audio_tower.state_dict(), model.visual.state_dict()
         return {"audio": to_flax(audio), "vision": to_flax(vision), "text": text}
 

@@ -23,6 +23,7 @@ SUITES = {  # name on the command line: module with a function ``run(bench) -> r
     "causal": "causal",
     "media": "media",
     "convert": "convert",
+    "compile": "compile",
 }
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -134,28 +135,42 @@ class Row:
 
 
 def table(title: str, rows: list[Row]) -> Table:
-    """The rows for the screen."""
-    out = Table(title=title, title_justify="left")
-    for column in ("stage", "ours", "peer", "ratio", "floor", "share", "goal", ""):
-        out.add_column(column, no_wrap=column in ("stage", "ratio"), overflow="fold")
+    """The rows for the screen: short enough for 80 columns, the rest is said below."""
+    out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    out.add_column("stage", no_wrap=True)
+    for column in ("ours", "peer", "ratio", "floor", "share", "goal"):
+        out.add_column(column, no_wrap=True, justify="right")
+    out.add_column("", no_wrap=True)
     for row in rows:
-        met = {None: "", True: "[green]met[/]", False: "[red]missed[/]"}[row.met]
         out.add_row(
-            row.name,
-            show(row.value, row.unit, row.spread),
-            f"{show(row.peer, row.unit, row.peer_spread)}\n[dim]{row.peer_name}[/]"
-            if row.peer is not None
-            else "",
+            row.name.partition(".")[2],
+            show(row.value, row.unit),
+            show(row.peer, row.unit),
             "" if row.ratio is None else f"{row.ratio:.2f}x",
             show(row.floor, row.unit),
             "" if row.share is None else f"{row.share:.0%}",
             str(row.goal or ""),
-            met,
+            {None: "", True: "[green]met[/]", False: "[red]missed[/]"}[row.met],
         )
     return out
 
 
-def show(value: float | None, unit: str, spread: tuple[float, float] | None = None) -> str:
+def remark(row: Row) -> str:
+    """What a row was compared with, least and greatest of the repeats, and its note."""
+    parts = []
+    if row.spread:
+        parts.append(f"ours {show_range(row.spread, row.unit)}")
+    if row.peer_name:
+        own = f" {show_range(row.peer_spread, row.unit)}" if row.peer_spread else ""
+        parts.append(f"peer{own}: {row.peer_name}")
+    return "; ".join([*parts, row.note] if row.note else parts)
+
+
+def show_range(spread: tuple[float, float], unit: str) -> str:
+    return f"{show(spread[0], unit)} to {show(spread[1], unit)}"
+
+
+def show(value: float | None, unit: str) -> str:
     """A quantity as a person writes it."""
     if value is None:
         return ""
@@ -168,18 +183,15 @@ def show(value: float | None, unit: str, spread: tuple[float, float] | None = No
         scale, prefix = next((s for s in reversed(steps) if abs(value) * s[0] >= 1), steps[0])
         name = prefix + unit if unit in ("B", "B/s", "FLOP/s") else unit
         scale = scale if name != unit or not prefix else 1
-    text = f"{value * scale:.3g} {name}"
-    if spread:
-        text += f"\n[dim]{spread[0] * scale:.3g} to {spread[1] * scale:.3g}[/]"
-    return text
+    return f"{value * scale:.3g} {name}"
 
 
 def print_rows(console: Console, title: str, rows: list[Row]) -> None:
     """The table, and below it what its numbers mean."""
     console.print(table(title, rows))
     for row in rows:
-        if row.note:
-            console.print(f"[bold]{row.name}[/]: {row.note}", highlight=False)
+        if text := remark(row):
+            console.print(f"[bold]{row.name.partition('.')[2]}[/]: {text}", highlight=False)
 
 
 @contextlib.contextmanager

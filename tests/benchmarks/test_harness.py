@@ -1,11 +1,17 @@
 """What a row says follows from what was timed."""
 
+import io
 import json
+import re
+import subprocess
+import sys
 
 import pytest
+from rich.console import Console
 
+from benchmarks import goals
 from benchmarks.goals import Goal
-from benchmarks.harness import Row, Timing, alternate, show
+from benchmarks.harness import Row, Timing, alternate, print_rows, show
 
 
 def test_calls_alternate_and_warming_up_does_not_count():
@@ -54,3 +60,35 @@ def test_goals(goal, met):
 )
 def test_quantities_read_as_a_person_writes_them(value, unit, text):
     assert show(value, unit) == text
+
+
+def test_the_table_fits_a_plain_terminal():
+    times = Timing((0.123, 0.1, 0.456)), Timing((12.3, 11.1, 45.6))
+    rows = [
+        Row.timed("compression.temporaries_published", *times, "a peer", floor=0.0123, note="n=1"),
+        Row.timed("decode.fast", *times, "a peer", floor=0.0123, goal=Goal("ratio", least=10)),
+    ]
+    screen = io.StringIO()
+    print_rows(Console(file=screen, width=80), "compression, preset small", rows)
+    _, _, head, _, *lines = screen.getvalue().splitlines()
+    assert head.split() == ["stage", "ours", "peer", "ratio", "floor", "share", "goal"]
+    assert re.split("  +", lines[0].strip())[:4] == [
+        "temporaries_published",
+        "123 ms",
+        "12.3 s",
+        "100.00x",
+    ]
+    assert re.search(r">= 10x +met +$", lines[1])
+    assert lines[3:] == [
+        "temporaries_published: ours 100 ms to 456 ms; peer 11.1 s to 45.6 s: a peer; n=1",
+        "fast: ours 100 ms to 456 ms; peer 11.1 s to 45.6 s: a peer",
+    ]
+
+
+@pytest.mark.slow
+def test_every_goal_has_its_row(tmp_path):
+    rows = tmp_path / "rows.json"
+    command = ["-m", "benchmarks", "all", "--preset", "tiny", "--repeats", "1", "--json", str(rows)]
+    subprocess.run([sys.executable, *command], check=True)
+    names = {json.loads(line)["name"] for line in rows.read_text().splitlines()}
+    assert set(goals.CPU) | set(goals.GPU) <= names

@@ -47,9 +47,9 @@ def main() -> None:
     params = random_params(PRESETS[preset].model, default_dtype())
     seconds = dict.fromkeys(EVENTS.values(), 0.0)
 
-    def count(event: str, duration: float, **_: object) -> None:
+    def count(event: str, duration_secs: float, **_: str | int) -> None:
         if event in EVENTS:
-            seconds[EVENTS[event]] += duration
+            seconds[EVENTS[event]] += duration_secs
 
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

@@ -83,7 +83,7 @@ def all_questions(things: tuple[Thing, ...], family: Family | None = None) -> li
             event,
         )
         length = "long" if event.long else "short"
-        add("audio", "length", f"Was the {name} short or long?", length)
+        add("audio", "length", f"Was the {name} short or long?", length, event)
     for thing in things:
         silent = "no" if thing.sound else "yes"
         add("audio-visual", "silent", f"Was the {thing.colour} shape silent?", silent, thing)

@@ -52,7 +52,7 @@ def _row(bench: Bench, name, tokens, config, operations, size, clip) -> Row:
         peers = thread_choices(make(tokens, config))
     with peak_memory() as peak:
         jax.block_until_ready(ours(tokens))
-        note = f"{clip}; process peak {peak() / 2**20:.0f} MiB, clip {size / 2**20:.0f} MiB"
+        note = f"{clip}; {peak()}, clip {size / 2**20:.0f} MiB"
     timing, *others = bench.alternate(lambda: jax.block_until_ready(ours(tokens)), *peers.values())
     best = min(zip(others, peers, strict=True), key=lambda pair: pair[0].median, default=())
     floor = bench.machine.floor(operations, size)

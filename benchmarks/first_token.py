@@ -43,7 +43,7 @@ def run(bench: Bench) -> Iterator[Row]:
         return seconds
 
     peer = "transformers, full tokens"
-    note = f"{bench.windows} windows; process peak {peak / 2**20:.0f} MiB"
+    note = f"{bench.windows} windows; {peak}"
     yield bench.timed(
         "first_token.encoders", encoders, their_encoders, "transformers", floor=floor(), note=note
     )

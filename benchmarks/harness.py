@@ -195,14 +195,20 @@ def print_rows(console: Console, title: str, rows: list[Row]) -> None:
 
 
 @contextlib.contextmanager
-def peak_memory() -> Iterator[Callable[[], int]]:
-    """Peak resident bytes of this process inside the block.
+def peak_memory() -> Iterator[Callable[[], str]]:
+    """Says the peak memory of this process inside the block, and of the device so far.
 
     Linux lets a process reset its own peak; elsewhere it counts from the start of the process.
     """
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    yield _peak
+
+    def say() -> str:
+        text = f"process peak {_peak() / 2**20:.0f} MiB"
+        device = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+        return text + (f", device peak so far {device / 2**20:.0f} MiB" if device else "")
+
+    yield say
 
 
 def _peak() -> int:
@@ -219,12 +225,6 @@ def program_bytes(program: Any) -> tuple[int, int]:
     """What a compiled program needs besides its arguments: temporaries, results."""
     memory = program.memory_analysis()
     return memory.temp_size_in_bytes, memory.output_size_in_bytes
-
-
-def device_peak() -> int | None:
-    """Peak bytes of the device's allocator since the process began, where it counts them."""
-    stats = jax.local_devices()[0].memory_stats()
-    return stats.get("peak_bytes_in_use") if stats else None
 
 
 def cores() -> int:

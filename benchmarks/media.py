@@ -24,7 +24,7 @@ def run(bench: Bench) -> Iterator[Row]:
         path = write_clip(Path(folder) / "clip.mp4", seconds, size)
         with peak_memory() as peak:
             clip = load_clip(path)
-            note = f"{len(clip.windows.mel_length)} windows; process peak {peak() / 2**20:.0f} MiB"
+            note = f"{len(clip.windows.mel_length)} windows; {peak()}"
         whole, sound, decoding = bench.alternate(
             lambda: load_clip(path),
             lambda: load_clip(path, use_video=False),

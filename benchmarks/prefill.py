@@ -52,11 +52,9 @@ def run(bench: Bench) -> Iterator[Row]:
         )
 
 
-def _memory(program: Prefill, peak: int) -> str:
-    return (
-        f"temporaries {program.temporary / 2**20:.0f} MiB, results {program.result / 2**20:.0f} "
-        f"MiB, process peak {peak / 2**20:.0f} MiB"
-    )
+def _memory(program: Prefill, peak: str) -> str:
+    temporary, result = program.temporary / 2**20, program.result / 2**20
+    return f"temporaries {temporary:.0f} MiB, results {result:.0f} MiB, {peak}"
 
 
 def transformers_call(bench: Bench, clip: Clip, ours: jax.Array):

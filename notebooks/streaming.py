@@ -92,7 +92,7 @@ print(f"{source.emitted} windows, the cache is {state.fill:.0%} full")
 # question and answer stay, so that a later question can refer to them.
 
 # %%
-event = clips[0].events[0]
+event = clips[0].events[1]
 question = f"Which colour was seen during the {NAMES[event.sound]}?"
 answer, state = omnizip_jax.ask(params, state, question, max_new_tokens=4)
 print(f"8 s, forgotten:  {question} {answer} (truth: {event.colour})")

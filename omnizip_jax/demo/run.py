@@ -21,7 +21,6 @@ from omnizip_jax.testbed.clips import SPEC, TestClip, make_clip
 from omnizip_jax.testbed.evaluate import BUDGETS
 from omnizip_jax.testbed.questions import (
     FAMILIES,
-    LEARNED,
     Question,
     all_questions,
     draw_questions,
@@ -57,6 +56,13 @@ def run(folder: Path, seed: int) -> None:
                 ]
     console.print("[bold]3.[/] Questions about it, and what the model says")
     console.print(answers_table(questions, answers))
+    if any(
+        said.text.strip() != q.answer for q, said in zip(questions, answers["45 %"], strict=True)
+    ):
+        console.print(
+            "[red]✗[/] The paper's spatial step may drop a small thing, see the picture. "
+            "docs/accuracy.md says why; `--relative-distance` keeps it.\n"
+        )
     console.print(results_table(answers))
     picture = folder / "kept.png"
     plot_compression(answers["45 %"][0]).savefig(picture, dpi=130)
@@ -136,7 +142,7 @@ def ask_about(clip: TestClip, seed: int, each: int) -> list[Question]:
     """So many questions of each family, fewer where there are not so many kinds to ask."""
     random, questions = np.random.default_rng(seed), []
     for family in FAMILIES:
-        kinds = {question.kind for question in all_questions(clip.things, family)} & set(LEARNED)
+        kinds = {question.kind for question in all_questions(clip.things, family)}
         questions += draw_questions(clip.things, random, min(each, len(kinds)), kinds)
     return questions
 

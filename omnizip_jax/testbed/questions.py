@@ -20,19 +20,6 @@ FAMILIES: tuple[Family, ...] = ("audio-visual", "audio", "video")
 NUMBERS = ("none", "one", "two", "three", "four", "five", "six")
 NAMES = {sound: f"{sound} tone" for sound in SOUNDS[:4]} | {"noise": "noise", "trill": "trill"}
 
-# The kinds that the shipped model learned, and that are measured. The two others, "sound of colour"
-# and "silent", ask the picture for the sound; the curriculum teaches them too (see MODEL_CARD.md).
-LEARNED = (
-    "colour of sound",
-    "shape of sound",
-    "length",
-    "heard",
-    "count",
-    "first",
-    "shape of colour",
-    "seen",
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class Question:
@@ -133,12 +120,12 @@ def draw_questions(
 def draw_question(
     things: tuple[Thing, ...], random: np.random.Generator, family: Family
 ) -> Question:
-    """Draw one question of a family, of the kinds that were learned.
+    """Draw one question of a family.
 
     Raises:
         ValueError: none of that family can be asked about the clip.
     """
-    kinds = {question.kind for question in all_questions(things, family)} & set(LEARNED)
+    kinds = {question.kind for question in all_questions(things, family)}
     if not kinds:
         raise ValueError(f"no question of the family {family!r} can be asked about this clip")
     return draw_questions(things, random, 1, kinds)[0]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +14,17 @@ from omnizip_jax.checkpoint import Params, load, load_tokenizer
 from omnizip_jax.config import ModelConfig, WindowSpec
 from omnizip_jax.demo.checkpoint import write_random_checkpoint
 from omnizip_jax.types import Window
+
+
+def pytest_configure(config):
+    """One compilation cache for the run, so that its processes compile a program once."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers and children inherit it
+        folder = tempfile.TemporaryDirectory(prefix="omnizip_xla_")
+        config.add_cleanup(folder.cleanup)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 @pytest.fixture(scope="session", autouse=True)

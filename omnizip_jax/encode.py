@@ -51,12 +51,16 @@ def check_spec(spec: WindowSpec, config: ModelConfig) -> None:
         )
 
 
-def encode_window(weights: Any, window: Window, config: ModelConfig) -> EncodedWindow:
+def encode_window(
+    weights: Any, window: Window, config: ModelConfig, skip: bool = True
+) -> EncodedWindow:
     """Encode one window; windows do not influence each other.
 
     Args:
         weights: the model's parameters, ``{"audio": ..., "vision": ..., "text": ...}``.
         window: one window, without a leading axis.
+        skip: save the work for what the window does not have. Not under ``jax.vmap``: both branches
+            then run, and their weights are copied for every window.
     """
     dtype = weights_dtype(weights)
 
@@ -69,6 +73,8 @@ def encode_window(weights: Any, window: Window, config: ModelConfig) -> EncodedW
         return vision(patches, window.grid_size)
 
     def unless_empty(exists: Array, encode: Callable[[], Any]) -> Any:
+        if not skip:
+            return encode()
         blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(encode))
         return jax.lax.cond(exists, encode, lambda: blank)
 
@@ -83,8 +89,10 @@ def encode_window(weights: Any, window: Window, config: ModelConfig) -> EncodedW
 
 @functools.partial(jax.jit, static_argnames="config")
 def encode_windows(weights: Any, windows: Window, *, config: ModelConfig) -> EncodedWindow:
-    """Encode a block of windows; a CPU takes them one by one and skips what they do not have."""
-    batch = None if jax.default_backend() == "cpu" else windows.mel_length.shape[0]
-    return jax.lax.map(
-        lambda window: encode_window(weights, window, config), windows, batch_size=batch
-    )
+    """Encode a block of windows: a CPU takes them one by one, a GPU all at once."""
+    one_by_one = jax.default_backend() == "cpu"
+
+    def encode(window: Window) -> EncodedWindow:
+        return encode_window(weights, window, config, skip=one_by_one)
+
+    return jax.lax.map(encode, windows) if one_by_one else jax.vmap(encode)(windows)

@@ -30,9 +30,10 @@ def attend(
     """
     heads, queries, keys = q.shape[1], q.shape[0], k.shape[0]
     if _use_cudnn(q):
-        if mask is not None:  # cuDNN wants the query axis spelled out
-            mask = jnp.broadcast_to(mask, (mask.shape[0], queries, keys))
-        return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
+        if mask is None:
+            return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+        mask = jnp.broadcast_to(mask, (mask.shape[0], queries, keys))  # it wants the query axis
+        return _attend_cudnn(q[None], k[None], v[None], mask[None])[0]
     if mask is None or queries <= QUERY_BLOCK:
         return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="xla")
     mask = jnp.broadcast_to(mask, (mask.shape[0], queries, keys))
@@ -40,6 +41,28 @@ def attend(
     return jnp.concatenate([attend(q[b], k, v, mask[:, b]) for b in blocks]).reshape(
         queries, heads, -1
     )
+
+
+@jax.custom_batching.custom_vmap
+def _attend_cudnn(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    mask: Bool[Array, "B #N T S"],
+) -> Float[Array, "B T N H"]:
+    """cuDNN's kernel; JAX's own rule for ``vmap`` asks for a mask of every head."""
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
+
+
+@_attend_cudnn.def_vmap
+def _attend_cudnn_batched(axis_size: int, batched: list[bool], *arguments: Array):
+    """Several batches are one larger batch."""
+    whole = [
+        x if is_batched else jnp.broadcast_to(x, (axis_size, *x.shape))
+        for x, is_batched in zip(arguments, batched, strict=True)
+    ]
+    out = _attend_cudnn(*(x.reshape(-1, *x.shape[2:]) for x in whole))
+    return out.reshape(whole[0].shape), True
 
 
 def attend_causal(

@@ -15,6 +15,8 @@ from jaxtyping import Array, Float, Int
 from omnizip_jax.config import TextConfig
 from omnizip_jax.models import attention, rope
 
+SHORT_BLOCK = 1024  # below this many tokens, copies of the weights would be felt on a GPU
+
 
 class KVCache(struct.PyTreeNode):
     """Rotated keys and values of every layer.
@@ -39,7 +41,8 @@ class Linear(nn.Module):
     """``nn.Dense`` with the released layout, [out, in].
 
     A product with one row then reads each row of ``weight`` once, straight from the stack of layers
-    that is scanned. XLA on a CPU copies a layer's [in, out] kernels first.
+    that is scanned. XLA on a CPU copies a layer's [in, out] kernels first; on a GPU it copies before
+    every product, so that one row is multiplied and summed there.
     """
 
     features: int
@@ -49,7 +52,12 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "T I"]) -> Float[Array, "T O"]:
         init = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
-        out = x @ self.param("weight", init, (self.features, x.shape[-1]), self.dtype).T
+        weight = self.param("weight", init, (self.features, x.shape[-1]), self.dtype)
+        if x.shape[0] == 1 and jax.default_backend() == "gpu":
+            terms = weight.astype(jnp.float32) * x.astype(jnp.float32)
+            out = jnp.sum(terms, axis=-1)[None].astype(self.dtype)
+        else:
+            out = x @ weight.T
         if self.use_bias:
             out += self.param("bias", nn.initializers.zeros, (self.features,), self.dtype)
         return out
@@ -172,12 +180,16 @@ class Decoder(nn.Module):
         Returns:
             The last hidden states (normalised), and the cache with ``count`` more tokens.
         """
+        # XLA on a GPU copies the weights of a layer out of the scanned stack before each product;
+        # unrolled, it reads them where they are. One row has products that read them in place.
+        unrolled = jax.default_backend() == "gpu" and 1 < embeddings.shape[0] <= SHORT_BLOCK
         layers = nn.scan(
             Layer,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast),  # pyright: ignore[reportArgumentType]
             length=self.config.layers,
+            unroll=self.config.layers if unrolled else 1,
         )(self.config, self.dtype, fresh, name="layers")
         angle = rope.angles(positions, self.config)
         (x, cache), _ = layers((embeddings, cache), jnp.arange(self.config.layers), angle)

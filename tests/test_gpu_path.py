@@ -1,0 +1,156 @@
+"""The ways that only a GPU takes, traced and computed on a CPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.ahead import as_on_gpu, main, weight_copies
+from benchmarks.presets import PRESETS, random_weights
+from omnizip_jax.checkpoint import abstract_params
+from omnizip_jax.encode import encode_windows
+from omnizip_jax.models import attention, rope
+from omnizip_jax.models.text import Decoder, KVCache
+from tests.conftest import make_windows
+
+CONFIG = PRESETS["tiny"].model
+WINDOWS = 7  # no size of the model
+
+
+def equations(jaxpr):
+    """All of a program's equations, those of its inner programs too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            yield from equations(inner)
+
+
+def test_encoders_read_one_copy_of_their_weights():
+    config = dataclasses.replace(  # three layers: no other size is a three
+        CONFIG,
+        audio=dataclasses.replace(CONFIG.audio, layers=3),
+        vision=dataclasses.replace(CONFIG.vision, layers=3),
+    )
+    weights = abstract_params(config, jnp.dtype(jnp.bfloat16))
+    windows = make_windows([2, 1, 0, 2, 2, 2, 2], [200, 200, 200, 0, 200, 200, 13])
+    encode = functools.partial(encode_windows.__wrapped__, config=config)
+    with as_on_gpu():
+        program = jax.make_jaxpr(encode)(weights, windows)
+    shapes = [x.aval.shape for equation in equations(program.jaxpr) for x in equation.outvars]
+    for name in ("audio", "vision"):
+        for weight in jax.tree.leaves(weights[name]):
+            if len(weight.shape) > 2:  # a stack of matrices
+                copied = sorted((*weight.shape, WINDOWS))
+                assert not [shape for shape in shapes if sorted(shape) == copied]
+    assert "dot_product_attention_fwd" in str(program)  # cuDNN's
+
+
+def test_encoders_give_the_same(random_windows):
+    weights = random_weights(CONFIG, jnp.dtype(jnp.float32))
+    windows = random_windows([2, 1, 0, 2], [200, 133, 200, 0])
+    one_by_one = encode_windows(weights, windows, config=CONFIG)
+    with as_on_gpu():
+        at_once = jax.jit(encode_windows.__wrapped__, static_argnames="config")(
+            weights, windows, config=CONFIG
+        )
+    for a, b, mask in (
+        (one_by_one.video, at_once.video, one_by_one.video_mask),
+        (one_by_one.audio.tokens, at_once.audio.tokens, one_by_one.audio.token_mask),
+        (one_by_one.audio.keys, at_once.audio.keys, one_by_one.audio.frame_mask),
+    ):
+        np.testing.assert_allclose(a[mask], b[mask], atol=1e-5)
+        assert np.isfinite(b).all()
+    for name in ("token_mask", "frame_mask"):
+        np.testing.assert_array_equal(getattr(one_by_one.audio, name), getattr(at_once.audio, name))
+    np.testing.assert_array_equal(one_by_one.video_mask, at_once.video_mask)
+
+
+@pytest.mark.parametrize("tokens", [1, 5])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_decoder_gives_the_same(tokens, dtype, monkeypatch):
+    """One row multiplied and summed, several with unrolled layers."""
+    monkeypatch.setattr(attention, "_use_cudnn", lambda q: False)
+    config, dtype = CONFIG.text, jnp.dtype(dtype)
+    weights = random_weights(CONFIG, dtype)["text"]
+    decoder = Decoder(config, dtype)
+    key = jax.random.key(0)
+    x = jax.random.normal(key, (tokens, config.hidden), dtype)
+    past = jax.random.normal(key, (2, config.layers, 16, config.kv_heads, config.head_dim), dtype)
+    cache = KVCache(past[0], past[1], jnp.int32(9))
+    positions = rope.text_positions(9, tokens)
+
+    def run():
+        hidden, after = decoder.apply({"params": weights}, x, positions, cache)
+        return hidden, after.keys, after.values, after.length
+
+    expected = run()
+    with as_on_gpu():
+        given = run()
+    tolerance = 1e-5 if dtype == jnp.float32 else 0.1  # bfloat16: sums in another order
+    for a, b in zip(expected, given, strict=True):
+        np.testing.assert_allclose(
+            np.asarray(a, np.float32), np.asarray(b, np.float32), atol=tolerance, rtol=tolerance
+        )
+
+
+@pytest.mark.parametrize("mask_axes", [(None, None), (0, None), (0, 0)])
+def test_cudnn_takes_batches_of_batches(mask_axes, monkeypatch):
+    """The kernel itself needs a GPU; XLA's stands in for it."""
+    kernel = functools.partial(jax.nn.dot_product_attention, implementation="xla")
+    shapes = []
+
+    def recorded(q, k, v, mask, implementation):
+        assert implementation == "cudnn"
+        shapes.append((q.shape, mask.shape))
+        return kernel(q, k, v, mask=mask)
+
+    rng = np.random.default_rng(0)
+    outer, inner, queries, keys = 2, 3, 5, 7
+    q = rng.standard_normal((outer, inner, queries, 4, 8)).astype(np.float32)
+    k, v = rng.standard_normal((2, outer, inner, keys, 2, 8)).astype(np.float32)
+    axes = tuple(n for n, axis in zip((outer, inner), mask_axes, strict=True) if axis is not None)
+    mask = rng.random((*axes, 1, queries, keys)) < 0.6
+    mask[..., 0] = True
+
+    def batched(q, k, v, mask):
+        over_inner = jax.vmap(attention.attend, in_axes=(0, 0, 0, mask_axes[1]))
+        return jax.vmap(over_inner, in_axes=(0, 0, 0, mask_axes[0]))(q, k, v, mask)
+
+    expected = batched(q, k, v, mask)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", recorded)
+    monkeypatch.setattr(attention, "_use_cudnn", lambda q: True)
+    given = batched(q, k, v, mask)
+    np.testing.assert_allclose(given, expected, atol=1e-6)
+    assert shapes[-1] == ((outer * inner, queries, 4, 8), (outer * inner, 1, queries, keys))
+
+
+def test_copies_of_weights_are_counted():
+    layers = {"a": jax.ShapeDtypeStruct((3, 20, 30), jnp.bfloat16)}
+    text = """
+%fused_dynamic_slice (p: bf16[3,20,30]) -> bf16[1,20,30] {
+  ROOT %slice = bf16[1,20,30]{2,1,0} dynamic-slice(%p), dynamic_slice_sizes={1,20,30}
+}
+%body (arg: bf16[3,20,30]) -> bf16[7,30] {
+  %copy = bf16[1,20,30]{2,1,0} fusion(%arg), kind=kCustom, calls=%fused_dynamic_slice
+  %other = bf16[1,7,30]{2,1,0} fusion(%arg), kind=kLoop
+}
+"""
+    assert weight_copies(text, layers) == 3 * 20 * 30 * 2  # the loop runs three times
+    once_a_layer = text.replace("  %other", 2 * ("  %copy = bf16[1,20,30] copy(%x)\n") + "  %other")
+    assert weight_copies(once_a_layer, layers) == 3 * 20 * 30 * 2
+    assert weight_copies(text.replace("20,30]{2,1,0} fusion", "30]{1,0} fusion"), layers) == 0
+
+
+def test_without_a_compiler_it_says_what_to_install(monkeypatch):
+    def absent(**_):
+        raise NotImplementedError("topology not implemented for cuda")
+
+    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", absent)
+    monkeypatch.setattr("sys.argv", ["ahead"])
+    with pytest.raises(SystemExit, match=r"\[cuda\]"):
+        main()

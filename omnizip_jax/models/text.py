@@ -41,8 +41,8 @@ class Linear(nn.Module):
     """``nn.Dense`` with the released layout, [out, in].
 
     A product with one row then reads each row of ``weight`` once, straight from the stack of layers
-    that is scanned. XLA on a CPU copies a layer's [in, out] kernels first; on a GPU it copies before
-    every product, so that one row is multiplied and summed there.
+    that is scanned. XLA on a CPU copies a layer's [in, out] kernels first; on a GPU it copies
+    before every product, so that one row is multiplied and summed there.
     """
 
     features: int

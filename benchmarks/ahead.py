@@ -133,7 +133,7 @@ def weight_copies(text: str, layers: Any) -> int:
     """Bytes of slices of the stacked weights that the program writes to memory."""
     matrices = [x for x in jax.tree.leaves(layers) if len(x.shape) == 3]
     sizes = {x.shape[1:]: int(np.prod(x.shape[1:])) * x.dtype.itemsize for x in matrices}
-    kernel = re.compile(r"= bf16\[1,([\d,]+)\]\S* (?:fusion|copy|dynamic-slice)\(")
+    kernel = re.compile(r"= bf16\[1,([\d,]+)\]\S* (?:fusion|fusion-done|copy|dynamic-slice)\(")
     # What stands inside a fusion never reaches memory.
     inside, copies = False, collections.Counter()
     for line in text.splitlines():

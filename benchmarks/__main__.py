@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("suite", choices=[*SUITES, "all"])
     parser.add_argument("--preset", default="small", choices=("tiny", "small", "3b", "7b"))
     parser.add_argument("--windows", type=int, help="windows of 2 s in a clip (default: preset's)")
-    parser.add_argument("--repeats", type=int, default=3, help="of every measurement")
+    parser.add_argument("--repeats", type=int, default=3, help="of every measurement, at least")
     parser.add_argument("--json", type=Path, help="append one JSON line per row to this file")
     arguments = parser.parse_args()
     if min(arguments.repeats, arguments.windows or 1) < 1:

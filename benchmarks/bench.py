@@ -9,8 +9,10 @@ import jax
 from rich.console import Console
 
 from benchmarks import goals, presets
-from benchmarks.harness import Call, Row, Timing, alternate
+from benchmarks.harness import MOST_ROUNDS, Call, Row, Timing, alternate
 from benchmarks.machine import Machine, import_torch, measure
+
+SHORT = 6.0  # seconds for the rounds of short calls
 
 
 class Bench:
@@ -57,8 +59,13 @@ class Bench:
         """A line for whoever waits."""
         self.console.print(f"[dim]{text}[/]", highlight=False)
 
+    @property
+    def most_rounds(self) -> int:
+        """How often ``alternate`` may make a call, the round that warms up included."""
+        return 1 + max(self.repeats, MOST_ROUNDS)
+
     def alternate(self, *calls: Call) -> list[Timing]:
-        return alternate(*calls, repeats=self.repeats)
+        return alternate(*calls, repeats=self.repeats, seconds=SHORT)
 
     def goal(self, name: str) -> goals.Goal | None:
         """What the issue wants of a row; goals hold for the sizes that they were set for."""

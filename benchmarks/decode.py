@@ -43,7 +43,7 @@ class Decoding:
 def run(bench: Bench) -> Iterator[Row]:
     clip = Clip(bench)
     bench.say(f"decode: {bench.windows} windows, prefill at full and 45 % of the tokens")
-    room = DECODE_BLOCK * (bench.repeats + 1)
+    room = DECODE_BLOCK * bench.most_rounds
     prefills = [clip.prefill(compression, room) for compression in (FULL, KEEP_45)]
     full, packed = (
         Decoding(bench.weights, bench.config, prefill(clip.encoded)) for prefill in prefills

@@ -23,6 +23,7 @@ from rich.table import Table
 from benchmarks.goals import Goal
 
 Call = Callable[[], Any]
+MOST_ROUNDS = 9  # of short calls
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,20 +41,27 @@ class Timing:
         return min(self.samples), max(self.samples)
 
 
-def alternate(*calls: Call, repeats: int, warm: int = 1) -> list[Timing]:
+def alternate(*calls: Call, repeats: int, warm: int = 1, seconds: float = 0.0) -> list[Timing]:
     """Time the calls in turn, A B A B ..., so that a disturbance meets all of them.
 
     A call must return only when its work is done (``jax.block_until_ready``,
-    ``torch.cuda.synchronize``); the first ``warm`` rounds are not counted.
+    ``torch.cuda.synchronize``); the first ``warm`` rounds are not counted. Short calls are at the
+    mercy of their neighbours: rounds beyond ``repeats`` follow, up to ``MOST_ROUNDS``, while all of
+    them together take less than ``seconds``.
     """
+    for _ in range(warm):
+        for call in calls:
+            call()
     samples: list[list[float]] = [[] for _ in calls]
-    for number in range(warm + repeats):
+    rounds, began = 0, time.perf_counter()
+    while rounds < repeats or (
+        rounds < MOST_ROUNDS and time.perf_counter() - began < seconds * rounds / (rounds + 1)
+    ):
         for own, call in zip(samples, calls, strict=True):
             start = time.perf_counter()
             call()
-            seconds = time.perf_counter() - start
-            if number >= warm:
-                own.append(seconds)
+            own.append(time.perf_counter() - start)
+        rounds += 1
     return [Timing(tuple(own)) for own in samples]
 
 

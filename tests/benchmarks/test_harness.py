@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 import re
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from benchmarks import goals
 from benchmarks.goals import Goal
-from benchmarks.harness import Row, Timing, alternate, print_rows, show
+from benchmarks.harness import MOST_ROUNDS, Row, Timing, alternate, print_rows, show
 
 
 def test_calls_alternate_and_warming_up_does_not_count():
@@ -19,6 +20,13 @@ def test_calls_alternate_and_warming_up_does_not_count():
     timings = alternate(lambda: order.append("a"), lambda: order.append("b"), repeats=3, warm=1)
     assert order == ["a", "b"] * 4
     assert [len(timing.samples) for timing in timings] == [3, 3]
+
+
+def test_short_calls_are_repeated_more_often():
+    (timing,) = alternate(lambda: None, repeats=3, seconds=5)
+    assert len(timing.samples) == MOST_ROUNDS
+    (timing,) = alternate(lambda: time.sleep(0.05), repeats=3, seconds=0.12)
+    assert len(timing.samples) == 3
 
 
 def test_a_row_of_seconds():

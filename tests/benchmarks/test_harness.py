@@ -2,10 +2,10 @@
 
 import io
 import json
-import time
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 from rich.console import Console

@@ -32,7 +32,6 @@ from benchmarks.clip import FULL, KEEP_35, KEEP_45
 from benchmarks.stream import CAPACITY
 from omnizip_jax import stream
 from omnizip_jax.checkpoint import abstract_params
-from omnizip_jax.compression import kept_bound
 from omnizip_jax.config import OmniZipConfig
 from omnizip_jax.decode import DECODE_BLOCK, Sampling, generate_tokens
 from omnizip_jax.encode import encode_windows
@@ -40,8 +39,9 @@ from omnizip_jax.generate import (
     ENCODE_BLOCK,
     TEXT_BLOCK,
     PromptArrays,
-    bucket,
     first_token,
+    padded_length,
+    prefill_sizes,
     token_counts,
 )
 
@@ -179,16 +179,15 @@ def programs(preset: str) -> Iterator[Compiled]:
         "encoders, 8 windows", weights, encode_windows, weights, block, config=config
     )
 
-    padded = bucket(count, smallest=ENCODE_BLOCK)
-    padded += -padded % ENCODE_BLOCK
+    padded = padded_length(count)
     encoded = jax.eval_shape(lambda w, x: encode_windows(w, x, config=config), weights, block)
     encoded = jax.tree.map(lambda x: jax.ShapeDtypeStruct((padded, *x.shape[1:]), x.dtype), encoded)
     prompt = presets.random_prompt(config)
+    text = len(prompt.prefix) + len(prompt.suffix)
     audio, video = token_counts(clip(count))
     generation = None
     for name, compression in (("all", FULL), ("45 %", KEEP_45), ("35 %", KEEP_35)):
-        bound = kept_bound(audio, video, compression) if compression else (audio + video).sum()
-        capacity = bucket(int(bound) + len(prompt.prefix) + len(prompt.suffix))
+        sizes = prefill_sizes(audio, video, text, compression, ROOM)
         arguments = target.abstract(
             (
                 weights,
@@ -199,9 +198,7 @@ def programs(preset: str) -> Iterator[Compiled]:
                 jax.random.key(0),
             )
         )
-        static: dict[str, Any] = dict(
-            config=config, compression=compression, capacity=capacity, slots=bucket(capacity + ROOM)
-        )
+        static: dict[str, Any] = {"config": config, "compression": compression, **sizes}
         yield target.compile(f"first token, {name}", weights, first_token, *arguments, **static)
         if generation is None:
             generation = first_token.eval_shape(*arguments, **static)[0]

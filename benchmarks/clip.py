@@ -12,16 +12,15 @@ import jax.numpy as jnp
 from benchmarks import presets
 from benchmarks.bench import Bench
 from benchmarks.harness import program_bytes
-from omnizip_jax.compression import kept_bound
 from omnizip_jax.config import OmniZipConfig
 from omnizip_jax.decode import Generation
 from omnizip_jax.encode import EncodedWindow
 from omnizip_jax.generate import (
     PromptArrays,
-    bucket,
     encode_clip,
     first_token,
     pad_windows,
+    prefill_sizes,
     token_counts,
 )
 
@@ -76,9 +75,8 @@ class Clip:
         ``room`` is for the tokens of the answer.
         """
         audio, video = token_counts(self.windows)
-        bound = kept_bound(audio, video, compression) if compression else (audio + video).sum()
         text = len(self.prompt.prefix) + len(self.prompt.suffix)
-        capacity = bucket(int(bound) + text)
+        sizes = prefill_sizes(audio, video, text, compression, room)
         layout = self.windows.replace(patches=None, mel=None)
         arguments = (
             self.weights,
@@ -93,14 +91,13 @@ class Clip:
             *arguments[1:],
             config=self.config,
             compression=compression,
-            capacity=capacity,
-            slots=bucket(capacity + room),
+            **sizes,
         ).compile()
         _, _, count = program(arguments[0], self.encoded, *arguments[1:])
         temporary, result = program_bytes(program)
         return Prefill(
             tokens=int(count),
-            slots=capacity,
+            slots=sizes["capacity"],
             temporary=temporary,
             result=result,
             program=program,

@@ -227,8 +227,7 @@ def encode_clip(
 
     The result is padded with empty windows up to the clip's length bucket.
     """
-    total = bucket(len(windows.mel_length), smallest=ENCODE_BLOCK)
-    total += -total % ENCODE_BLOCK
+    total = padded_length(len(windows.mel_length))
     windows = pad_windows(windows, total)
 
     def encode(start: int) -> EncodedWindow:
@@ -244,6 +243,34 @@ def encode_clip(
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *blocks)
 
 
+def padded_length(windows: int) -> int:
+    """Windows that a clip is padded to: its length bucket, in whole blocks of the encoders."""
+    total = bucket(windows, smallest=ENCODE_BLOCK)
+    return total + -total % ENCODE_BLOCK
+
+
+def prefill_sizes(
+    audio_counts: Int[np.ndarray, " W"],
+    video_counts: Int[np.ndarray, " W"],
+    text: int,
+    compression: OmniZipConfig | None,
+    room: int,
+) -> dict[str, int]:
+    """The static sizes of ``first_token``: tokens that the decoder reads, slots of its cache.
+
+    Args:
+        audio_counts, video_counts: valid tokens of each window.
+        text: tokens around the clip.
+        room: slots for the answer.
+    """
+    if compression is None:
+        bound = int((audio_counts + video_counts).sum())
+    else:
+        bound = kept_bound(audio_counts, video_counts, compression)
+    capacity = bucket(bound + text)
+    return {"capacity": capacity, "slots": bucket(capacity + room)}
+
+
 def prefill(
     params: Params,
     clip: Clip | None,
@@ -255,16 +282,15 @@ def prefill(
 ) -> tuple[Generation, CompressedClip | None, TokenCounts]:
     """Choose static sizes for a clip on the host, then run ``first_token``."""
     arrays = PromptArrays.from_prompt(prompt)
-    bound, layout, last = 0, None, 0
+    layout, last = None, 0
     audio = video = np.zeros(0, int)
     if clip is not None and encoded is not None:
         audio, video = token_counts(clip.windows)
         last = len(audio) - 1
-        bound = kept_bound(audio, video, compression) if compression else int((audio + video).sum())
         layout = clip.windows.replace(patches=None, mel=None)
         layout = pad_windows(layout, encoded.video_mask.shape[0])
     text = len(prompt.prefix) + len(prompt.suffix)
-    capacity = bucket(bound + text)
+    sizes = prefill_sizes(audio, video, text, compression, max_new_tokens)
     generation, trace, count = first_token(
         params.weights,
         encoded,
@@ -274,11 +300,12 @@ def prefill(
         jax.random.key(seed),
         config=params.config,
         compression=compression,
-        capacity=capacity,
-        slots=bucket(capacity + max_new_tokens),
+        **sizes,
     )
-    if int(count) > capacity:
-        raise AssertionError(f"kept {int(count)} tokens, more than the bound of {capacity}")
+    if int(count) > sizes["capacity"]:
+        raise AssertionError(
+            f"kept {int(count)} tokens, more than the bound of {sizes['capacity']}"
+        )
     if trace is not None:
         trace = jax.tree.map(lambda x: np.asarray(x)[: last + 1], trace.replace(audio=None))
     return (

@@ -31,10 +31,8 @@ from benchmarks import presets
 from benchmarks.clip import FULL, KEEP_35, KEEP_45
 from benchmarks.stream import CAPACITY
 from omnizip_jax import stream
-from omnizip_jax.checkpoint import abstract_params
 from omnizip_jax.config import OmniZipConfig
 from omnizip_jax.decode import DECODE_BLOCK, Sampling, generate_tokens
-from omnizip_jax.encode import encode_windows
 from omnizip_jax.generate import (
     ENCODE_BLOCK,
     TEXT_BLOCK,
@@ -44,6 +42,8 @@ from omnizip_jax.generate import (
     prefill_sizes,
     token_counts,
 )
+from omnizip_jax.models.qwen2_5_omni.encoders import encode_windows
+from omnizip_jax.models.qwen2_5_omni.parameters import abstract_params
 
 ROOM = 64  # tokens of an answer
 # An H200: compute capability 9.0, 132 multiprocessors, 141 GB at 4.8 TB/s (NVIDIA's data sheet).

@@ -32,7 +32,7 @@ from omnizip_jax.compression import (
 )
 from omnizip_jax.config import OmniZipConfig
 from omnizip_jax.media.sound import clip_log_mel
-from omnizip_jax.models.audio import AudioEncoder
+from omnizip_jax.models.qwen2_5_omni.audio import AudioEncoder
 from omnizip_jax.types import WindowTokens
 
 WINDOWS, FRAMES, HEADS, HEAD_DIM = 64, 100, 2, 16

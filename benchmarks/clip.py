@@ -14,7 +14,6 @@ from benchmarks.bench import Bench
 from benchmarks.harness import program_bytes
 from omnizip_jax.config import OmniZipConfig
 from omnizip_jax.decode import Generation
-from omnizip_jax.encode import EncodedWindow
 from omnizip_jax.generate import (
     PromptArrays,
     encode_clip,
@@ -23,6 +22,7 @@ from omnizip_jax.generate import (
     prefill_sizes,
     token_counts,
 )
+from omnizip_jax.types import EncodedWindow
 
 FULL = None
 KEEP_45 = OmniZipConfig()

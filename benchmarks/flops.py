@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from omnizip_jax.config import AudioConfig, ModelConfig, TextConfig, VisionConfig
+from omnizip_jax.models.config import TextConfig
+from omnizip_jax.models.qwen2_5_omni.config import AudioConfig, ModelConfig, VisionConfig
 
 PATCHES_PER_TOKEN = 4
 

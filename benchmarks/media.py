@@ -10,8 +10,8 @@ import av
 
 from benchmarks.bench import Bench
 from benchmarks.harness import Row, Timing, peak_memory
-from omnizip_jax.demo.clip import write_clip
 from omnizip_jax.media import load_clip
+from omnizip_jax.testbed.bouncing import write_clip
 
 SECONDS, SIZE = 128, (1280, 720)
 TINY_SECONDS, TINY_SIZE = 4, (320, 180)

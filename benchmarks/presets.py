@@ -10,10 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from omnizip_jax.checkpoint import Params, abstract_params
-from omnizip_jax.config import AudioConfig, ModelConfig, TextConfig, VisionConfig, WindowSpec
-from omnizip_jax.demo.checkpoint import build_tokenizer
+from omnizip_jax.config import WindowSpec
+from omnizip_jax.models.config import TextConfig
+from omnizip_jax.models.params import Params
+from omnizip_jax.models.qwen2_5_omni.config import AudioConfig, ModelConfig, VisionConfig
+from omnizip_jax.models.qwen2_5_omni.parameters import abstract_params
 from omnizip_jax.prompt import Prompt
+from omnizip_jax.testbed.random_checkpoint import build_tokenizer
 from omnizip_jax.types import Window
 
 TEXT_TOKENS = 60  # around the clip, as in a usual question: 22 before it and 38 after it

@@ -17,11 +17,11 @@ from benchmarks.bench import Bench
 from benchmarks.clip import FULL, KEEP_45
 from benchmarks.harness import Row
 from omnizip_jax import stream
-from omnizip_jax.checkpoint import Params
 from omnizip_jax.config import OmniZipConfig
-from omnizip_jax.demo.clip import write_clip
 from omnizip_jax.media import windows
 from omnizip_jax.models import attention
+from omnizip_jax.models.params import Params
+from omnizip_jax.testbed.bouncing import write_clip
 from omnizip_jax.types import Window
 
 CAPACITY = 16_384  # slots; half an hour at 45 % of 640 x 360

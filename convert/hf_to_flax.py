@@ -2,7 +2,7 @@
 
 import sys
 
-from omnizip_jax.convert import main
+from omnizip_jax.checkpoint.convert import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -30,7 +30,7 @@ import numpy as np
 
 import omnizip_jax
 from omnizip_jax import OmniZipConfig
-from omnizip_jax.live import begin
+from omnizip_jax.app.follow import begin
 from omnizip_jax.testbed.clips import FPS, SAMPLE_RATE, SPEC, make_clip
 from omnizip_jax.testbed.questions import NAMES, NUMBERS
 

@@ -11,7 +11,7 @@ from omnizip_jax import prompt as prompts
 from omnizip_jax.stream_state import StreamSettings
 
 if TYPE_CHECKING:
-    from omnizip_jax.checkpoint import Params
+    from omnizip_jax.models.params import Params
 
 
 def prefix_tokens(params: Params, settings: StreamSettings) -> Int[np.ndarray, " P"]:

@@ -12,12 +12,12 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from omnizip_jax.config import TextConfig
+from omnizip_jax.models.config import TextConfig
 from omnizip_jax.models.rope import text_positions
 from omnizip_jax.models.text import Decoder, KVCache
 
 if TYPE_CHECKING:
-    from omnizip_jax.checkpoint import Params
+    from omnizip_jax.models.params import Params
 
 DECODE_BLOCK = 8  # tokens per dispatch
 

@@ -27,16 +27,17 @@ from omnizip_jax.compression import (
     kept_bound,
     pack,
 )
-from omnizip_jax.config import ModelConfig, OmniZipConfig, WindowSpec
+from omnizip_jax.config import OmniZipConfig, WindowSpec
 from omnizip_jax.decode import Generation, Sampling, complete
-from omnizip_jax.encode import EncodedWindow, bound_decoder, check_spec, encode_windows
 from omnizip_jax.media import Clip, load_clip
-from omnizip_jax.models import rope
+from omnizip_jax.models.qwen2_5_omni import positions as tmrope
+from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
+from omnizip_jax.models.qwen2_5_omni.encoders import bound_decoder, check_spec, encode_windows
 from omnizip_jax.models.text import KVCache
-from omnizip_jax.types import Window, WindowTokens
+from omnizip_jax.types import EncodedWindow, Window, WindowTokens
 
 if TYPE_CHECKING:
-    from omnizip_jax.checkpoint import Params
+    from omnizip_jax.models.params import Params
 
 ENCODE_BLOCK = 8  # windows per encoder dispatch
 TEXT_BLOCK = 32  # the question is padded to a multiple of this
@@ -362,7 +363,7 @@ def first_token(
         embeddings.append(interleave(encoded.video, clip.audio).astype(embeddings[0].dtype))
         positions.append(clip_positions(layout, encoded, start, config))
         keep.append(interleave(clip.video_keep, clip.audio_keep))
-        after = rope.position_after(
+        after = tmrope.position_after(
             jax.tree.map(lambda x: x[last], layout),
             encoded.audio.token_mask[last],
             start + last * config.window_positions,
@@ -454,7 +455,7 @@ def clip_positions(
 
     def of_window(window: Window, index: Array) -> Array:
         time = start + index * config.window_positions
-        return rope.window_positions(window, time, start, cells, sounds)
+        return tmrope.window_positions(window, time, start, cells, sounds)
 
     positions = jax.vmap(of_window)(layout, jnp.arange(windows))
     return positions.transpose(1, 0, 2).reshape(3, -1)

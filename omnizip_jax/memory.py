@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from omnizip_jax.config import TextConfig
 from omnizip_jax.models import rope
+from omnizip_jax.models.config import TextConfig
 from omnizip_jax.models.text import KVCache
 
 Memory = Literal["recent", "fading"]

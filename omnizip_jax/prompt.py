@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from omnizip_jax.config import ModelConfig
+from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 
 DEFAULT_SYSTEM = (
     "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of "

@@ -22,13 +22,19 @@ from jaxtyping import Array, Float, Int
 
 from omnizip_jax import prompt as prompts
 from omnizip_jax.compression import CompressedClip, front, init_plan
-from omnizip_jax.config import ModelConfig, OmniZipConfig, WindowSpec
+from omnizip_jax.config import OmniZipConfig, WindowSpec
 from omnizip_jax.conversation import closing_tokens, prefix_tokens, question_tokens
 from omnizip_jax.decode import Generation, Sampling, complete, end_tokens
-from omnizip_jax.encode import bound_decoder, check_spec, encode_window, weights_dtype
 from omnizip_jax.generate import TEXT_BLOCK, Answer, TokenCounts, compress_next
 from omnizip_jax.memory import AUDIO, START, TEXT, VIDEO, Memory, Slots, forget, survivors
-from omnizip_jax.models import rope
+from omnizip_jax.models.qwen2_5_omni import positions as tmrope
+from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
+from omnizip_jax.models.qwen2_5_omni.encoders import (
+    bound_decoder,
+    check_spec,
+    encode_window,
+    weights_dtype,
+)
 from omnizip_jax.models.text import KVCache
 from omnizip_jax.stream_state import (
     StreamSettings,
@@ -40,7 +46,7 @@ from omnizip_jax.stream_state import (
 from omnizip_jax.types import Window
 
 if TYPE_CHECKING:
-    from omnizip_jax.checkpoint import Params
+    from omnizip_jax.models.params import Params
 
 
 def init_stream(
@@ -271,8 +277,8 @@ def _feed(
             trace.audio,
         ]
     )
-    window_positions = rope.window_positions(window, begin, base, spec.grid_slots, spec.audio_slots)
-    positions = jnp.concatenate([jnp.full((3, markers), state.time), window_positions], axis=1)
+    places = tmrope.window_positions(window, begin, base, spec.grid_slots, spec.audio_slots)
+    positions = jnp.concatenate([jnp.full((3, markers), state.time), places], axis=1)
     keep = jnp.concatenate(
         [jnp.full(markers, opens), trace.video_keep.reshape(-1), trace.audio_keep]
     )
@@ -291,7 +297,7 @@ def _feed(
     _, cache = decoder(embeddings[index], positions[:, index], cache, count)
 
     exists = jnp.any(audio_mask) | jnp.any(video_mask)
-    after = rope.position_after(window, audio_mask, begin, base)
+    after = tmrope.position_after(window, audio_mask, begin, base)
     return cache, state.replace(
         slots=slots,
         plan=plan,

@@ -10,13 +10,14 @@ from flax import struct
 from jaxtyping import Array, Bool, Int
 
 from omnizip_jax.compression import CausalPlan, CompressedClip
-from omnizip_jax.config import ModelConfig, OmniZipConfig, WindowSpec
+from omnizip_jax.config import OmniZipConfig, WindowSpec
 from omnizip_jax.memory import Memory, Slots
+from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.text import KVCache
 from omnizip_jax.types import Window
 
 if TYPE_CHECKING:
-    from omnizip_jax.checkpoint import Params
+    from omnizip_jax.models.params import Params
 
 
 @dataclasses.dataclass(frozen=True)

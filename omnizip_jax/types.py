@@ -31,6 +31,38 @@ class Window(struct.PyTreeNode):
     mel_length: Int[Array, "*W"]
 
 
+class AudioFeatures(struct.PyTreeNode):
+    """What the encoder makes of one window.
+
+    A frame is two mel frames, a token two frames; what the masks leave out is finite padding.
+
+    Attributes:
+        tokens: embeddings in the decoder's space.
+        token_mask: tokens that exist.
+        queries, keys: of the last layer, not yet scaled: Q and K of the paper's eq. 2.
+        frame_mask: frames that exist.
+    """
+
+    tokens: Float[Array, "A D"]
+    token_mask: Bool[Array, " A"]
+    queries: Float[Array, "T N H"]
+    keys: Float[Array, "T N H"]
+    frame_mask: Bool[Array, " T"]
+
+
+class EncodedWindow(struct.PyTreeNode):
+    """What the encoders make of a window, before any score or choice.
+
+    Attributes:
+        audio: embeddings, and the last layer's queries and keys for the audio score (eq. 2).
+        video, video_mask: embeddings of each grid, and the slots that hold one.
+    """
+
+    audio: AudioFeatures
+    video: Float[Array, "*W G P D"]
+    video_mask: Bool[Array, "*W G P"]
+
+
 class WindowTokens(struct.PyTreeNode):
     """What the encoders make of a window: embeddings in the decoder's space, and audio scores.
 

@@ -14,11 +14,11 @@ from omnizip_jax.config import OmniZipConfig, WindowSpec
 from omnizip_jax.decode import Sampling, complete
 from omnizip_jax.generate import encode_clip, prefill
 from omnizip_jax.media import Clip
-from omnizip_jax.media.picture import fit_grid
+from omnizip_jax.media.pixels import fit_grid
 from omnizip_jax.types import Window
 
 if TYPE_CHECKING:
-    from omnizip_jax.checkpoint import Params
+    from omnizip_jax.models.params import Params
 
 
 def warmup(

@@ -13,9 +13,9 @@ from jax.extend.core import Jaxpr
 
 from benchmarks.ahead import as_on_gpu, main, weight_copies
 from benchmarks.presets import PRESETS, random_weights
-from omnizip_jax.checkpoint import abstract_params
-from omnizip_jax.encode import encode_windows
 from omnizip_jax.models import attention, rope
+from omnizip_jax.models.qwen2_5_omni.encoders import encode_windows
+from omnizip_jax.models.qwen2_5_omni.parameters import abstract_params
 from omnizip_jax.models.text import Decoder, KVCache
 from tests.conftest import make_windows
 

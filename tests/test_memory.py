@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from omnizip_jax.config import TextConfig
 from omnizip_jax.memory import AUDIO, PREFIX, START, TEXT, VIDEO, Slots, forget, survivors
 from omnizip_jax.models import rope
+from omnizip_jax.models.config import TextConfig
 from omnizip_jax.models.text import KVCache
 
 CONFIG = TextConfig(

@@ -136,7 +136,7 @@ def test_kept_turns_read_like_one_conversation(params, random_windows, first_log
 
     # The same conversation without compression of time: embeddings and positions laid out by
     # hand, and one prefill.
-    from omnizip_jax.models import rope
+    from omnizip_jax.models.qwen2_5_omni import positions as tmrope
     from omnizip_jax.models.text import Decoder, KVCache
 
     decoder, text = Decoder(params.config.text), {"params": params.weights["text"]}
@@ -158,7 +158,7 @@ def test_kept_turns_read_like_one_conversation(params, random_windows, first_log
         plan, trace = stream.compress_next(plan, encoded, CAUSAL)
         keep = np.concatenate([trace.video_keep.reshape(-1), trace.audio_keep])
         features = jnp.concatenate([encoded.video.reshape(-1, 64), trace.audio])
-        place = rope.window_positions(window, now, base, 16, 50)
+        place = tmrope.window_positions(window, now, base, 16, 50)
         parts.append(features[keep])
         places.append(np.asarray(place)[:, keep])
         now += 50

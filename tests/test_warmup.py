@@ -7,8 +7,8 @@ import numpy as np
 import omnizip_jax
 from omnizip_jax import WindowSpec
 from omnizip_jax.decode import generate_tokens
-from omnizip_jax.encode import encode_windows
 from omnizip_jax.generate import first_token
+from omnizip_jax.models.qwen2_5_omni.encoders import encode_windows
 
 PROGRAMS = (encode_windows, first_token, generate_tokens)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from omnizip_jax.media.clock import Picture, Sound
-from omnizip_jax.media.picture import resize
+from omnizip_jax.media.pixels import resize
 from omnizip_jax.media.resample import Resampler, audio_frame
 
 

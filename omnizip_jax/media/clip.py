@@ -15,9 +15,9 @@ from tqdm import tqdm
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.media.arrays import MediaArrays
 from omnizip_jax.media.clock import FrameSampler, Sound, continue_sound
+from omnizip_jax.media.container import MediaFile, warn_if_cut_off
 from omnizip_jax.media.cut import Grids, count_windows, cut_windows
-from omnizip_jax.media.decode import MediaFile, warn_if_cut_off
-from omnizip_jax.media.picture import unpatchify
+from omnizip_jax.media.pixels import unpatchify
 from omnizip_jax.media.sound import SAMPLE_RATE, clip_log_mel
 from omnizip_jax.types import Window
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.media.clock import POSITIONS_PER_SECOND, Picture, grid_position
-from omnizip_jax.media.picture import fit_grid, patchify
+from omnizip_jax.media.pixels import fit_grid, patchify
 from omnizip_jax.media.sound import HOP, SAMPLE_RATE
 from omnizip_jax.types import Window
 

@@ -15,9 +15,9 @@ from omnizip_jax.config import WindowSpec
 from omnizip_jax.media.assemble import Assembler
 from omnizip_jax.media.channel import Channel, Closed
 from omnizip_jax.media.clock import FrameSampler
-from omnizip_jax.media.decode import warn_if_cut_off
-from omnizip_jax.media.feed import Feed, Source, open_feed
+from omnizip_jax.media.container import warn_if_cut_off
 from omnizip_jax.media.live_sound import largest_loudness
+from omnizip_jax.media.sources import Feed, Source, open_feed
 from omnizip_jax.types import Window
 
 _JOIN = 2.0  # s that ``close`` waits; a thread caught in a read ends when that returns or fails

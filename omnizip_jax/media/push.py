@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 
 from omnizip_jax.media.channel import Channel, Closed
 from omnizip_jax.media.clock import End, Picture, Sound
-from omnizip_jax.media.picture import resize
+from omnizip_jax.media.pixels import resize
 from omnizip_jax.media.resample import Resampler, audio_frame
 
 

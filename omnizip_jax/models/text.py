@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from omnizip_jax.config import TextConfig
 from omnizip_jax.models import attention, rope
+from omnizip_jax.models.config import TextConfig
 
 SHORT_BLOCK = 1024  # below this many tokens, copies of the weights would be felt on a GPU
 

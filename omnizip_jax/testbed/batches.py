@@ -17,11 +17,11 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from omnizip_jax import prompt as prompts
-from omnizip_jax.config import ModelConfig
 from omnizip_jax.media import load_clip
-from omnizip_jax.media.picture import patchify
+from omnizip_jax.media.pixels import patchify
 from omnizip_jax.media.sound import clip_log_mel
-from omnizip_jax.models import rope
+from omnizip_jax.models.qwen2_5_omni import positions as tmrope
+from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.testbed.clips import (
     COLOURS,
     SHAPES,
@@ -368,7 +368,7 @@ def clip_positions(windows: int, start: int) -> Int[np.ndarray, "3 slots"]:
         mel_length=None,
     )
     each = [
-        rope.window_positions(layout, start + 50 * i, start, GRID**2, SPEC.audio_slots)
+        tmrope.window_positions(layout, start + 50 * i, start, GRID**2, SPEC.audio_slots)
         for i in range(windows)
     ]
     return np.concatenate(each, axis=1)

@@ -24,10 +24,9 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from tqdm import tqdm
 
 from omnizip_jax import prompt as prompts
-from omnizip_jax.checkpoint import Params, load
+from omnizip_jax.checkpoint.load import load
 from omnizip_jax.compression import CompressedClip, pack
-from omnizip_jax.config import ModelConfig, OmniZipConfig
-from omnizip_jax.encode import EncodedWindow, bound_decoder, encode_windows
+from omnizip_jax.config import OmniZipConfig
 from omnizip_jax.generate import (
     bucket,
     clip_positions,
@@ -37,10 +36,13 @@ from omnizip_jax.generate import (
     keep_all,
 )
 from omnizip_jax.media import load_clip
+from omnizip_jax.models.params import Params
+from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
+from omnizip_jax.models.qwen2_5_omni.encoders import bound_decoder, encode_windows
 from omnizip_jax.models.text import KVCache
 from omnizip_jax.testbed.clips import DIFFICULTIES, SPEC, Difficulty, Split, TestClip, make_clip
 from omnizip_jax.testbed.questions import FAMILIES, Question, draw_question
-from omnizip_jax.types import Window
+from omnizip_jax.types import EncodedWindow, Window
 
 # The paper's settings keep more than 45 and 35 % here, where 50 of 122 tokens are sound and not 50
 # of 338; these keep what the names say. The last one is out of reach of the paper's rho_max.

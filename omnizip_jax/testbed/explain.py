@@ -15,9 +15,10 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from omnizip_jax.checkpoint import Params, load
+from omnizip_jax.checkpoint.load import load
 from omnizip_jax.config import OmniZipConfig
-from omnizip_jax.encode import encode_windows
+from omnizip_jax.models.params import Params
+from omnizip_jax.models.qwen2_5_omni.encoders import encode_windows
 from omnizip_jax.testbed.batches import cut
 from omnizip_jax.testbed.clips import DIFFICULTIES, SLOTS_PER_WINDOW, Difficulty, Split
 from omnizip_jax.testbed.evaluate import (

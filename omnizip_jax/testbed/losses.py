@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from omnizip_jax.config import ModelConfig
 from omnizip_jax.models import rope
-from omnizip_jax.models.audio import AudioEncoder
+from omnizip_jax.models.qwen2_5_omni.audio import AudioEncoder
+from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
+from omnizip_jax.models.qwen2_5_omni.vision import VisionEncoder
 from omnizip_jax.models.text import Decoder, KVCache, Layer
-from omnizip_jax.models.vision import VisionEncoder
 from omnizip_jax.testbed.batches import GRID, TARGETS, DecoderBatch, EncoderBatch
 from omnizip_jax.testbed.model import HIDDEN
 

@@ -11,12 +11,12 @@ import numpy as np
 from safetensors.numpy import save_file
 from transformers import PreTrainedTokenizerFast
 
-from omnizip_jax.config import ModelConfig
-from omnizip_jax.demo.checkpoint import build_tokenizer, released_config
+from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
+from omnizip_jax.models.qwen2_5_omni.released import released_leaves
 from omnizip_jax.prompt import DEFAULT_SYSTEM
-from omnizip_jax.released import released_leaves
 from omnizip_jax.testbed.clips import COLOURS, SHAPES, SOUNDS, Thing
 from omnizip_jax.testbed.questions import NUMBERS, all_questions
+from omnizip_jax.testbed.random_checkpoint import build_tokenizer, released_config
 
 HIDDEN = 128  # of the decoder
 
@@ -78,7 +78,7 @@ def small_config(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
 def export(weights: Any, directory: str | Path) -> Path:
     """Write weights in the released layout, bfloat16, with everything that belongs to them.
 
-    The inverse of ``omnizip_jax.convert``.
+    The inverse of ``omnizip_jax.checkpoint.convert``.
 
     Args:
         weights: ``{"audio", "vision", "text"}``, the parameters of the small model.

@@ -24,8 +24,8 @@ import numpy as np
 import optax
 import optax.contrib
 
-from omnizip_jax.config import ModelConfig
-from omnizip_jax.encode import encode_windows
+from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
+from omnizip_jax.models.qwen2_5_omni.encoders import encode_windows
 from omnizip_jax.testbed.batches import (
     Bank,
     DecoderBatch,

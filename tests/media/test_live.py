@@ -583,7 +583,7 @@ def test_ctrl_c_closes():
 
 def test_ctrl_c_during_the_first_pass_closes(recording, monkeypatch):
     endless = functools.partial(open_again, recording)
-    monkeypatch.setattr("omnizip_jax.media.feed._sounds", lambda open_sound: endless())
+    monkeypatch.setattr("omnizip_jax.media.sources._sounds", lambda open_sound: endless())
     with live(recording, when_slow="wait"):
         time.sleep(0.1)
         assert len(threads()) == 2
@@ -591,7 +591,7 @@ def test_ctrl_c_during_the_first_pass_closes(recording, monkeypatch):
 
 
 def open_again(path):
-    from omnizip_jax.media.decode import MediaFile
+    from omnizip_jax.media.container import MediaFile
 
     while True:
         with MediaFile(path) as media:

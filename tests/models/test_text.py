@@ -11,7 +11,7 @@ import torch
 from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as hf
 from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTextConfig
 
-from omnizip_jax.config import TextConfig
+from omnizip_jax.models.config import TextConfig
 from omnizip_jax.models.text import Decoder, KVCache
 from tests.models.hf import randomise, to_flax
 

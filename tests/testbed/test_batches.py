@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from omnizip_jax import prompt as prompts
-from omnizip_jax.checkpoint import Params
-from omnizip_jax.config import ModelConfig
 from omnizip_jax.generate import generate
 from omnizip_jax.media import load_clip
+from omnizip_jax.models.params import Params
+from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.testbed.batches import Bank, Dialogues, Lesson, cut, reread, token_labels
 from omnizip_jax.testbed.clips import DIFFICULTIES, SPEC, make_clip
 from omnizip_jax.testbed.losses import init_model, read_sequence

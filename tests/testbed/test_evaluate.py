@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from omnizip_jax.checkpoint import Params
-from omnizip_jax.config import ModelConfig, OmniZipConfig
-from omnizip_jax.encode import encode_windows
+from omnizip_jax.config import OmniZipConfig
 from omnizip_jax.generate import generate
+from omnizip_jax.models.params import Params
+from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
+from omnizip_jax.models.qwen2_5_omni.encoders import encode_windows
 from omnizip_jax.testbed import evaluate
 from omnizip_jax.testbed.batches import cut
 from omnizip_jax.testbed.clips import SPEC, make_clip

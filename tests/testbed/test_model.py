@@ -5,8 +5,9 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from omnizip_jax import convert, load
-from omnizip_jax.config import ModelConfig
+from omnizip_jax import load
+from omnizip_jax.checkpoint import convert
+from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.testbed.losses import init_model
 from omnizip_jax.testbed.model import answers, export, small_config, small_tokenizer
 

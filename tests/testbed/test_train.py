@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from omnizip_jax.config import ModelConfig
+from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.rope import text_positions
 from omnizip_jax.models.text import Decoder, KVCache
 from omnizip_jax.testbed.batches import Lesson

@@ -11,12 +11,12 @@ import time
 import numpy as np
 import pytest
 
-from omnizip_jax import OmniZipConfig, PushSource, live, load, windows
-from omnizip_jax.cli import main
-from omnizip_jax.convert import convert
-from omnizip_jax.demo.clip import write_clip
-from omnizip_jax.live import END, Questions, clock, parse_time
-from omnizip_jax.terminal import Typing
+from omnizip_jax import OmniZipConfig, PushSource, load, windows
+from omnizip_jax.app.cli import main
+from omnizip_jax.app.follow import END, Questions, clock, parse_time
+from omnizip_jax.app.terminal import Typing
+from omnizip_jax.checkpoint.convert import convert
+from omnizip_jax.testbed.bouncing import write_clip
 
 SETTINGS = {"capacity": 2048, "text_slots": 400}
 
@@ -24,7 +24,7 @@ SETTINGS = {"capacity": 2048, "text_slots": 400}
 @pytest.fixture(autouse=True)
 def no_compilation_cache(monkeypatch):
     """The tests leave the user's cache alone."""
-    monkeypatch.setattr("omnizip_jax.cli.enable_compilation_cache", lambda: None)
+    monkeypatch.setattr("omnizip_jax.app.cli.enable_compilation_cache", lambda: None)
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def test_typing_at_a_terminal():
         done.set()
 
     with os.fdopen(slave) as terminal, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("omnizip_jax.terminal._foreground", lambda number: True)
+        patch.setattr("omnizip_jax.app.terminal._foreground", lambda number: True)
         with Typing(on_line, shown.append, terminal):
             os.write(master, b"nonsense\x15What is ther\x1b[Dez\x7f?\n")
             assert done.wait(5)

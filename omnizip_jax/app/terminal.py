@@ -16,7 +16,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from omnizip_jax.live import Answered, Ended, Event, Refused, WindowRead, clock
+from omnizip_jax.app.follow import Answered, Ended, Event, Refused, WindowRead, clock
 
 _ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[@-~]|O.|.)?")  # arrows and the like
 _NAMES = {WindowRead: "window", Answered: "answer", Refused: "refused", Ended: "end"}

@@ -20,8 +20,8 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from omnizip_jax.config import ModelConfig
-from omnizip_jax.released import released_shapes
+from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
+from omnizip_jax.models.qwen2_5_omni.released import released_shapes
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",

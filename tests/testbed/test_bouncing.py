@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from omnizip_jax.config import WindowSpec
-from omnizip_jax.demo.clip import write_clip
 from omnizip_jax.media import load_clip, window_frames
+from omnizip_jax.testbed.bouncing import write_clip
 
 SMALL = {"seconds": 8, "size": (160, 90), "fps": 10}
 

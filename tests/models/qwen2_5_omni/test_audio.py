@@ -15,8 +15,8 @@ from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import (
     Qwen2_5OmniAudioEncoderConfig,
 )
 
-from omnizip_jax.config import AudioConfig
-from omnizip_jax.models.audio import AudioEncoder
+from omnizip_jax.models.qwen2_5_omni.audio import AudioEncoder
+from omnizip_jax.models.qwen2_5_omni.config import AudioConfig
 from tests.models.hf import randomise, to_flax
 
 CONFIG = AudioConfig(mel_bins=8, layers=3, hidden=32, heads=4, ffn=48, n_window=20, output=24)

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from omnizip_jax.checkpoint import abstract_params
-from omnizip_jax.config import ModelConfig
-from omnizip_jax.released import released_leaves, released_shapes
+from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
+from omnizip_jax.models.qwen2_5_omni.parameters import abstract_params
+from omnizip_jax.models.qwen2_5_omni.released import released_leaves, released_shapes
 
 AUDIO = {
     "num_mel_bins": 128,

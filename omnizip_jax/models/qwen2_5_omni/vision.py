@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
-from omnizip_jax.config import VisionConfig
 from omnizip_jax.models import rope
 from omnizip_jax.models.attention import attend
+from omnizip_jax.models.qwen2_5_omni.config import VisionConfig
 
 # Normalisation of the red, green and blue channel of values between 0 and 1 (CLIP's).
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -19,10 +19,10 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from omnizip_jax import convert
-from omnizip_jax.checkpoint import load
+from omnizip_jax.checkpoint import convert
+from omnizip_jax.checkpoint.load import load
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_tied_embeddings_need_no_head(source, tmp_path):
 
 def test_batches_and_slices_of_any_size(released_folder, converted, tmp_path, monkeypatch):
     monkeypatch.setattr(convert, "BATCH_BYTES", 2**15)
-    monkeypatch.setattr("omnizip_jax.released.SLICE_BYTES", 1000)
+    monkeypatch.setattr("omnizip_jax.checkpoint.released.SLICE_BYTES", 1000)
     convert.convert(released_folder, tmp_path / "model")
     one, many = load(converted).weights, load(tmp_path / "model").weights
     jax.tree.map(np.testing.assert_array_equal, one, many)
@@ -313,7 +313,7 @@ def test_interrupted_by_the_keyboard(released_folder, tmp_path, monkeypatch, cap
 
 KILLED_IN_THE_SECOND_BATCH = """
 import os, signal, sys
-from omnizip_jax import convert
+from omnizip_jax.checkpoint import convert
 save, calls = convert.ocp.partial.save, []
 def die(*arguments):
     calls.append(1)

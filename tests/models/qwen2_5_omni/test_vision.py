@@ -13,8 +13,8 @@ from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import (
     Qwen2_5OmniVisionEncoderConfig,
 )
 
-from omnizip_jax.config import VisionConfig
-from omnizip_jax.models.vision import VisionEncoder, normalise
+from omnizip_jax.models.qwen2_5_omni.config import VisionConfig
+from omnizip_jax.models.qwen2_5_omni.vision import VisionEncoder, normalise
 from tests.models.hf import randomise, to_flax
 
 # 4 x 4 tokens of 2 x 2 patches in a window, and 144 slots, as released.

@@ -21,7 +21,7 @@ from omnizip_jax.stream_state import StreamState
 from omnizip_jax.types import Window
 
 if TYPE_CHECKING:
-    from omnizip_jax.checkpoint import Params
+    from omnizip_jax.models.params import Params
 
 END = math.inf  # the time of a question that waits for the end of the stream
 

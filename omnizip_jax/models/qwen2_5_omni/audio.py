@@ -11,32 +11,13 @@ import functools
 
 import flax.linen as nn
 import jax.numpy as jnp
-from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from omnizip_jax.config import AudioConfig
 from omnizip_jax.models.attention import attend
+from omnizip_jax.models.qwen2_5_omni.config import AudioConfig
+from omnizip_jax.types import AudioFeatures
 
 POSITION_TIMESCALE = 10000.0  # longest wavelength of the sinusoids, over 2 pi
-
-
-class AudioFeatures(struct.PyTreeNode):
-    """What the encoder makes of one window.
-
-    A frame is two mel frames, a token two frames; what the masks leave out is finite padding.
-
-    Attributes:
-        tokens: embeddings in the decoder's space.
-        token_mask: tokens that exist.
-        queries, keys: of the last layer, not yet scaled: Q and K of the paper's eq. 2.
-        frame_mask: frames that exist.
-    """
-
-    tokens: Float[Array, "A D"]
-    token_mask: Bool[Array, " A"]
-    queries: Float[Array, "T N H"]
-    keys: Float[Array, "T N H"]
-    frame_mask: Bool[Array, " T"]
 
 
 class AudioAttention(nn.Module):

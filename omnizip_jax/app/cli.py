@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it misses torch; nothing here does
     if argv[:1] == ["convert"]:  # the script convert/hf_to_flax.py has the same arguments
-        from omnizip_jax.convert import main as convert
+        from omnizip_jax.checkpoint.convert import main as convert
 
         return convert(argv[1:], prog="omnizip convert")
     arguments = build_parser().parse_args(argv)
@@ -207,13 +207,13 @@ def enable_compilation_cache() -> None:
     """Keep compiled programs between runs, in the user's cache folder."""
     import jax
 
-    from omnizip_jax.small import cache_folder
+    from omnizip_jax.checkpoint.small import cache_folder
 
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from omnizip_jax.demo.run import run, run_stream
+    from omnizip_jax.app.demo import run, run_stream
 
     enable_compilation_cache()
     (run_stream if arguments.stream else run)(arguments.out, arguments.seed)
@@ -266,9 +266,9 @@ def _stream(arguments: argparse.Namespace) -> int:
     import contextlib
 
     import omnizip_jax
-    from omnizip_jax.live import Questions, begin, follow, parse_time
+    from omnizip_jax.app.follow import Questions, begin, follow, parse_time
+    from omnizip_jax.app.terminal import Screen, Typing, print_json
     from omnizip_jax.prompt import DEFAULT_SYSTEM
-    from omnizip_jax.terminal import Screen, Typing, print_json
 
     enable_compilation_cache()
     compression = compression_from(arguments)

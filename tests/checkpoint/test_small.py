@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from omnizip_jax import load
-from omnizip_jax.config import ModelConfig, OmniZipConfig
+from omnizip_jax.checkpoint.small import RELEASED, cache_folder, small_checkpoint
+from omnizip_jax.config import OmniZipConfig
 from omnizip_jax.decode import end_tokens
 from omnizip_jax.generate import generate
-from omnizip_jax.small import RELEASED, cache_folder, small_checkpoint
+from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.testbed import evaluate
 from omnizip_jax.testbed.batches import cut
 from omnizip_jax.testbed.clips import DIFFICULTIES, SPEC, make_clip

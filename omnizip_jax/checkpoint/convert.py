@@ -19,17 +19,16 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 from tqdm import tqdm
 
-from omnizip_jax.checkpoint import CONFIG, TOKENIZER, UNFINISHED, WEIGHTS, load_tokenizer
-from omnizip_jax.config import ModelConfig
-from omnizip_jax.released import (
+from omnizip_jax.checkpoint.folder import CONFIG, TOKENIZER, UNFINISHED, WEIGHTS, load_tokenizer
+from omnizip_jax.checkpoint.released import (
     ConversionError,
-    Leaf,
     Tensor,
     check_tensors,
     find_tensors,
     leaf_dtype,
-    released_leaves,
 )
+from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
+from omnizip_jax.models.qwen2_5_omni.released import Leaf, released_leaves
 
 TOKENIZER_FILES = (
     "tokenizer.json",

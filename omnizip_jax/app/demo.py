@@ -10,13 +10,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from omnizip_jax.checkpoint import Params, load
+from omnizip_jax.app.follow import END, Event, Questions, WindowRead, begin, clock, follow
+from omnizip_jax.app.terminal import Screen
+from omnizip_jax.checkpoint.load import load
 from omnizip_jax.config import OmniZipConfig
 from omnizip_jax.generate import Answer, generate
-from omnizip_jax.live import END, Event, Questions, WindowRead, begin, clock, follow
 from omnizip_jax.media import windows
+from omnizip_jax.models.params import Params
 from omnizip_jax.picture import plot_compression
-from omnizip_jax.terminal import Screen
 from omnizip_jax.testbed.clips import SPEC, TestClip, make_clip
 from omnizip_jax.testbed.evaluate import BUDGETS
 from omnizip_jax.testbed.questions import (

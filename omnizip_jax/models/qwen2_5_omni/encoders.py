@@ -8,27 +8,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array
 
-from omnizip_jax.config import ModelConfig, WindowSpec
-from omnizip_jax.models.audio import AudioEncoder, AudioFeatures
+from omnizip_jax.config import WindowSpec
+from omnizip_jax.models.qwen2_5_omni.audio import AudioEncoder
+from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
+from omnizip_jax.models.qwen2_5_omni.vision import VisionEncoder
 from omnizip_jax.models.text import Decoder
-from omnizip_jax.models.vision import VisionEncoder
-from omnizip_jax.types import Window
-
-
-class EncodedWindow(struct.PyTreeNode):
-    """What the encoders make of a window, before any score or choice.
-
-    Attributes:
-        audio: embeddings, and the last layer's queries and keys for the audio score (eq. 2).
-        video, video_mask: embeddings of each grid, and the slots that hold one.
-    """
-
-    audio: AudioFeatures
-    video: Float[Array, "*W G P D"]
-    video_mask: Bool[Array, "*W G P"]
+from omnizip_jax.types import AudioFeatures, EncodedWindow, Window
 
 
 def weights_dtype(weights: Any) -> jnp.dtype:

@@ -16,7 +16,7 @@ from typing import TypeAlias
 from omnizip_jax.media.arrays import MediaArrays
 from omnizip_jax.media.channel import Channel
 from omnizip_jax.media.clock import End, Picture, Sound
-from omnizip_jax.media.decode import MediaFile
+from omnizip_jax.media.container import MediaFile
 from omnizip_jax.media.push import PushSource
 
 Source: TypeAlias = str | Path | tuple | PushSource

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from omnizip_jax.cli import main
-from omnizip_jax.convert import convert
-from omnizip_jax.demo.clip import write_clip
+from omnizip_jax.app.cli import main
+from omnizip_jax.checkpoint.convert import convert
+from omnizip_jax.testbed.bouncing import write_clip
 
 
 @pytest.fixture(autouse=True)
 def no_compilation_cache(monkeypatch):
     """The tests leave the user's cache alone."""
-    monkeypatch.setattr("omnizip_jax.cli.enable_compilation_cache", lambda: None)
+    monkeypatch.setattr("omnizip_jax.app.cli.enable_compilation_cache", lambda: None)
 
 
 @pytest.fixture(scope="module")

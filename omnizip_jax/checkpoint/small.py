@@ -8,11 +8,11 @@ import os
 import tempfile
 from pathlib import Path
 
-from omnizip_jax import convert
-from omnizip_jax.config import ModelConfig
-from omnizip_jax.released import released_leaves
+from omnizip_jax.checkpoint import convert
+from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
+from omnizip_jax.models.qwen2_5_omni.released import released_leaves
 
-RELEASED = Path(__file__).parent / "testbed" / "small"  # in the released layout
+RELEASED = Path(__file__).parents[1] / "testbed" / "small"  # in the released layout
 
 
 def cache_folder() -> Path:

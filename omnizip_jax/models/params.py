@@ -1,0 +1,24 @@
+"""A loaded model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from flax import struct
+
+from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Params(struct.PyTreeNode):
+    """A loaded model: a pytree of weights, with configuration and tokenizer as static data.
+
+    Attributes:
+        weights: {"audio", "vision", "text"}, each the ``params`` of the module of that name.
+    """
+
+    weights: Any
+    config: ModelConfig = struct.field(pytree_node=False)
+    tokenizer: PreTrainedTokenizerBase = struct.field(pytree_node=False)

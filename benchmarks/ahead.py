@@ -31,7 +31,7 @@ from benchmarks import presets
 from benchmarks.clip import FULL, KEEP_35, KEEP_45
 from benchmarks.stream import CAPACITY
 from omnizip_jax import stream
-from omnizip_jax.config import OmniZipConfig
+from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.decode import DECODE_BLOCK, Sampling, generate_tokens
 from omnizip_jax.generate import (
     ENCODE_BLOCK,

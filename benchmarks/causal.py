@@ -22,18 +22,13 @@ from jaxtyping import Array, Bool, Float
 from benchmarks import presets
 from benchmarks.bench import Bench
 from benchmarks.harness import Row
-from omnizip_jax.compression import (
-    CompressedClip,
-    attention_scores,
-    causal,
-    compress_causal,
-    compress_clip,
-    init_plan,
-)
-from omnizip_jax.config import OmniZipConfig
+from omnizip_jax.compression import OmniZipConfig, causal
+from omnizip_jax.compression.audio import attention_scores
+from omnizip_jax.compression.causal import compress_causal, init_plan
+from omnizip_jax.compression.rule import compress_clip
 from omnizip_jax.media.sound import clip_log_mel
 from omnizip_jax.models.qwen2_5_omni.audio import AudioEncoder
-from omnizip_jax.types import WindowTokens
+from omnizip_jax.types import Selection, WindowTokens
 
 WINDOWS, FRAMES, HEADS, HEAD_DIM = 64, 100, 2, 16
 GRIDS, PLACES, WIDTH = 2, 144, 8
@@ -148,7 +143,7 @@ def compare(
 
 
 def _compare(
-    clip: Features, plan: CompressedClip, whole: CompressedClip, config: OmniZipConfig
+    clip: Features, plan: Selection, whole: Selection, config: OmniZipConfig
 ) -> Comparison:
     audio, video = np.asarray(clip.audio_mask), np.asarray(clip.video_mask)
     audio_came, video_came = audio.sum(1), video.sum((1, 2))
@@ -185,12 +180,12 @@ def rank_correlation(a: Array, b: Array) -> float:
 
 
 @functools.cache
-def looked_ahead(kind: str, seed: int, config: OmniZipConfig) -> CompressedClip:
+def looked_ahead(kind: str, seed: int, config: OmniZipConfig) -> Selection:
     return jax.tree.map(np.asarray, _look_ahead(make(kind, seed), config))
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _look_ahead(clip: Features, config: OmniZipConfig) -> CompressedClip:
+def _look_ahead(clip: Features, config: OmniZipConfig) -> Selection:
     scores = attention_scores(clip.queries, clip.keys, clip.frame_mask)
     tokens = WindowTokens(clip.audio, scores, clip.audio_mask, clip.video, clip.video_mask)
     return compress_clip(tokens, config)
@@ -201,7 +196,7 @@ def streamed(config: OmniZipConfig, slack: Any):
     """The causal plan of a whole clip; ``slack`` tells programs apart, it is read in ``causal``."""
 
     @jax.jit
-    def program(clip: Features) -> CompressedClip:
+    def program(clip: Features) -> Selection:
         def step(plan, window):
             return compress_causal(plan, **vars(window), config=config)
 

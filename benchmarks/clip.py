@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from benchmarks import presets
 from benchmarks.bench import Bench
 from benchmarks.harness import program_bytes
-from omnizip_jax.config import OmniZipConfig
+from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.decode import Generation
 from omnizip_jax.generate import (
     PromptArrays,

@@ -13,9 +13,11 @@ from benchmarks import flops
 from benchmarks.bench import Bench
 from benchmarks.harness import Call, Row, cores, peak_memory, program_bytes
 from benchmarks.machine import synchronised, torch_device
-from omnizip_jax.compression import CompressedClip, attention_scores, compress_clip
-from omnizip_jax.config import OmniZipConfig, WindowSpec
-from omnizip_jax.types import WindowTokens
+from omnizip_jax.compression import OmniZipConfig
+from omnizip_jax.compression.audio import attention_scores
+from omnizip_jax.compression.rule import compress_clip
+from omnizip_jax.config import WindowSpec
+from omnizip_jax.types import Selection, WindowTokens
 
 LONG_CLIP = 384  # windows: 12.8 minutes, the 768 frames that the authors cap at
 PAPER, PUBLISHED = OmniZipConfig(), OmniZipConfig.published()
@@ -82,7 +84,7 @@ def _scores(bench: Bench, windows: int) -> Row:
 
 
 @functools.cache
-def program(config: OmniZipConfig) -> Callable[[WindowTokens], CompressedClip]:
+def program(config: OmniZipConfig) -> Callable[[WindowTokens], Selection]:
     """The compression of a whole clip, jitted."""
     return jax.jit(functools.partial(compress_clip, config=config))
 

@@ -24,7 +24,8 @@ from rich.table import Table
 from benchmarks import machine
 from benchmarks.presets import PRESETS, default_dtype, random_params, random_windows
 from omnizip_jax import stream
-from omnizip_jax.config import OmniZipConfig, WindowSpec
+from omnizip_jax.compression import OmniZipConfig
+from omnizip_jax.config import WindowSpec
 from omnizip_jax.memory import Memory
 from omnizip_jax.models.params import Params
 from omnizip_jax.types import Window

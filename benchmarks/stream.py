@@ -17,7 +17,7 @@ from benchmarks.bench import Bench
 from benchmarks.clip import FULL, KEEP_45
 from benchmarks.harness import Row
 from omnizip_jax import stream
-from omnizip_jax.config import OmniZipConfig
+from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.media import windows
 from omnizip_jax.models import attention
 from omnizip_jax.models.params import Params

@@ -17,24 +17,16 @@ from jaxtyping import Array, Bool, Int
 from tqdm import tqdm
 
 from omnizip_jax import prompt as prompts
-from omnizip_jax.compression import (
-    CausalPlan,
-    CompressedClip,
-    attention_scores,
-    compress_causal,
-    compress_clip,
-    init_plan,
-    kept_bound,
-    pack,
-)
-from omnizip_jax.config import OmniZipConfig, WindowSpec
+from omnizip_jax.compression import AllTokens, Method, OmniZipConfig
+from omnizip_jax.compression.pack import pack
+from omnizip_jax.config import WindowSpec
 from omnizip_jax.decode import Generation, Sampling, complete
 from omnizip_jax.media import Clip, load_clip
 from omnizip_jax.models.qwen2_5_omni import positions as tmrope
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.encoders import bound_decoder, check_spec, encode_windows
 from omnizip_jax.models.text import KVCache
-from omnizip_jax.types import EncodedWindow, Window, WindowTokens
+from omnizip_jax.types import EncodedWindow, Selection, Window
 
 if TYPE_CHECKING:
     from omnizip_jax.models.params import Params
@@ -85,7 +77,7 @@ class Answer:
     text: str
     token_ids: tuple[int, ...]
     counts: TokenCounts
-    compression: CompressedClip | None
+    compression: Selection | None
     clip: Clip | None
     seconds: dict[str, float]
 
@@ -267,7 +259,7 @@ def prefill_sizes(
     if compression is None:
         bound = int((audio_counts + video_counts).sum())
     else:
-        bound = kept_bound(audio_counts, video_counts, compression)
+        bound = compression.bound(audio_counts, video_counts)
     capacity = bucket(bound + text)
     return {"capacity": capacity, "slots": bucket(capacity + room)}
 
@@ -280,7 +272,7 @@ def prefill(
     compression: OmniZipConfig | None,
     max_new_tokens: int,
     seed: int,
-) -> tuple[Generation, CompressedClip | None, TokenCounts]:
+) -> tuple[Generation, Selection | None, TokenCounts]:
     """Choose static sizes for a clip on the host, then run ``first_token``."""
     arrays = PromptArrays.from_prompt(prompt)
     layout, last = None, 0
@@ -308,7 +300,7 @@ def prefill(
             f"kept {int(count)} tokens, more than the bound of {sizes['capacity']}"
         )
     if trace is not None:
-        trace = jax.tree.map(lambda x: np.asarray(x)[: last + 1], trace.replace(audio=None))
+        trace = jax.tree.map(lambda x: np.asarray(x)[: last + 1], trace.trace)
     return (
         generation,
         trace,
@@ -336,7 +328,7 @@ def first_token(
     compression: OmniZipConfig | None,
     capacity: int,
     slots: int,
-) -> tuple[Generation, CompressedClip | None, Int[Array, ""]]:
+) -> tuple[Generation, Selection | None, Int[Array, ""]]:
     """One program from the encoders' outputs to the logits of the first token.
 
     Plans and compresses (paper section 3), packs what stays to the front, and prefills: packed
@@ -359,8 +351,8 @@ def first_token(
     keep = [jnp.ones(prompt.prefix.shape[0], bool)]
     clip, after = None, jnp.int32(0)
     if encoded is not None and layout is not None:
-        clip = compress(encoded, compression)
-        embeddings.append(interleave(encoded.video, clip.audio).astype(embeddings[0].dtype))
+        clip = compress(encoded, compression, key)
+        embeddings.append(interleave(clip.video, clip.audio).astype(embeddings[0].dtype))
         positions.append(clip_positions(layout, encoded, start, config))
         keep.append(interleave(clip.video_keep, clip.audio_keep))
         after = tmrope.position_after(
@@ -385,57 +377,18 @@ def first_token(
     return Generation(cache, logits, position, key, jnp.bool_(False)), clip, count
 
 
-def compress(encoded: EncodedWindow, compression: OmniZipConfig | None) -> CompressedClip:
-    """The clip's compression (paper section 3.3 and 3.4); everything kept where it is None."""
-    audio = encoded.audio
-    if compression is None:
-        return jax.vmap(keep_all)(encoded)
-    if compression.causal:
-        frames, heads, size = audio.keys.shape[1:]
-        plan = init_plan(compression, frames, heads, size, audio.keys.dtype)
-
-        def step(plan: CausalPlan, window: EncodedWindow):
-            return compress_next(plan, window, compression)
-
-        return jax.lax.scan(step, plan, encoded)[1]
-    scores = attention_scores(audio.queries, audio.keys, audio.frame_mask)
-    tokens = WindowTokens(audio.tokens, scores, audio.token_mask, encoded.video, encoded.video_mask)
-    return compress_clip(tokens, compression)
+def compress(encoded: EncodedWindow, method: Method | None, key: Array) -> Selection:
+    """The clip's compression; everything kept where it is None."""
+    clip = (method or AllTokens()).select(encoded, key)
+    return clip.replace(
+        audio=encoded.audio.tokens if clip.audio is None else clip.audio,
+        video=encoded.video if clip.video is None else clip.video,
+    )
 
 
-def compress_next(
-    plan: CausalPlan, window: EncodedWindow, compression: OmniZipConfig | None
-) -> tuple[CausalPlan, CompressedClip]:
+def compress_next(plan: Any, window: EncodedWindow, method: Method | None) -> tuple[Any, Selection]:
     """The next window of a stream; the trace is without the axis of windows."""
-    if compression is None:
-        return plan.replace(window=plan.window + 1), keep_all(window)
-    audio = window.audio
-    return compress_causal(
-        plan,
-        audio.queries,
-        audio.keys,
-        audio.frame_mask,
-        audio.tokens,
-        audio.token_mask,
-        window.video,
-        window.video_mask,
-        compression,
-    )
-
-
-def keep_all(window: EncodedWindow) -> CompressedClip:
-    """The trace of one window that is not compressed."""
-    audio = window.audio
-    return CompressedClip(
-        audio=audio.tokens,
-        audio_keep=audio.token_mask,
-        audio_salient=audio.token_mask,
-        audio_order=jnp.zeros(audio.token_mask.shape, jnp.int32),
-        video_keep=window.video_mask,
-        video_order=jnp.zeros(window.video_mask.shape, jnp.int32),
-        audio_retention=jnp.any(audio.token_mask).astype(jnp.float32),
-        video_rate=jnp.float32(0),
-    )
+    return (method or AllTokens()).step(plan, window, jax.random.key(0))
 
 
 def interleave(video: Array, audio: Array) -> Array:

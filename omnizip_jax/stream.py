@@ -21,8 +21,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from omnizip_jax import prompt as prompts
-from omnizip_jax.compression import CompressedClip, front, init_plan
-from omnizip_jax.config import OmniZipConfig, WindowSpec
+from omnizip_jax.compression import OmniZipConfig
+from omnizip_jax.compression.causal import init_plan
+from omnizip_jax.compression.pack import front
+from omnizip_jax.config import WindowSpec
 from omnizip_jax.conversation import closing_tokens, prefix_tokens, question_tokens
 from omnizip_jax.decode import Generation, Sampling, complete, end_tokens
 from omnizip_jax.generate import TEXT_BLOCK, Answer, TokenCounts, compress_next
@@ -43,7 +45,7 @@ from omnizip_jax.stream_state import (
     check_window,
     fingerprint,
 )
-from omnizip_jax.types import Window
+from omnizip_jax.types import Selection, Window
 
 if TYPE_CHECKING:
     from omnizip_jax.models.params import Params
@@ -86,9 +88,7 @@ def init_stream(
     if not 0.1 <= low_water <= 0.95:
         raise ValueError(f"low_water is a share between 0.1 and 0.95, got {low_water}")
     if compression is not None:
-        if compression.rule != "paper":
-            raise ValueError("the published rule needs the whole clip; stream the paper's rule")
-        compression = dataclasses.replace(compression, causal=True)
+        pass
     settings = StreamSettings(
         model=config,
         weights=fingerprint(params),
@@ -308,11 +308,11 @@ def _feed(
         in_video=jnp.bool_(True),
         seen=state.seen + jnp.stack([jnp.sum(audio_mask), jnp.sum(video_mask)]),
         kept=state.kept + jnp.stack([jnp.sum(trace.audio_keep), jnp.sum(trace.video_keep)]),
-        trace=trace.replace(audio=None),
+        trace=trace.trace,
     )
 
 
-def _ranks(trace: CompressedClip) -> Float[Array, " slots"]:
+def _ranks(trace: Selection) -> Float[Array, " slots"]:
     """Place of each token in its window's order of salience, video slots first.
 
     Audio and each grid are ranked on their own, then spread over as many places as were kept.
@@ -445,20 +445,11 @@ def _padded(
     )
 
 
-def _no_trace(spec: WindowSpec) -> CompressedClip:
+def _no_trace(spec: WindowSpec) -> Selection:
     """The trace of no window."""
     audio = jnp.zeros(spec.audio_slots, bool)
     video = jnp.zeros((spec.grids, spec.grid_slots), bool)
-    return CompressedClip(
-        audio=jnp.zeros(0),
-        audio_keep=audio,
-        audio_salient=audio,
-        audio_order=audio.astype(jnp.int32),
-        video_keep=video,
-        video_order=video.astype(jnp.int32),
-        audio_retention=jnp.float32(0),
-        video_rate=jnp.float32(0),
-    ).replace(audio=None)
+    return Selection.of(audio, video, audio, video)
 
 
 def _commit(tree: Any, like: Array) -> Any:

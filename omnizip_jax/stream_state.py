@@ -9,12 +9,13 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Int
 
-from omnizip_jax.compression import CausalPlan, CompressedClip
-from omnizip_jax.config import OmniZipConfig, WindowSpec
+from omnizip_jax.compression import OmniZipConfig
+from omnizip_jax.compression.causal import CausalPlan
+from omnizip_jax.config import WindowSpec
 from omnizip_jax.memory import Memory, Slots
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.text import KVCache
-from omnizip_jax.types import Window
+from omnizip_jax.types import Selection, Window
 
 if TYPE_CHECKING:
     from omnizip_jax.models.params import Params
@@ -46,7 +47,9 @@ class StreamSettings:
         spec = self.spec
         video = spec.video_slots
         if self.compression is not None:
-            video -= int(self.compression.rho_min * video)
+            return len(self.start_tokens) + self.compression.step_bound(
+                spec.audio_slots * self.audio, video
+            )
         return len(self.start_tokens) + spec.audio_slots * self.audio + video
 
 
@@ -79,7 +82,7 @@ class StreamState(struct.PyTreeNode):
     in_video: Bool[Array, ""]
     seen: Int[Array, " 2"]
     kept: Int[Array, " 2"]
-    trace: CompressedClip
+    trace: Selection
     settings: StreamSettings = struct.field(pytree_node=False)
 
     @property

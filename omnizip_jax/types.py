@@ -1,10 +1,11 @@
-"""The two pytrees that everything else hands around: a window of media, a window of tokens.
+"""The pytrees that everything else hands around: a window of media, of tokens, and a choice.
 
 A clip is the same structure with a leading axis ``W`` of windows on every leaf.
 """
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
@@ -50,17 +51,32 @@ class AudioFeatures(struct.PyTreeNode):
     frame_mask: Bool[Array, " T"]
 
 
+class VisionFeatures(struct.PyTreeNode):
+    """What methods may ask of the vision encoder's last block of full attention.
+
+    Attributes:
+        received: attention that each token receives inside its grid: mean over heads and over the
+            token's patches, summed over queries; 0 where there is no token.
+        keys: mean over heads and patches of each token's keys.
+    """
+
+    received: Float[Array, "*W G P"]
+    keys: Float[Array, "*W G P H"]
+
+
 class EncodedWindow(struct.PyTreeNode):
     """What the encoders make of a window, before any score or choice.
 
     Attributes:
         audio: embeddings, and the last layer's queries and keys for the audio score (eq. 2).
         video, video_mask: embeddings of each grid, and the slots that hold one.
+        vision: only for methods that want it (``Method.wants``).
     """
 
     audio: AudioFeatures
     video: Float[Array, "*W G P D"]
     video_mask: Bool[Array, "*W G P"]
+    vision: VisionFeatures | None = None
 
 
 class WindowTokens(struct.PyTreeNode):
@@ -79,3 +95,70 @@ class WindowTokens(struct.PyTreeNode):
     audio_mask: Bool[Array, "*W A"]
     video: Float[Array, "*W G P D"]
     video_mask: Bool[Array, "*W G P"]
+
+
+class Selection(struct.PyTreeNode):
+    """Which tokens of a window, or of a clip of W windows, stay, what becomes of them, and why.
+
+    Attributes:
+        audio, video: the embeddings, where a method replaces some; None: as they were encoded.
+        audio_keep, video_keep: tokens that stay.
+        audio_salient: audio tokens that stay for their own sake; the others are anchors, into which
+            the tokens around them were merged.
+        audio_order: place of each audio token in its window's order of salience, 0 first; a stream
+            that fades forgets the last ones first.
+        video_order: place of each video token in its grid's.
+        audio_retention: S_a, kept share of each window's audio tokens; 0 without audio.
+        video_rate: discarded share of each window's video tokens; 0 without video.
+    """
+
+    audio: Float[Array, "*W A D"] | None
+    video: Float[Array, "*W G P D"] | None
+    audio_keep: Bool[Array, "*W A"]
+    audio_salient: Bool[Array, "*W A"]
+    audio_order: Int[Array, "*W A"]
+    video_keep: Bool[Array, "*W G P"]
+    video_order: Int[Array, "*W G P"]
+    audio_retention: Float[Array, "*W"]
+    video_rate: Float[Array, "*W"]
+
+    @classmethod
+    def of(
+        cls,
+        audio_mask: Bool[Array, "*W A"],
+        video_mask: Bool[Array, "*W G P"],
+        audio_keep: Bool[Array, "*W A"],
+        video_keep: Bool[Array, "*W G P"],
+        *,
+        audio: Float[Array, "*W A D"] | None = None,
+        video: Float[Array, "*W G P D"] | None = None,
+        audio_salient: Bool[Array, "*W A"] | None = None,
+        audio_order: Int[Array, "*W A"] | None = None,
+        video_order: Int[Array, "*W G P"] | None = None,
+    ) -> Selection:
+        """Fill in what follows from the masks of the tokens that exist and of those that stay.
+
+        Without an order, all tokens are of equal salience; without ``audio_salient``, all that
+        stay are salient.
+        """
+
+        def zeros(mask: Array) -> Array:
+            return jnp.zeros(mask.shape, jnp.int32)
+
+        heard, seen = jnp.sum(audio_mask, -1), jnp.sum(video_mask, (-2, -1))
+        return cls(
+            audio=audio,
+            video=video,
+            audio_keep=audio_keep,
+            audio_salient=audio_keep if audio_salient is None else audio_salient,
+            audio_order=zeros(audio_mask) if audio_order is None else audio_order,
+            video_keep=video_keep,
+            video_order=zeros(video_mask) if video_order is None else video_order,
+            audio_retention=jnp.sum(audio_keep, -1) / jnp.maximum(heard, 1),
+            video_rate=(seen - jnp.sum(video_keep, (-2, -1))) / jnp.maximum(seen, 1),
+        )
+
+    @property
+    def trace(self) -> Selection:
+        """The choice without the embeddings: what a person looks at."""
+        return self.replace(audio=None, video=None)

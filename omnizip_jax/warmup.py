@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from omnizip_jax import prompt as prompts
-from omnizip_jax.config import OmniZipConfig, WindowSpec
+from omnizip_jax.compression import OmniZipConfig
+from omnizip_jax.config import WindowSpec
 from omnizip_jax.decode import Sampling, complete
 from omnizip_jax.generate import encode_clip, prefill
 from omnizip_jax.media import Clip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from omnizip_jax.config import OmniZipConfig
+from omnizip_jax.compression import OmniZipConfig
 
 
 @torch.no_grad()

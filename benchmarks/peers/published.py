@@ -12,7 +12,7 @@ import itertools
 import torch
 import torch.nn.functional as F
 
-from omnizip_jax.config import OmniZipConfig
+from omnizip_jax.compression import OmniZipConfig
 
 
 @torch.no_grad()

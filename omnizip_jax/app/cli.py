@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from omnizip_jax.config import OmniZipConfig, WindowSpec
+from omnizip_jax.compression import OmniZipConfig
+from omnizip_jax.config import WindowSpec
 
 ROOM_TO_ASK = 384  # tokens of a question in a stream and of what stands around it
 

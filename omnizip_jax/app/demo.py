@@ -13,7 +13,7 @@ from rich.table import Table
 from omnizip_jax.app.follow import END, Event, Questions, WindowRead, begin, clock, follow
 from omnizip_jax.app.terminal import Screen
 from omnizip_jax.checkpoint.load import load
-from omnizip_jax.config import OmniZipConfig
+from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.generate import Answer, generate
 from omnizip_jax.media import windows
 from omnizip_jax.models.params import Params

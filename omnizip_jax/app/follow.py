@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import jax
 import numpy as np
 
-from omnizip_jax.config import OmniZipConfig, WindowSpec
+from omnizip_jax.compression import OmniZipConfig
+from omnizip_jax.config import WindowSpec
 from omnizip_jax.generate import TokenCounts
 from omnizip_jax.media import WindowStream
 from omnizip_jax.stream import _forget, ask, feed, init_stream

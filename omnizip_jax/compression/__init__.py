@@ -1,23 +1,21 @@
-"""The OmniZip paper, section by section, on masked windows; knows nothing of models or files.
+"""Methods that choose among media tokens; knows nothing of models or files.
 
-``audio`` is section 3.3 (eq. 2-4), ``budget`` eq. 5 and appendix A, ``video`` section 3.4
-(eq. 6-8), ``window`` a whole clip, ``published`` what the authors' newest code does differently,
-``causal`` what a stream does instead of the two clip-wide steps.
+``method`` is the contract. The OmniZip paper, section by section, on masked windows: ``audio`` is
+section 3.3 (eq. 2-4), ``budget`` eq. 5 and appendix A, ``video`` section 3.4 (eq. 6-8), ``rule``
+the order of the steps, ``omnizip`` the method; ``published`` is what the authors' newest code does
+differently, ``causal`` what a stream does instead of the two clip-wide steps.
 """
 
-from omnizip_jax.compression.audio import attention_scores
-from omnizip_jax.compression.causal import CausalPlan, compress_causal, init_plan
-from omnizip_jax.compression.pack import front, pack
-from omnizip_jax.compression.window import CompressedClip, compress_clip, kept_bound
+from omnizip_jax.compression.baselines import AllTokens
+from omnizip_jax.compression.method import Method
+from omnizip_jax.compression.omnizip import OmniZipConfig
+from omnizip_jax.compression.published import PublishedOmniZip
 
-__all__ = [
-    "CausalPlan",
-    "CompressedClip",
-    "attention_scores",
-    "compress_causal",
-    "compress_clip",
-    "front",
-    "init_plan",
-    "kept_bound",
-    "pack",
-]
+# Every method by the name that the command line, the testbed and the evaluation know it by.
+METHODS: dict[str, type[Method]] = {
+    "omnizip": OmniZipConfig,
+    "published": PublishedOmniZip,
+    "all": AllTokens,
+}
+
+__all__ = ["METHODS", "AllTokens", "Method", "OmniZipConfig", "PublishedOmniZip"]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from omnizip_jax.compression.counts import top_mask
+from omnizip_jax.compression.counts import exact, lookup, round_share, top_mask
+from omnizip_jax.compression.settings import Settings
 from omnizip_jax.compression.similarity import cosines
 
 
@@ -178,3 +182,34 @@ def cross_modal_similarity(
     ``-inf`` where there is no video.
     """
     return jnp.max(jnp.where(video_mask, cosines(audio, video), -jnp.inf), axis=-1)
+
+
+def consolidate_window(
+    audio: Float[Array, "A D"],
+    audio_mask: Bool[Array, " A"],
+    salient: Bool[Array, " A"],
+    video: Float[Array, "G P D"],
+    video_mask: Bool[Array, "G P"],
+    config: Settings,
+) -> tuple[Float[Array, "A D"], Bool[Array, " A"]]:
+    """Audio anchor consolidation inside one window (section 3.3, eq. 3-4).
+
+    Of its n audio tokens, ``anchor_ratio * n`` (half to even) become anchors, as far as there are
+    non-salient ones; they are kept in addition to the salient tokens. ``merge_size=0``: none.
+
+    Returns:
+        The audio with merged anchors, and the mask of the anchors.
+    """
+    rule = partial(round_share, exact(config.anchor_ratio))
+    slots = int(rule(np.array(audio_mask.size)))
+    if config.merge_size == 0 or slots == 0:
+        return audio, jnp.zeros_like(salient)
+    others = audio_mask & ~salient
+    count = lookup(rule, jnp.sum(audio_mask), audio_mask.size)
+    anchor, filled, anchors = sample_anchors(others, count, slots)
+    relevance = cross_modal_similarity(
+        audio, video.reshape(-1, video.shape[-1]), video_mask.reshape(-1)
+    )
+    candidates = others & ~anchors
+    merged = merge_into_anchors(audio, candidates, relevance, anchor, filled, config.merge_size)
+    return merged, anchors

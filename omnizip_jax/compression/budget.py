@@ -15,10 +15,10 @@ from omnizip_jax.compression.counts import (
     round_share,
     top_mask,
 )
-from omnizip_jax.config import OmniZipConfig
+from omnizip_jax.compression.settings import Settings
 
 
-def initial_rates(retention: Float[Array, "*W"], config: OmniZipConfig) -> Float[Array, "*W"]:
+def initial_rates(retention: Float[Array, "*W"], config: Settings) -> Float[Array, "*W"]:
     """Eq. 5: the more of its audio a window keeps, the less of its video is pruned."""
     return config.rho_max - (config.rho_max - config.rho_min) * retention
 
@@ -53,7 +53,7 @@ def allocate_discards(
     retention: Float[Array, " W"],
     audio_counts: Int[Array, " W"],
     video_counts: Int[Array, " W"],
-    config: OmniZipConfig,
+    config: Settings,
     slots: int,
 ) -> Int[Array, " W"]:
     """Algorithm 1 with the budget met to the token: video tokens that each window discards.
@@ -71,7 +71,7 @@ def allocate_discards(
     Args:
         retention: S_a, share of each window's audio tokens that is kept, anchors included.
         audio_counts, video_counts: valid tokens of each window.
-        config: the rates; ``OmniZipConfig`` guarantees ``rho_min <= rho_video <= rho_max``.
+        config: the rates; the caller guarantees ``rho_min <= rho_video <= rho_max``.
         slots: static bound on ``video_counts``.
     """
     low, high, rate = exact(config.rho_min), exact(config.rho_max), exact(config.rho_video)

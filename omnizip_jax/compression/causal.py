@@ -15,7 +15,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from omnizip_jax.compression.audio import pool_pairs, received_attention
+from omnizip_jax.compression.audio import consolidate_window, pool_pairs, received_attention
 from omnizip_jax.compression.budget import initial_rates
 from omnizip_jax.compression.counts import (
     ceil_share,
@@ -25,9 +25,9 @@ from omnizip_jax.compression.counts import (
     round_share,
     salience_order,
 )
+from omnizip_jax.compression.settings import PaperSettings
 from omnizip_jax.compression.video import dpc_knn, istc, split_over_grids
-from omnizip_jax.compression.window import CompressedClip, consolidate_window
-from omnizip_jax.config import OmniZipConfig
+from omnizip_jax.types import Selection
 
 # How far a balance may stray to either side, in windows. Over 64 windows that is 0.8 % of the
 # tokens, so the rates meet their point even where up to 14 of the windows have no sound.
@@ -94,7 +94,7 @@ class CausalPlan(struct.PyTreeNode):
 
 
 def init_plan(
-    config: OmniZipConfig, frames: int, heads: int, head_dim: int, dtype=jnp.float32
+    config: PaperSettings, frames: int, heads: int, head_dim: int, dtype=jnp.float32
 ) -> CausalPlan:
     """The plan before the first window: T ``frames`` make T // 2 audio tokens in a window."""
     history, recent = config.key_windows, config.threshold_windows
@@ -141,7 +141,7 @@ def select_causal(
     plan: CausalPlan,
     scores: Float[Array, " A"],
     mask: Bool[Array, " A"],
-    config: OmniZipConfig,
+    config: PaperSettings,
 ) -> tuple[CausalPlan, Bool[Array, " A"]]:
     """Salient tokens of a window: those above the threshold, as many as the balance allows.
 
@@ -161,7 +161,7 @@ def select_causal(
     return plan, (salience_order(scores, mask) < count) & mask
 
 
-def expected_rate(slots: int, config: OmniZipConfig) -> float:
+def expected_rate(slots: int, config: PaperSettings) -> float:
     """Eq. 5 at the retention that the audio budget leads to, for windows of ``slots`` tokens.
 
     The salient tokens keep their balance, so this mean is known without looking ahead.
@@ -176,7 +176,7 @@ def discard_causal(
     retention: Float[Array, ""],
     audio_mask: Bool[Array, " A"],
     video_mask: Bool[Array, "G P"],
-    config: OmniZipConfig,
+    config: PaperSettings,
 ) -> tuple[CausalPlan, Int[Array, ""]]:
     """Video tokens that a window discards: eq. 5, scaled to the budget, kept in balance.
 
@@ -217,15 +217,15 @@ def compress_causal(
     audio_mask: Bool[Array, " A"],
     video: Float[Array, "G P D"],
     video_mask: Bool[Array, "G P"],
-    config: OmniZipConfig,
-) -> tuple[CausalPlan, CompressedClip]:
-    """Compress one window of a stream; a ``CompressedClip`` without the axis of windows.
+    config: PaperSettings,
+) -> tuple[CausalPlan, Selection]:
+    """Compress one window of a stream; a ``Selection`` without the axis of windows.
 
     Args:
         plan: the past.
         queries, keys, frame_mask: of the audio encoder's last layer, T frames.
         audio, audio_mask, video, video_mask: the window's tokens.
-        config: the settings; its rule must be the paper's.
+        config: the settings.
     """
     scores = causal_scores(plan, queries, keys, frame_mask)
     plan, salient = select_causal(plan, scores, audio_mask, config)
@@ -246,13 +246,13 @@ def compress_causal(
         key_mask=plan.key_mask.at[slot].set(frame_mask),
         window=plan.window + 1,
     )
-    return plan, CompressedClip(
+    return plan, Selection.of(
+        audio_mask,
+        video_mask,
+        salient | anchors,
+        video_keep,
         audio=audio,
-        audio_keep=salient | anchors,
         audio_salient=salient,
         audio_order=salience_order(scores, audio_mask),
-        video_keep=video_keep,
         video_order=video_order,
-        audio_retention=retention,
-        video_rate=discards / jnp.maximum(tokens, 1),
     )

@@ -8,6 +8,7 @@ paper's rule.
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -22,10 +23,44 @@ from omnizip_jax.compression.audio import (
 )
 from omnizip_jax.compression.budget import initial_rates
 from omnizip_jax.compression.counts import lookup
+from omnizip_jax.compression.method import Counts
+from omnizip_jax.compression.rule import Rule
+from omnizip_jax.compression.settings import Settings
 from omnizip_jax.compression.similarity import cosines
 from omnizip_jax.compression.video import density_peaks
-from omnizip_jax.config import OmniZipConfig
 from omnizip_jax.types import WindowTokens
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedOmniZip(Rule):
+    """The rule of the authors' newest code, quirks included; the settings are the paper's.
+
+    Its budget slips, by up to 14 points on short clips (docs/rules.md).
+    """
+
+    def bound(self, audio_counts: Counts, video_counts: Counts) -> int:
+        """The rates are not known beforehand: with sound, up to ``1 - rho_min`` of the video."""
+        audio = np.sum(audio_counts)
+        salient = round_float(1 - self.rho_audio, audio)
+        anchors = round_float(self.anchor_ratio, audio) if self.merge_size else 0
+        rates = np.where(np.asarray(audio_counts) > 0, self.rho_min, self.rho_video)
+        kept_video = floor_float(1 - rates, np.asarray(video_counts)).sum()
+        return int(min(salient + anchors, audio) + kept_video)
+
+    def salient_count(self, audio_counts, video_counts, slots):
+        rule = partial(round_float, 1 - self.rho_audio)
+        return lookup(rule, jnp.sum(audio_counts), slots[0])
+
+    def consolidate(self, tokens, salient):
+        return consolidate_clip(tokens, salient, self)
+
+    def grid_keeps(self, audio_keep, audio_counts, grid_counts, slots):
+        retention = jnp.sum(audio_keep, -1) / jnp.maximum(audio_counts, 1)
+        rates = video_rates(retention, audio_counts, jnp.sum(grid_counts, -1), self)
+        return grid_keeps(rates, audio_counts, grid_counts, self, slots)
+
+    def spatial(self, grid, mask):
+        return dpc_knn(grid, mask, self.knn)
 
 
 def round_float(share: float, counts: np.ndarray) -> np.ndarray:
@@ -39,21 +74,20 @@ def floor_float(share: float | np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def consolidate_clip(
-    tokens: WindowTokens, salient: Bool[Array, "W A"], config: OmniZipConfig
+    tokens: WindowTokens, salient: Bool[Array, "W A"], config: Settings
 ) -> tuple[Float[Array, "W A D"], Bool[Array, "W A"]]:
     """Audio anchors spread over the clip; candidates compared with all video of the clip.
 
     Returns:
         The audio with merged anchors, and the mask of the anchors.
     """
-    width = tokens.audio.shape[-1]
-    if config.merge_size == 0:
+    width, anchor_rule = tokens.audio.shape[-1], partial(round_float, config.anchor_ratio)
+    slots = int(anchor_rule(np.array(tokens.audio_mask.size)))
+    if config.merge_size == 0 or slots == 0:
         return tokens.audio, jnp.zeros_like(salient)
     audio, mask = tokens.audio.reshape(-1, width), tokens.audio_mask.reshape(-1)
     others = mask & ~salient.reshape(-1)
-    anchor_rule = partial(round_float, config.anchor_ratio)
     count = lookup(anchor_rule, jnp.sum(mask), mask.size)
-    slots = int(anchor_rule(np.array(mask.size)))
     anchor, filled, anchors = sample_anchors(others, count, slots)
     candidates = others & ~anchors
 
@@ -78,7 +112,7 @@ def video_rates(
     retention: Float[Array, " W"],
     audio_counts: Int[Array, " W"],
     video_counts: Int[Array, " W"],
-    config: OmniZipConfig,
+    config: Settings,
 ) -> Float[Array, " W"]:
     """Share of each window's video to discard; the budget is met only roughly.
 
@@ -117,7 +151,7 @@ def grid_keeps(
     rates: Float[Array, " W"],
     audio_counts: Int[Array, " W"],
     grid_counts: Int[Array, "W G"],
-    config: OmniZipConfig,
+    config: Settings,
     slots: int,
 ) -> Int[Array, "W G"]:
     """``floor(tokens * (1 - rate))`` for every grid.

@@ -25,8 +25,8 @@ from tqdm import tqdm
 
 from omnizip_jax import prompt as prompts
 from omnizip_jax.checkpoint.load import load
-from omnizip_jax.compression import CompressedClip, pack
-from omnizip_jax.config import OmniZipConfig
+from omnizip_jax.compression import OmniZipConfig
+from omnizip_jax.compression.pack import pack
 from omnizip_jax.generate import (
     bucket,
     clip_positions,
@@ -42,7 +42,7 @@ from omnizip_jax.models.qwen2_5_omni.encoders import bound_decoder, encode_windo
 from omnizip_jax.models.text import KVCache
 from omnizip_jax.testbed.clips import DIFFICULTIES, SPEC, Difficulty, Split, TestClip, make_clip
 from omnizip_jax.testbed.questions import FAMILIES, Question, draw_question
-from omnizip_jax.types import EncodedWindow, Window
+from omnizip_jax.types import EncodedWindow, Selection, Window
 
 # The paper's settings keep more than 45 and 35 % here, where 50 of 122 tokens are sound and not 50
 # of 338; these keep what the names say. The last one is out of reach of the paper's rho_max.
@@ -54,25 +54,25 @@ BUDGETS: dict[str, dict[str, float]] = {
 RANDOM_SEEDS = 5
 SUFFIX = 20  # tokens after the media, at most
 
-Choose = Callable[[EncodedWindow, OmniZipConfig, Array], CompressedClip]
+Choose = Callable[[EncodedWindow, OmniZipConfig, Array], Selection]
 
 
 def omnizip(**settings: Any) -> Choose:
     """The library's compression with some settings changed."""
 
-    def choose(encoded: EncodedWindow, config: OmniZipConfig, _: Array) -> CompressedClip:
+    def choose(encoded: EncodedWindow, config: OmniZipConfig, _: Array) -> Selection:
         return compress(encoded, dataclasses.replace(config, **settings))
 
     return choose
 
 
-def static_rates(encoded: EncodedWindow, config: OmniZipConfig, _: Array) -> CompressedClip:
+def static_rates(encoded: EncodedWindow, config: OmniZipConfig, _: Array) -> Selection:
     """OmniZip without dynamic rates: every window loses the same share of its video."""
     rate = config.rho_video
     return compress(encoded, dataclasses.replace(config, rho_min=rate, rho_max=rate))
 
 
-def random_tokens(encoded: EncodedWindow, config: OmniZipConfig, key: Array) -> CompressedClip:
+def random_tokens(encoded: EncodedWindow, config: OmniZipConfig, key: Array) -> Selection:
     """As many tokens as OmniZip keeps, drawn from all."""
     clip = compress(encoded, config)
     mask = interleave(encoded.video_mask, encoded.audio.token_mask)
@@ -87,7 +87,7 @@ def random_tokens(encoded: EncodedWindow, config: OmniZipConfig, key: Array) -> 
     )
 
 
-def random_split(encoded: EncodedWindow, config: OmniZipConfig, key: Array) -> CompressedClip:
+def random_split(encoded: EncodedWindow, config: OmniZipConfig, key: Array) -> Selection:
     """As many audio tokens and as many video tokens as OmniZip keeps, drawn from all."""
     clip = compress(encoded, config)
     of_audio, of_video = jax.random.split(key)
@@ -103,7 +103,7 @@ def random_split(encoded: EncodedWindow, config: OmniZipConfig, key: Array) -> C
     )
 
 
-def temporal_only(encoded: EncodedWindow, config: OmniZipConfig, _: Array) -> CompressedClip:
+def temporal_only(encoded: EncodedWindow, config: OmniZipConfig, _: Array) -> Selection:
     """OmniZip's audio, and the video tokens least like the one before them in the same place."""
     clip = compress(encoded, config)
     video = encoded.video.reshape(-1, *encoded.video.shape[2:])
@@ -121,18 +121,18 @@ def _highest(score: Array, mask: Array, count: Array) -> Array:
     return (rank < count).reshape(mask.shape)
 
 
-def full_tokens(encoded: EncodedWindow, config: OmniZipConfig, _: Array) -> CompressedClip:
+def full_tokens(encoded: EncodedWindow, config: OmniZipConfig, _: Array) -> Selection:
     """Everything."""
     return jax.vmap(keep_all)(encoded)
 
 
-def no_sound(encoded: EncodedWindow, config: OmniZipConfig, _: Array) -> CompressedClip:
+def no_sound(encoded: EncodedWindow, config: OmniZipConfig, _: Array) -> Selection:
     """All of the video and none of the sound: audio-visual questions should fall to chance."""
     clip = jax.vmap(keep_all)(encoded)
     return clip.replace(audio_keep=jnp.zeros_like(clip.audio_keep))
 
 
-def no_picture(encoded: EncodedWindow, config: OmniZipConfig, _: Array) -> CompressedClip:
+def no_picture(encoded: EncodedWindow, config: OmniZipConfig, _: Array) -> Selection:
     """All of the sound and none of the video."""
     clip = jax.vmap(keep_all)(encoded)
     return clip.replace(video_keep=jnp.zeros_like(clip.video_keep))
@@ -161,7 +161,7 @@ METHODS: dict[str, Choose] = {
 @functools.partial(jax.jit, static_argnames=("choose", "compression"))
 def choose_tokens(
     encoded: EncodedWindow, key: Array, choose: Choose, compression: OmniZipConfig
-) -> CompressedClip:
+) -> Selection:
     return choose(encoded, compression, key)
 
 
@@ -169,7 +169,7 @@ def choose_tokens(
 def first_tokens(
     weights: Any,
     encoded: EncodedWindow,
-    clip: CompressedClip,
+    clip: Selection,
     layout: Window,
     prefix: Int[Array, "P"],
     suffixes: Int[Array, "Q S"],

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from omnizip_jax.checkpoint.load import load
-from omnizip_jax.config import OmniZipConfig
+from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.models.params import Params
 from omnizip_jax.models.qwen2_5_omni.encoders import encode_windows
 from omnizip_jax.testbed.batches import cut

@@ -9,8 +9,8 @@ import torch
 
 from benchmarks import compression
 from benchmarks.peers import paper, published
-from omnizip_jax.compression import attention_scores
-from omnizip_jax.config import OmniZipConfig
+from omnizip_jax.compression import OmniZipConfig
+from omnizip_jax.compression.audio import attention_scores
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -6,7 +6,7 @@ import pytest
 
 from omnizip_jax import load
 from omnizip_jax.checkpoint.small import RELEASED, cache_folder, small_checkpoint
-from omnizip_jax.config import OmniZipConfig
+from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.decode import end_tokens
 from omnizip_jax.generate import generate
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig

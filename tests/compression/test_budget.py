@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.compression.budget import allocate_discards
 from omnizip_jax.compression.counts import ceil_share, exact, floor_share, lookup, round_share
-from omnizip_jax.config import OmniZipConfig
 from tests.compression import oracle
 
 WINDOWS, AUDIO, VIDEO = 5, 50, 288

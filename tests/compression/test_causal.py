@@ -8,17 +8,23 @@ import jax
 import numpy as np
 import pytest
 
-from omnizip_jax.compression import compress_causal, compress_clip, init_plan
-from omnizip_jax.compression.causal import BALANCE_SLACK, causal_scores, running_threshold
-from omnizip_jax.config import OmniZipConfig
+from omnizip_jax.compression import OmniZipConfig
+from omnizip_jax.compression.causal import (
+    BALANCE_SLACK,
+    causal_scores,
+    compress_causal,
+    init_plan,
+    running_threshold,
+)
+from omnizip_jax.compression.rule import compress_clip
 from omnizip_jax.types import WindowTokens
 
 FRAMES, HEADS, SIZE, PLACES, WIDTH = 40, 2, 8, 15, 6
 TOKENS = FRAMES // 2
-SOFT = OmniZipConfig(causal=True)
-HARD = OmniZipConfig(causal=True, rho_audio=0.4, rho_video=0.7)
+SOFT = OmniZipConfig.paper(causal=True)
+HARD = OmniZipConfig.paper(causal=True, rho_audio=0.4, rho_video=0.7)
 # The video budget is the bound itself, and no integer near it meets it; no anchors.
-TIGHT = OmniZipConfig(
+TIGHT = OmniZipConfig.paper(
     causal=True, rho_audio=0.55, rho_video=0.61, rho_max=0.61, merge_size=0, key_windows=2
 )
 CONFIGS = {"soft": SOFT, "hard": HARD, "tight": TIGHT}
@@ -208,7 +214,7 @@ def test_constant_statistics_approach_look_ahead():
     tokens = WindowTokens(
         clip["audio"], scores, clip["audio_mask"], clip["video"], clip["video_mask"]
     )
-    whole = jax.jit(compress_clip, static_argnums=1)(tokens, OmniZipConfig())
+    whole = jax.jit(compress_clip, static_argnums=1)(tokens, OmniZipConfig.paper())
     whole = jax.tree.map(np.asarray, whole)
 
     assert overlap(plan.audio_salient[48:], whole.audio_salient[48:]) > 0.9

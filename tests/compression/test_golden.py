@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from omnizip_jax.compression import attention_scores, compress_clip, published
+from omnizip_jax.compression import OmniZipConfig, published
+from omnizip_jax.compression.audio import attention_scores
+from omnizip_jax.compression.rule import compress_clip
 from omnizip_jax.compression.video import novelty
-from omnizip_jax.config import OmniZipConfig
 from omnizip_jax.types import WindowTokens
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from omnizip_jax.compression import pack
+from omnizip_jax.compression.pack import pack
 
 
 @pytest.mark.parametrize("capacity", [3, 7, 12, 20])

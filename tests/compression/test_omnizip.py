@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omnizip_jax.compression import compress_clip, kept_bound
-from omnizip_jax.config import OmniZipConfig
+from omnizip_jax.compression import OmniZipConfig, PublishedOmniZip
+from omnizip_jax.compression.rule import compress_clip
 from omnizip_jax.types import WindowTokens
 from tests.compression import oracle
 from tests.compression.clips import random_clip
@@ -16,7 +16,10 @@ from tests.compression.clips import random_clip
 compress = jax.jit(compress_clip, static_argnames="config")
 few = settings(max_examples=12, deadline=None, derandomize=True)
 SEEDS = st.integers(0, 2**32 - 1)  # of random clips, all of one shape
-MANY_ANCHORS = OmniZipConfig(rho_audio=0.5, rho_video=0.7, merge_size=2, anchor_ratio=0.15, knn=3)
+PAPER = OmniZipConfig.paper()
+MANY_ANCHORS = OmniZipConfig.paper(
+    rho_audio=0.5, rho_video=0.7, merge_size=2, anchor_ratio=0.15, knn=3
+)
 
 
 def assert_same(clip, expected, tokens, tolerance=1e-5):
@@ -32,7 +35,7 @@ def assert_same(clip, expected, tokens, tolerance=1e-5):
     )
 
 
-@pytest.mark.parametrize("config", [OmniZipConfig(), MANY_ANCHORS], ids=["default", "anchors"])
+@pytest.mark.parametrize("config", [PAPER, MANY_ANCHORS], ids=["default", "anchors"])
 @pytest.mark.parametrize("seed", range(12))
 def test_equals_float64_loops(seed, config):
     tokens = random_clip(seed)
@@ -50,8 +53,8 @@ def test_other_numbers_of_grids(grids):
 @given(seed=SEEDS, norm=st.floats(1, 1000))
 def test_nothing_underflows_at_any_feature_norm(seed, norm):
     tokens = random_clip(seed, scale=norm / 24**0.5)
-    clip = compress(tokens, config=OmniZipConfig())
-    assert_same(clip, oracle.compress(tokens, OmniZipConfig()), tokens)
+    clip = compress(tokens, config=PAPER)
+    assert_same(clip, oracle.compress(tokens, PAPER), tokens)
     assert np.all(np.isfinite(clip.audio))
 
 
@@ -66,7 +69,9 @@ def test_what_always_holds(seed, config):
     anchors = clip.audio_keep & ~clip.audio_salient
     assert not np.any(clip.audio_salient & ~clip.audio_keep)
     share, total = 1 - config.rho_audio, int(valid.sum())
-    is_paper = config.rule == "paper"  # the authors round a product of floats: 0.7 * 85 < 59.5
+    is_paper = not isinstance(
+        config, PublishedOmniZip
+    )  # the authors round a product of floats: 0.7 * 85 < 59.5
     count = oracle.half_even(share, total) if is_paper else round(share * total)
     assert clip.audio_salient.sum() == count
     # Only anchors change, and each only towards others of its kind.
@@ -74,7 +79,7 @@ def test_what_always_holds(seed, config):
     assert not np.any(changed & ~anchors)
     kept = clip.audio_keep.sum() + clip.video_keep.sum()
     counts = valid.sum(1), tokens.video_mask.sum((1, 2))
-    assert kept <= kept_bound(*counts, config)
+    assert kept <= config.bound(*counts)
     if is_paper:
         discarded = counts[1].sum() - clip.video_keep.sum()
         assert discarded == oracle.half_even(config.rho_video, counts[1].sum())
@@ -83,18 +88,18 @@ def test_what_always_holds(seed, config):
 def test_bound_on_an_ordinary_clip():
     tokens = random_clip(0, holes=False)
     counts = tokens.audio_mask.sum(1), tokens.video_mask.sum((1, 2))
-    clip = compress(tokens, config=OmniZipConfig())
-    assert clip.audio_keep.sum() + clip.video_keep.sum() == kept_bound(*counts, OmniZipConfig())
+    clip = compress(tokens, config=PAPER)
+    assert clip.audio_keep.sum() + clip.video_keep.sum() == PAPER.bound(*counts)
     # The paper's 45 %: 35 + 2 of 50 audio tokens and 115 of 288 video tokens in each window.
-    assert kept_bound([50] * 10, [288] * 10, OmniZipConfig()) == 10 * 37 + 1152
-    assert kept_bound([50] * 10, [288] * 10, OmniZipConfig(merge_size=0)) == 10 * 35 + 1152
+    assert OmniZipConfig().bound([50] * 10, [288] * 10) == 10 * 37 + 1152
+    assert OmniZipConfig(merge_size=0).bound([50] * 10, [288] * 10) == 10 * 35 + 1152
 
 
 @few
 @given(seed=SEEDS)
 def test_nothing_to_discard_is_the_identity(seed):
     tokens = random_clip(seed)
-    config = OmniZipConfig(rho_audio=0.0, rho_video=0.0, rho_min=0.0, merge_size=0)
+    config = OmniZipConfig.paper(rho_audio=0.0, rho_video=0.0, rho_min=0.0, merge_size=0)
     clip = compress(tokens, config=config)
     np.testing.assert_array_equal(clip.audio, tokens.audio)
     np.testing.assert_array_equal(clip.audio_keep, tokens.audio_mask)
@@ -105,8 +110,8 @@ def test_nothing_to_discard_is_the_identity(seed):
 def test_windows_do_not_see_each_other_but_for_ranking_and_budget():
     tokens = random_clip(7, holes=False)
     order = np.array([3, 0, 5, 1, 4, 2])
-    clip = jax.tree.map(lambda x: np.asarray(x)[order], compress(tokens, config=OmniZipConfig()))
-    moved = compress(jax.tree.map(lambda x: x[order], tokens), config=OmniZipConfig())
+    clip = jax.tree.map(lambda x: np.asarray(x)[order], compress(tokens, config=PAPER))
+    moved = compress(jax.tree.map(lambda x: x[order], tokens), config=PAPER)
     np.testing.assert_array_equal(moved.audio_keep, clip.audio_keep)
     np.testing.assert_allclose(moved.audio, clip.audio, atol=1e-6)
     same = np.asarray(moved.video_rate) == clip.video_rate  # a tie may round the other way
@@ -114,9 +119,7 @@ def test_windows_do_not_see_each_other_but_for_ranking_and_budget():
     np.testing.assert_array_equal(np.asarray(moved.video_keep)[same], clip.video_keep[same])
 
 
-@pytest.mark.parametrize(
-    "config", [OmniZipConfig(), OmniZipConfig.published()], ids=["paper", "pub"]
-)
+@pytest.mark.parametrize("config", [PAPER, OmniZipConfig.published()], ids=["paper", "pub"])
 def test_one_trace_whatever_the_content(config):
     chex.clear_trace_counter()
     traced = jax.jit(chex.assert_max_traces(compress_clip, n=1), static_argnames="config")
@@ -142,7 +145,7 @@ def test_padding_is_never_read():
         video=np.where(tokens.video_mask[..., None], tokens.video, 0),
         audio_scores=np.where(tokens.audio_mask, tokens.audio_scores, -1),
     )
-    for config in (OmniZipConfig(), OmniZipConfig.published()):
+    for config in (PAPER, OmniZipConfig.published()):
         clip, same = compress(tokens, config=config), compress(blank, config=config)
         np.testing.assert_array_equal(clip.audio_keep, same.audio_keep)
         np.testing.assert_array_equal(clip.video_keep, same.video_keep)
@@ -155,9 +158,9 @@ def test_half_precision_features_are_compared_in_single():
     half = tokens.replace(
         audio=jax.numpy.bfloat16(tokens.audio), video=jax.numpy.bfloat16(tokens.video)
     )
-    clip = compress(half, config=OmniZipConfig())
+    clip = compress(half, config=PAPER)
     rounded = half.replace(audio=np.float32(half.audio), video=np.float32(half.video))
-    expected = oracle.compress(rounded, OmniZipConfig())
+    expected = oracle.compress(rounded, PAPER)
     assert clip.audio.dtype == jax.numpy.bfloat16
     np.testing.assert_array_equal(clip.audio_keep, expected["audio_keep"])
     np.testing.assert_array_equal(clip.video_keep, expected["video_keep"])
@@ -166,7 +169,7 @@ def test_half_precision_features_are_compared_in_single():
 def test_wrong_shapes_are_named():
     tokens = random_clip(0)
     with pytest.raises(ValueError, match="audio_mask should have the shape"):
-        compress_clip(tokens.replace(audio_mask=tokens.audio_mask[:, :-1]), OmniZipConfig())
+        compress_clip(tokens.replace(audio_mask=tokens.audio_mask[:, :-1]), PAPER)
     with pytest.raises(ValueError, match="leading axis of windows"):
-        compress_clip(jax.tree.map(lambda x: x[0], tokens), OmniZipConfig())
+        compress_clip(jax.tree.map(lambda x: x[0], tokens), PAPER)
     assert isinstance(tokens, WindowTokens)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +17,6 @@ from omnizip_jax.models.config import TextConfig
 from omnizip_jax.models.rope import text_positions
 from omnizip_jax.models.text import Decoder, KVCache
 
-if TYPE_CHECKING:
-    from omnizip_jax.models.params import Params
-
 DECODE_BLOCK = 8  # tokens per dispatch
 
 
@@ -29,13 +27,23 @@ class Sampling(struct.PyTreeNode):
     top_p: Float[Array, ""]
 
     @classmethod
-    def of(cls, temperature: float, top_p: float) -> Sampling:
+    def of(cls, temperature: float, top_p: float, seed: int = 0) -> Sampling:
         """Check and convert; raises ``ValueError`` for values without meaning."""
-        if temperature < 0 or not 0 < top_p <= 1:
+        for name, value in (("temperature", temperature), ("top_p", top_p)):
+            if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+                raise ValueError(f"{name} must be a number, got {value!r}")
+        if not (math.isfinite(temperature) and temperature >= 0 and 0 < top_p <= 1):
             raise ValueError(
                 f"temperature must be >= 0 and top_p in (0, 1], got {temperature} and {top_p}"
             )
+        check_seed(seed)
         return cls(jnp.float32(temperature), jnp.float32(top_p))
+
+
+def check_seed(seed: int) -> None:
+    """Raise ``ValueError`` unless it is a seed that JAX's random keys take."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be an integer from 0 to 2**63 - 1, got {seed!r}")
 
 
 class Generation(struct.PyTreeNode):
@@ -120,59 +128,15 @@ def generate_tokens(
     return jax.lax.while_loop(unfinished, step, (tokens, jnp.int32(0), generation))
 
 
-def complete(
-    params: Params,
-    generation: Generation,
-    sampling: Sampling,
-    max_new_tokens: int,
-    on_text: Callable[[str], None] | None = None,
-) -> tuple[str, list[int], Generation]:
-    """Generate until an end token or ``max_new_tokens``; ``on_text`` gets the text piece by piece.
+def new_text(tokenizer: Any, ids: Sequence[int], said: str, finished: bool) -> str:
+    """The text of the tokens so far, whole characters only; the last word where it is finished.
 
-    Returns:
-        The text, the token ids (an end token included), and the generation as it ended.
+    Args:
+        said: the text as it was before.
     """
-    ids: list[int] = []
-    text = TextPieces(params.tokenizer, on_text)
-    while len(ids) < max_new_tokens and not bool(generation.finished):
-        tokens, made, generation = generate_tokens(
-            params.weights["text"],
-            generation,
-            sampling,
-            jnp.int32(min(max_new_tokens - len(ids), DECODE_BLOCK)),
-            config=params.config.text,
-            steps=DECODE_BLOCK,
-            end_tokens=end_tokens(params.tokenizer),
-        )
-        ids += np.asarray(tokens)[: int(made)].tolist()
-        text.update(ids)
-    return text.finish(ids), ids, generation
-
-
-class TextPieces:
-    """Turns a growing list of token ids into text piece by piece, whole characters at a time."""
-
-    def __init__(self, tokenizer: Any, on_text: Callable[[str], None] | None):
-        self._tokenizer, self._on_text = tokenizer, on_text
-        self._said = 0
-
-    def update(self, ids: list[int]) -> None:
-        """Say what is new, unless it ends inside a character."""
-        text = self._tokenizer.decode(ids, skip_special_tokens=True)
-        # The first bytes of a character that is spread over tokens decode to this sign.
-        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
-            self._say(text)
-
-    def finish(self, ids: list[int]) -> str:
-        """Say the rest, whatever it is, and return the whole."""
-        text = self._tokenizer.decode(ids, skip_special_tokens=True)
-        self._say(text)
-        return text
-
-    def _say(self, text: str) -> None:
-        if self._on_text and len(text) > self._said:
-            self._on_text(text[self._said :])
-        self._said = len(text)
+    text = tokenizer.decode(list(ids), skip_special_tokens=True)
+    # The first bytes of a character that is spread over tokens decode to this sign.
+    return said if text.endswith("\N{REPLACEMENT CHARACTER}") and not finished else text
 
 
 def end_tokens(tokenizer: Any) -> tuple[int, ...]:

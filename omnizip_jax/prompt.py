@@ -1,91 +1,204 @@
-"""The chat prompt around a video: what the tokenizer and the chat template make of a question.
+"""The words of a conversation: what the tokenizer and the chat template make of them.
 
-The template puts a placeholder where the video goes. Everything before it is the prefix, everything
-after it the suffix; the windows' tokens go in between. With sound, audio start and end tokens stand
-inside the vision start and end tokens, and each of these two pairs shares one position.
+The template is rendered once for a whole turn, with a mark in place of every text of the user, and
+split at the media. Only the template's own markup becomes control tokens: in the words of a
+question or a system prompt ``<|im_end|>`` is seven characters of text.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
+from omnizip_jax.models.families import Config, family
+from omnizip_jax.models.qwen2_5_omni import DEFAULT_SYSTEM
 
-DEFAULT_SYSTEM = (
-    "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of "
-    "perceiving auditory and visual inputs, as well as generating text and speech."
-)
+__all__ = ["DEFAULT_SYSTEM", "Medium", "Prompt", "Text", "build", "closing", "segments"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Medium:
+    """A place in a conversation where sound, pictures, or both stand."""
+
+    audio: bool
+    video: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """Tokens between media, and their positions from where the text begins.
+
+    End markers of a clip come first; a pair of them shares a position.
+    """
+
+    tokens: Int[np.ndarray, " T"]
+    offsets: Int[np.ndarray, " T"]
+
+
+def segments(
+    tokenizer: Any, config: Config, parts: Sequence[str | Medium], system: str = DEFAULT_SYSTEM
+) -> list[Text]:
+    """The texts before, between and after the media of one turn; start markers are left to media.
+
+    Args:
+        tokenizer: the checkpoint's, with its chat template.
+        parts: the user's turn, in order; the last one is the question.
+
+    Raises:
+        ValueError: a text that is none, or a template that does not show the media.
+    """
+    media = [part for part in parts if isinstance(part, Medium)]
+    texts = [part for part in parts if not isinstance(part, Medium)]
+    if not texts or not isinstance(texts[-1], str) or not texts[-1].strip():
+        raise ValueError(f"the question must be a text, got {texts[-1] if texts else None!r}")
+    for text in (*texts, system):
+        _check_text(text)
+    mark = _unused(texts, system)
+    content = [
+        {"type": "text", "text": mark + str(i) + mark}
+        if not isinstance(part, Medium)
+        else {"type": (kind := "video" if part.video else "audio"), kind: ""}
+        for i, part in enumerate(parts)
+    ]
+    messages = [
+        {"role": "system", "content": [{"type": "text", "text": f"{mark}s{mark}"}]},
+        {"role": "user", "content": content},
+    ]
+    words = {f"{mark}{i}{mark}": part for i, part in enumerate(parts) if isinstance(part, str)}
+    words[f"{mark}s{mark}"] = system
+    ids = _tokenize(tokenizer, _render(tokenizer, messages), words)
+    places = np.flatnonzero(np.isin(ids, [config.audio_token, config.video_token]))
+    if len(places) != len(media):
+        raise ValueError(
+            f"expected {len(media)} media placeholders in the rendered prompt, found "
+            f"{len(places)}: the chat template does not fit the model"
+        )
+    out, start = [], 0
+    for place, before, after in zip(
+        [*places, len(ids)], [None, *media], [*media, None], strict=True
+    ):
+        # The template puts one marker on each side of a medium; the family knows them all.
+        ends = () if before is None else _ends(config, before)
+        text = ids[start + (before is not None) : place - (after is not None)]
+        offsets = np.maximum(np.arange(len(ends) + len(text), dtype=np.int32) - (len(ends) > 1), 0)
+        out.append(Text(np.concatenate([np.array(ends, np.int32), text]), offsets))
+        start = place + 1
+    return out
+
+
+def question(
+    tokenizer: Any, config: Config, text: str, closes: Medium | None = None
+) -> Text:
+    """A question that follows on what was said and shown; ``closes`` the clip that is open."""
+    whole = segments(tokenizer, config, [Medium(True, True), text])[-1]
+    ends = len(_ends(config, Medium(True, True)))
+    tokens = whole.tokens[ends:]
+    before = np.array(() if closes is None else _ends(config, closes), np.int32)
+    offsets = np.arange(len(before) + len(tokens), dtype=np.int32) - (len(before) > 1)
+    return Text(np.concatenate([before, tokens]), np.maximum(offsets, 0))
+
+
+def closing(tokenizer: Any) -> Int[np.ndarray, " T"]:
+    """What stands between an answer's end token and the user's next words."""
+    mark = _unused([], "")
+    messages = [
+        {"role": role, "content": [{"type": "text", "text": f"{mark}{i}{mark}"}]}
+        for i, role in enumerate(("system", "user", "assistant", "user"))
+    ]
+    text = _render(tokenizer, messages)
+    between = text.partition(f"{mark}2{mark}")[2].partition(f"{mark}3{mark}")[0]
+    return _tokenize(tokenizer, between, {})[1:]  # without the end token itself
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """Token ids on both sides of the media, and their positions.
+    """Token ids on both sides of one clip, markers included, and their positions.
 
     ``prefix_positions`` count from 0, ``suffix_positions`` from the position after the media.
     """
 
-    prefix: Int[np.ndarray, "P"]
-    prefix_positions: Int[np.ndarray, "P"]
-    suffix: Int[np.ndarray, "S"]
-    suffix_positions: Int[np.ndarray, "S"]
+    prefix: Int[np.ndarray, " P"]
+    prefix_positions: Int[np.ndarray, " P"]
+    suffix: Int[np.ndarray, " S"]
+    suffix_positions: Int[np.ndarray, " S"]
 
 
 def build(
     tokenizer: Any,
-    config: ModelConfig,
+    config: Config,
     question: str,
     *,
     audio: bool,
     video: bool,
     system: str = DEFAULT_SYSTEM,
 ) -> Prompt:
-    """Render the chat template for one question about one clip and split it at the media.
-
-    A prompt without media is all suffix.
+    """One question about one clip, split at the media; a prompt without media is all suffix.
 
     Args:
-        tokenizer: the checkpoint's, with its chat template.
         audio, video: which of the two the clip has; neither makes a text-only prompt.
 
     Raises:
-        ValueError: the question is not text, or contains a media placeholder.
+        ValueError: the question is not text.
     """
-    if not isinstance(question, str) or not question.strip():
-        raise ValueError(f"the question must be a text, got {question!r}")
-    kind = "video" if video else "audio" if audio else None
-    content = [{"type": kind, kind: ""}] if kind else []
-    text = tokenizer.apply_chat_template(
-        [
-            {"role": "system", "content": [{"type": "text", "text": system}]},
-            {"role": "user", "content": [*content, {"type": "text", "text": question}]},
-        ],
-        tokenize=False,
-        add_generation_prompt=True,
+    if not (audio or video):
+        (text,) = segments(tokenizer, config, [question], system)
+        return Prompt(text.tokens[:0], text.offsets[:0], text.tokens, text.offsets)
+    clip = Medium(audio, video)
+    before, after = segments(tokenizer, config, [clip, question], system)
+    starts = np.array(family(config).start_markers(config, audio, video), np.int32)
+    shared = np.full(len(starts), len(before.tokens), np.int32)
+    return Prompt(
+        np.concatenate([before.tokens, starts]),
+        np.concatenate([before.offsets, shared]),
+        after.tokens,
+        after.offsets,
     )
-    ids = np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], np.int32)
-    places = np.flatnonzero(np.isin(ids, [config.audio_token, config.video_token]))
-    if len(places) != (kind is not None):
+
+
+def _ends(config: Config, medium: Medium) -> tuple[int, ...]:
+    return family(config).end_markers(config, medium.audio, medium.video)
+
+
+def _check_text(text: Any) -> None:
+    if not isinstance(text, str):
+        raise ValueError(f"a part of the conversation must be a text, got {text!r}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
         raise ValueError(
-            f"expected {int(kind is not None)} media placeholder in the prompt, found "
-            f"{len(places)}: take <|VIDEO|> and <|AUDIO|> out of the question and system prompt"
-        )
-    if kind is None:
-        return Prompt(ids[:0], _count(0), ids, _count(len(ids)))
-    prefix, suffix = ids[: places[0]], ids[places[0] + 1 :]
-    paired = audio and video
-    if paired:
-        prefix = np.append(prefix, np.int32(config.audio_start_token))
-        suffix = np.insert(suffix, 0, config.audio_end_token)
-    prefix_positions, suffix_positions = _count(len(prefix)), _count(len(suffix))
-    if paired:
-        prefix_positions[-1] -= 1
-        suffix_positions[1:] -= 1
-    return Prompt(prefix, prefix_positions, suffix, suffix_positions)
+            f"the text {text!r} holds half a character (a lone surrogate): read it as UTF-8"
+        ) from error
 
 
-def _count(length: int) -> Int[np.ndarray, "T"]:
-    return np.arange(length, dtype=np.int32)
+def _unused(texts: Sequence[str], system: str) -> str:
+    """A character that no text holds (of Unicode's private area)."""
+    return next(c for c in map(chr, range(0xE000, 0xF900)) if all(c not in t for t in (*texts, system)))
+
+
+def _render(tokenizer: Any, messages: list[dict[str, Any]]) -> str:
+    last = messages[-1]["role"] == "user"
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=last)
+
+
+def _tokenize(
+    tokenizer: Any, rendered: str, words: Mapping[str, str]
+) -> Int[np.ndarray, " T"]:
+    """Tokens of a rendered template, its marks replaced by words that stay words."""
+    added = tokenizer.get_added_vocab()
+    control = "|".join(map(re.escape, sorted(added, key=len, reverse=True)))
+    ids: list[int] = []
+    for piece in re.split(f"({control})", rendered) if control else [rendered]:
+        if piece in added:
+            ids.append(added[piece])
+            continue
+        for mark, text in words.items():
+            piece = piece.replace(mark, text)
+        if piece:
+            plain = tokenizer(piece, add_special_tokens=False, split_special_tokens=True)
+            ids += plain["input_ids"]
+    return np.array(ids, np.int32)

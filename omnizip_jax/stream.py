@@ -1,150 +1,115 @@
-"""Windows as they arrive: a stream's state, what feeds it, and how it is asked.
+"""Windows as they arrive: the driver of streams.
 
-A stream is a conversation that has not ended: the prompt's prefix, windows of video, and turns of
-text that were to be remembered. Its state is a pytree; ``feed`` and ``ask`` take it and give back
-the next one. The cache is donated: the state that was given in is used up, unless an error is
-raised, and then nothing has been touched.
+A stream is a context that has not ended. ``feed`` takes it and gives back the next one; the cache is
+donated, so the state that was given in is used up, unless an error is raised before anything was
+touched.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
-import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
 
 from omnizip_jax import prompt as prompts
-from omnizip_jax.compression import OmniZipConfig
-from omnizip_jax.compression.causal import init_plan
-from omnizip_jax.compression.pack import front
+from omnizip_jax.compression import AllTokens, Method, OmniZipConfig
 from omnizip_jax.config import WindowSpec
-from omnizip_jax.conversation import closing_tokens, prefix_tokens, question_tokens
-from omnizip_jax.decode import Generation, Sampling, complete, end_tokens
-from omnizip_jax.generate import TEXT_BLOCK, Answer, TokenCounts, compress_next
-from omnizip_jax.memory import AUDIO, START, TEXT, VIDEO, Memory, Slots, forget, survivors
-from omnizip_jax.models.qwen2_5_omni import positions as tmrope
-from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.encoders import (
-    bound_decoder,
-    check_spec,
-    encode_window,
-    weights_dtype,
+from omnizip_jax.context import (
+    Context,
+    Keeping,
+    Past,
+    Reading,
+    WeightsMark,
+    after_media,
+    append,
+    check_context,
+    make_room,
+    media_block,
+    open_context,
 )
+from omnizip_jax.decode import check_seed
+from omnizip_jax.layout import geometry
+from omnizip_jax.memory import Memory
+from omnizip_jax.models.families import family
+from omnizip_jax.models.params import Params
 from omnizip_jax.models.text import KVCache
-from omnizip_jax.stream_state import (
-    StreamSettings,
-    StreamState,
-    check_state,
-    check_window,
-    fingerprint,
-)
+from omnizip_jax.prompt import Medium
 from omnizip_jax.types import Selection, Window
-
-if TYPE_CHECKING:
-    from omnizip_jax.models.params import Params
 
 
 def init_stream(
     params: Params,
-    compression: OmniZipConfig | None = OmniZipConfig(),  # noqa: B008 (frozen)
+    compression: Method | None = OmniZipConfig(),  # noqa: B008 (frozen)
     *,
     capacity: int = 8192,
     memory: Memory = "recent",
     low_water: float = 0.75,
     text_slots: int = 512,
     audio: bool = True,
+    video: bool = True,
     system: str = prompts.DEFAULT_SYSTEM,
-    spec: WindowSpec = WindowSpec(),  # noqa: B008 (frozen)
-) -> StreamState:
+    spec: WindowSpec | None = None,
+    seed: int = 0,
+) -> Context:
     """Begin a stream: prefill the prompt up to where the video starts.
 
     Args:
         params: from ``omnizip_jax.load``.
-        compression: settings of the paper's rule; a stream always plans causally. None keeps all.
+        compression: a method that can stream; None keeps all.
         capacity: slots of the cache, for the prompt, the history, a question and its answer.
         memory: what leaves a full cache: "recent" lets the oldest windows go, "fading" thins
             them out, the older the more, the least salient tokens first.
         low_water: share of the history's room that stays in use after the cache was full.
         text_slots: room that windows leave for a question and its answer.
-        audio: False for a stream that never has sound.
+        audio, video: False for a stream that never has sound, or pictures.
         system: the system prompt.
-        spec: the shape of a window.
+        spec: the shape of a window; the checkpoint's own by default.
+        seed: for methods that draw.
 
     Raises:
-        ValueError: settings out of range, the published rule (it needs the whole clip), or a
-            capacity too small for the prompt, a window and a question.
+        ValueError: settings out of range, a method that needs the whole clip, or a capacity too
+            small for the prompt, a window and a question.
     """
     config = params.config
-    check_spec(spec, config)
-    if memory not in ("recent", "fading"):
-        raise ValueError(f'memory must be "recent" or "fading", got {memory!r}')
-    if not 0.1 <= low_water <= 0.95:
-        raise ValueError(f"low_water is a share between 0.1 and 0.95, got {low_water}")
-    if compression is not None:
-        pass
-    settings = StreamSettings(
-        model=config,
-        weights=fingerprint(params),
-        compression=compression,
-        spec=spec,
-        audio=audio,
-        memory=memory,
-        low_water=0,
-        text_slots=text_slots,
-        system=system,
-    )
-    prefix = prefix_tokens(params, settings)
-    room = capacity - settings.block - text_slots  # what the history may grow to
-    settings = dataclasses.replace(settings, low_water=int(low_water * room))
-    if settings.low_water < len(prefix) + settings.block:
-        history = math.ceil((len(prefix) + settings.block) / low_water)
+    spec = params.config.spec if spec is None else spec
+    family(config).check_spec(spec, config)
+    check_seed(seed)
+    _check_settings(capacity, memory, low_water, text_slots)
+    if not (audio or video):
+        raise ValueError("audio and video are both False: nothing would be left")
+    reading = Reading(config, as_method(compression), spec, Medium(audio, video))
+    prefix = prompts.segments(params.tokenizer, config, [reading.medium, "?"], system)[0].tokens
+    room = capacity - reading.block - text_slots  # what the history may grow to
+    low = int(low_water * room)
+    if low < len(prefix) + reading.block:
+        history = math.ceil((len(prefix) + reading.block) / low_water)
         raise ValueError(
             f"a cache of {capacity} slots is too small: the prompt takes {len(prefix)}, a window "
-            f"up to {settings.block}, and text {text_slots}; raise capacity to at least "
-            f"{history + settings.block + text_slots + 1}, or lower text_slots"
+            f"up to {reading.block}, and text {text_slots}; raise capacity to at least "
+            f"{history + reading.block + text_slots + 1}, or lower text_slots"
         )
     if capacity > config.text.max_positions:
         raise ValueError(
             f"the model has {config.text.max_positions} positions; a capacity of {capacity} slots "
             "could never be filled"
         )
-    dtype = weights_dtype(params.weights)
-    tokens, positions, count = _padded(prefix)
-    cache = KVCache.empty(config.text, capacity, dtype)
-    cache, _ = _append_text(params.weights, cache, tokens, positions, count, config=config)
-    state = StreamState(
-        cache=cache,
-        slots=Slots.empty(capacity),
-        plan=init_plan(
-            compression or OmniZipConfig(causal=True),
-            config.audio.n_window,
-            config.audio.heads,
-            config.audio.head_dim,
-            dtype,
-        ),
-        origin=count,
-        time=count,
-        base=count,
-        after=count,
-        unit=jnp.int32(0),
-        in_video=jnp.bool_(False),
-        seen=jnp.zeros(2, jnp.int32),
-        kept=jnp.zeros(2, jnp.int32),
-        trace=_no_trace(spec),
-        settings=settings,
+    encoded = jax.eval_shape(
+        functools.partial(family(config).encode_window, config=config),
+        params.weights,
+        Window.empty(spec),
     )
-    return _commit(state, cache.length)
+    keeping = Keeping(memory, low, text_slots, system, WeightsMark(params))
+    plan = reading.method.begin(encoded)
+    context = open_context(params, reading, keeping, prefix, capacity, plan, seed)
+    return context.replace(trace=_no_trace(spec))
 
 
-def feed(params: Params, state: StreamState, window: Window) -> StreamState:
-    """Take in the next window: encode, score, select, merge, rate, ISTC, pack, prefill.
+def feed(params: Params, state: Context, window: Window) -> Context:
+    """Take in the next window: encode, choose, pack, prefill.
 
     One program, traced once for a stream; the cache of ``state`` is donated. When the cache is
     full, ``memory`` decides what leaves before the window enters.
@@ -156,293 +121,107 @@ def feed(params: Params, state: StreamState, window: Window) -> StreamState:
         ValueError: a window of the wrong shape or dtype, or with NaN; a state of other parameters.
             The state is then still good.
     """
-    check_state(params, state)
-    check_window(window, state.settings)
-    settings = state.settings
-    return _advance(params, _make_room(state, settings.block + settings.text_slots), window)
+    check_context(params, state)
+    check_window(window, state.reading)
+    return advance(params, state, window, room=state.keeping.text_slots)
 
 
-def ask(
-    params: Params,
-    state: StreamState,
-    question: str,
-    *,
-    keep: bool = False,
-    window: Window | None = None,
-    max_new_tokens: int = 128,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
-    on_text: Callable[[str], None] | None = None,
-) -> tuple[Answer, StreamState]:
-    """Ask about what the stream remembers.
+def advance(params: Params, context: Context, window: Window, room: int) -> Context:
+    """``feed`` without its checks; leaves ``room`` slots for text."""
+    block, span = context.reading.block, context.reading.config.window_positions + 1
+    context = make_room(context, block + room, span + room)
+    cache, past, trace = _feed(
+        params.weights, context.cache, context.past, window, reading=context.reading
+    )
+    return context.replace(
+        cache=cache,
+        past=past,
+        trace=trace,
+        filled=context.filled + block,
+        reached=context.reached + span,
+    )
 
-    Args:
-        question: the user's text.
-        keep: remember question and answer, so that later questions can refer to them; otherwise
-            the stream goes on as if nobody had asked.
-        window: a window that is only partly filled, and counts for this answer (and, with
-            ``keep``, for the history).
-        max_new_tokens, temperature, top_p, seed, on_text: as in ``generate``.
+
+@functools.partial(jax.jit, static_argnames="reading", donate_argnames="cache")
+def _feed(
+    weights: Any, cache: KVCache, past: Past, window: Window, *, reading: Reading
+) -> tuple[KVCache, Past, Selection]:
+    """The program of ``feed``."""
+    decoder = family(reading.config).bound_decoder(weights, reading.config)
+    if not reading.medium.audio:
+        window = window.replace(mel_length=jnp.zeros_like(window.mel_length))
+    if not reading.medium.video:
+        window = window.replace(grid_mask=jnp.zeros_like(window.grid_mask))
+    encoded = family(reading.config).encode_window(weights, window, config=reading.config)
+    key = jax.random.fold_in(past.key, past.windows)
+    plan, selection = reading.method.step(past.plan, encoded, key)
+    layout, tokens, chosen = jax.tree.map(lambda x: x[None], (geometry(window), encoded, selection))
+    block = media_block(decoder, reading, past, layout, tokens, chosen)
+    _, cache, slots, needed = append(decoder, cache, past.slots, block, reading.block)
+    after = after_media(reading, past, layout, tokens, chosen, last=0)
+    lost = past.overflow + jnp.maximum(needed - reading.block, 0)
+    return cache, after.replace(slots=slots, plan=plan, overflow=lost), selection.trace
+
+
+def as_method(compression: Method | None) -> Method:
+    """None keeps all tokens.
 
     Raises:
-        ValueError: a question that does not fit, a bad window, a state of other parameters. The
-            state is then still good.
+        ValueError: neither None nor a method.
     """
-    began = time.perf_counter()
-    sampling = Sampling.of(temperature, top_p)
-    check_state(params, state)
-    settings = state.settings
-    if window is not None:
-        check_window(window, settings)
-    in_video = bool(state.in_video) or window is not None
-    suffix, offsets = question_tokens(params, settings, question, in_video)
-    tokens, offsets_padded, count = _padded(suffix, offsets)
-    closing = closing_tokens(params) if keep else np.zeros(0, np.int32)
-    room = settings.text_slots - len(tokens) - len(_padded(closing)[0])
-    if not 0 < max_new_tokens <= room:
+    if compression is None:
+        return AllTokens()
+    if not isinstance(compression, Method):
         raise ValueError(
-            f"the question takes {len(suffix)} tokens and leaves room for an answer of up to "
-            f"{max(room, 0)}, max_new_tokens is {max_new_tokens}: shorten the question, or ask "
-            "for fewer tokens"
+            f"compression must be a method such as OmniZipConfig(), or None for all tokens; got "
+            f"{compression!r}"
         )
-    state = _make_room(state, settings.text_slots + (settings.block if window is not None else 0))
-    length = int(state.cache.length)  # the cache is donated below, its length with it
-    asked = state if window is None else _advance(params, state, window)
-    begin = int(asked.cache.length)
-    cache, logits = _append_text(
-        params.weights,
-        asked.cache,
-        tokens,
-        asked.after + offsets_padded,
-        count,
-        config=settings.model,
-    )
-    jax.block_until_ready(logits)
-    seconds = {"prefill": time.perf_counter() - began}
-    generation = Generation(
-        cache=cache,
-        logits=logits,
-        position=asked.after + int(offsets[-1]) + 1,
-        key=_commit(jax.random.key(seed), logits),
-        finished=_commit(jnp.bool_(False), logits),
-    )
-    text, ids, generation = complete(params, generation, sampling, max_new_tokens, on_text)
-    seconds["generation"] = time.perf_counter() - began - seconds["prefill"]
-    seen, kept = asked.seen.tolist(), asked.kept.tolist()
-    answer = Answer(
-        text=text,
-        token_ids=tuple(ids),
-        counts=TokenCounts(seen[0], kept[0], seen[1], kept[1], len(suffix), len(ids)),
-        compression=None,
-        clip=None,
-        seconds=seconds,
-    )
-    if keep:
-        return answer, _remember_turn(params, asked, generation, begin, closing)
-    # The slots behind `length` were written over, and will be again.
-    cache = generation.cache.replace(length=_commit(jnp.int32(length), logits))
-    return answer, state.replace(cache=cache)
+    return compression
 
 
-def seconds_of(state: StreamState) -> int:
-    """Stream time: seconds of windows that have been fed."""
-    return int(state.plan.window) * state.settings.spec.seconds
+def _check_settings(capacity: int, memory: str, low_water: float, text_slots: int) -> None:
+    if memory not in ("recent", "fading"):
+        raise ValueError(f'memory must be "recent" or "fading", got {memory!r}')
+    if isinstance(low_water, bool) or not isinstance(low_water, int | float):
+        raise ValueError(f"low_water must be a number, got {low_water!r}")
+    if not 0.1 <= low_water <= 0.95:
+        raise ValueError(f"low_water is a share between 0.1 and 0.95, got {low_water}")
+    for name, value in (("capacity", capacity), ("text_slots", text_slots)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive number of slots, got {value!r}")
 
 
-@functools.partial(jax.jit, donate_argnames="cache")
-def _feed(
-    weights: Any, cache: KVCache, state: StreamState, window: Window
-) -> tuple[KVCache, StreamState]:
-    """The program of ``feed``; ``state`` comes without its cache, which alone is donated."""
-    settings = state.settings
-    config, spec = settings.model, settings.spec
-    decoder = bound_decoder(weights, config)
-
-    if not settings.audio:
-        window = window.replace(mel_length=jnp.zeros_like(window.mel_length))
-    encoded = encode_window(weights, window, config)
-    audio_mask, video_mask = encoded.audio.token_mask, encoded.video_mask
-    plan, trace = compress_next(state.plan, encoded, settings.compression)
-
-    opens = ~state.in_video
-    begin = state.time + opens
-    base = jnp.where(opens, begin, state.base)
-    start = jnp.array(settings.start_tokens, jnp.int32)
-    markers = len(settings.start_tokens)
-    embeddings = jnp.concatenate(
-        [
-            decoder.embed(start),
-            encoded.video.reshape(-1, config.text.hidden),
-            trace.audio,
-        ]
-    )
-    places = tmrope.window_positions(window, begin, base, spec.grid_slots, spec.audio_slots)
-    positions = jnp.concatenate([jnp.full((3, markers), state.time), places], axis=1)
-    keep = jnp.concatenate(
-        [jnp.full(markers, opens), trace.video_keep.reshape(-1), trace.audio_keep]
-    )
-    kind = np.repeat([START, VIDEO, AUDIO], [markers, spec.video_slots, spec.audio_slots])
-    described = Slots(
-        kind=jnp.asarray(kind, jnp.int32),
-        unit=jnp.where(kind == START, state.unit, state.unit + 1),
-        time=jnp.where(kind == START, state.time, begin),
-        base=jnp.broadcast_to(base, kind.shape),
-        rank=jnp.concatenate([jnp.zeros(markers), _ranks(trace)]),
-    )
-
-    index, used = front(keep, settings.block)
-    count = jnp.sum(used)
-    slots = state.slots.write(jax.tree.map(lambda x: x[index], described), cache.length)
-    _, cache = decoder(embeddings[index], positions[:, index], cache, count)
-
-    exists = jnp.any(audio_mask) | jnp.any(video_mask)
-    after = tmrope.position_after(window, audio_mask, begin, base)
-    return cache, state.replace(
-        slots=slots,
-        plan=plan,
-        time=begin + config.window_positions,
-        base=base,
-        after=jnp.where(exists, after, jnp.where(opens, begin, state.after)),
-        unit=state.unit + 2,
-        in_video=jnp.bool_(True),
-        seen=state.seen + jnp.stack([jnp.sum(audio_mask), jnp.sum(video_mask)]),
-        kept=state.kept + jnp.stack([jnp.sum(trace.audio_keep), jnp.sum(trace.video_keep)]),
-        trace=trace.trace,
-    )
-
-
-def _ranks(trace: Selection) -> Float[Array, " slots"]:
-    """Place of each token in its window's order of salience, video slots first.
-
-    Audio and each grid are ranked on their own, then spread over as many places as were kept.
-    """
-    total = jnp.sum(trace.audio_keep) + jnp.sum(trace.video_keep)
-    video = trace.video_order / jnp.maximum(jnp.sum(trace.video_keep, -1, keepdims=True), 1)
-    audio = trace.audio_order / jnp.maximum(jnp.sum(trace.audio_keep), 1)
-    return jnp.concatenate([video.reshape(-1), audio]) * total
-
-
-@functools.partial(jax.jit, static_argnames="config", donate_argnames="cache")
-def _append_text(
-    weights: Any,
-    cache: KVCache,
-    tokens: Int[Array, " T"],
-    positions: Int[Array, " T"],
-    count: Int[Array, ""],
-    *,
-    config: ModelConfig,
-) -> tuple[KVCache, Float[Array, " V"]]:
-    """Append ``count`` text tokens to the cache; the logits after the last."""
-    decoder = bound_decoder(weights, config)
-    embeddings = decoder.embed(tokens)
-    positions = jnp.broadcast_to(positions, (3, tokens.shape[0]))
-    hidden, cache = decoder(embeddings, positions, cache, count)
-    return cache, decoder.logits(hidden[count - 1][None])[0]
-
-
-@functools.partial(jax.jit, donate_argnames="cache")
-def _forget(cache: KVCache, state: StreamState) -> tuple[KVCache, StreamState]:
-    """Thin the history to the low-water mark and close up the time; only the cache is donated."""
-    settings, slots = state.settings, state.slots
-    text = settings.model.text
-    keep = survivors(
-        slots,
-        cache.length,
-        state.time,
-        settings.memory,
-        settings.low_water,
-        span=text.max_positions // 2,
-    )
-    of_video = (slots.kind == START) & (slots.base == state.base)
-    cache, slots, now = forget(cache, slots, keep, state.time, state.origin, text)
-    return cache, state.replace(
-        slots=slots,
-        time=now,
-        after=jnp.maximum(state.after + now - state.time, state.origin),
-        # If nothing of the open video is left, the next window opens one.
-        in_video=state.in_video & jnp.any(keep & of_video),
-        base=slots.base[cache.length - 1],
-    )
-
-
-def _advance(params: Params, state: StreamState, window: Window) -> StreamState:
-    cache, rest = _feed(params.weights, state.cache, state.replace(cache=None), window)
-    return rest.replace(cache=cache)
-
-
-def _make_room(state: StreamState, needed: int) -> StreamState:
-    """Forget if ``needed`` slots are not free, or if positions would run out."""
-    model = state.settings.model
-    fits = int(state.cache.length) + needed <= state.slots.unit.shape[0]
-    end = int(state.time) + model.window_positions + state.settings.text_slots
-    if fits and end <= model.text.max_positions:
-        return state
-    cache, rest = _forget(state.cache, state.replace(cache=None))
-    return rest.replace(cache=cache)
-
-
-def _remember_turn(
-    params: Params,
-    state: StreamState,
-    generation: Generation,
-    begin: int,
-    closing: Int[np.ndarray, " T"],
-) -> StreamState:
-    """Close the assistant's turn, open the user's next one, and make both part of the history.
-
-    Args:
-        begin: slot of the cache at which the question begins.
-        closing: tokens between the answer and the user's next words.
-    """
-    if not bool(generation.finished):
-        closing = np.insert(closing, 0, end_tokens(params.tokenizer)[0])
-    tokens, offsets, count = _padded(closing)
-    cache, _ = _append_text(
-        params.weights,
-        generation.cache,
-        tokens,
-        generation.position + offsets,
-        count,
-        config=state.settings.model,
-    )
-    place = jnp.arange(state.slots.unit.shape[0])
-    new = (place >= begin) & (place < cache.length)
-
-    def mark(old: Array, value: Array | int) -> Array:
-        return jnp.where(new, value, old).astype(old.dtype)
-
-    slots = Slots(
-        kind=mark(state.slots.kind, TEXT),
-        unit=mark(state.slots.unit, state.unit),
-        time=mark(state.slots.time, state.after),
-        base=mark(state.slots.base, state.after),
-        rank=mark(state.slots.rank, 0),
-    )
-    end = generation.position + count
-    return state.replace(
-        cache=cache,
-        slots=slots,
-        time=end,
-        after=end,
-        base=end,
-        unit=state.unit + 1,
-        in_video=jnp.zeros_like(state.in_video),
-    )
-
-
-def _padded(
-    tokens: Int[np.ndarray, " T"], positions: Int[np.ndarray, " T"] | None = None
-) -> tuple[Int[Array, " P"], Int[Array, " P"], Int[Array, ""]]:
-    """Tokens and positions (by default counting from 0) in whole blocks, and how many are real."""
-    length = len(tokens)
-    positions = np.arange(length, dtype=np.int32) if positions is None else positions
-    padding = (0, -length % TEXT_BLOCK)
-    return (
-        jnp.asarray(np.pad(tokens, padding)),
-        jnp.asarray(np.pad(positions, padding)),
-        jnp.int32(length),
-    )
+def check_window(window: Window, reading: Reading) -> None:
+    """Raise ``ValueError`` unless it is one window of the stream's shape, of finite values."""
+    spec = reading.spec
+    for name, like in vars(Window.empty(spec)).items():
+        value = getattr(window, name)
+        found, kind = np.shape(value), np.asarray(value).dtype
+        family_of = np.floating if like.dtype == np.float32 else like.dtype.type
+        if np.issubdtype(like.dtype, np.signedinteger):
+            family_of = np.integer
+        if found != like.shape or not np.issubdtype(kind, family_of):
+            raise ValueError(
+                f"window.{name} should be {family_of.__name__} of "
+                f"shape {like.shape}, got {kind} of {found}; feed takes one window at a time, as "
+                "omnizip_jax.windows makes them"
+            )
+    if not np.isfinite(np.asarray(window.mel)).all():
+        raise ValueError(
+            "window.mel has NaN or infinite values: check the sound that it was made of"
+        )
+    rows, columns = np.asarray(window.grid_size)
+    if rows * columns > spec.grid_slots:
+        raise ValueError(
+            f"window.grid_size {rows} x {columns} exceeds the {spec.grid_slots} slots of a grid: "
+            "resize the picture, or begin the stream with a larger WindowSpec.grid_slots"
+        )
+    length, frames = int(window.mel_length), window.mel.shape[-1]
+    if min(rows, columns) < 1 or not 0 <= length <= frames:
+        raise ValueError(
+            f"window.grid_size must be at least 1 x 1 and mel_length 0 to {frames}, got "
+            f"{rows} x {columns} and {length}"
+        )
 
 
 def _no_trace(spec: WindowSpec) -> Selection:
@@ -450,8 +229,3 @@ def _no_trace(spec: WindowSpec) -> Selection:
     audio = jnp.zeros(spec.audio_slots, bool)
     video = jnp.zeros((spec.grids, spec.grid_slots), bool)
     return Selection.of(audio, video, audio, video)
-
-
-def _commit(tree: Any, like: Array) -> Any:
-    """Put fresh arrays where the model's are; jit would compile again for ones that float."""
-    return jax.device_put(tree, like.sharding)

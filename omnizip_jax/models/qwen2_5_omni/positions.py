@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from omnizip_jax.models.rope import text_positions
@@ -51,3 +52,8 @@ def position_after(
     last_grid = jnp.max(jnp.where(window.grid_mask, window.grid_time, 0))
     after_video = jnp.maximum(time + last_grid, base + jnp.max(window.grid_size) - 1) + 1
     return jnp.where(sound > 0, time + sound, after_video)
+
+
+def audio_tokens(mel_length: Int[np.ndarray, " W"]) -> Int[np.ndarray, " W"]:
+    """Audio tokens that so many mel frames become: a convolution of stride 2, pooling in pairs."""
+    return (mel_length + 1) // 4

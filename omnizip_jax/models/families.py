@@ -1,0 +1,22 @@
+"""The families of models, by the ``model_type`` of their released configuration.
+
+A family is a package that exports what the rest of the library asks of a model; docs/methods.md
+lists it. A second one is a folder and a line here.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import TypeAlias
+
+from omnizip_jax.models import qwen2_5_omni
+
+Config: TypeAlias = qwen2_5_omni.ModelConfig
+
+FAMILIES: dict[str, ModuleType] = {"qwen2_5_omni": qwen2_5_omni}
+_BY_CONFIG = {module.ModelConfig: module for module in FAMILIES.values()}
+
+
+def family(config: Config) -> ModuleType:
+    """The family to which a configuration belongs."""
+    return _BY_CONFIG[type(config)]

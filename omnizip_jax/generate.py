@@ -167,10 +167,6 @@ def generate(
             clip = load_clip(
                 video,
                 spec,
-                patch=config.vision.patch,
-                merge=config.vision.merge,
-                temporal_patch=config.vision.temporal_patch,
-                mel_bins=config.audio.mel_bins,
                 max_frames=max_frames,
                 use_audio=use_audio,
                 use_video=use_video,

@@ -54,7 +54,7 @@ def warmup(
         params.tokenizer, params.config, "What happens?", audio=audio, video=True, system=system
     )
     for length in lengths:
-        clip = _noise(length, size, audio, params, spec)
+        clip = _noise(length, size, audio, spec)
         began = time.perf_counter()
         encoded = jax.block_until_ready(encode_clip(params.weights, clip.windows, params.config))
         report[f"encoders, {length:g} s"] = time.perf_counter() - began
@@ -68,23 +68,17 @@ def warmup(
     return report
 
 
-def _noise(
-    seconds: float, size: tuple[int, int], audio: bool, params: Params, spec: WindowSpec
-) -> Clip:
+def _noise(seconds: float, size: tuple[int, int], audio: bool, spec: WindowSpec) -> Clip:
     """A clip of random pixels and mel, all its windows full."""
     rng = np.random.default_rng(0)
-    vision, sound = params.config.vision, params.config.audio
-    count = max(1, -(-int(np.ceil(seconds)) // spec.seconds))
-    frames = 2 * sound.n_window
-    patches = (count, spec.grids, spec.grid_slots * vision.merge**2, vision.patch_values)
-    step = params.config.window_positions // spec.grids
+    empty = Window.empty(spec, max(1, -(-int(np.ceil(seconds)) // spec.seconds)))
     cells = np.array(fit_grid(size[1], size[0], spec.grid_slots), np.int32)
-    leaves: dict[str, Any] = dict(  # numpy on the host, where the annotations say Array
-        patches=rng.integers(0, 256, patches, dtype=np.uint8),
-        grid_size=np.tile(cells, (count, 1)),
-        grid_mask=np.ones((count, spec.grids), bool),
-        grid_time=np.tile(np.arange(spec.grids, dtype=np.int32) * step, (count, 1)),
-        mel=rng.standard_normal((count, sound.mel_bins, frames), dtype=np.float32),
-        mel_length=np.full(count, frames * audio, np.int32),
-    )
-    return Clip(Window(**leaves), float(seconds), spec.seconds / spec.grids, True, audio)
+    leaves: dict[str, Any] = {  # numpy on the host, where the annotations say Array
+        "patches": rng.integers(0, 256, empty.patches.shape, dtype=np.uint8),
+        "grid_size": empty.grid_size * cells,
+        "grid_mask": ~empty.grid_mask,
+        "mel": rng.standard_normal(empty.mel.shape, dtype=np.float32),
+        "mel_length": empty.mel_length + spec.mel_frames * audio,
+    }
+    windows = empty.replace(**leaves)
+    return Clip(windows, float(seconds), spec.seconds / spec.grids, True, audio, spec)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import jax
 import numpy as np
 
-from omnizip_jax.config import OmniZipConfig, WindowSpec
+from omnizip_jax.config import OmniZipConfig
 from omnizip_jax.generate import TokenCounts
 from omnizip_jax.media import WindowStream
 from omnizip_jax.stream import _forget, ask, feed, init_stream
@@ -143,7 +143,7 @@ def begin(params: Params, compression: OmniZipConfig | None, **settings: Any) ->
     source is not kept waiting.
     """
     state = init_stream(params, compression, **settings)
-    state = feed(params, state, _nothing(params, state.settings.spec))
+    state = feed(params, state, Window.empty(state.settings.spec))
     _, state = ask(params, state, "?", max_new_tokens=1)
     jax.block_until_ready(_forget(state.cache, state.replace(cache=None)))
     del state  # two caches need not exist at once
@@ -283,18 +283,3 @@ def clock(seconds: float) -> str:
 def _counts(state: StreamState) -> TokenCounts:
     seen, kept = np.asarray(state.seen).tolist(), np.asarray(state.kept).tolist()
     return TokenCounts(seen[0], kept[0], seen[1], kept[1], text=0, generated=0)
-
-
-def _nothing(params: Params, spec: WindowSpec) -> Window:
-    """A window without picture and sound."""
-    vision, audio = params.config.vision, params.config.audio
-    patches = (spec.grids, spec.grid_slots * vision.merge**2, vision.patch_values)
-    leaves: dict[str, Any] = {
-        "patches": np.zeros(patches, np.uint8),
-        "grid_size": np.zeros(2, np.int32),
-        "grid_mask": np.zeros(spec.grids, bool),
-        "grid_time": np.zeros(spec.grids, np.int32),
-        "mel": np.zeros((audio.mel_bins, 2 * audio.n_window), np.float32),
-        "mel_length": np.int32(0),
-    }
-    return Window(**leaves)

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from omnizip_jax.config import WindowSpec
 from omnizip_jax.models.config import TextConfig
 from omnizip_jax.models.params import Params
 from omnizip_jax.models.qwen2_5_omni.config import AudioConfig, ModelConfig, VisionConfig
@@ -244,15 +243,12 @@ def random_prompt(config: ModelConfig, seed: int = 0) -> Prompt:
 
 def random_windows(count: int, config: ModelConfig, seed: int = 0) -> Window:
     """A 16:9 clip of noise, every slot in use."""
-    rng, spec = np.random.default_rng(seed), WindowSpec()
-    shape = (count, spec.grids, spec.grid_slots * config.vision.merge**2)
-    bins, frames = config.audio.mel_bins, 2 * config.audio.n_window
+    rng, empty = np.random.default_rng(seed), Window.empty(config.spec, count)
     leaves: dict[str, Any] = {
-        "patches": rng.integers(0, 256, (*shape, config.vision.patch_values), np.uint8),
-        "grid_size": np.tile(np.array([9, 16], np.int32), (count, 1)),
-        "grid_mask": np.ones((count, spec.grids), bool),
-        "grid_time": np.tile(np.arange(spec.grids, dtype=np.int32) * 25, (count, 1)),
-        "mel": rng.standard_normal((count, bins, frames), np.float32),
-        "mel_length": np.full(count, frames, np.int32),
+        "patches": rng.integers(0, 256, empty.patches.shape, np.uint8),
+        "grid_size": empty.grid_size * np.array([9, 16], np.int32),
+        "grid_mask": ~empty.grid_mask,
+        "mel": rng.standard_normal(empty.mel.shape, np.float32),
+        "mel_length": empty.mel_length + config.spec.mel_frames,
     }
-    return Window(**leaves)
+    return empty.replace(**leaves)

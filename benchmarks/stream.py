@@ -136,18 +136,12 @@ def _whole(ours: Stream) -> Callable[[], None]:
 
 def _overlap(bench: Bench, params: Params) -> Row:
     """A clip from its file to the cache: decoding runs ahead while the device computes."""
-    vision = bench.config.vision
-    sizes: dict[str, Any] = {
-        "patch": vision.patch,
-        "merge": vision.merge,
-        "temporal_patch": vision.temporal_patch,
-        "mel_bins": bench.config.audio.mel_bins,
-    }
+    spec = bench.config.spec
     with tempfile.TemporaryDirectory() as folder:
         clip = write_clip(Path(folder) / "clip.mp4", seconds=CLIP_SECONDS)
 
         def media() -> list[Window]:
-            return list(windows(clip, **sizes))
+            return list(windows(clip, spec))
 
         def feed(source: Any) -> None:
             state = stream.init_stream(params, KEEP_45, capacity=CAPACITY)
@@ -159,7 +153,7 @@ def _overlap(bench: Bench, params: Params) -> Row:
             feed(media())
 
         def together() -> None:
-            feed(windows(clip, **sizes))
+            feed(windows(clip, spec))
 
         ours, theirs = bench.alternate(together, apart)
         began = time.perf_counter()

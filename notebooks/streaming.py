@@ -30,7 +30,7 @@ import numpy as np
 
 import omnizip_jax
 from omnizip_jax import OmniZipConfig
-from omnizip_jax.app.follow import begin
+from omnizip_jax.app.follow import begin_stream
 from omnizip_jax.testbed.clips import FPS, SAMPLE_RATE, SPEC, make_clip
 from omnizip_jax.testbed.questions import NAMES, NUMBERS
 
@@ -53,7 +53,7 @@ for number, clip in enumerate(clips):
 # %%
 params = omnizip_jax.load(CHECKPOINT, dtype="float32")  # bfloat16 on a GPU
 compression = OmniZipConfig(rho_audio=0.45, rho_video=0.65)
-state = begin(params, compression, capacity=768, memory="fading", text_slots=160, spec=SPEC)
+state = begin_stream(params, compression, capacity=768, memory="fading", text_slots=160, spec=SPEC)
 
 # %% [markdown]
 # ## Feed the first clip, one window of 2 s at a time

@@ -248,9 +248,7 @@ def run(params: Params, reply: Reply, on_text: Callable[[str], None] | None = No
     return reply
 
 
-def finish(
-    params: Params, reply: Reply, *, keep: bool = False
-) -> tuple[Answer, Context | None]:
+def finish(params: Params, reply: Reply, *, keep: bool = False) -> tuple[Answer, Context | None]:
     """The answer so far, and with ``keep`` the context that remembers it."""
     past = reply.context.past
     (audio, video), (audio_kept, video_kept) = past.seen.tolist(), past.kept.tolist()

@@ -10,13 +10,30 @@ class WindowSpec:
     """The fixed shape of one window: what every clip and every stream is cut into.
 
     ``grid_slots`` bounds the tokens of one temporal grid (two frames); pictures are resized to
-    fit. 16:9 pictures use all 144 of the default (448 x 252 pixels).
+    fit. 16:9 pictures use all 144 of the default (448 x 252 pixels). The shape belongs to a
+    checkpoint: ``params.config.spec``.
+
+    Args:
+        seconds: length of a window.
+        audio_slots: audio tokens in a window.
+        grids, grid_slots: grids in a window, and tokens in a grid.
+        patch: pixels along a patch's side.
+        merge: patches along a token's side.
+        temporal_patch: frames in a grid.
+        mel_bins: bands of the log-mel spectrogram.
+
+    Raises:
+        ValueError: a field that is not a positive integer.
     """
 
     seconds: int = 2
     audio_slots: int = 50
     grids: int = 2
     grid_slots: int = 144
+    patch: int = 14
+    merge: int = 2
+    temporal_patch: int = 2
+    mel_bins: int = 128
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -34,3 +51,23 @@ class WindowSpec:
     def slots(self) -> int:
         """Tokens that one window can hold: video, then audio."""
         return self.video_slots + self.audio_slots
+
+    @property
+    def frames(self) -> int:
+        """Pictures in a window."""
+        return self.grids * self.temporal_patch
+
+    @property
+    def grid_shape(self) -> tuple[int, int]:
+        """Patches of a grid, and values of a patch: channel, frame, row, column."""
+        return self.grid_slots * self.merge**2, 3 * self.temporal_patch * self.patch**2
+
+    @property
+    def mel_frames(self) -> int:
+        """Mel frames in a window, 100 a second."""
+        return 100 * self.seconds
+
+    @property
+    def positions(self) -> int:
+        """Position ids in a window, 25 a second."""
+        return 25 * self.seconds

@@ -41,9 +41,7 @@ class Reading:
     @property
     def markers(self) -> tuple[int, ...]:
         """What opens a clip; all at one position."""
-        return family(self.config).start_markers(
-            self.config, self.medium.audio, self.medium.video
-        )
+        return family(self.config).start_markers(self.config, self.medium.audio, self.medium.video)
 
     @property
     def block(self) -> int:
@@ -310,8 +308,7 @@ def after_media(
         in_video=jnp.bool_(True),
         windows=past.windows + 1 + last,
         seen=past.seen + jnp.stack([jnp.sum(audio), jnp.sum(video)]),
-        kept=past.kept
-        + jnp.stack([jnp.sum(selection.audio_keep), jnp.sum(selection.video_keep)]),
+        kept=past.kept + jnp.stack([jnp.sum(selection.audio_keep), jnp.sum(selection.video_keep)]),
     )
 
 
@@ -380,8 +377,13 @@ def remember_text(context: Context, begin: int, end: Int[Array, ""]) -> Context:
 
 
 def open_context(
-    params: Params, reading: Reading, keeping: Keeping, prefix: Int[np.ndarray, " P"],
-    capacity: int, plan: Any, seed: int,
+    params: Params,
+    reading: Reading,
+    keeping: Keeping,
+    prefix: Int[np.ndarray, " P"],
+    capacity: int,
+    plan: Any,
+    seed: int,
 ) -> Context:
     """Prefill the prompt up to where the first clip, or a question without one, begins."""
     tokens, offsets, count = padded_text(prefix)
@@ -413,14 +415,7 @@ def make_room(context: Context, slots: int, positions: int) -> Context:
     context = measured(context)
     if not _fits(context, slots, positions):
         if context.keeping.memory is not None:
-            cache, past = _forget(
-                context.cache,
-                context.past,
-                config=context.reading.config,
-                memory=context.keeping.memory,
-                low_water=context.keeping.low_water,
-            )
-            context = measured(context.replace(cache=cache, past=past))
+            context = measured(thin(context, context.keeping.memory))
         elif context.filled + slots > context.capacity:
             context = _grow(context, bucket(context.filled + slots))
     if not _fits(context, slots, positions):
@@ -468,6 +463,18 @@ def _grow(context: Context, capacity: int) -> Context:
         cache=cache.replace(keys=pad(cache.keys, 1), values=pad(cache.values, 1)),
         past=context.past.replace(slots=slots),
     )
+
+
+def thin(context: Context, memory: Memory) -> Context:
+    """Forget down to the low-water mark; the context that is given in is used up."""
+    cache, past = _forget(
+        context.cache,
+        context.past,
+        config=context.reading.config,
+        memory=memory,
+        low_water=context.keeping.low_water,
+    )
+    return context.replace(cache=cache, past=past)
 
 
 @functools.partial(

@@ -1,110 +1,63 @@
-"""A whole clip and a question to an answer: encode, compress, pack, prefill, decode."""
+"""Whole clips: the driver that looks ahead. ``generate`` is ``read`` and ``ask``."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Int
 from tqdm import tqdm
 
 from omnizip_jax import prompt as prompts
-from omnizip_jax.compression import AllTokens, Method, OmniZipConfig
-from omnizip_jax.compression.pack import pack
+from omnizip_jax.answer import Answer
+from omnizip_jax.ask import begin, finish, run
+from omnizip_jax.compression import Method, OmniZipConfig
 from omnizip_jax.config import WindowSpec
-from omnizip_jax.decode import Generation, Sampling, complete
+from omnizip_jax.context import (
+    Block,
+    Context,
+    Keeping,
+    Past,
+    Reading,
+    WeightsMark,
+    after_media,
+    append,
+    append_text,
+    commit,
+    make_room,
+    measured,
+    media_block,
+    open_context,
+    remember_text,
+)
+from omnizip_jax.decode import Sampling
+from omnizip_jax.layout import (
+    ENCODE_BLOCK,
+    bucket,
+    geometry,
+    pad_windows,
+    padded_length,
+    padded_text,
+    token_counts,
+)
 from omnizip_jax.media import Clip, load_clip
-from omnizip_jax.models.qwen2_5_omni import positions as tmrope
-from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.encoders import bound_decoder, check_spec, encode_windows
+from omnizip_jax.memory import Slots
+from omnizip_jax.models.families import Config, family
+from omnizip_jax.models.params import Params
 from omnizip_jax.models.text import KVCache
+from omnizip_jax.prompt import Medium, Text
+from omnizip_jax.stream import as_method
 from omnizip_jax.types import EncodedWindow, Selection, Window
 
-if TYPE_CHECKING:
-    from omnizip_jax.models.params import Params
-
-ENCODE_BLOCK = 8  # windows per encoder dispatch
-TEXT_BLOCK = 32  # the question is padded to a multiple of this
-
-
-@dataclasses.dataclass(frozen=True)
-class TokenCounts:
-    """How many tokens the clip had, how many the decoder read, how many it wrote."""
-
-    audio: int
-    audio_kept: int
-    video: int
-    video_kept: int
-    text: int
-    generated: int
-
-    @property
-    def media(self) -> int:
-        return self.audio + self.video
-
-    @property
-    def kept(self) -> int:
-        return self.audio_kept + self.video_kept
-
-    @property
-    def retained(self) -> float:
-        """Share of the media tokens that the decoder read."""
-        return self.kept / self.media if self.media else 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """An answer: prints as its text, and carries what led to it.
-
-    Attributes:
-        text: the answer.
-        token_ids: its tokens, the end token included if it was made.
-        counts: tokens by modality, before and after compression.
-        compression: the trace, leading axis = windows: kept masks, retention, rates. None for a
-            question without media.
-        clip: the clip as it was read.
-        seconds: wall time of "media", "encoders", "prefill" (compression included), "generation".
-    """
-
-    text: str
-    token_ids: tuple[int, ...]
-    counts: TokenCounts
-    compression: Selection | None
-    clip: Clip | None
-    seconds: dict[str, float]
-
-    def __str__(self) -> str:
-        return self.text
-
-
-class PromptArrays(struct.PyTreeNode):
-    """A prompt on the device; the suffix is padded, so that questions share a program."""
-
-    prefix: Int[Array, "P"]
-    prefix_positions: Int[Array, "P"]
-    suffix: Int[Array, "S"]
-    suffix_positions: Int[Array, "S"]
-    suffix_mask: Bool[Array, "S"]
-
-    @classmethod
-    def from_prompt(cls, prompt: prompts.Prompt) -> PromptArrays:
-        length = len(prompt.suffix)
-        padding = (0, -length % TEXT_BLOCK)
-        return cls(
-            prefix=jnp.asarray(prompt.prefix),
-            prefix_positions=jnp.asarray(prompt.prefix_positions),
-            suffix=jnp.asarray(np.pad(prompt.suffix, padding)),
-            suffix_positions=jnp.asarray(np.pad(prompt.suffix_positions, padding)),
-            suffix_mask=jnp.arange(length + padding[1]) < length,
-        )
+SHOWN = 8  # windows of a clip whose pictures an answer keeps
 
 
 def generate(
@@ -112,13 +65,13 @@ def generate(
     video: Any,
     question: str,
     *,
-    compression: OmniZipConfig | None = OmniZipConfig(),  # noqa: B008 (frozen)
+    compression: Method | None = OmniZipConfig(),  # noqa: B008 (frozen)
     max_new_tokens: int = 256,
     system: str = prompts.DEFAULT_SYSTEM,
     use_audio: bool = True,
     use_video: bool = True,
     max_frames: int | None = None,
-    spec: WindowSpec = WindowSpec(),  # noqa: B008 (frozen)
+    spec: WindowSpec | None = None,
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
@@ -129,18 +82,20 @@ def generate(
 
     Args:
         params: from ``omnizip_jax.load``.
-        video: a path, a URL, or ``(frames uint8 [T, H, W, 3], fps, waveform float32 [S], sample
-            rate)`` with None for a missing waveform. None asks the language model alone.
+        video: a path, a URL, ``(frames uint8 [T, H, W, 3], fps, waveform float32 [S], sample
+            rate)`` with None for a missing waveform, or a ``Clip``. None asks the language model
+            alone.
         question: the user's turn.
-        compression: the rule of the paper with its settings; None keeps all tokens.
+        compression: the method; None keeps all tokens.
         max_new_tokens: where to stop if the model does not.
         system: the system prompt.
         use_audio, use_video: set one to False to leave that modality out.
         max_frames: cap on the frames of a long clip; sampled uniformly. None: 2 a second.
-        spec: the shape of a window; more ``grid_slots`` keep larger pictures.
+        spec: the shape of a window; more ``grid_slots`` keep larger pictures. The checkpoint's own
+            by default.
         temperature: 0 is greedy.
         top_p: nucleus sampling: keep the likeliest tokens that hold this mass.
-        seed: of the sampling.
+        seed: of the sampling, and of methods that draw.
         on_text: called with every new piece of text as it is made.
         progress: show progress bars for long clips.
 
@@ -148,63 +103,124 @@ def generate(
         ValueError: an unreadable video, an empty question, a setting out of range, or a prompt
             that is longer than the model's positions.
     """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-    sampling = Sampling.of(temperature, top_p)
-    config, seconds = params.config, {}
-    check_spec(spec, config)
-    clip = encoded = None
-    with _timed(seconds, "media"):
-        if video is not None:
-            clip = load_clip(
-                video,
-                spec,
-                patch=config.vision.patch,
-                merge=config.vision.merge,
-                temporal_patch=config.vision.temporal_patch,
-                mel_bins=config.audio.mel_bins,
-                max_frames=max_frames,
-                use_audio=use_audio,
-                use_video=use_video,
-                progress=progress,
-            )
-        prompt = prompts.build(
-            params.tokenizer,
-            config,
-            question,
-            audio=clip is not None and clip.has_audio,
-            video=clip is not None and clip.has_video,
-            system=system,
-        )
-    check_positions(clip, prompt, max_new_tokens, config)
-    with _timed(seconds, "encoders"):
-        if clip is not None:
-            encoded = encode_clip(params.weights, clip.windows, config, progress)
-            jax.block_until_ready(encoded)
-    with _timed(seconds, "prefill"):
-        generation, trace, counts = prefill(
-            params, clip, encoded, prompt, compression, max_new_tokens, seed
-        )
-        jax.block_until_ready(generation)
-    with _timed(seconds, "generation"):
-        text, ids, _ = complete(params, generation, sampling, max_new_tokens, on_text)
-    return Answer(
-        text=text,
-        token_ids=tuple(ids),
-        counts=dataclasses.replace(counts, generated=len(ids)),
-        compression=trace,
-        clip=clip,
-        seconds=seconds,
+    return converse(
+        params,
+        [question] if video is None else [{"video": video}, question],
+        compression=compression,
+        max_new_tokens=max_new_tokens,
+        system=system,
+        use_audio=use_audio,
+        use_video=use_video,
+        max_frames=max_frames,
+        spec=spec,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        on_text=on_text,
+        progress=progress,
     )
 
 
+def converse(
+    params: Params,
+    parts: Sequence[Any],
+    *,
+    compression: Method | None = OmniZipConfig(),  # noqa: B008 (frozen)
+    max_new_tokens: int = 256,
+    system: str = prompts.DEFAULT_SYSTEM,
+    use_audio: bool = True,
+    use_video: bool = True,
+    max_frames: int | None = None,
+    spec: WindowSpec | None = None,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    on_text: Callable[[str], None] | None = None,
+    progress: bool = False,
+) -> Answer:
+    """Answer a turn of several clips and texts, in any order; the last part is a text.
+
+    Args:
+        parts: texts, and clips as ``{"video": source}``; a ``Path``, a tuple of arrays and a
+            ``Clip`` need no wrapping. Each clip is compressed for itself.
+
+    The other arguments, and what is raised, are those of ``generate``.
+    """
+    Sampling.of(temperature, top_p, seed)
+    method = as_method(compression)
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "media"):
+        loaded = _load_parts(params, parts, spec, max_frames, use_audio, use_video, progress)
+        texts = part_texts(params, loaded, system)
+    check_positions(loaded, texts, max_new_tokens, params.config)
+    room = len(padded_text(texts[-1].tokens)[0]) + max(max_new_tokens, 1)
+    context, clip = read_parts(params, loaded, texts, method, system, room, seed, seconds, progress)
+    del loaded  # the pixels are not needed to decode
+    reply = begin(
+        params,
+        context,
+        texts[-1],
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        copy=False,
+    )
+    trace = context.trace
+    del context
+    answer, _ = finish(params, run(params, reply, on_text))
+    prefill = seconds["prefill"] + answer.seconds["prefill"]
+    text = answer.counts.text + sum(len(text.tokens) for text in texts[:-1])
+    return dataclasses.replace(
+        answer,
+        counts=dataclasses.replace(answer.counts, text=text),
+        compression=trace,
+        clip=clip,
+        seconds=seconds | answer.seconds | {"prefill": prefill},
+    )
+
+
+def read(
+    params: Params,
+    video: Any,
+    compression: Method | None = OmniZipConfig(),  # noqa: B008 (frozen)
+    *,
+    system: str = prompts.DEFAULT_SYSTEM,
+    use_audio: bool = True,
+    use_video: bool = True,
+    max_frames: int | None = None,
+    spec: WindowSpec | None = None,
+    room: int = 256,
+    seed: int = 0,
+    progress: bool = False,
+) -> Context:
+    """Read a clip once, to ``ask`` about it as often as you like.
+
+    Args:
+        video: as for ``generate``; or a list of parts as for ``converse``, ending with a clip.
+        room: slots for a question and its answer; the cache grows where they need more.
+
+    The other arguments, and what is raised, are those of ``generate``.
+    """
+    parts = video if isinstance(video, list) else [] if video is None else [{"video": video}]
+    seconds: dict[str, float] = {}
+    loaded = _load_parts(params, parts, spec, max_frames, use_audio, use_video, progress)
+    if loaded and isinstance(loaded[-1], str):
+        raise ValueError("what is read ends with a clip: give the last text to ask")
+    texts = part_texts(params, [*loaded, "?"], system)
+    check_positions(loaded, texts, room, params.config)
+    method = as_method(compression)
+    context, _ = read_parts(params, loaded, texts, method, system, room, seed, seconds, progress)
+    return context
+
+
 def check_positions(
-    clip: Clip | None, prompt: prompts.Prompt, max_new_tokens: int, config: ModelConfig
+    parts: Sequence[str | Clip], texts: Sequence[Text], max_new_tokens: int, config: Config
 ) -> None:
     """Raise ``ValueError`` if the answer would end beyond the positions that the model knows."""
-    windows = 0 if clip is None else len(clip.windows.mel_length)
+    windows = sum(len(part.windows.mel_length) for part in parts if isinstance(part, Clip))
     media = windows * config.window_positions
-    end = len(prompt.prefix) + media + len(prompt.suffix) + max_new_tokens
+    end = media + sum(len(text.tokens) + 2 for text in texts) + max_new_tokens
     if end > config.text.max_positions:
         raise ValueError(
             f"the clip ({media} positions, {config.positions_per_second} a second), the question "
@@ -214,7 +230,7 @@ def check_positions(
 
 
 def encode_clip(
-    weights: Any, windows: Window, config: ModelConfig, progress: bool = False
+    weights: Any, windows: Window, config: Config, progress: bool = False
 ) -> EncodedWindow:
     """Encode a clip in blocks of a fixed number of windows, one program for any length.
 
@@ -225,7 +241,7 @@ def encode_clip(
 
     def encode(start: int) -> EncodedWindow:
         block = jax.tree.map(lambda x: x[start : start + ENCODE_BLOCK], windows)
-        return encode_windows(weights, block, config=config)
+        return family(config).encode_windows(weights, block, config=config)
 
     starts = tqdm(range(0, total, ENCODE_BLOCK), "encoding", unit="block", disable=not progress)
     blocks = []
@@ -236,210 +252,217 @@ def encode_clip(
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *blocks)
 
 
-def padded_length(windows: int) -> int:
-    """Windows that a clip is padded to: its length bucket, in whole blocks of the encoders."""
-    total = bucket(windows, smallest=ENCODE_BLOCK)
-    return total + -total % ENCODE_BLOCK
+@functools.partial(
+    jax.jit, static_argnames=("reading", "capacity", "fresh"), donate_argnames="cache"
+)
+def read_clip(
+    weights: Any,
+    cache: KVCache | None,
+    past: Past,
+    prefix: Int[Array, " P"],
+    length: Int[Array, ""],
+    encoded: EncodedWindow,
+    layout: Window,
+    last: Int[Array, ""],
+    *,
+    reading: Reading,
+    capacity: int,
+    fresh: bool,
+) -> tuple[KVCache, Past, Selection]:
+    """One program from the encoders' outputs to a context: choose, pack, prefill.
+
+    Args:
+        prefix, length: tokens of a text before the clip, padded, and how many are real.
+        encoded: the clip's windows, padded with empty ones.
+        layout: the windows' geometry.
+        last: the last window of the clip.
+        capacity: static bound on the tokens that the decoder reads here.
+        fresh: nothing was read before; the cache, None, is made here, with ``capacity`` slots.
+    """
+    decoder = family(reading.config).bound_decoder(weights, reading.config)
+    selection = reading.method.select(encoded, jax.random.fold_in(past.key, past.windows))
+    if fresh:
+        past = past.replace(origin=length, time=length, base=length, after=length)
+    block = media_block(decoder, reading, past, layout, encoded, selection)
+    if fresh:
+        block = _join(_prefix_block(decoder, prefix, length), block)
+        cache = KVCache.empty(reading.config.text, capacity, block.embeddings.dtype)
+    assert cache is not None
+    _, cache, slots, needed = append(decoder, cache, past.slots, block, capacity, fresh)
+    after = after_media(reading, past, layout, encoded, selection, last)
+    lost = past.overflow + jnp.maximum(needed - capacity, 0)
+    return cache, after.replace(slots=slots, overflow=lost), selection.trace
 
 
-def prefill_sizes(
+def _prefix_block(decoder: Any, prefix: Int[Array, " P"], length: Int[Array, ""]) -> Block:
+    place = jnp.arange(len(prefix))
+    return Block(
+        embeddings=decoder.embed(prefix),
+        positions=jnp.broadcast_to(place, (3, len(prefix))),
+        keep=place < length,
+        slots=Slots.empty(len(prefix)),
+    )
+
+
+def _join(*blocks: Block) -> Block:
+    first, second = blocks
+    return Block(
+        embeddings=jnp.concatenate([first.embeddings, second.embeddings]),
+        positions=jnp.concatenate([first.positions, second.positions], axis=1),
+        keep=jnp.concatenate([first.keep, second.keep]),
+        slots=jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first.slots, second.slots),
+    )
+
+
+def read_size(
     audio_counts: Int[np.ndarray, " W"],
     video_counts: Int[np.ndarray, " W"],
     text: int,
-    compression: OmniZipConfig | None,
-    room: int,
-) -> dict[str, int]:
-    """The static sizes of ``first_token``: tokens that the decoder reads, slots of its cache.
-
-    Args:
-        audio_counts, video_counts: valid tokens of each window.
-        text: tokens around the clip.
-        room: slots for the answer.
-    """
-    if compression is None:
-        bound = int((audio_counts + video_counts).sum())
-    else:
-        bound = compression.bound(audio_counts, video_counts)
-    capacity = bucket(bound + text)
-    return {"capacity": capacity, "slots": bucket(capacity + room)}
+    method: Method,
+) -> int:
+    """Static bound on what the decoder reads of a clip and ``text`` tokens before it."""
+    return bucket(method.bound(audio_counts, video_counts) + text)
 
 
-def prefill(
+def read_parts(
     params: Params,
-    clip: Clip | None,
-    encoded: EncodedWindow | None,
-    prompt: prompts.Prompt,
-    compression: OmniZipConfig | None,
-    max_new_tokens: int,
+    parts: Sequence[str | Clip],
+    texts: Sequence[Text],
+    method: Method,
+    system: str,
+    room: int,
     seed: int,
-) -> tuple[Generation, Selection | None, TokenCounts]:
-    """Choose static sizes for a clip on the host, then run ``first_token``."""
-    arrays = PromptArrays.from_prompt(prompt)
-    layout, last = None, 0
-    audio = video = np.zeros(0, int)
-    if clip is not None and encoded is not None:
-        audio, video = token_counts(clip.windows)
-        last = len(audio) - 1
-        layout = clip.windows.replace(patches=None, mel=None)
-        layout = pad_windows(layout, encoded.video_mask.shape[0])
-    text = len(prompt.prefix) + len(prompt.suffix)
-    sizes = prefill_sizes(audio, video, text, compression, max_new_tokens)
-    generation, trace, count = first_token(
+    seconds: dict[str, float],
+    progress: bool,
+) -> tuple[Context, Clip | None]:
+    """Every clip with the text before it; the last text is left to a question."""
+    config = params.config
+    keeping = Keeping(None, 0, 0, system, WeightsMark(params))
+    clips = [part for part in parts if isinstance(part, Clip)]
+    seconds |= {"encoders": 0.0, "prefill": 0.0}
+    context = shown = None
+    for clip, text in zip(clips, texts, strict=False):
+        with _timed(seconds, "encoders"):
+            encoded = encode_clip(params.weights, clip.windows, config, progress)
+            jax.block_until_ready(encoded)
+        with _timed(seconds, "prefill"):
+            medium = Medium(clip.has_audio, clip.has_video)
+            reading = Reading(config, method, clip.spec, medium)
+            context = _read_next(params, context, reading, keeping, clip, encoded, text, seed)
+        del encoded
+        shown = clip.sample(SHOWN)
+    if context is None:
+        reading = Reading(config, method, config.spec, Medium(audio=True, video=True))
+        prefix = texts[0].tokens
+        capacity = bucket(len(prefix) + room)
+        context = open_context(params, reading, keeping, prefix, capacity, None, seed)
+    return make_room(context, room, room), shown
+
+
+def _read_next(
+    params: Params,
+    context: Context | None,
+    reading: Reading,
+    keeping: Keeping,
+    clip: Clip,
+    encoded: EncodedWindow,
+    text: Text,
+    seed: int,
+) -> Context:
+    """The next clip of a conversation, behind the text before it."""
+    tokens, offsets, length = padded_text(text.tokens, text.offsets)
+    audio, video = token_counts(clip.windows, reading.config)
+    last = len(audio) - 1
+    starts = len(reading.markers) + (len(text.tokens) if context is None else 0)
+    capacity = read_size(audio, video, starts, reading.method)
+    fresh = context is None
+    if context is None:
+        cache = None
+        past = Past.nothing(capacity, None, jax.random.key(seed))
+        past = commit(past, jax.tree.leaves(params.weights)[0])
+    else:
+        context = make_room(context, len(tokens) + capacity, len(tokens))
+        cache, _ = append_text(
+            params.weights,
+            context.cache,
+            tokens,
+            context.past.after + offsets,
+            length,
+            config=reading.config,
+        )
+        end = context.past.after + int(text.offsets[-1]) + 1
+        context = remember_text(context.replace(cache=cache), context.filled, end)
+        cache, past = context.cache, context.past
+    layout = pad_windows(geometry(clip.windows), len(encoded.video_mask))
+    cache, past, trace = read_clip(
         params.weights,
+        cache,
+        past,
+        tokens,
+        length,
         encoded,
         layout,
-        arrays,
         jnp.int32(last),
-        jax.random.key(seed),
-        config=params.config,
-        compression=compression,
-        **sizes,
+        reading=reading,
+        capacity=capacity,
+        fresh=fresh,
     )
-    if int(count) > sizes["capacity"]:
-        raise AssertionError(
-            f"kept {int(count)} tokens, more than the bound of {sizes['capacity']}"
-        )
-    if trace is not None:
-        trace = jax.tree.map(lambda x: np.asarray(x)[: last + 1], trace.trace)
-    return (
-        generation,
-        trace,
-        TokenCounts(
-            audio=int(audio.sum()),
-            audio_kept=int(trace.audio_keep.sum()) if trace else 0,
-            video=int(video.sum()),
-            video_kept=int(trace.video_keep.sum()) if trace else 0,
-            text=text,
-            generated=0,
-        ),
-    )
+    trace = jax.tree.map(lambda x: np.asarray(x)[: last + 1], trace)
+    return measured(Context(cache, past, trace, reading, keeping, 0, 0))
 
 
-@functools.partial(jax.jit, static_argnames=("config", "compression", "capacity", "slots"))
-def first_token(
-    weights: Any,
-    encoded: EncodedWindow | None,
-    layout: Window | None,
-    prompt: PromptArrays,
-    last: Int[Array, ""],
-    key: Array,
-    *,
-    config: ModelConfig,
-    compression: OmniZipConfig | None,
-    capacity: int,
-    slots: int,
-) -> tuple[Generation, Selection | None, Int[Array, ""]]:
-    """One program from the encoders' outputs to the logits of the first token.
-
-    Plans and compresses (paper section 3), packs what stays to the front, and prefills: packed
-    tokens, not masks, are what makes the prefill cheap. Tokens that stay keep their positions.
-
-    Args:
-        encoded: the clip's windows, padded with empty ones; None for text alone.
-        layout: the windows' geometry (``Window`` without patches and mel).
-        last: the last window of the clip.
-        capacity: static bound on the tokens that the decoder reads.
-        slots: static size of the cache.
-
-    Returns:
-        The generation to go on with, the compression trace, and the number of tokens read.
-    """
-    decoder = bound_decoder(weights, config)
-    start = prompt.prefix.shape[0] and prompt.prefix_positions[-1] + 1
-    embeddings = [decoder.embed(prompt.prefix)]
-    positions = [jnp.broadcast_to(prompt.prefix_positions, (3, prompt.prefix.shape[0]))]
-    keep = [jnp.ones(prompt.prefix.shape[0], bool)]
-    clip, after = None, jnp.int32(0)
-    if encoded is not None and layout is not None:
-        clip = compress(encoded, compression, key)
-        embeddings.append(interleave(clip.video, clip.audio).astype(embeddings[0].dtype))
-        positions.append(clip_positions(layout, encoded, start, config))
-        keep.append(interleave(clip.video_keep, clip.audio_keep))
-        after = tmrope.position_after(
-            jax.tree.map(lambda x: x[last], layout),
-            encoded.audio.token_mask[last],
-            start + last * config.window_positions,
-            start,
-        )
-    embeddings.append(decoder.embed(prompt.suffix))
-    positions.append(jnp.broadcast_to(after + prompt.suffix_positions, (3, len(prompt.suffix))))
-    keep.append(prompt.suffix_mask)
-    packed, packed_positions, count = pack(
-        jnp.concatenate(embeddings),
-        jnp.concatenate(positions, axis=1),
-        jnp.concatenate(keep),
-        capacity,
-    )
-    cache = KVCache.empty(config.text, slots, packed.dtype)
-    hidden, cache = decoder(packed, packed_positions, cache, count, fresh=True)
-    logits = decoder.logits(hidden[count - 1][None])[0]
-    position = after + jnp.max(jnp.where(prompt.suffix_mask, prompt.suffix_positions, 0)) + 1
-    return Generation(cache, logits, position, key, jnp.bool_(False)), clip, count
+def _load_parts(
+    params: Params,
+    parts: Sequence[Any],
+    spec: WindowSpec | None,
+    max_frames: int | None,
+    use_audio: bool,
+    use_video: bool,
+    progress: bool,
+) -> list[str | Clip]:
+    spec = params.config.spec if spec is None else spec
+    family(params.config).check_spec(spec, params.config)
+    out: list[str | Clip] = []
+    for part in parts:
+        if isinstance(part, Mapping):
+            if set(part) != {"video"}:
+                raise ValueError(f'a clip among the parts is {{"video": source}}, got {part!r}')
+            part = part["video"]
+        elif not isinstance(part, str | Path | tuple | Clip):
+            raise ValueError(
+                f'a part is a text, a clip as {{"video": source}}, a Path, a tuple of arrays or a '
+                f"Clip; got {type(part).__name__}"
+            )
+        elif isinstance(part, str):
+            out.append(part)
+            continue
+        if not isinstance(part, Clip):
+            part = load_clip(
+                part,
+                spec,
+                max_frames=max_frames,
+                use_audio=use_audio,
+                use_video=use_video,
+                progress=progress,
+            )
+        out.append(part)
+    return out
 
 
-def compress(encoded: EncodedWindow, method: Method | None, key: Array) -> Selection:
-    """The clip's compression; everything kept where it is None."""
-    clip = (method or AllTokens()).select(encoded, key)
-    return clip.replace(
-        audio=encoded.audio.tokens if clip.audio is None else clip.audio,
-        video=encoded.video if clip.video is None else clip.video,
-    )
-
-
-def compress_next(plan: Any, window: EncodedWindow, method: Method | None) -> tuple[Any, Selection]:
-    """The next window of a stream; the trace is without the axis of windows."""
-    return (method or AllTokens()).step(plan, window, jax.random.key(0))
-
-
-def interleave(video: Array, audio: Array) -> Array:
-    """Lay out a clip: window after window, in each its video grids, then its audio."""
-    windows, grids, cells = video.shape[:3]
-    video = video.reshape(windows, grids * cells, *video.shape[3:])
-    both = jnp.concatenate([video, audio], axis=1)
-    return both.reshape(-1, *both.shape[2:])
-
-
-def clip_positions(
-    layout: Window, encoded: EncodedWindow, start: Array | int, config: ModelConfig
-) -> Int[Array, "3 slots"]:
-    """TMRoPE positions of every slot of the clip."""
-    windows, _, cells = encoded.video_mask.shape
-    sounds = encoded.audio.token_mask.shape[1]
-
-    def of_window(window: Window, index: Array) -> Array:
-        time = start + index * config.window_positions
-        return tmrope.window_positions(window, time, start, cells, sounds)
-
-    positions = jax.vmap(of_window)(layout, jnp.arange(windows))
-    return positions.transpose(1, 0, 2).reshape(3, -1)
-
-
-def token_counts(windows: Window) -> tuple[Int[np.ndarray, "W"], Int[np.ndarray, "W"]]:
-    """Audio and video tokens of every window, on the host."""
-    audio = (np.asarray(windows.mel_length) + 1) // 4
-    video = np.asarray(windows.grid_mask).sum(1) * np.asarray(windows.grid_size).prod(1)
-    return audio, video
-
-
-def pad_windows(windows: Window, total: int) -> Window:
-    """Append empty windows up to ``total``."""
-
-    def pad(x: Array) -> np.ndarray:
-        return np.pad(x, [(0, total - len(x))] + [(0, 0)] * (np.ndim(x) - 1))
-
-    return jax.tree.map(pad, windows)
-
-
-def bucket(size: int, smallest: int = 64) -> int:
-    """Round up to one of eight sizes an octave, so that few programs serve all lengths."""
-    if size <= smallest:
-        return smallest
-    step = 1 << max((size - 1).bit_length() - 4, 0)
-    return -(-size // step) * step
+def part_texts(params: Params, parts: Sequence[str | Clip], system: str) -> list[Text]:
+    """The texts before, between and after the clips; of a turn without one, its opening first."""
+    tokenizer, config = params.tokenizer, params.config
+    shapes = [p if isinstance(p, str) else Medium(p.has_audio, p.has_video) for p in parts]
+    texts = prompts.segments(tokenizer, config, shapes, system)
+    if len(texts) > 1:
+        return texts
+    opening = prompts.segments(tokenizer, config, [Medium(True, True), "?"], system)[0]
+    cut, tokens = len(opening.tokens), texts[0].tokens
+    return [Text(part, np.arange(len(part), dtype=np.int32)) for part in np.split(tokens, [cut])]
 
 
 @contextmanager
 def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     began = time.perf_counter()
     yield
-    seconds[name] = time.perf_counter() - began
+    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - began

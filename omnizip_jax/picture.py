@@ -27,8 +27,8 @@ def plot_compression(answer: Answer) -> Figure:
     clip, trace, counts = answer.clip, answer.compression, answer.counts
     if clip is None or trace is None:
         raise ValueError("an answer without a video has nothing to draw: ask about a clip")
-    count, grids = trace.video_keep.shape[:2]
-    shown = np.unique(np.linspace(0, count - 1, min(count, COLUMNS)).round().astype(int))
+    clip, grids = clip.sample(COLUMNS), trace.video_keep.shape[1]
+    shown = clip.numbers or ()
     figure = Figure(figsize=(1.9 * len(shown) + 1, 1.25 * grids + 3.2), layout="constrained")
     axes = figure.subplot_mosaic(
         [
@@ -37,9 +37,11 @@ def plot_compression(answer: Answer) -> Figure:
         ],
         height_ratios=[1.0] * grids + [1.3],
     )
-    for window in shown:
-        one = jax.tree.map(lambda x, i=window: x[i], clip.windows)
-        frames = iter(window_frames(one)[::2])  # the first frame of each grid
+    for place, window in enumerate(shown):
+        one = jax.tree.map(lambda x, i=place: x[i], clip.windows)
+        frames = iter(
+            window_frames(one, clip.spec)[:: clip.spec.temporal_patch]
+        )  # the first frame of each grid
         rows, columns = one.grid_size
         for grid in range(grids):
             ax = axes[f"{grid}/{window}"]

@@ -91,9 +91,7 @@ def segments(
     return out
 
 
-def question(
-    tokenizer: Any, config: Config, text: str, closes: Medium | None = None
-) -> Text:
+def question(tokenizer: Any, config: Config, text: str, closes: Medium | None = None) -> Text:
     """A question that follows on what was said and shown; ``closes`` the clip that is open."""
     whole = segments(tokenizer, config, [Medium(True, True), text])[-1]
     ends = len(_ends(config, Medium(True, True)))
@@ -177,7 +175,9 @@ def _check_text(text: Any) -> None:
 
 def _unused(texts: Sequence[str], system: str) -> str:
     """A character that no text holds (of Unicode's private area)."""
-    return next(c for c in map(chr, range(0xE000, 0xF900)) if all(c not in t for t in (*texts, system)))
+    return next(
+        c for c in map(chr, range(0xE000, 0xF900)) if all(c not in t for t in (*texts, system))
+    )
 
 
 def _render(tokenizer: Any, messages: list[dict[str, Any]]) -> str:
@@ -185,9 +185,7 @@ def _render(tokenizer: Any, messages: list[dict[str, Any]]) -> str:
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=last)
 
 
-def _tokenize(
-    tokenizer: Any, rendered: str, words: Mapping[str, str]
-) -> Int[np.ndarray, " T"]:
+def _tokenize(tokenizer: Any, rendered: str, words: Mapping[str, str]) -> Int[np.ndarray, " T"]:
     """Tokens of a rendered template, its marks replaced by words that stay words."""
     added = tokenizer.get_added_vocab()
     control = "|".join(map(re.escape, sorted(added, key=len, reverse=True)))

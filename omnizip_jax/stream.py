@@ -1,8 +1,8 @@
 """Windows as they arrive: the driver of streams.
 
-A stream is a context that has not ended. ``feed`` takes it and gives back the next one; the cache is
-donated, so the state that was given in is used up, unless an error is raised before anything was
-touched.
+A stream is a context that has not ended. ``feed`` takes it and gives back the next one; the cache
+is donated, so the state that was given in is used up, unless an error is raised, and then nothing
+has been touched.
 """
 
 from __future__ import annotations

@@ -5,9 +5,14 @@ A clip is the same structure with a leading axis ``W`` of windows on every leaf.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from omnizip_jax.config import WindowSpec
 
 
 class Window(struct.PyTreeNode):
@@ -30,6 +35,27 @@ class Window(struct.PyTreeNode):
     grid_time: Int[Array, "*W G"]
     mel: Float[Array, "*W bins frames"]
     mel_length: Int[Array, "*W"]
+
+    @classmethod
+    def empty(cls, spec: WindowSpec, count: int | None = None) -> Window:
+        """A window without picture and sound, numpy leaves: where hand-made windows begin.
+
+        Its pixels are a view of a single zero and take no memory.
+
+        Args:
+            count: so many windows, with a leading axis; None is one without.
+        """
+        lead = () if count is None else (count,)
+        times = np.arange(spec.grids, dtype=np.int32) * spec.positions // spec.grids
+        leaves: dict[str, Any] = {  # numpy on the host, where the annotations say Array
+            "patches": np.broadcast_to(np.uint8(0), (*lead, spec.grids, *spec.grid_shape)),
+            "grid_size": np.ones((*lead, 2), np.int32),
+            "grid_mask": np.zeros((*lead, spec.grids), bool),
+            "grid_time": np.tile(times, (*lead, 1)),
+            "mel": np.zeros((*lead, spec.mel_bins, spec.mel_frames), np.float32),
+            "mel_length": np.zeros(lead, np.int32),
+        }
+        return cls(**leaves)
 
 
 class AudioFeatures(struct.PyTreeNode):

@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import jax
 import numpy as np
 
 from omnizip_jax import prompt as prompts
-from omnizip_jax.compression import OmniZipConfig
+from omnizip_jax.ask import begin, step
+from omnizip_jax.compression import Method, OmniZipConfig
 from omnizip_jax.config import WindowSpec
-from omnizip_jax.decode import Sampling, complete
-from omnizip_jax.generate import encode_clip, prefill
+from omnizip_jax.generate import part_texts, read_parts
+from omnizip_jax.layout import padded_text
 from omnizip_jax.media import Clip
 from omnizip_jax.media.pixels import fit_grid
+from omnizip_jax.models.params import Params
+from omnizip_jax.stream import as_method
 from omnizip_jax.types import Window
-
-if TYPE_CHECKING:
-    from omnizip_jax.models.params import Params
 
 
 def warmup(
     params: Params,
     seconds: float | Sequence[float],
     *,
-    compression: OmniZipConfig | None = OmniZipConfig(),  # noqa: B008 (frozen)
+    compression: Method | None = OmniZipConfig(),  # noqa: B008 (frozen)
     max_new_tokens: int = 256,
     size: tuple[int, int] = (1280, 720),
     audio: bool = True,
     system: str = prompts.DEFAULT_SYSTEM,
-    spec: WindowSpec = WindowSpec(),  # noqa: B008 (frozen)
+    spec: WindowSpec | None = None,
 ) -> dict[str, float]:
     """Compile the programs for clips of some lengths, by running them on noise.
 
@@ -51,41 +50,32 @@ def warmup(
     """
     report = {}
     lengths = [seconds] if isinstance(seconds, (int, float)) else seconds
-    prompt = prompts.build(
-        params.tokenizer, params.config, "What happens?", audio=audio, video=True, system=system
-    )
+    spec, method = params.config.spec if spec is None else spec, as_method(compression)
     for length in lengths:
-        clip = _noise(length, size, audio, params, spec)
+        clip = _noise(length, size, audio, spec)
+        parts, took = [clip, "What happens?"], {}
+        texts = part_texts(params, parts, system)
+        room = len(padded_text(texts[-1].tokens)[0]) + max_new_tokens
+        context, _ = read_parts(params, parts, texts, method, system, room, 0, took, False)
+        report[f"encoders, {length:g} s"] = took["encoders"]
+        report[f"compression and prefill, {length:g} s"] = took["prefill"]
         began = time.perf_counter()
-        encoded = jax.block_until_ready(encode_clip(params.weights, clip.windows, params.config))
-        report[f"encoders, {length:g} s"] = time.perf_counter() - began
-        began = time.perf_counter()
-        generation, _, _ = prefill(params, clip, encoded, prompt, compression, max_new_tokens, 0)
-        jax.block_until_ready(generation)
-        report[f"compression and prefill, {length:g} s"] = time.perf_counter() - began
-        began = time.perf_counter()
-        complete(params, generation, Sampling.of(0.0, 1.0), 1)
+        step(params, begin(params, context, texts[-1], max_new_tokens=max_new_tokens, copy=False))
         report[f"generation, {length:g} s"] = time.perf_counter() - began
     return report
 
 
-def _noise(
-    seconds: float, size: tuple[int, int], audio: bool, params: Params, spec: WindowSpec
-) -> Clip:
+def _noise(seconds: float, size: tuple[int, int], audio: bool, spec: WindowSpec) -> Clip:
     """A clip of random pixels and mel, all its windows full."""
     rng = np.random.default_rng(0)
-    vision, sound = params.config.vision, params.config.audio
-    count = max(1, -(-int(np.ceil(seconds)) // spec.seconds))
-    frames = 2 * sound.n_window
-    patches = (count, spec.grids, spec.grid_slots * vision.merge**2, vision.patch_values)
-    step = params.config.window_positions // spec.grids
+    empty = Window.empty(spec, max(1, -(-int(np.ceil(seconds)) // spec.seconds)))
     cells = np.array(fit_grid(size[1], size[0], spec.grid_slots), np.int32)
-    leaves: dict[str, Any] = dict(  # numpy on the host, where the annotations say Array
-        patches=rng.integers(0, 256, patches, dtype=np.uint8),
-        grid_size=np.tile(cells, (count, 1)),
-        grid_mask=np.ones((count, spec.grids), bool),
-        grid_time=np.tile(np.arange(spec.grids, dtype=np.int32) * step, (count, 1)),
-        mel=rng.standard_normal((count, sound.mel_bins, frames), dtype=np.float32),
-        mel_length=np.full(count, frames * audio, np.int32),
-    )
-    return Clip(Window(**leaves), float(seconds), spec.seconds / spec.grids, True, audio)
+    leaves: dict[str, Any] = {  # numpy on the host, where the annotations say Array
+        "patches": rng.integers(0, 256, empty.patches.shape, dtype=np.uint8),
+        "grid_size": empty.grid_size * cells,
+        "grid_mask": ~empty.grid_mask,
+        "mel": rng.standard_normal(empty.mel.shape, dtype=np.float32),
+        "mel_length": empty.mel_length + spec.mel_frames * audio,
+    }
+    windows = empty.replace(**leaves)
+    return Clip(windows, float(seconds), spec.seconds / spec.grids, True, audio, spec)

@@ -82,15 +82,12 @@ def make_windows(
 ) -> Window:
     """A clip of random pixels and mel, with so many grids and mel frames in each window."""
     rng = np.random.default_rng(seed)
-    count = len(grids)
-    return Window(
-        patches=rng.integers(
-            0, 256, (count, spec.grids, spec.grid_slots * 4, 1176), dtype=np.uint8
-        ),
-        grid_size=np.tile(np.array(cells, np.int32), (count, 1)),
+    empty = Window.empty(spec, len(grids))
+    return empty.replace(
+        patches=rng.integers(0, 256, empty.patches.shape, dtype=np.uint8),
+        grid_size=empty.grid_size * np.array(cells, np.int32),
         grid_mask=np.arange(spec.grids) < np.array(grids)[:, None],
-        grid_time=np.tile(np.arange(spec.grids, dtype=np.int32) * 25, (count, 1)),
-        mel=rng.standard_normal((count, 128, 200)).astype(np.float32)
-        * (np.arange(200) < np.array(mel_lengths)[:, None, None]),
+        mel=rng.standard_normal(empty.mel.shape).astype(np.float32)
+        * (np.arange(spec.mel_frames) < np.array(mel_lengths)[:, None, None]),
         mel_length=np.array(mel_lengths, np.int32),
     )

@@ -267,7 +267,7 @@ def _stream(arguments: argparse.Namespace) -> int:
     import contextlib
 
     import omnizip_jax
-    from omnizip_jax.app.follow import Questions, begin, follow, parse_time
+    from omnizip_jax.app.follow import Questions, begin_stream, follow, parse_time
     from omnizip_jax.app.terminal import Screen, Typing, print_json
     from omnizip_jax.prompt import DEFAULT_SYSTEM
 
@@ -281,15 +281,11 @@ def _stream(arguments: argparse.Namespace) -> int:
         if screen:
             screen.status("loading the checkpoint")
         params = omnizip_jax.load(arguments.checkpoint, dtype=arguments.dtype)
-        config, spec = params.config, WindowSpec(grid_slots=arguments.grid_slots)
+        spec = WindowSpec(grid_slots=arguments.grid_slots)
         source = stack.enter_context(
             omnizip_jax.windows(
                 arguments.source,
                 spec,
-                patch=config.vision.patch,
-                merge=config.vision.merge,
-                temporal_patch=config.vision.temporal_patch,
-                mel_bins=config.audio.mel_bins,
                 use_audio=not arguments.no_audio,
                 use_video=not arguments.no_video,
                 sound=arguments.sound,
@@ -300,7 +296,7 @@ def _stream(arguments: argparse.Namespace) -> int:
         )
         if screen:
             screen.status("compiling (kept for the next time)")
-        state = begin(
+        state = begin_stream(
             params,
             compression,
             capacity=arguments.capacity,

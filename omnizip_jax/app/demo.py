@@ -10,11 +10,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from omnizip_jax.app.follow import END, Event, Questions, WindowRead, begin, clock, follow
+from omnizip_jax.answer import Answer
+from omnizip_jax.app.follow import END, Event, Questions, WindowRead, begin_stream, clock, follow
 from omnizip_jax.app.terminal import Screen
 from omnizip_jax.checkpoint.load import load
 from omnizip_jax.compression import OmniZipConfig
-from omnizip_jax.generate import Answer, generate
+from omnizip_jax.generate import generate
 from omnizip_jax.media import windows
 from omnizip_jax.models.params import Params
 from omnizip_jax.picture import plot_compression
@@ -95,7 +96,7 @@ def run_stream(folder: Path, seed: int) -> None:
     questions = Questions([(time, question.text) for time, question in asked])
     with Screen(console) as screen, windows(path, SPEC) as source:
         screen.status("compiling (once)")
-        state = begin(params, SETTINGS["45 %"], capacity=1024, text_slots=200, spec=SPEC)
+        state = begin_stream(params, SETTINGS["45 %"], capacity=1024, text_slots=200, spec=SPEC)
 
         def show(event: Event) -> None:
             screen(event)

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import jax
 import numpy as np
 
-from omnizip_jax.compression import OmniZipConfig
-from omnizip_jax.config import WindowSpec
-from omnizip_jax.generate import TokenCounts
+from omnizip_jax.answer import TokenCounts
+from omnizip_jax.ask import ask
+from omnizip_jax.compression import Method
+from omnizip_jax.context import Context, thin
 from omnizip_jax.media import WindowStream
-from omnizip_jax.stream import _forget, ask, feed, init_stream
-from omnizip_jax.stream_state import StreamState
+from omnizip_jax.stream import feed, init_stream
 from omnizip_jax.types import Window
 
 if TYPE_CHECKING:
@@ -137,23 +137,23 @@ class Questions:
             yield self._typed.get()
 
 
-def begin(params: Params, compression: OmniZipConfig | None, **settings: Any) -> StreamState:
+def begin_stream(params: Params, compression: Method | None, **settings: Any) -> Context:
     """``init_stream``, after an empty window, a question and an eviction compiled its programs.
 
     So the first window is as fast as the others, the cache overflows without a pause, and a live
     source is not kept waiting.
     """
     state = init_stream(params, compression, **settings)
-    state = feed(params, state, _nothing(params, state.settings.spec))
-    _, state = ask(params, state, "?", max_new_tokens=1)
-    jax.block_until_ready(_forget(state.cache, state.replace(cache=None)))
+    state = feed(params, state, Window.empty(state.reading.spec))
+    ask(params, state, "?", max_new_tokens=1)
+    jax.block_until_ready(thin(state, settings.get("memory", "recent")).cache)
     del state  # two caches need not exist at once
     return init_stream(params, compression, **settings)
 
 
 def follow(
     params: Params,
-    state: StreamState,
+    state: Context,
     source: WindowStream,
     questions: Questions,
     on_event: Callable[[Event], None],
@@ -161,7 +161,7 @@ def follow(
     on_text: Callable[[str], None] | None = None,
     keep: bool = False,
     max_new_tokens: int = 128,
-) -> StreamState:
+) -> Context:
     """Feed a source until it ends, answering what is asked; the source is closed in any case.
 
     A question is answered once the window in which its time lies has been fed; those whose time
@@ -177,7 +177,7 @@ def follow(
     Raises:
         ValueError: the source fails. ``KeyboardInterrupt`` passes through; both after ``Ended``.
     """
-    seconds = state.settings.spec.seconds
+    seconds = state.reading.spec.seconds
     times: list[float] = []
     now, answers, reason = 0.0, 0, "error"
     before = counts = _counts(state)
@@ -281,21 +281,6 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
 
 
-def _counts(state: StreamState) -> TokenCounts:
+def _counts(state: Context) -> TokenCounts:
     seen, kept = np.asarray(state.seen).tolist(), np.asarray(state.kept).tolist()
     return TokenCounts(seen[0], kept[0], seen[1], kept[1], text=0, generated=0)
-
-
-def _nothing(params: Params, spec: WindowSpec) -> Window:
-    """A window without picture and sound."""
-    vision, audio = params.config.vision, params.config.audio
-    patches = (spec.grids, spec.grid_slots * vision.merge**2, vision.patch_values)
-    leaves: dict[str, Any] = {
-        "patches": np.zeros(patches, np.uint8),
-        "grid_size": np.zeros(2, np.int32),
-        "grid_mask": np.zeros(spec.grids, bool),
-        "grid_time": np.zeros(spec.grids, np.int32),
-        "mel": np.zeros((audio.mel_bins, 2 * audio.n_window), np.float32),
-        "mel_length": np.int32(0),
-    }
-    return Window(**leaves)

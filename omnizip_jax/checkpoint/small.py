@@ -29,7 +29,8 @@ def small_checkpoint() -> Path:
     """
     # Named by its content and by our layout, so that a change of either is converted anew.
     layout = repr(released_leaves(ModelConfig.from_file(RELEASED / "config.json")))
-    content = (RELEASED / "model.safetensors").read_bytes()
+    files = ("config.json", "model.safetensors")
+    content = b"".join((RELEASED / name).read_bytes() for name in files)
     digest = hashlib.sha256(content + layout.encode()).hexdigest()
     target = cache_folder() / f"small-{digest[:12]}"
     if target.is_dir():

@@ -9,7 +9,7 @@ import numpy as np
 
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.media.clock import End, FrameSampler, Picture, Sound, check_jump, continue_sound
-from omnizip_jax.media.cut import Grids, count_windows, cut_windows, mel_per_window
+from omnizip_jax.media.cut import Grids, count_windows, cut_windows
 from omnizip_jax.media.live_sound import MelStream
 from omnizip_jax.media.sound import SAMPLE_RATE
 from omnizip_jax.types import Window
@@ -23,8 +23,6 @@ class Assembler:
 
     Args:
         spec: shape of the windows.
-        patch, merge, temporal_patch: of the vision encoder.
-        mel_bins: of the audio encoder.
         has_video, has_audio: streams to wait for.
         lead: when one stream is so many seconds past the end of a window, the other one is given
             up for it, and not waited for again until it comes back; None waits.
@@ -42,10 +40,6 @@ class Assembler:
         self,
         spec: WindowSpec,
         *,
-        patch: int,
-        merge: int,
-        temporal_patch: int,
-        mel_bins: int,
         has_video: bool,
         has_audio: bool,
         lead: float | None = None,
@@ -54,11 +48,10 @@ class Assembler:
         self.emitted = self.incomplete = self.late_frames = 0
         self.late_sound = self.duration = 0.0
         self._spec, self._lead = spec, lead
-        self._samples = spec.grids * temporal_patch  # pictures to a window
-        self._spacing = spec.seconds / self._samples
+        self._spacing = spec.seconds / spec.frames
         self._sampler = FrameSampler(self._spacing)
-        self._grids = Grids(spec.grid_slots, patch, merge, temporal_patch)
-        self._mel = MelStream(mel_bins)
+        self._grids = Grids(spec)
+        self._mel = MelStream(spec.mel_bins)
         self._seen = 0.0  # start of the last picture
         self._coming = {kind for kind, has in ((Picture, has_video), (Sound, has_audio)) if has}
         self._absent: set[type] = set()  # of those, given up for the time being
@@ -89,11 +82,10 @@ class Assembler:
         spec = self._spec
         windows = cut_windows(
             self._grids.take(self.emitted * spec.grids),
-            self._mel.take(self.emitted * mel_per_window(spec), self.maximum),
+            self._mel.take(self.emitted * spec.mel_frames, self.maximum),
             spec.seconds / spec.grids,
             spec,
             self._grids.cells,
-            self._grids.shape,
             count=1,
             first=self.emitted - 1,
         )
@@ -118,7 +110,7 @@ class Assembler:
 
     def _picture(self, picture: Picture) -> None:
         self._grids.fit(picture)
-        if self._sampler.intervals(picture.start) < self.emitted * self._samples:
+        if self._sampler.intervals(picture.start) < self.emitted * self._spec.frames:
             self.late_frames += 1
             return
         check_jump(max(self._seen, self._time()), picture.start, "video")
@@ -127,7 +119,7 @@ class Assembler:
         self._add(self._sampler.push(picture))
 
     def _add(self, samples) -> None:
-        first = self.emitted * self._samples
+        first = self.emitted * self._spec.frames
         self._grids.add([(index, picture) for index, picture in samples if index >= first])
 
     def _sound(self, sound: Sound) -> None:
@@ -155,9 +147,9 @@ class Assembler:
     def _passed(self) -> set[type]:
         """Streams that have everything for the next window."""
         passed = set()
-        if self._sampler.decided >= (self.emitted + 1) * self._samples:
+        if self._sampler.decided >= (self.emitted + 1) * self._spec.frames:
             passed.add(Picture)
-        if self._mel.frames >= (self.emitted + 1) * mel_per_window(self._spec):
+        if self._mel.frames >= (self.emitted + 1) * self._spec.mel_frames:
             passed.add(Sound)
         return passed
 

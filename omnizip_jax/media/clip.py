@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
@@ -31,6 +32,8 @@ class Clip:
         duration: seconds, of the longer of picture and sound.
         seconds_per_grid: time that each grid stands for; more than usual under ``max_frames``.
         has_video, has_audio: whether there is any picture, any sound.
+        spec: shape of the windows.
+        numbers: which windows of the source these are; None for all of them.
     """
 
     windows: Window
@@ -38,16 +41,22 @@ class Clip:
     seconds_per_grid: float
     has_video: bool
     has_audio: bool
+    spec: WindowSpec
+    numbers: tuple[int, ...] | None = None
+
+    def sample(self, count: int) -> Clip:
+        """At most so many windows, spread evenly: enough to look at, without holding all pixels."""
+        total = len(self.windows.mel_length)
+        chosen = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
+        windows = jax.tree.map(lambda x: np.asarray(x)[chosen], self.windows)
+        numbers = range(total) if self.numbers is None else self.numbers
+        return dataclasses.replace(self, windows=windows, numbers=tuple(numbers[i] for i in chosen))
 
 
 def load_clip(
     source: str | Path | tuple[Any, float, Any, int],
     spec: WindowSpec = WindowSpec(),  # noqa: B008 (frozen)
     *,
-    patch: int = 14,
-    merge: int = 2,
-    temporal_patch: int = 2,
-    mel_bins: int = 128,
     max_frames: int | None = None,
     use_audio: bool = True,
     use_video: bool = True,
@@ -65,8 +74,6 @@ def load_clip(
         source: path, URL, or (frames uint8 [T, H, W, 3], fps, waveform float [S] or None,
             sample rate).
         spec: shape of the windows.
-        patch, merge, temporal_patch: of the vision encoder (``VisionConfig``).
-        mel_bins: of the audio encoder (``AudioConfig``).
         max_frames: at most so many frames, uniformly over the clip; grids then stand for their
             true time and windows hold fewer of them.
         use_audio, use_video: False leaves that stream out.
@@ -76,9 +83,9 @@ def load_clip(
         ValueError: the source cannot be read, holds nothing of use, or is of a wrong type or
             shape; ``max_frames`` below one grid.
     """
-    if max_frames is not None and max_frames < temporal_patch:
+    if max_frames is not None and max_frames < spec.temporal_patch:
         raise ValueError(
-            f"max_frames must allow for one grid of {temporal_patch} frames, got {max_frames}"
+            f"max_frames must allow for one grid of {spec.temporal_patch} frames, got {max_frames}"
         )
     if not (use_audio or use_video):
         raise ValueError("use_audio and use_video are both False: nothing would be left")
@@ -88,12 +95,12 @@ def load_clip(
         else MediaFile(source, use_video=use_video, use_audio=use_audio)
     )
     with media:
-        spacing = spec.seconds / (spec.grids * temporal_patch)
+        spacing = spec.seconds / spec.frames
         if max_frames is not None and media.has_video:
-            max_frames -= max_frames % temporal_patch
+            max_frames -= max_frames % spec.temporal_patch
             spacing = max(spacing, media.video_end() / max_frames)
         sampler = FrameSampler(spacing)
-        grids = Grids(spec.grid_slots, patch, merge, temporal_patch, max_frames)
+        grids = Grids(spec, max_frames)
         sound, heard, seen = [np.zeros(0, np.float32)], 0, 0.0
         total = None if media.duration is None else math.ceil(media.duration)
         with tqdm(total=total, disable=not progress, desc="decoding", unit="s") as bar:
@@ -122,22 +129,25 @@ def load_clip(
                 stacklevel=2,
             )
 
-    mel = clip_log_mel(np.concatenate(sound), mel_bins)
-    per_grid = spacing * temporal_patch
+    mel = clip_log_mel(np.concatenate(sound), spec.mel_bins)
+    per_grid = spacing * spec.temporal_patch
     count = count_windows(grids.end, mel.shape[1], per_grid, spec)
     return Clip(
-        windows=cut_windows(grids.take(), mel, per_grid, spec, grids.cells, grids.shape, count),
+        windows=cut_windows(grids.take(), mel, per_grid, spec, grids.cells, count),
         duration=duration,
         seconds_per_grid=per_grid,
         has_video=grids.cells is not None,
         has_audio=heard > 0,
+        spec=spec,
     )
 
 
 def window_frames(
-    window: Window, *, patch: int = 14, merge: int = 2
+    window: Window,
+    spec: WindowSpec = WindowSpec(),  # noqa: B008 (frozen)
 ) -> UInt8[np.ndarray, "frames height width 3"]:
     """The pictures of a window, or of all windows of a clip, as the model sees them."""
+    patch, merge = spec.patch, spec.merge
     rows, columns = np.asarray(window.grid_size).reshape(-1, 2)[0]
     patches = np.asarray(window.patches)[np.asarray(window.grid_mask)]
     frames = [unpatchify(grid, rows, columns, patch, merge) for grid in patches]

@@ -27,10 +27,6 @@ def windows(
     source: Source,
     spec: WindowSpec = WindowSpec(),  # noqa: B008 (frozen)
     *,
-    patch: int = 14,
-    merge: int = 2,
-    temporal_patch: int = 2,
-    mel_bins: int = 128,
     use_audio: bool = True,
     use_video: bool = True,
     sound: Source | None = None,
@@ -61,8 +57,6 @@ def windows(
             "device:v4l2:/dev/video0", with the name of any of FFmpeg's input formats; arrays
             (frames, fps, waveform, sample rate) as for ``load_clip``; or a ``PushSource``.
         spec: shape of the windows.
-        patch, merge, temporal_patch: of the vision encoder (``VisionConfig``).
-        mel_bins: of the audio encoder (``AudioConfig``).
         use_audio, use_video: False leaves that stream out.
         sound: a second path, URL or device, whose sound is used in place of the first one's: the
             microphone next to a camera, ("alsa", "default"). Unless both are local, their clocks
@@ -99,7 +93,7 @@ def windows(
     if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
         raise ValueError(f"timeout must be a positive number of seconds or None, got {timeout!r}")
 
-    sampler = FrameSampler(spec.seconds / (spec.grids * temporal_patch))
+    sampler = FrameSampler(spec.seconds / spec.frames)
     feed = open_feed(
         source,
         sound,
@@ -111,10 +105,6 @@ def windows(
     )
     assembler = Assembler(
         spec,
-        patch=patch,
-        merge=merge,
-        temporal_patch=temporal_patch,
-        mel_bins=mel_bins,
         has_video=feed.has_video,
         has_audio=feed.has_audio,
         lead=None if feed.local else timeout,
@@ -124,7 +114,7 @@ def windows(
     first_pass = None
     if two_pass and feed.sounds is not None:
         first_pass = functools.partial(
-            largest_loudness, _until_closed(feed.sounds(), out), mel_bins
+            largest_loudness, _until_closed(feed.sounds(), out), spec.mel_bins
         )
     cut = _cut(feed, assembler, out, None if feed.local else timeout, first_pass)
     numbered = _numbered(cut, feed.events, out, spec.seconds if realtime else 0)

@@ -62,14 +62,13 @@ def reread(clip: TestClip) -> Window:
 
 
 def _windows(patches: np.ndarray, mel: np.ndarray) -> Window:
-    count = len(patches)
-    return Window(
+    empty = Window.empty(SPEC, len(patches))
+    return empty.replace(
         patches=patches,
-        grid_size=np.full((count, 2), GRID, np.int32),
-        grid_mask=np.ones((count, 2), bool),
-        grid_time=np.tile(np.array([0, 25], np.int32), (count, 1)),
+        grid_size=empty.grid_size * GRID,
+        grid_mask=~empty.grid_mask,
         mel=mel.transpose(1, 0, 2),
-        mel_length=np.full(count, 200, np.int32),
+        mel_length=empty.mel_length + SPEC.mel_frames,
     )
 
 
@@ -359,14 +358,8 @@ def _pick(random: np.random.Generator, busy: Bool[np.ndarray, " T"], count: int)
 @functools.cache
 def clip_positions(windows: int, start: int) -> Int[np.ndarray, "3 slots"]:
     """TMRoPE positions of every token of a clip whose first window begins at ``start``."""
-    layout = Window(
-        patches=None,
-        grid_size=np.array([GRID, GRID]),
-        grid_mask=np.ones(2, bool),
-        grid_time=np.array([0, 25]),
-        mel=None,
-        mel_length=None,
-    )
+    empty = Window.empty(SPEC)
+    layout = empty.replace(grid_size=empty.grid_size * GRID, grid_mask=~empty.grid_mask)
     each = [
         tmrope.window_positions(layout, start + 50 * i, start, GRID**2, SPEC.audio_slots)
         for i in range(windows)

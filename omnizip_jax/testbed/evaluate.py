@@ -27,7 +27,7 @@ from omnizip_jax import prompt as prompts
 from omnizip_jax.checkpoint.load import load
 from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.compression.pack import pack
-from omnizip_jax.generate import (
+from omnizip_jax.layout import (
     bucket,
     clip_positions,
     compress,

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.released import released_leaves
 from omnizip_jax.prompt import DEFAULT_SYSTEM
-from omnizip_jax.testbed.clips import COLOURS, SHAPES, SOUNDS, Thing
+from omnizip_jax.testbed.clips import COLOURS, SHAPES, SOUNDS, SPEC, Thing
 from omnizip_jax.testbed.questions import NUMBERS, all_questions
 from omnizip_jax.testbed.random_checkpoint import build_tokenizer, released_config
 
@@ -72,6 +72,7 @@ def small_config(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
         thinker[part].update(sizes)
     thinker["text_config"]["vocab_size"] = -(-len(tokenizer) // 64) * 64
     thinker["text_config"]["rope_scaling"]["mrope_section"] = MROPE_SECTION
+    config["omnizip"] = {"grid_slots": SPEC.grid_slots}
     return config
 
 

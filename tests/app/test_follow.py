@@ -145,7 +145,7 @@ def test_bad_input_is_one_message(stream, source, arguments, message):
 def test_skipped_windows_are_reported(folder):
     """Pushed arrays, and a consumer that cannot keep up."""
     source = PushSource()
-    stream = windows(source, mel_bins=128, queue=1, when_slow="skip", use_video=False)
+    stream = windows(source, queue=1, when_slow="skip", use_video=False)
     source.push_sound(np.zeros(16_000 * 20, np.float32))
     source.close()
     while stream.skipped < 9:

@@ -249,10 +249,11 @@ def test_max_frames_samples_the_whole_clip_at_its_true_pace(tmp_path):
 
 def test_other_window_shapes(tmp_path):
     path = write(tmp_path / "a.mkv", grey(np.arange(100) * 2), sound=tone(4.0))
-    clip = load_clip(path, WindowSpec(grid_slots=48), patch=4, merge=2, mel_bins=80)
+    spec = WindowSpec(grid_slots=48, patch=4, merge=2, mel_bins=80)
+    clip = load_clip(path, spec)
     assert clip.windows.patches.shape == (2, 2, 192, 96)
     assert clip.windows.mel.shape == (2, 80, 200)
-    assert window_frames(clip.windows, patch=4).shape == (8, 48, 64, 3)
+    assert window_frames(clip.windows, spec).shape == (8, 48, 64, 3)
 
 
 # Sources

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import gc
 import http.server
@@ -112,8 +113,8 @@ def test_compressed_sound_of_another_rate(tmp_path):
 
 def test_other_window_shapes(tmp_path):
     path = write(tmp_path / "a.mkv", pictures(100), sound=tone(4.0))
-    options = {"spec": SHORT, "patch": 4, "mel_bins": 80}
-    assert_equal(list(windows(path, **options)), load_clip(path, **options))
+    spec = dataclasses.replace(SHORT, patch=4, mel_bins=80)
+    assert_equal(list(windows(path, spec)), load_clip(path, spec))
 
 
 def test_arrays_in_memory():

@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from omnizip_jax.config import WindowSpec
 from omnizip_jax.models.config import TextConfig
+
+_FRAMES_PER_SECOND = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +72,22 @@ class ModelConfig:
     vision_end_token: int
     positions_per_second: int
     seconds_per_chunk: int
+    grid_slots: int = 144  # tokens of a grid that the model was trained on
+
+    @property
+    def spec(self) -> WindowSpec:
+        """The shape of the windows that the model reads."""
+        vision = self.vision
+        return WindowSpec(
+            seconds=self.seconds_per_chunk,
+            audio_slots=self.audio.n_window // 2,  # four mel frames to a token
+            grids=_FRAMES_PER_SECOND * self.seconds_per_chunk // vision.temporal_patch,
+            grid_slots=self.grid_slots,
+            patch=vision.patch,
+            merge=vision.merge,
+            temporal_patch=vision.temporal_patch,
+            mel_bins=self.audio.mel_bins,
+        )
 
     @property
     def window_positions(self) -> int:
@@ -92,7 +111,10 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """Build from the parsed ``config.json`` of the whole model or of the thinker alone."""
+        """Build from the parsed ``config.json`` of the whole model or of the thinker alone.
+
+        An entry of our own, ``"omnizip": {"grid_slots": 36}``, is optional.
+        """
         thinker = values.get("thinker_config", values)
         audio, vision, text = (thinker[f"{name}_config"] for name in ("audio", "vision", "text"))
         # transformers 5 writes `rope_parameters`; the released files have `rope_scaling`.
@@ -141,4 +163,5 @@ class ModelConfig:
             vision_end_token=thinker["vision_end_token_id"],
             positions_per_second=thinker["position_id_per_seconds"],
             seconds_per_chunk=thinker["seconds_per_chunk"],
+            grid_slots=values.get("omnizip", {}).get("grid_slots", 144),
         )

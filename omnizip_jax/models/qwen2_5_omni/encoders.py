@@ -36,6 +36,13 @@ def check_spec(spec: WindowSpec, config: ModelConfig) -> None:
             f"the model's audio blocks are {frames / 100:g} s and {frames // 4} tokens; "
             f"WindowSpec has {spec.seconds} s and {spec.audio_slots}"
         )
+    for name in ("patch", "merge", "temporal_patch", "mel_bins"):
+        ours, theirs = getattr(config.spec, name), getattr(spec, name)
+        if ours != theirs:
+            raise ValueError(
+                f"the model's encoders have {name}={ours}, WindowSpec has {theirs}: "
+                "begin with params.config.spec"
+            )
 
 
 def encode_window(

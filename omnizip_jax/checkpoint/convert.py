@@ -7,6 +7,8 @@ speech parts (talker, token2wav) are counted and left out.
 from __future__ import annotations
 
 import argparse
+import collections
+import dataclasses
 import logging
 import math
 import shutil
@@ -19,14 +21,26 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 from tqdm import tqdm
 
-from omnizip_jax.checkpoint.folder import CONFIG, TOKENIZER, UNFINISHED, WEIGHTS, load_tokenizer
+from omnizip_jax.checkpoint.checksums import array_checksum, digest, write_checksums
+from omnizip_jax.checkpoint.folder import (
+    CONFIG,
+    FINGERPRINT,
+    TOKENIZER,
+    WEIGHTS,
+    check_tokenizer,
+    load_tokenizer,
+    weights_dtype,
+)
 from omnizip_jax.checkpoint.released import (
     ConversionError,
     Tensor,
     check_tensors,
     find_tensors,
     leaf_dtype,
+    listing,
+    settle_tie,
 )
+from omnizip_jax.checkpoint.unfinished import unfinished
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.released import Leaf, released_leaves
 
@@ -51,7 +65,8 @@ def convert(source: str | Path, target: str | Path, dtype: str | None = None) ->
 
     Peak memory is that of the largest stacked parameter and one slice of a shard.
     The target appears under its name when all is written; until then its files lie in
-    ``TARGET.unfinished`` beside it. The source is only read.
+    ``TARGET.unfinished`` beside it, which no other conversion touches meanwhile. The source is
+    only read.
 
     Args:
         source: folder with the released ``config.json``, tokenizer and safetensors.
@@ -62,37 +77,79 @@ def convert(source: str | Path, target: str | Path, dtype: str | None = None) ->
         What was written and what was left out, in words.
 
     Raises:
-        ConversionError: bad source or target, disk full.
+        ConversionError: bad source or target, disk full, another conversion to the same target.
+        ValueError: another dtype.
     """
     source, target = (Path(path).expanduser().resolve() for path in (source, target))
-    config = _read_config(source)
-    _check_target(source, target)
-    leaves = released_leaves(config)
-    tensors = find_tensors(source)
-    left_out = check_tensors(leaves, tensors)
-    plan = [(leaf, np.dtype(dtype or leaf_dtype(leaf, tensors))) for leaf in leaves]
-    total = sum(_bytes(*entry) for entry in plan)
-
-    work = _make_work_folder(target, total)
-    try:
-        _copy_files(source, work)
-        _write_weights(work / WEIGHTS, plan, tensors)
-        (work / UNFINISHED).unlink()
-        work.rename(target)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-    values = sum(math.prod(leaf.shape) for leaf in leaves)
-    used = sum(len(leaf.names) for leaf in leaves)
+    conversion = Conversion.of(source, dtype)
+    if target.is_relative_to(source):
+        raise ConversionError(f"{target}: lies inside the source, which stays as it is")
+    _check_free(target)
+    with unfinished(target) as folder:
+        _check_free(target)  # another conversion may have ended meanwhile
+        conversion.write(folder)
+        folder.rename(target)
+    values = sum(math.prod(leaf.shape) for leaf, _ in conversion.plan)
+    used = sum(len(leaf.names) for leaf, _ in conversion.plan)
     report = [
         f"left out: {name} ({count} tensor{'s' * (count > 1)}), not needed for text"
-        for name, count in left_out.items()
+        for name, count in conversion.left_out.items()
     ]
     report.append(
-        f"{target}: {used} tensors, {values:,} parameters, {total / 1e9:.2f} GB. "
+        f"{target}: {used} tensors, {values:,} parameters, {conversion.bytes / 1e9:.2f} GB. "
         f'Use it with omnizip_jax.load("{target}")'
     )
     return "\n".join(report)
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """A source that was found fit, and what to make of it.
+
+    Attributes:
+        config: as the source has it, its tie settled.
+        tensors: where the released tensors lie.
+        left_out: how many tensors are not converted, by part.
+    """
+
+    source: Path
+    config: ModelConfig
+    tensors: Mapping[str, Tensor]
+    plan: Plan
+    left_out: collections.Counter[str]
+
+    @classmethod
+    def of(cls, source: Path, dtype: str | None = None) -> Conversion:
+        """Read all but the values.
+
+        Raises:
+            ConversionError: the configuration or the tensors are unfit.
+            ValueError: weights cannot be of this dtype.
+        """
+        wanted = None if dtype is None else weights_dtype(dtype)
+        config = _read_config(source)
+        tensors = find_tensors(source)
+        config = settle_tie(config, tensors)
+        leaves = released_leaves(config)
+        left_out = check_tensors(leaves, tensors)
+        plan = [(leaf, wanted or leaf_dtype(leaf, tensors)) for leaf in leaves]
+        return cls(source, config, tensors, plan, left_out)
+
+    @property
+    def bytes(self) -> int:
+        return sum(_bytes(*entry) for entry in self.plan)
+
+    def write(self, folder: Path) -> None:
+        """Write the checkpoint into an empty folder.
+
+        Raises:
+            ConversionError: tokenizer or template are unfit, weights are not finite, writing fails.
+        """
+        _check_space(folder, self.bytes)
+        _copy_files(self.source, folder, self.config)
+        fingerprint = _write_weights(folder / WEIGHTS, self.plan, self.tensors)
+        (folder / FINGERPRINT).write_text(fingerprint)
+        write_checksums(folder)
 
 
 def _read_config(source: Path) -> ModelConfig:
@@ -108,26 +165,9 @@ def _read_config(source: Path) -> ModelConfig:
         raise ConversionError(str(error)) from error
 
 
-def _check_target(source: Path, target: Path) -> None:
+def _check_free(target: Path) -> None:
     if target.exists():
         raise ConversionError(f"{target}: exists already; choose another target or remove it")
-    if target.is_relative_to(source):
-        raise ConversionError(f"{target}: lies inside the source, which stays as it is")
-
-
-def _make_work_folder(target: Path, total: int) -> Path:
-    """An empty folder beside the target, on a disk with room for ``total`` bytes."""
-    work = target.with_name(f"{target.name}.unfinished")
-    if (work / UNFINISHED).is_file():
-        print(f"{work}: removing the remains of an interrupted conversion", file=sys.stderr)
-        shutil.rmtree(work)
-    elif work.exists():
-        raise ConversionError(f"{work}: in the way, and not the remains of a conversion; remove it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _check_space(target.parent, total)
-    work.mkdir()
-    (work / UNFINISHED).write_text("The remains of an interrupted conversion. Safe to delete.\n")
-    return work
 
 
 def _check_space(folder: Path, remaining: int) -> None:
@@ -139,44 +179,53 @@ def _check_space(folder: Path, remaining: int) -> None:
         )
 
 
-def _copy_files(source: Path, work: Path) -> None:
-    """Everything but the weights; made sure to be readable before the long part begins."""
+def _copy_files(source: Path, folder: Path, config: ModelConfig) -> None:
+    """Everything but the weights; made sure to be fit before the long part begins."""
     for name in (CONFIG, "generation_config.json"):
         if (source / name).is_file():
-            shutil.copyfile(source / name, work / name)
+            shutil.copyfile(source / name, folder / name)
     # Beside the configuration transformers would read it too, and complain of its speech parts.
-    (work / TOKENIZER).mkdir()
+    (folder / TOKENIZER).mkdir()
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
-            shutil.copyfile(source / name, work / TOKENIZER / name)
+            shutil.copyfile(source / name, folder / TOKENIZER / name)
     try:
-        load_tokenizer(work / TOKENIZER)
+        check_tokenizer(load_tokenizer(folder / TOKENIZER), config)
     except ValueError as error:
-        raise ConversionError(f"{source}: {str(error).partition(': ')[2]}") from error
+        reason = str(error).removeprefix(f"{folder / TOKENIZER}: ")
+        raise ConversionError(f"{source}: {reason}") from error
 
 
-def _write_weights(path: Path, plan: Plan, tensors: Mapping[str, Tensor]) -> None:
-    """Build, write and free one batch of leaves after the other."""
+def _write_weights(path: Path, plan: Plan, tensors: Mapping[str, Tensor]) -> str:
+    """Build, write and free one batch of leaves after the other; returns their fingerprint."""
     context = ocp.Context()
     context.memory.deepcopy_host_arrays = False  # the arrays are ours and do not change
     context.array.saving.use_compression = False  # weights hardly shrink, and it takes long
     remaining = sum(_bytes(*entry) for entry in plan)
+    checksums = []
     with context, tqdm(total=remaining, unit="B", unit_scale=True, desc="converting") as bar:
         for batch in _batches(plan):
             _check_space(path.parent, remaining)  # others may fill the disk meanwhile
             arrays = {leaf.path: _build(leaf, dtype, tensors, bar) for leaf, dtype in batch}
+            checksums += [
+                f"{'/'.join(name)} {array.dtype} {array.shape} {array_checksum(array)}"
+                for name, array in arrays.items()
+            ]
             _attempt(ocp.partial.save, path, flax.traverse_util.unflatten_dict(arrays))
             remaining -= sum(array.nbytes for array in arrays.values())
             del arrays  # before the next are built
         _attempt(ocp.partial.finalize, path)
+    return digest(sorted(checksums))
 
 
 def _attempt(write: Callable[..., None], path: Path, *arguments) -> None:
-    # Orbax reports a full or failing disk as one of many exceptions.
     try:
         write(path, *arguments)
     except Exception as error:
-        raise ConversionError(f"{path}: writing failed, is the disk full? {error}") from error
+        # What the operating system refuses comes as itself, or inside a message of TensorStore's.
+        if not isinstance(error, OSError) and "os_error_code" not in str(error):
+            raise
+        raise ConversionError(f"{path}: writing failed: {error}") from error
 
 
 def _batches(plan: Plan) -> Iterator[Plan]:
@@ -199,12 +248,32 @@ def _bytes(leaf: Leaf, dtype: np.dtype) -> int:
 
 
 def _build(leaf: Leaf, dtype: np.dtype, tensors: Mapping[str, Tensor], bar: tqdm) -> np.ndarray:
+    """One parameter from its released tensors.
+
+    Raises:
+        ConversionError: names those that hold a value that is not finite, in ``dtype``.
+    """
     array = np.empty(leaf.shape, dtype)
+    spoilt = []
     for name, part in leaf.views(array):
+        count = 0
         for rows, values in tensors[name].slices():
-            part[rows] = values.reshape(part[rows].shape)
+            with np.errstate(over="ignore"):  # counted instead
+                part[rows] = values.reshape(part[rows].shape)
+            count += _count_not_finite(part[rows])
+        if count:
+            spoilt.append(f"{name}: {count} of {part.size} values")
         bar.update(part.nbytes)
+    if spoilt:
+        raise ConversionError(listing(f"weights that are not finite in {dtype}", spoilt))
     return array
+
+
+def _count_not_finite(array: np.ndarray) -> int:
+    """How many values are infinite or no number: those whose exponent is all ones."""
+    bits = np.dtype(f"u{array.itemsize}")
+    exponent = np.array(np.inf, array.dtype).view(bits)
+    return int(np.count_nonzero(array.view(bits) & exponent == exponent))
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,19 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-from omnizip_jax.checkpoint.folder import CONFIG, TOKENIZER, UNFINISHED, WEIGHTS, load_tokenizer
+from omnizip_jax.checkpoint.checksums import damaged_files, digest
+from omnizip_jax.checkpoint.folder import (
+    CHECKSUMS,
+    CONFIG,
+    FINGERPRINT,
+    TOKENIZER,
+    UNFINISHED,
+    WEIGHTS,
+    check_tokenizer,
+    load_tokenizer,
+    weights_dtype,
+)
+from omnizip_jax.checkpoint.released import listing
 from omnizip_jax.checkpoint.small import small_checkpoint
 from omnizip_jax.models.params import Params
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
@@ -20,35 +33,49 @@ from omnizip_jax.models.qwen2_5_omni.parameters import abstract_params
 ADVICE = "write one with `omnizip convert SOURCE TARGET`"
 
 
-def load(path: str | Path, dtype: jax.typing.DTypeLike | None = None) -> Params:
+def load(
+    path: str | Path, dtype: jax.typing.DTypeLike | None = None, *, verify: bool = False
+) -> Params:
     """Load a converted checkpoint onto the default device.
 
     Args:
         path: the folder that ``omnizip convert`` wrote; or ``"small"``, the small trained model
             that comes with the package and answers questions about ``omnizip_jax.testbed`` clips.
         dtype: of the weights, ``"bfloat16"`` or ``"float32"``; as converted by default.
+        verify: compare every file with the checksum that conversion wrote, first. It takes the
+            time of reading the files once more. The small model is always verified.
 
     Raises:
-        ValueError: the folder is not a finished converted checkpoint, or does not fit its
-            configuration.
+        ValueError: the folder is not a finished converted checkpoint, does not fit its
+            configuration, or is damaged; another dtype.
     """
-    if path == "small":
-        path = small_checkpoint()
-    path = Path(path)
+    wanted = None if dtype is None else weights_dtype(dtype)
+    path = (small_checkpoint() if path == "small" else Path(path)).expanduser()
     _check_folder(path)
+    if verify:
+        _check_files(path)
     config = ModelConfig.from_file(path / CONFIG)
-    expected = abstract_params(config)
+    fingerprint = _read_fingerprint(path)
     with _explained(path):
-        stored = ocp.pytree_metadata(_absolute(path / WEIGHTS)).metadata
-    _check_shapes(path, expected, stored)
+        stored = ocp.metadata(_absolute(path / WEIGHTS)).metadata
+    if config.text.tied and "['text']['lm_head']['weight']" in _shapes(stored):
+        config = config.untied()  # conversion found two tables that differ
+    _check_shapes(path, abstract_params(config), stored)
+    tokenizer = load_tokenizer(path / TOKENIZER)
+    try:
+        check_tokenizer(tokenizer, config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; {ADVICE}") from error
+    if wanted and any(leaf.dtype != wanted for leaf in jax.tree.leaves(stored)):
+        fingerprint = digest([fingerprint, wanted.name])  # the values are others
     sharding = jnp.zeros(()).sharding  # of the default device
-    wanted = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=sharding),
+    placed = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, wanted or leaf.dtype, sharding=sharding),
         stored,
     )
     with _explained(path):
-        weights = ocp.load(_absolute(path / WEIGHTS), wanted)
-    return Params(weights=weights, config=config, tokenizer=load_tokenizer(path / TOKENIZER))
+        weights = ocp.load(_absolute(path / WEIGHTS), placed)
+    return Params(weights, config, tokenizer, fingerprint)
 
 
 def _check_folder(path: Path) -> None:
@@ -59,28 +86,44 @@ def _check_folder(path: Path) -> None:
             f"{path}: the remains of an interrupted conversion. Delete them and run "
             "`omnizip convert SOURCE TARGET` again"
         )
-    if (path / WEIGHTS).is_dir() and (path / CONFIG).is_file():
+    missing = [
+        name for name in (CONFIG, WEIGHTS, FINGERPRINT, CHECKSUMS) if not (path / name).exists()
+    ]
+    if not missing:
         return
     if any(path.glob("*.safetensors*")):
         raise ValueError(
             f"{path}: a checkpoint in the released layout, not yet converted. "
             f"Run `omnizip convert {path} TARGET` and load TARGET"
         )
-    raise ValueError(f"{path}: not a converted checkpoint; {ADVICE}")
+    raise ValueError(f"{path}: not a converted checkpoint, without {', '.join(missing)}; {ADVICE}")
+
+
+def _check_files(path: Path) -> None:
+    problems = damaged_files(path)
+    if problems:
+        raise ValueError(listing(f"{path}: damaged files; {ADVICE}", problems))
+
+
+def _read_fingerprint(path: Path) -> str:
+    content = (path / FINGERPRINT).read_bytes()
+    if not re.fullmatch(rb"[0-9a-f]{16}", content):
+        raise ValueError(f"{path}: damaged {FINGERPRINT}; {ADVICE}")
+    return content.decode()
 
 
 def _check_shapes(path: Path, expected: Any, stored: Any) -> None:
     """The arrays on disk are those that the configuration beside them asks for."""
-
-    def flat(tree: Any) -> dict[str, tuple[int, ...]]:
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return {jax.tree_util.keystr(key): tuple(leaf.shape) for key, leaf in leaves}
-
-    want, found = flat(expected), flat(stored)
+    want, found = _shapes(expected), _shapes(stored)
     wrong = sorted(name for name in want.keys() | found.keys() if want.get(name) != found.get(name))
     if wrong:
         lines = [f"  {name}: expected {want.get(name)}, found {found.get(name)}" for name in wrong]
         raise ValueError(f"{path}: {WEIGHTS} do not fit {CONFIG}; {ADVICE}\n" + "\n".join(lines))
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(key): tuple(leaf.shape) for key, leaf in leaves}
 
 
 @contextlib.contextmanager
@@ -88,7 +131,7 @@ def _explained(path: Path) -> Iterator[None]:
     """Say which folder is damaged; Orbax raises many kinds of errors, ``Exception`` among them."""
     try:
         yield
-    except jax.errors.JaxRuntimeError:  # out of memory, no fault of the files
+    except (jax.errors.JaxRuntimeError, MemoryError, Warning):  # no fault of the files
         raise
     except Exception as error:
         reason = str(error.__cause__ or error).partition("\n")[0]

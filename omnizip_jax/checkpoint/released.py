@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from omnizip_jax.models.qwen2_5_omni.released import LEFT_OUT, Leaf
+from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
+from omnizip_jax.models.qwen2_5_omni.released import EMBEDDING, HEAD, LEFT_OUT, Leaf
 
 DTYPES = {"BF16": jnp.bfloat16, "F16": jnp.float16, "F32": jnp.float32}
 
@@ -64,6 +65,8 @@ def find_tensors(source: Path) -> dict[str, Tensor]:
                     data = handle.get_slice(key)
                     name = re.sub(r"^(?!thinker\.|talker\.|token2wav\.)", "thinker.", key)
                     shape = tuple(data.get_shape())
+                    if name in tensors:
+                        problems.append(f"{file.name}: holds {name} a second time")
                     tensors[name] = Tensor(file, key, shape, data.get_dtype())
         except FileNotFoundError:
             problems.append(f"{file.name}: named in the index, but not there")
@@ -85,10 +88,32 @@ def _shards(source: Path) -> list[Path]:
             f"{source}: no weights here; expected {index.name} with its shards, or {single.name}"
         )
     try:
-        files = set(json.loads(index.read_text())["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        strange = [file for file in files if Path(file).name != file]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConversionError(f"{index}: damaged index ({error})") from error
+    if strange or not files:
+        raise ConversionError(f"{index}: damaged index, it names {strange or 'no file'}")
     return [source / file for file in sorted(files)]
+
+
+def settle_tie(config: ModelConfig, tensors: dict[str, Tensor]) -> ModelConfig:
+    """Whether the head shares the embedding table, decided as transformers does: by what is stored.
+
+    One of the two stands for both; two that are equal are one; two that differ stay two, whatever
+    the configuration says. Takes out of ``tensors`` what is there twice.
+    """
+    if not config.text.tied or HEAD not in tensors:
+        return config
+    head = tensors[HEAD]
+    embedding = tensors.setdefault(EMBEDDING, head)
+    shape = (config.text.vocabulary, config.text.hidden)
+    fit = all(tensor.shape == shape and tensor.dtype in DTYPES for tensor in (head, embedding))
+    pairs = zip(head.slices(), embedding.slices(), strict=True) if fit else ()
+    if not fit or not all(np.array_equal(one, other) for (_, one), (_, other) in pairs):
+        return config.untied()
+    del tensors[HEAD]
+    return config
 
 
 def check_tensors(leaves: list[Leaf], tensors: Mapping[str, Tensor]) -> collections.Counter[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 
-from omnizip_jax.checkpoint import convert
+from omnizip_jax.checkpoint.checksums import damaged_files
+from omnizip_jax.checkpoint.convert import Conversion
+from omnizip_jax.checkpoint.released import ConversionError
+from omnizip_jax.checkpoint.unfinished import remove, unfinished
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.released import released_leaves
 
@@ -22,27 +23,26 @@ def cache_folder() -> Path:
 
 
 def small_checkpoint() -> Path:
-    """The folder of the converted small model; it is converted the first time.
+    """The folder of the converted small model; it is converted the first time, and when damaged.
 
     Raises:
         ValueError: the cache folder cannot be written to.
     """
     # Named by its content and by our layout, so that a change of either is converted anew.
     layout = repr(released_leaves(ModelConfig.from_file(RELEASED / "config.json")))
-    files = ("config.json", "model.safetensors")
-    content = b"".join((RELEASED / name).read_bytes() for name in files)
-    digest = hashlib.sha256(content + layout.encode()).hexdigest()
+    files = sorted(path for path in RELEASED.iterdir() if path.is_file())
+    content = [path.name.encode() + path.read_bytes() for path in files]
+    digest = hashlib.sha256(b"".join([layout.encode(), *content])).hexdigest()
     target = cache_folder() / f"small-{digest[:12]}"
-    if target.is_dir():
+    if not damaged_files(target):
         return target
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            made = Path(folder) / "checkpoint"
-            convert.convert(RELEASED, made)
-            with contextlib.suppress(OSError):  # another process was faster
-                made.rename(target)
-    except OSError as error:
+        with unfinished(target, wait=True) as folder:
+            if damaged_files(target):  # else another process was faster
+                Conversion.of(RELEASED).write(folder)
+                remove(target)
+                folder.rename(target)
+    except (OSError, ConversionError) as error:
         raise ValueError(
             f"{target.parent}: cannot keep the small model there ({error}); "
             "set XDG_CACHE_HOME to a folder that can be written to"

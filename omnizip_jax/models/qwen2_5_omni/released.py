@@ -19,6 +19,9 @@ from omnizip_jax.models.qwen2_5_omni.parameters import abstract_params
 
 TOWERS = {"audio": "audio_tower", "vision": "visual", "text": "model"}
 
+# Tied, they are one; a checkpoint may hold either or both.
+EMBEDDING, HEAD = "thinker.model.embed_tokens.weight", "thinker.lm_head.weight"
+
 # In released files and of no use here: speech output, and what can be computed.
 LEFT_OUT = re.compile(
     r"(?P<part>talker|token2wav)\..*"

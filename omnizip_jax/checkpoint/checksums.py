@@ -1,0 +1,67 @@
+"""Checksums of a converted checkpoint: which of its files is damaged, and which weights it holds.
+
+CRC-32 of the standard library: made against damage, not against forgery, and faster than disks
+(4.9 GB a second on a core of 2026, BLAKE2 0.8).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from omnizip_jax.checkpoint.folder import CHECKSUMS
+
+READ_BYTES = 2**22  # at once
+
+
+def write_checksums(folder: Path) -> None:
+    """Write the checksum of every file in a folder; nothing may be changed there afterwards."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = [f"{_file_checksum(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+    (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def damaged_files(folder: Path) -> list[str]:
+    """What is wrong with a folder since its checksums were written, a line for each file.
+
+    Files that were not there then are nobody's business.
+    """
+    try:
+        lines = (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines()
+        expected = {name: value for value, name in (line.split("  ", 1) for line in lines)}
+    except (OSError, ValueError) as error:
+        return [f"{CHECKSUMS}: unreadable ({error})"]
+    if not expected:
+        return [f"{CHECKSUMS}: empty"]
+    problems = []
+    for name, value in expected.items():
+        try:
+            found = _file_checksum(folder / name)
+        except (OSError, ValueError) as error:
+            problems.append(f"{name}: unreadable ({error})")
+        else:
+            if found != value:
+                problems.append(f"{name}: changed, checksum {found} instead of {value}")
+    return problems
+
+
+def array_checksum(array: np.ndarray) -> str:
+    """The checksum of the values of a contiguous array."""
+    return f"{zlib.crc32(array.reshape(-1).view(np.uint8).data):08x}"  # bfloat16 is no buffer
+
+
+def digest(parts: Iterable[str]) -> str:
+    """A short name for all of these together."""
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
+
+
+def _file_checksum(path: Path) -> str:
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(READ_BYTES):
+            value = zlib.crc32(block, value)
+    return f"{value:08x}"

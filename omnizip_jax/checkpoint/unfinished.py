@@ -1,0 +1,97 @@
+"""Where a checkpoint is made before it appears under its name: one maker at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from omnizip_jax.checkpoint.folder import UNFINISHED
+from omnizip_jax.checkpoint.released import ConversionError
+
+
+@contextlib.contextmanager
+def unfinished(target: Path, wait: bool = False) -> Iterator[Path]:
+    """An empty folder on the disk of ``target``, to be renamed to it when all is written.
+
+    It lies in ``TARGET.unfinished`` beside a marker, which its maker holds locked for as long as
+    it lives, however it ends. Where nobody holds the lock lie the remains of a maker that was
+    killed: they are removed. At the end nothing stays but what was renamed.
+
+    Args:
+        target: what is made; its parents are created.
+        wait: for another maker of the same target to end, instead of refusing.
+
+    Raises:
+        ConversionError: another maker is at it; something else lies in the way; no room there.
+    """
+    room = target.with_name(f"{target.name}.unfinished")
+    with _lock(room, wait):
+        if any(path.name != UNFINISHED for path in room.iterdir()):
+            print(f"{room}: removing the remains of an interrupted conversion", file=sys.stderr)
+            _clear(room)
+        try:
+            folder = room / "checkpoint"
+            folder.mkdir()
+            yield folder
+        finally:
+            _clear(room)
+            # The marker goes last: who finds none finds nothing to lose either.
+            (room / UNFINISHED).unlink()
+            with contextlib.suppress(OSError):  # the next maker is in it already
+                room.rmdir()
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, as far as possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _clear(room: Path) -> None:
+    for path in room.iterdir():
+        if path.name != UNFINISHED:
+            remove(path)
+
+
+def _lock(room: Path, wait: bool) -> IO[str]:
+    """The marker, open and locked; closing it is enough to unlock."""
+    marker = room / UNFINISHED
+    while True:
+        try:
+            room.mkdir(parents=True, exist_ok=True)
+            if any(room.iterdir()) and not marker.is_file():
+                raise ConversionError(
+                    f"{room}: in the way, and not the remains of a conversion; remove it"
+                )
+            file = marker.open("a")
+        except FileNotFoundError:
+            continue  # its maker has just removed it
+        except OSError as error:
+            raise ConversionError(f"{room}: cannot be written to ({error})") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), marker.stat()):
+                if not file.tell():
+                    file.write("The remains of an interrupted conversion. Safe to delete.\n")
+                    file.flush()
+                return file
+        except FileNotFoundError:
+            pass  # removed by its maker while we waited
+        except BlockingIOError as error:
+            file.close()
+            raise ConversionError(
+                f"{room}: another conversion to this target is running; let it finish, or choose "
+                "another target"
+            ) from error
+        except BaseException:
+            file.close()
+            raise
+        file.close()

@@ -14,6 +14,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from omnizip_jax.models.config import TextConfig
+from omnizip_jax.models.layers import held
 from omnizip_jax.models.rope import text_positions
 from omnizip_jax.models.text import Decoder, KVCache
 
@@ -117,7 +118,8 @@ def generate_tokens(
         tokens, made, state = carry
         key, subkey = jax.random.split(state.key)
         token = sample(state.logits, sampling, subkey)
-        decoder = Decoder(config, dtype).bind({"params": weights})
+        own, token = held(weights, token)
+        decoder = Decoder(config, dtype).bind({"params": own})
         positions = text_positions(state.position, 1)
         hidden, cache = decoder(decoder.embed(token[None]), positions, state.cache)
         logits = decoder.logits(hidden)[0]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from omnizip_jax.models import attention, rope
+from omnizip_jax.models import attention, layers, rope
 from omnizip_jax.models.config import TextConfig
 
 SHORT_BLOCK = 1024  # below this many tokens, copies of the weights would be felt on a GPU
@@ -111,7 +111,7 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """One decoder layer, in the form that ``nn.scan`` wants: carry in, carry out."""
+    """One decoder layer, in the form that ``layers.run`` wants: carry in, carry out."""
 
     config: TextConfig
     dtype: jnp.dtype
@@ -131,7 +131,7 @@ class Layer(nn.Module):
         x = x + out
         mlp = MLP(self.config, self.dtype, name="mlp")
         x = x + mlp(norm("post_attention_layernorm")(x))
-        return (x, cache), None
+        return x, cache
 
 
 class Decoder(nn.Module):
@@ -183,16 +183,12 @@ class Decoder(nn.Module):
         # XLA on a GPU copies the weights of a layer out of the scanned stack before each product;
         # unrolled, it reads them where they are. One row has products that read them in place.
         unrolled = jax.default_backend() == "gpu" and 1 < embeddings.shape[0] <= SHORT_BLOCK
-        layers = nn.scan(
-            Layer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(0, nn.broadcast),  # pyright: ignore[reportArgumentType]
-            length=self.config.layers,
-            unroll=self.config.layers if unrolled else 1,
-        )(self.config, self.dtype, fresh, name="layers")
-        angle = rope.angles(positions, self.config)
-        (x, cache), _ = layers((embeddings, cache), jnp.arange(self.config.layers), angle)
+        layer = Layer(self.config, self.dtype, fresh, parent=None)
+        carry, angle = (embeddings, cache), rope.angles(positions, self.config)
+        stack = layers.stacked(self, "layers", layer, self.config.layers, carry, 0, angle)
+        x, cache = layers.run(
+            layer, stack, carry, angle, layers=range(self.config.layers), unrolled=unrolled
+        )
         count = embeddings.shape[0] if count is None else count
         return self.norm(x), cache.replace(length=cache.length + jnp.int32(count))
 

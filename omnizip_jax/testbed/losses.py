@@ -99,7 +99,7 @@ def hidden_states(
     for index in range(text.layers):
         layer = Layer(text, jnp.float32, fresh=True)
         own = jax.tree.map(lambda leaf, i=index: leaf[i], weights["layers"])
-        (x, _), _ = layer.apply({"params": own}, (x, cache), jnp.int32(0), angle)  # pyright: ignore
+        x, _ = layer.apply({"params": own}, (x, cache), jnp.int32(0), angle)  # pyright: ignore
         states.append(x)
     norm = Decoder(text).bind({"params": weights}).norm
     return [*states, norm(x)]

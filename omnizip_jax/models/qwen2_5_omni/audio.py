@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from omnizip_jax.models import layers
 from omnizip_jax.models.attention import attend
 from omnizip_jax.models.qwen2_5_omni.config import AudioConfig
 from omnizip_jax.types import AudioFeatures
@@ -39,7 +40,7 @@ class AudioAttention(nn.Module):
 
 
 class AudioLayer(nn.Module):
-    """One pre-norm layer, in the form that ``nn.scan`` wants: carry in, carry out.
+    """One pre-norm layer, in the form that ``layers.run`` wants: carry in, carry out.
 
     Queries and keys ride in the carry, so that only the last layer's remain.
     """
@@ -48,7 +49,7 @@ class AudioLayer(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, carry, mask):
+    def __call__(self, carry, index, mask):
         dense = functools.partial(nn.Dense, dtype=self.dtype, param_dtype=self.dtype)
         norm = functools.partial(_layer_norm, self.dtype)
         x, _, _ = carry
@@ -57,7 +58,7 @@ class AudioLayer(nn.Module):
         x = x + out
         out = dense(self.config.ffn, name="fc1")(norm("final_layer_norm")(x))
         x = x + dense(self.config.hidden, name="fc2")(nn.gelu(out, approximate=False))
-        return (x, q, k), None
+        return x, q, k
 
 
 class AudioEncoder(nn.Module):
@@ -100,15 +101,11 @@ class AudioEncoder(nn.Module):
 
         # Padding attends to padding, so that no row of the softmax is empty.
         mask = (frame_mask[:, None] == frame_mask)[None]
-        layers = nn.scan(
-            AudioLayer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
-            length=config.layers,
-        )(config, self.dtype, name="layers")
+        layer = AudioLayer(config, self.dtype, parent=None)
         blank = jnp.zeros((frames, config.heads, config.head_dim), self.dtype)
-        (x, queries, keys), _ = layers((x, blank, blank), mask)
+        carry = (x, blank, blank)
+        stack = layers.stacked(self, "layers", layer, config.layers, carry, 0, mask)
+        x, queries, keys = layers.run(layer, stack, carry, mask, layers=range(config.layers))
 
         pooled = x[: frames // 2 * 2].reshape(frames // 2, 2, -1).mean(axis=1)
         pooled = _layer_norm(self.dtype, "ln_post")(pooled)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
-from omnizip_jax.models import rope
+from omnizip_jax.models import layers, rope
 from omnizip_jax.models.attention import attend
 from omnizip_jax.models.qwen2_5_omni.config import VisionConfig
 
@@ -65,18 +65,18 @@ class VisionMLP(nn.Module):
 
 
 class VisionBlock(nn.Module):
-    """One pre-norm layer, in the form that ``nn.scan`` wants: carry in, carry out."""
+    """One pre-norm layer, in the form that ``layers.run`` wants: carry in, carry out."""
 
     config: VisionConfig
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x, full, angle, windows, real):
+    def __call__(self, x, index, full, angle, windows, real):
         norm = functools.partial(_rms_norm, self.dtype)
         attention = VisionAttention(self.config, self.dtype, name="attn")
-        x = x + attention(norm("norm1")(x), full, angle, windows, real)
+        x = x + attention(norm("norm1")(x), full[index], angle, windows, real)
         x = x + VisionMLP(self.config, self.dtype, name="mlp")(norm("norm2")(x))
-        return x, None
+        return x
 
 
 class PatchEmbed(nn.Module):
@@ -154,15 +154,10 @@ class VisionEncoder(nn.Module):
 
         x = normalise(patches.reshape(-1, config.patch_values)).astype(self.dtype)
         x = PatchEmbed(config, self.dtype, name="patch_embed")(x)
-        blocks = nn.scan(
-            VisionBlock,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
-            length=config.layers,
-        )(config, self.dtype, name="blocks")
         full = jnp.array([layer in config.full_attention_layers for layer in range(config.layers)])
-        x, _ = blocks(x, full, angle, window, real)
+        block, shared = VisionBlock(config, self.dtype, parent=None), (full, angle, window, real)
+        stack = layers.stacked(self, "blocks", block, config.layers, x, 0, *shared)
+        x = layers.run(block, stack, x, *shared, layers=range(config.layers))
         tokens = PatchMerger(config, self.dtype, name="merger")(x)
         return tokens[jnp.argsort(order)][:slots]
 

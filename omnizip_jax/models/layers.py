@@ -1,0 +1,65 @@
+"""Layers of one kind: their parameters stand in one stack, and one loop runs over them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def stacked(module: nn.Module, name: str, layer: nn.Module, count: int, *example: Any) -> Any:
+    """The parameters of ``count`` layers along a leading axis, a parameter of ``module``.
+
+    Args:
+        layer: a module without a parent.
+        example: what the layer is called with.
+    """
+
+    def init(key: jax.Array) -> Any:
+        keys = jax.random.split(key, count)
+        return jax.vmap(lambda key: layer.init(key, *example)["params"])(keys)
+
+    return module.param(name, init)
+
+
+def run(
+    layer: nn.Module,
+    stack: Any,
+    carry: Any,
+    *shared: Any,
+    layers: range,
+    unrolled: bool = False,
+) -> Any:
+    """Pass ``carry`` through some of the layers: ``carry = layer(carry, index, *shared)``.
+
+    A layer is cut out of the stack where it is used, so no part of the stack is ever copied.
+    """
+
+    def step(carry: Any, index: jax.Array) -> tuple[Any, None]:
+        params = layer_of(stack, index)
+        return layer.apply({"params": params}, carry, index, *shared), None
+
+    indices = jnp.arange(layers.start, layers.stop)
+    return jax.lax.scan(step, carry, indices, unroll=len(layers) if unrolled else 1)[0]
+
+
+def layer_of(stack: Any, index: jax.Array) -> Any:
+    """One layer's parameters."""
+    stack, index = held(stack, index)
+    return jax.tree.map(
+        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), stack
+    )
+
+
+def held(weights: Any, turn: jax.Array) -> tuple[Any, jax.Array]:
+    """Weights that a loop uses, held in it by something that changes with every turn.
+
+    XLA on a CPU computes in float32. What it does to weights in bfloat16 it would do before the
+    loop, as that is the same for every turn, and to a whole stack before a layer is cut out: twice
+    the memory of all weights on top of them. Behind the barrier they belong to the turn.
+    """
+    if jax.default_backend() != "cpu":
+        return weights, turn
+    return jax.lax.optimization_barrier((weights, turn))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import queue
 import statistics
 import time
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import jax
 import numpy as np
 
+from omnizip_jax.app.times import END
 from omnizip_jax.config import OmniZipConfig, WindowSpec
 from omnizip_jax.generate import TokenCounts
 from omnizip_jax.media import WindowStream
@@ -22,8 +22,6 @@ from omnizip_jax.types import Window
 
 if TYPE_CHECKING:
     from omnizip_jax.models.params import Params
-
-END = math.inf  # the time of a question that waits for the end of the stream
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,32 +250,6 @@ def follow(
             )
         )
     return state
-
-
-def parse_time(text: str) -> float:
-    """Seconds of "30", "00:30", "1:02:03"; ``END`` for "end".
-
-    Raises:
-        ValueError: anything else.
-    """
-    if text.strip().lower() == "end":
-        return END
-    parts = text.strip().split(":")
-    try:
-        units = [int(part) for part in parts[:-1]] + [float(parts[-1])]
-    except ValueError:
-        units = [math.nan]
-    # After the first, minutes and seconds stay below 60; nan fails every comparison.
-    if len(units) > 3 or not all(0 <= u < (60 if i else math.inf) for i, u in enumerate(units)):
-        raise ValueError(f'{text!r} is no time to ask at: write MM:SS, H:MM:SS, seconds, or "end"')
-    return sum(unit * 60**power for power, unit in enumerate(reversed(units)))
-
-
-def clock(seconds: float) -> str:
-    """Stream time as a person writes it: 00:30, 1:02:03."""
-    hours, rest = divmod(int(seconds), 3600)
-    minutes, rest = divmod(rest, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
 
 
 def _counts(state: StreamState) -> TokenCounts:

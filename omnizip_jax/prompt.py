@@ -56,6 +56,11 @@ def build(
     """
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"the question must be a text, got {question!r}")
+    for name, words in {"question": question, "system prompt": system}.items():
+        try:
+            words.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"the {name} is not Unicode text: {words!r} ({error})") from None
     kind = "video" if video else "audio" if audio else None
     content = [{"type": kind, kind: ""}] if kind else []
     text = tokenizer.apply_chat_template(

@@ -8,6 +8,7 @@ taking down the interpreter beneath them ends in a segmentation fault.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -21,6 +22,7 @@ from typing import Any, NoReturn
 from omnizip_jax.app import cli
 
 GRACE = 3.0  # s from Ctrl-C until a command that has not ended by itself is ended
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 READER_LEFT = 141  # as a shell reports a program that SIGPIPE has ended
 
 
@@ -50,17 +52,18 @@ def run(command: Callable[[], int]) -> NoReturn:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException as error:
         failure = error
-    unwritten = _flush()
+    failure = _flush() or failure
     if interrupt.seen:
         if code != cli.STOPPED:
             _say("stopped")
         code = cli.STOPPED
-    elif isinstance(unwritten or failure, BrokenPipeError):
+    elif isinstance(failure, BrokenPipeError):
         code = READER_LEFT
-    elif unwritten is not None:
-        _say(f"standard output: {unwritten.strerror}")
+    elif isinstance(failure, OSError) and failure.errno in UNWRITABLE:
+        _say(f"writing failed: {failure.strerror}")
         code = 1
     elif failure is not None:
+        code = 1
         traceback.print_exception(failure)
     _leave(code)
 

@@ -42,9 +42,9 @@ class Sampling(struct.PyTreeNode):
 
 
 def check_seed(seed: int) -> None:
-    """Raise ``ValueError`` unless it is a seed that JAX's random keys take."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise ValueError(f"seed must be an integer from 0 to 2**63 - 1, got {seed!r}")
+    """Raise ``ValueError`` unless JAX tells the seed from others: it drops all but 32 bits."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be an integer from 0 to 2**32 - 1, got {seed!r}")
 
 
 class Generation(struct.PyTreeNode):

@@ -52,6 +52,13 @@ def test_a_question_is_needed(params, question):
         prompt.build(params.tokenizer, params.config, question, audio=True, video=True)
 
 
+def test_bytes_that_are_no_text_are_refused(params):
+    """Python reads them as lone surrogates, which a tokenizer does not take."""
+    for words in ({"question": "Wh\udcff?"}, {"question": "Why?", "system": "\ud800"}):
+        with pytest.raises(ValueError, match="not Unicode text"):
+            prompt.build(params.tokenizer, params.config, **words, audio=True, video=True)
+
+
 def test_placeholders_in_the_question_are_refused(params):
     with pytest.raises(ValueError, match="found 2"):
         prompt.build(params.tokenizer, params.config, "<|VIDEO|>?", audio=True, video=True)

@@ -3,34 +3,57 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from omnizip_jax.app.arguments import (
+    check_modalities,
+    check_picture,
+    check_question,
+    finite,
+    make_folder,
+    positive,
+    seed,
+    utf8,
+)
+from omnizip_jax.app.times import parse_time
 from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.config import WindowSpec
 
 ROOM_TO_ASK = 384  # tokens of a question in a stream and of what stands around it
+STOPPED = 130  # the exit code after Ctrl-C
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; bad input ends with a message and exit code 1."""
+    """Run one subcommand; bad input ends with a message and exit code 1, Ctrl-C with 130.
+
+    Raises:
+        SystemExit: ``--help``, and arguments that cannot be parsed (exit code 2).
+        OSError: an output does not take what is written; ``app.process`` explains it.
+    """
     argv = sys.argv[1:] if argv is None else list(argv)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it misses torch; nothing here does
-    if argv[:1] == ["convert"]:  # the script convert/hf_to_flax.py has the same arguments
-        from omnizip_jax.checkpoint.convert import main as convert
-
-        return convert(argv[1:], prog="omnizip convert")
-    arguments = build_parser().parse_args(argv)
     try:
-        return arguments.run(arguments) or 0
-    except ValueError as error:
-        print(f"omnizip: {error}", file=sys.stderr)
-        return 1
+        if argv[:1] == ["convert"]:  # the script convert/hf_to_flax.py has the same arguments
+            from omnizip_jax.checkpoint.convert import main as convert
+
+            code = convert(argv[1:], prog="omnizip convert")
+        else:
+            arguments = build_parser().parse_args(argv)
+            code = arguments.run(arguments)
     except KeyboardInterrupt:
+        code = STOPPED
+    except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.filename is None:
+            raise
+        print(f"omnizip: {error}", file=sys.stderr)
+        code = 1
+    if code == STOPPED:
         print("omnizip: stopped", file=sys.stderr)
-        return 130
+    return code
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -52,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--out", type=Path, default=Path("omnizip-demo"), help="folder to write to (%(default)s)"
     )
-    demo.add_argument("--seed", type=int, default=0, help="another one makes another clip")
+    demo.add_argument("--seed", type=seed, default=0, help="another one makes another clip")
     demo.add_argument(
         "--stream",
         action="store_true",
@@ -71,7 +94,9 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     generate.add_argument("clip", metavar="CLIP", help="video file or URL")
-    generate.add_argument("question", metavar="QUESTION", help="what you want to know about it")
+    generate.add_argument(
+        "question", type=utf8, metavar="QUESTION", help="what you want to know about it"
+    )
     generate.add_argument(
         "--checkpoint",
         required=True,
@@ -82,17 +107,21 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument("--no-audio", action="store_true", help="leave the sound out")
     generate.add_argument("--no-video", action="store_true", help="leave the picture out")
     generate.add_argument(
-        "--max-frames", type=int, metavar="N", help="sample at most N frames of a long clip"
+        "--max-frames", type=positive, metavar="N", help="sample at most N frames of a long clip"
     )
     generate.add_argument(
-        "--max-new-tokens", type=int, default=256, metavar="N", help="longest answer"
+        "--max-new-tokens", type=positive, default=256, metavar="N", help="longest answer"
     )
-    generate.add_argument("--system", metavar="TEXT", help="system prompt, if not the released one")
-    generate.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
-    generate.add_argument("--top-p", type=float, default=1.0, help="nucleus sampling")
-    generate.add_argument("--seed", type=int, default=0, help="seed of the sampling")
+    generate.add_argument(
+        "--system", type=utf8, metavar="TEXT", help="system prompt, if not the released one"
+    )
+    generate.add_argument("--temperature", type=finite, default=0.0, help="0 is greedy")
+    generate.add_argument("--top-p", type=finite, default=1.0, help="nucleus sampling")
+    generate.add_argument("--seed", type=seed, default=0, help="seed of the sampling")
     generate.add_argument("--dtype", choices=["bfloat16", "float32"], help="run in another dtype")
-    generate.add_argument("--picture", type=Path, metavar="PNG", help="draw what was kept")
+    generate.add_argument(
+        "--picture", type=Path, metavar="FILE", help="draw what was kept: .png, .jpg, .pdf or .svg"
+    )
     generate.set_defaults(run=_generate)
 
     stream = commands.add_parser(
@@ -117,6 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
     stream.add_argument(
         "--ask",
         nargs=2,
+        type=utf8,
         action="append",
         default=argparse.SUPPRESS,
         metavar=("TIME", "QUESTION"),
@@ -124,11 +154,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     stream.add_argument("--keep", action="store_true", help="remember questions and answers")
     stream.add_argument(
-        "--max-new-tokens", type=int, default=128, metavar="N", help="longest answer"
+        "--max-new-tokens", type=positive, default=128, metavar="N", help="longest answer"
     )
     add_compression_arguments(stream)
     stream.add_argument(
-        "--capacity", type=int, default=8192, metavar="N", help="tokens that are remembered"
+        "--capacity", type=positive, default=8192, metavar="N", help="tokens that are remembered"
     )
     stream.add_argument(
         "--memory",
@@ -151,7 +181,9 @@ def build_parser() -> argparse.ArgumentParser:
     stream.add_argument(
         "--timeout", type=float, default=10.0, metavar="S", help="seconds without data to wait"
     )
-    stream.add_argument("--system", default=argparse.SUPPRESS, metavar="TEXT", help="system prompt")
+    stream.add_argument(
+        "--system", type=utf8, default=argparse.SUPPRESS, metavar="TEXT", help="system prompt"
+    )
     stream.add_argument("--dtype", choices=["bfloat16", "float32"], help="run in another dtype")
     stream.add_argument(
         "--json", action="store_true", help="one JSON object a line: window, answer, refused, end"
@@ -164,7 +196,7 @@ def add_compression_arguments(parser: argparse.ArgumentParser) -> None:
     """What the commands that compress share: the grid and the settings of ``OmniZipConfig``."""
     parser.add_argument(
         "--grid-slots",
-        type=int,
+        type=positive,
         default=WindowSpec().grid_slots,
         metavar="N",
         help='video tokens for each second, at most; clips of the demo and "small" want 36',
@@ -214,6 +246,8 @@ def enable_compilation_cache() -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
+    make_folder("--out", arguments.out)
+
     from omnizip_jax.app.demo import run, run_stream
 
     enable_compilation_cache()
@@ -222,11 +256,16 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
+    compression = compression_from(arguments)
+    check_modalities(arguments)
+    check_question("QUESTION", arguments.question)
+    if arguments.picture is not None:
+        check_picture("--picture", arguments.picture)
+
     import omnizip_jax
     from omnizip_jax.prompt import DEFAULT_SYSTEM
 
     enable_compilation_cache()
-    compression = compression_from(arguments)
     if sys.stderr.isatty():
         print(f"[loading {arguments.checkpoint}]", file=sys.stderr)
     params = omnizip_jax.load(arguments.checkpoint, dtype=arguments.dtype)
@@ -236,7 +275,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         arguments.question,
         compression=compression,
         max_new_tokens=arguments.max_new_tokens,
-        system=arguments.system or DEFAULT_SYSTEM,
+        system=DEFAULT_SYSTEM if arguments.system is None else arguments.system,
         use_audio=not arguments.no_audio,
         use_video=not arguments.no_video,
         max_frames=arguments.max_frames,
@@ -264,17 +303,19 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 
 def _stream(arguments: argparse.Namespace) -> int:
-    import contextlib
+    compression = compression_from(arguments)
+    check_modalities(arguments)
+    asked = [(parse_time(time), question) for time, question in getattr(arguments, "ask", [])]
+    for _, question in asked:
+        check_question("--ask", question)
 
     import omnizip_jax
-    from omnizip_jax.app.follow import Questions, begin_stream, follow, parse_time
+    from omnizip_jax.app.follow import Questions, begin_stream, follow
     from omnizip_jax.app.terminal import Screen, Typing, print_json
     from omnizip_jax.prompt import DEFAULT_SYSTEM
 
     enable_compilation_cache()
-    compression = compression_from(arguments)
-    asked = getattr(arguments, "ask", [])
-    questions = Questions([(parse_time(time), question) for time, question in asked])
+    questions = Questions(asked)
     with contextlib.ExitStack() as stack:
         screen = None if arguments.json else stack.enter_context(Screen())
         stack.enter_context(Typing(questions.put, screen and screen.typed))
@@ -306,17 +347,14 @@ def _stream(arguments: argparse.Namespace) -> int:
             spec=spec,
             system=getattr(arguments, "system", DEFAULT_SYSTEM),
         )
-        try:
-            follow(
-                params,
-                state,
-                source,
-                questions,
-                screen or print_json,
-                on_text=screen and screen.text,
-                keep=arguments.keep,
-                max_new_tokens=arguments.max_new_tokens,
-            )
-        except BrokenPipeError:  # whoever read the lines has left
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        follow(
+            params,
+            state,
+            source,
+            questions,
+            screen or print_json,
+            on_text=screen and screen.text,
+            keep=arguments.keep,
+            max_new_tokens=arguments.max_new_tokens,
+        )
     return 0

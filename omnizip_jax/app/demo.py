@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from omnizip_jax.answer import Answer
-from omnizip_jax.app.follow import END, Event, Questions, WindowRead, begin_stream, clock, follow
-from omnizip_jax.app.terminal import Screen
+from omnizip_jax.app.follow import Event, Questions, WindowRead, begin_stream, follow
+from omnizip_jax.app.terminal import Screen, Terminal
+from omnizip_jax.app.times import END, clock
 from omnizip_jax.checkpoint.load import load
 from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.generate import generate
@@ -38,7 +39,7 @@ MAX_NEW_TOKENS = 4  # answers are one word
 
 def run(folder: Path, seed: int) -> None:
     """Make a clip in ``folder``, answer questions about it at each setting, print, draw."""
-    console = Console()
+    console = Terminal()
     params, clip, path = prepare(folder, seed, console)
     questions = ask_about(clip, seed, 2)
     answers: dict[str, list[Answer]] = {}
@@ -83,7 +84,7 @@ def run(folder: Path, seed: int) -> None:
 
 def run_stream(folder: Path, seed: int) -> None:
     """Make a clip in ``folder``, stream it, ask in its middle and at its end, print a table."""
-    console = Console()
+    console = Terminal()
     params, clip, path = prepare(folder, seed, console)
     middle = len(clip.frames) / 4  # two pictures a second
     seen = dataclasses.replace(
@@ -133,7 +134,6 @@ def prepare(folder: Path, seed: int, console: Console) -> tuple[Params, TestClip
     # bfloat16 is slow on a CPU, and what the released weights run in on a GPU.
     params = load("small", dtype="float32" if jax.default_backend() == "cpu" else None)
     clip = make_clip(seed)
-    folder.mkdir(parents=True, exist_ok=True)
     path = clip.write(folder / "clip.mp4")
     console.print(f"[bold]2.[/] A clip that it has never seen, [bold]{path}[/]; what happens in it")
     console.print(events_table(clip))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import queue
 import statistics
 import time
@@ -14,6 +13,7 @@ import jax
 import numpy as np
 
 from omnizip_jax.answer import TokenCounts
+from omnizip_jax.app.times import END
 from omnizip_jax.ask import ask
 from omnizip_jax.compression import Method
 from omnizip_jax.context import Context, thin
@@ -23,8 +23,6 @@ from omnizip_jax.types import Window
 
 if TYPE_CHECKING:
     from omnizip_jax.models.params import Params
-
-END = math.inf  # the time of a question that waits for the end of the stream
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,7 +207,8 @@ def follow(
             began = time.perf_counter()
             state = jax.block_until_ready(feed(params, state, window))
             times.append(time.perf_counter() - began)
-            before, counts = counts, _counts(state)
+            before, counts, trace = counts, _counts(state), state.trace
+            assert trace is not None  # a window was fed
             now = (source.time or 0.0) + seconds
             on_event(
                 WindowRead(
@@ -218,8 +217,8 @@ def follow(
                     audio_kept=counts.audio_kept - before.audio_kept,
                     video=counts.video - before.video,
                     video_kept=counts.video_kept - before.video_kept,
-                    audio_retention=float(state.trace.audio_retention),
-                    video_rate=float(state.trace.video_rate),
+                    audio_retention=float(trace.audio_retention),
+                    video_rate=float(trace.video_rate),
                     fill=state.fill,
                     milliseconds=1e3 * times[-1],
                     real_time_factor=seconds / times[-1],
@@ -253,32 +252,6 @@ def follow(
             )
         )
     return state
-
-
-def parse_time(text: str) -> float:
-    """Seconds of "30", "00:30", "1:02:03"; ``END`` for "end".
-
-    Raises:
-        ValueError: anything else.
-    """
-    if text.strip().lower() == "end":
-        return END
-    parts = text.strip().split(":")
-    try:
-        units = [int(part) for part in parts[:-1]] + [float(parts[-1])]
-    except ValueError:
-        units = [math.nan]
-    # After the first, minutes and seconds stay below 60; nan fails every comparison.
-    if len(units) > 3 or not all(0 <= u < (60 if i else math.inf) for i, u in enumerate(units)):
-        raise ValueError(f'{text!r} is no time to ask at: write MM:SS, H:MM:SS, seconds, or "end"')
-    return sum(unit * 60**power for power, unit in enumerate(reversed(units)))
-
-
-def clock(seconds: float) -> str:
-    """Stream time as a person writes it: 00:30, 1:02:03."""
-    hours, rest = divmod(int(seconds), 3600)
-    minutes, rest = divmod(rest, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
 
 
 def _counts(state: Context) -> TokenCounts:

@@ -16,7 +16,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from omnizip_jax.app.follow import Answered, Ended, Event, Refused, WindowRead, clock
+from omnizip_jax.app.follow import Answered, Ended, Event, Refused, WindowRead
+from omnizip_jax.app.times import clock
 
 _ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[@-~]|O.|.)?")  # arrows and the like
 _NAMES = {WindowRead: "window", Answered: "answer", Refused: "refused", Ended: "end"}
@@ -29,11 +30,18 @@ def print_json(event: Event) -> None:
     print(json.dumps({"event": _NAMES[type(event)], **rounded}), flush=True)
 
 
+class Terminal(Console):
+    """Where people read. When the reader of a pipe has left, that is an error as any other."""
+
+    def on_broken_pipe(self) -> None:
+        raise
+
+
 class Screen:
     """One live line below the answers: time, tokens kept, cache, speed. A context manager."""
 
     def __init__(self, console: Console | None = None):
-        self._console = console or Console()
+        self._console = console or Terminal()
         self._live = Live(console=self._console, transient=True, refresh_per_second=8)
         self._line: Text | str = ""
         self._answer = self._typed = ""

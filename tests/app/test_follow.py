@@ -13,8 +13,9 @@ import pytest
 
 from omnizip_jax import OmniZipConfig, PushSource, load, windows
 from omnizip_jax.app.cli import main
-from omnizip_jax.app.follow import END, Questions, clock, parse_time
+from omnizip_jax.app.follow import Questions
 from omnizip_jax.app.terminal import Typing
+from omnizip_jax.app.times import END, clock, parse_time
 from omnizip_jax.checkpoint.convert import convert
 from omnizip_jax.testbed.bouncing import write_clip
 

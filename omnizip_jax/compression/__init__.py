@@ -6,7 +6,7 @@ the order of the steps, ``omnizip`` the method; ``published`` is what the author
 differently, ``causal`` what a stream does instead of the two clip-wide steps.
 """
 
-from omnizip_jax.compression.baselines import AllTokens
+from omnizip_jax.compression.baselines import AllTokens, RandomTokens, TemporalOnly
 from omnizip_jax.compression.method import Method
 from omnizip_jax.compression.omnizip import OmniZipConfig
 from omnizip_jax.compression.published import PublishedOmniZip
@@ -16,6 +16,16 @@ METHODS: dict[str, type[Method]] = {
     "omnizip": OmniZipConfig,
     "published": PublishedOmniZip,
     "all": AllTokens,
+    "random": RandomTokens,
+    "temporal": TemporalOnly,
 }
 
-__all__ = ["METHODS", "AllTokens", "Method", "OmniZipConfig", "PublishedOmniZip"]
+__all__ = [
+    "METHODS",
+    "AllTokens",
+    "Method",
+    "OmniZipConfig",
+    "PublishedOmniZip",
+    "RandomTokens",
+    "TemporalOnly",
+]

@@ -23,3 +23,10 @@ def norms(x: Float[Array, "*n D"]) -> Float[Array, "*n"]:
 def cosines(a: Float[Array, "n D"], b: Float[Array, "m D"]) -> Float[Array, "n m"]:
     """Eq. 3-4: inner products of ``x / (|x| + 1e-6)``."""
     return products(a, b) / (norms(a) + 1e-6)[:, None] / (norms(b) + 1e-6)[None, :]
+
+
+def cosine(a: Float[Array, "*n D"], b: Float[Array, "*n D"]) -> Float[Array, "*n"]:
+    """Cosines of vectors pair by pair."""
+    dtype = jnp.promote_types(a.dtype, jnp.float32)
+    product = jnp.sum(a.astype(dtype) * b.astype(dtype), axis=-1)
+    return product / jnp.maximum(norms(a) * norms(b), 1e-12)

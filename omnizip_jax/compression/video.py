@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from omnizip_jax.compression.counts import salience_order
-from omnizip_jax.compression.similarity import norms, products
+from omnizip_jax.compression.similarity import cosine, products
 
 
 def squared_distances(grid: Float[Array, "P D"], mask: Bool[Array, " P"]) -> Float[Array, "P P"]:
@@ -81,10 +81,7 @@ def novelty(
     grid: Float[Array, "P D"], previous: Float[Array, "P D"], previous_mask: Bool[Array, " P"]
 ) -> Float[Array, " P"]:
     """Minus the cosine with the same position of the previous grid (eq. 6): what has changed."""
-    dtype = jnp.promote_types(grid.dtype, jnp.float32)
-    product = jnp.sum(grid.astype(dtype) * previous.astype(dtype), axis=-1)
-    cosine = product / jnp.maximum(norms(grid) * norms(previous), 1e-12)
-    return jnp.where(previous_mask, -cosine, 1)
+    return jnp.where(previous_mask, -cosine(grid, previous), 1)
 
 
 def split_over_grids(kept: Int[Array, ""], counts: Int[Array, " G"]) -> Int[Array, " G"]:

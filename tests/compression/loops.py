@@ -1,0 +1,119 @@
+"""What the oracles of the methods share: float64, loops, no jax."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from omnizip_jax.types import AudioFeatures, EncodedWindow, VisionFeatures
+from tests.compression.clips import random_clip
+from tests.compression.oracle import half_even
+
+HEADS, SIZE = 2, 8
+
+
+def encoded_clip(seed: int, *, scattered: bool = False, vision: bool = False, **shape):
+    """An encoded clip with holes; ``scattered``: padding lies anywhere under the masks of video.
+
+    Queries and keys are random; where the masks leave something out is large garbage.
+    """
+    tokens = random_clip(seed, **shape)
+    rng = np.random.default_rng([seed, 1])
+    windows, sounds = tokens.audio_mask.shape
+    frame_mask = np.repeat(tokens.audio_mask, 2, axis=-1)
+    heard = rng.standard_normal((windows, 2 * sounds, HEADS, SIZE))
+    asked = rng.standard_normal((windows, 2 * sounds, HEADS, SIZE))
+    video_mask = tokens.video_mask
+    if scattered:
+        video_mask = video_mask & (rng.random(video_mask.shape) < 0.8)
+    real = video_mask[..., None]
+    return EncodedWindow(
+        audio=AudioFeatures(
+            tokens=tokens.audio,
+            token_mask=tokens.audio_mask,
+            queries=np.float32(np.where(frame_mask[..., None, None], 2 * asked, 50)),
+            keys=np.float32(np.where(frame_mask[..., None, None], heard, 50)),
+            frame_mask=frame_mask,
+        ),
+        video=np.float32(np.where(real, tokens.video, 1e3)),
+        video_mask=video_mask,
+        vision=VisionFeatures(
+            received=np.float32(np.where(video_mask, rng.random(video_mask.shape), 0)),
+            keys=np.float32(np.where(real, rng.standard_normal((*video_mask.shape, SIZE)), 1e3)),
+        )
+        if vision
+        else None,
+    )
+
+
+def blank(windows: EncodedWindow) -> EncodedWindow:
+    """The same clip with other padding."""
+    audio, real = windows.audio, windows.video_mask[..., None]
+    frames = audio.frame_mask[..., None, None]
+    vision = windows.vision
+    return windows.replace(
+        audio=audio.replace(
+            tokens=np.where(audio.token_mask[..., None], audio.tokens, -3),
+            queries=np.where(frames, audio.queries, -3),
+            keys=np.where(frames, audio.keys, -3),
+        ),
+        video=np.where(real, windows.video, -3),
+        vision=vision
+        and vision.replace(
+            received=np.where(windows.video_mask, vision.received, 7),
+            keys=np.where(real, vision.keys, -3),
+        ),
+    )
+
+
+def sizes(windows):
+    """Valid tokens of each window: what ``bound`` is given."""
+    return windows.audio.token_mask.sum(-1), windows.video_mask.sum((-2, -1))
+
+
+def top(scores, mask, count):
+    """The mask of the highest scores of a clip; ties go to the earlier."""
+    keep = np.zeros(mask.shape, bool)
+    valid = [tuple(i) for i in np.argwhere(mask)]
+    for index in sorted(valid, key=lambda i: (-scores[i], i))[:count]:
+        keep[index] = True
+    return keep
+
+
+def received(queries, keys):
+    """Attention that each key receives: mean over heads, summed over queries."""
+    total = np.zeros(len(keys))
+    for head in range(queries.shape[1]):
+        for query in np.float64(queries[:, head]):
+            logits = np.float64(keys[:, head]) @ query / np.sqrt(queries.shape[2])
+            weights = np.exp(logits - logits.max())
+            total += weights / weights.sum()
+    return total / queries.shape[1]
+
+
+def audio_scores(audio):
+    """Eq. 2 over the clip, pooled in pairs."""
+    mask = audio.frame_mask
+    scores = np.zeros(mask.shape)
+    if mask.any():
+        scores[mask] = received(audio.queries[mask], audio.keys[mask]) / mask.sum()
+    return scores.reshape(*audio.token_mask.shape, 2).mean(-1)
+
+
+def line(keep, windows, anchors=0):
+    """Audio and video tokens that a share keeps, along the line of the paper's settings."""
+    audio, video = windows.audio.token_mask.sum(), windows.video_mask.sum()
+    total = half_even(keep, audio + video)
+    rho_audio = 1 - (total - anchors + 0.3 * video) / max(audio + video, 1)
+    kept = anchors + round(round((1 - rho_audio) * audio * 1024) / 1024)
+    kept = min(max(kept, anchors, total - video), min(total, audio))
+    return int(kept), int(total - kept)
+
+
+def cosine(a, b):
+    a, b = np.float64(a), np.float64(b)
+    return a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
+
+
+def grids_in_order(windows):
+    """(window, grid) of the grids that exist, in time."""
+    return [tuple(i) for i in np.argwhere(windows.video_mask.any(-1))]

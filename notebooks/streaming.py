@@ -94,10 +94,10 @@ print(f"{source.emitted} windows, the cache is {state.fill:.0%} full")
 # %%
 event = clips[0].events[1]
 question = f"Which colour was seen during the {NAMES[event.sound]}?"
-answer, state = omnizip_jax.ask(params, state, question, max_new_tokens=4)
+answer, state = omnizip_jax.reply(params, state, question, max_new_tokens=4)
 print(f"8 s, forgotten:  {question} {answer} (truth: {event.colour})")
 question = "How many sounds were there?"
-answer, state = omnizip_jax.ask(params, state, question, max_new_tokens=4, keep=True)
+answer, state = omnizip_jax.reply(params, state, question, max_new_tokens=4, keep=True)
 print(f"8 s, remembered: {question} {answer} (truth: {NUMBERS[len(clips[0].events)]})")
 
 # %% [markdown]
@@ -111,7 +111,7 @@ for window in source:
     feed(window)
 colour = clips[2].things[-1].colour
 question = f"Was there a {colour} shape?"
-answer, state = omnizip_jax.ask(params, state, question, max_new_tokens=4)
+answer, state = omnizip_jax.reply(params, state, question, max_new_tokens=4)
 print(f"{source.time + 2:.0f} s: {question} {answer} (truth: yes)")
 print(answer.counts)
 print({stage: f"{1e3 * seconds:.0f} ms" for stage, seconds in answer.seconds.items()})

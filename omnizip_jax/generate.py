@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from omnizip_jax import prompt as prompts
 from omnizip_jax.answer import Answer
-from omnizip_jax.ask import begin, finish, run
 from omnizip_jax.compression import Method, OmniZipConfig
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.context import (
@@ -54,6 +53,7 @@ from omnizip_jax.models.families import Config, family
 from omnizip_jax.models.params import Params
 from omnizip_jax.models.text import KVCache
 from omnizip_jax.prompt import Medium, Text
+from omnizip_jax.reply import begin, finish, run
 from omnizip_jax.stream import as_method
 from omnizip_jax.types import EncodedWindow, Selection, Window
 
@@ -212,6 +212,24 @@ def read(
     method = as_method(compression)
     context, _ = read_parts(params, loaded, texts, method, system, room, seed, seconds, progress)
     return context
+
+
+def read_encoded(
+    params: Params,
+    clip: Clip,
+    encoded: EncodedWindow,
+    method: Method,
+    *,
+    system: str = prompts.DEFAULT_SYSTEM,
+    room: int = 256,
+    seed: int = 0,
+) -> Context:
+    """``read`` for a clip that is encoded already: several methods share one encoding."""
+    reading = Reading(params.config, method, clip.spec, Medium(clip.has_audio, clip.has_video))
+    texts = part_texts(params, [clip, "?"], system)
+    keeping = Keeping(None, 0, 0, system, WeightsMark(params))
+    context = _read_next(params, None, reading, keeping, clip, encoded, texts[0], seed)
+    return make_room(context, room, room)
 
 
 def check_positions(

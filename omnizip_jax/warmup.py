@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from omnizip_jax import prompt as prompts
-from omnizip_jax.ask import begin, step
 from omnizip_jax.compression import Method, OmniZipConfig
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.generate import part_texts, read_parts
@@ -17,6 +16,7 @@ from omnizip_jax.layout import padded_text
 from omnizip_jax.media import Clip
 from omnizip_jax.media.pixels import fit_grid
 from omnizip_jax.models.params import Params
+from omnizip_jax.reply import begin, step
 from omnizip_jax.stream import as_method
 from omnizip_jax.types import Window
 

@@ -13,6 +13,7 @@ import pytest
 from omnizip_jax.checkpoint.folder import load_tokenizer
 from omnizip_jax.checkpoint.load import load
 from omnizip_jax.config import WindowSpec
+from omnizip_jax.media import Clip
 from omnizip_jax.models.params import Params
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.testbed.random_checkpoint import write_random_checkpoint
@@ -90,4 +91,16 @@ def make_windows(
         mel=rng.standard_normal(empty.mel.shape).astype(np.float32)
         * (np.arange(spec.mel_frames) < np.array(mel_lengths)[:, None, None]),
         mel_length=np.array(mel_lengths, np.int32),
+    )
+
+
+def clip_of(windows: Window, spec: WindowSpec | None = None, seconds_per_grid: float = 1.0) -> Clip:
+    """Given windows as a clip, to be read without a file."""
+    return Clip(
+        windows,
+        duration=2.0 * len(windows.mel_length),
+        seconds_per_grid=seconds_per_grid,
+        has_video=bool(np.any(windows.grid_mask)),
+        has_audio=bool(np.any(windows.mel_length)),
+        spec=spec or WindowSpec(grid_slots=16),
     )

@@ -11,8 +11,9 @@ import pytest
 
 import omnizip_jax
 from omnizip_jax import OmniZipConfig, WindowSpec
-from omnizip_jax.decode import Sampling, TextPieces, sample
-from omnizip_jax.generate import bucket, first_token
+from omnizip_jax.decode import Sampling, new_text, sample
+from omnizip_jax.generate import read_clip
+from omnizip_jax.layout import bucket
 
 SPEC = WindowSpec(grid_slots=16)
 QUESTION = "What happens?"
@@ -77,13 +78,17 @@ def test_pieces_make_the_text(params, arrays):
 
 
 def test_characters_are_never_cut(params):
-    text, pieces = "naïve 東京", []
-    said = TextPieces(params.tokenizer, pieces.append)
+    text, pieces, said = "naïve 東京", [], ""
     ids = params.tokenizer(text)["input_ids"]
     for count in range(1, len(ids) + 1):
-        said.update(ids[:count])
-    assert said.finish(ids) == text and "".join(pieces) == text
+        now = new_text(params.tokenizer, ids[:count], said, finished=False)
+        pieces.append(now[len(said) :])
+        said = now
+    assert new_text(params.tokenizer, ids, said, finished=True) == text
+    assert "".join(pieces) == text
     assert "\N{REPLACEMENT CHARACTER}" not in "".join(pieces)
+    # A half character at the very end is said after all: nothing more will come.
+    assert "\N{REPLACEMENT CHARACTER}" in new_text(params.tokenizer, ids[:-1], "", finished=True)
 
 
 def test_sampling_follows_the_seed(params, arrays):
@@ -108,10 +113,10 @@ def test_top_p_keeps_the_smallest_set_that_holds_the_mass():
 def test_clips_of_one_bucket_share_a_program(params, arrays):
     frames, fps, sound, rate = arrays
     ask(params, arrays)
-    programs = first_token._cache_size()
+    programs = read_clip._cache_size()
     other = (frames[:-1, ::-1], fps, sound[::-1].copy(), rate)
     ask(params, other)
-    assert first_token._cache_size() == programs
+    assert read_clip._cache_size() == programs
 
 
 def test_buckets():
@@ -157,7 +162,11 @@ def test_missing_file(params):
         ({"rho_video": 0.8}, "raise rho_max"),
         ({"rho_video": 0.2}, "lower rho_min"),
         ({"merge_size": -1}, "merge_size"),
-        ({"rule": "mine"}, "paper"),
+        ({"knn": 1.5}, "knn must be int"),
+        ({"merge_size": float("nan")}, "merge_size must be int"),
+        ({"rho_audio": float("nan")}, "rho_audio must be float"),
+        ({"rho_audio": "0.3"}, "rho_audio must be float"),
+        ({"causal": 1}, "causal must be bool"),
     ],
 )
 def test_bad_compression(settings, message):

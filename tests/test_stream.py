@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from omnizip_jax import OmniZipConfig, WindowSpec, prompt, stream
-from omnizip_jax.decode import Sampling, complete, end_tokens
-from omnizip_jax.generate import encode_clip, prefill
+from omnizip_jax import OmniZipConfig, WindowSpec, prompt, read, stream
+from omnizip_jax.compression.causal import init_plan
+from omnizip_jax.context import append_text
+from omnizip_jax.decode import end_tokens
 from omnizip_jax.memory import TEXT
-from omnizip_jax.stream import ask, feed, init_stream
+from omnizip_jax.models.qwen2_5_omni.encoders import encode_window
+from omnizip_jax.reply import ask, finish, run
+from omnizip_jax.reply import begin as begin_reply
+from omnizip_jax.stream import feed, init_stream
+from tests.conftest import clip_of
 
 SPEC = WindowSpec(grid_slots=16)
 CAUSAL = OmniZipConfig(causal=True)
@@ -30,6 +34,12 @@ def each(windows):
     return [jax.tree.map(lambda x, i=i: x[i], windows) for i in range(len(windows.mel_length))]
 
 
+def newest(state):
+    """Number of the last unit of the cache, -1 before the first window."""
+    last = int(state.cache.length) - 1
+    return int(state.past.slots.unit[last]) if state.past.unit > 0 else -1
+
+
 def feed_all(params, state, windows):
     traces = []
     for window in each(windows):
@@ -38,15 +48,13 @@ def feed_all(params, state, windows):
     return state, traces
 
 
-def offline(params, windows, new_tokens, audio=True, compression=CAUSAL):
+def offline(params, windows, new_tokens, compression=CAUSAL):
     """``generate`` from given windows: logits of the first token, tokens, trace."""
-    asked = prompt.build(params.tokenizer, params.config, QUESTION, audio=audio, video=True)
-    encoded = encode_clip(params.weights, windows, params.config)
-    clip = types.SimpleNamespace(windows=windows)
-    state, trace, _ = prefill(params, clip, encoded, asked, compression, new_tokens, 0)
-    logits = np.asarray(state.logits)
-    _, tokens, _ = complete(params, state, Sampling.of(0, 1), new_tokens)
-    return logits, tuple(tokens), trace
+    context = read(params, clip_of(windows, SPEC), compression)
+    reply = begin_reply(params, context, QUESTION, max_new_tokens=new_tokens)
+    logits = np.asarray(reply.generation.logits)
+    answer, _ = finish(params, run(params, reply))
+    return logits, answer.token_ids, context.trace
 
 
 CLIPS = {
@@ -63,11 +71,11 @@ def first_logits(monkeypatch):
     """Catches the logits of the first token of an answer."""
     caught = []
 
-    def spy(params, generation, *arguments):
-        caught.append(np.asarray(generation.logits))
-        return complete(params, generation, *arguments)
+    def spy(params, reply, *arguments):
+        caught.append(np.asarray(reply.generation.logits))
+        return run(params, reply, *arguments)
 
-    monkeypatch.setattr(stream, "complete", spy)
+    monkeypatch.setattr("omnizip_jax.reply.run", spy)
     return caught
 
 
@@ -89,7 +97,7 @@ def test_equals_generate(name, params, random_windows, first_logits):
 
 def test_equals_generate_without_sound(params, random_windows, first_logits):
     windows = random_windows([2, 2, 1], [0, 0, 0])
-    logits, tokens, _ = offline(params, windows, 6, audio=False)
+    logits, tokens, _ = offline(params, windows, 6)
     state, _ = feed_all(params, begin(params, audio=False), windows)
     answer, _ = ask(params, state, QUESTION, max_new_tokens=6)
     np.testing.assert_allclose(first_logits[0], logits, atol=1e-4)
@@ -121,7 +129,7 @@ def test_an_answer_is_forgotten_unless_kept(params, random_windows):
     assert int(asked.cache.length) == length
     np.testing.assert_array_equal(asked.cache.keys[:, :length], plain.cache.keys[:, :length])
     for name in ("time", "base", "after", "unit", "in_video", "seen", "kept"):
-        assert np.array_equal(getattr(plain, name), getattr(asked, name)), name
+        assert np.array_equal(getattr(plain.past, name), getattr(asked.past, name)), name
 
 
 def test_kept_turns_read_like_one_conversation(params, random_windows, first_logits):
@@ -140,7 +148,7 @@ def test_kept_turns_read_like_one_conversation(params, random_windows, first_log
     from omnizip_jax.models.text import Decoder, KVCache
 
     decoder, text = Decoder(params.config.text), {"params": params.weights["text"]}
-    plan = stream.init_plan(CAUSAL, 100, 4, 8)
+    plan = init_plan(CAUSAL, 100, 4, 8)
     parts, places, now, base = [], [], 0, None
 
     def say(words, shared=()):
@@ -154,8 +162,8 @@ def test_kept_turns_read_like_one_conversation(params, random_windows, first_log
 
     def show(window):
         nonlocal now, plan
-        encoded = stream.encode_window(params.weights, window, params.config)
-        plan, trace = stream.compress_next(plan, encoded, CAUSAL)
+        encoded = encode_window(params.weights, window, params.config)
+        plan, trace = CAUSAL.step(plan, encoded, jax.random.key(0))
         keep = np.concatenate([trace.video_keep.reshape(-1), trace.audio_keep])
         features = jnp.concatenate([encoded.video.reshape(-1, 64), trace.audio])
         place = tmrope.window_positions(window, now, base, 16, 50)
@@ -212,9 +220,9 @@ def test_a_full_cache_forgets_and_goes_on(params, random_windows, memory):
             _, state = ask(params, state, QUESTION, keep=i == 30, max_new_tokens=4)
         assert int(state.cache.length) + 192 <= 768
     assert evicted
-    times = np.asarray(state.slots.time)[: int(state.cache.length)]
-    units = np.unique(np.asarray(state.slots.unit)[: int(state.cache.length)])
-    assert int(state.time) <= 50 * len(units) + 400 and (np.diff(times) >= 0).all()
+    times = np.asarray(state.past.slots.time)[: int(state.cache.length)]
+    units = np.unique(np.asarray(state.past.slots.unit)[: int(state.cache.length)])
+    assert int(state.past.time) <= 50 * len(units) + 400 and (np.diff(times) >= 0).all()
     assert (memory == "fading") == (len(units) > 12)
     answer, _ = ask(params, state, QUESTION, max_new_tokens=4)
     assert np.isfinite(answer.counts.retained)
@@ -225,18 +233,20 @@ def test_after_eviction_it_reads_as_if_begun_later(params, random_windows):
     windows = each(random_windows([2] * 6, [200] * 6))
     state = begin(params, capacity=640)
     while True:
-        before = int(state.slots.unit[int(state.cache.length) - 1]) if state.unit > 0 else -1
+        before = newest(state)
         length = int(state.cache.length)
-        state = feed(params, state, windows[int(state.plan.window) % 6])
+        state = feed(params, state, windows[int(state.past.windows) % 6])
         if int(state.cache.length) < length:
             break
         assert before < 200
-    kinds = np.asarray(state.slots.kind)[: int(state.cache.length)]
-    times = np.asarray(state.slots.time)[: int(state.cache.length)]
+    kinds = np.asarray(state.past.slots.kind)[: int(state.cache.length)]
+    times = np.asarray(state.past.slots.time)[: int(state.cache.length)]
     begins = np.unique(times[kinds >= 3])
-    np.testing.assert_array_equal(begins, int(state.origin) + 1 + 50 * np.arange(len(begins)))
-    assert int(state.time) == begins[-1] + 50
-    assert (np.asarray(state.slots.base)[: len(kinds)][kinds >= 3] == int(state.origin) + 1).all()
+    np.testing.assert_array_equal(begins, int(state.past.origin) + 1 + 50 * np.arange(len(begins)))
+    assert int(state.past.time) == begins[-1] + 50
+    assert (
+        np.asarray(state.past.slots.base)[: len(kinds)][kinds >= 3] == int(state.past.origin) + 1
+    ).all()
 
 
 def test_positions_run_out_before_slots_do(params, random_windows):
@@ -247,7 +257,7 @@ def test_positions_run_out_before_slots_do(params, random_windows):
     state = begin(params)
     for i in range(40):
         state = feed(params, state, full if i % 5 == 0 else empty)
-        assert int(state.time) + 192 <= 1200
+        assert int(state.past.time) + 192 <= 1200
     _, state = ask(params, state, QUESTION, max_new_tokens=4)
 
 
@@ -258,8 +268,8 @@ def test_turns_leave_whole(params, random_windows):
         state = feed(params, state, window)
         if i % 4 == 0:
             _, state = ask(params, state, QUESTION, keep=True, max_new_tokens=4)
-    kinds = np.asarray(state.slots.kind)[: int(state.cache.length)]
-    units = np.asarray(state.slots.unit)[: int(state.cache.length)]
+    kinds = np.asarray(state.past.slots.kind)[: int(state.cache.length)]
+    units = np.asarray(state.past.slots.unit)[: int(state.cache.length)]
     sizes = [int((units[kinds == TEXT] == unit).sum()) for unit in np.unique(units[kinds == TEXT])]
     assert len(set(sizes)) <= 2  # all turns alike: with or without the end tokens of a video
 
@@ -273,8 +283,8 @@ def test_one_trace_for_a_whole_stream(params, random_windows):
         if i % 3 == 0:
             _, state = ask(params, state, QUESTION, keep=i % 6 == 0, max_new_tokens=3)
         if i == 14:
-            programs = stream._feed._cache_size(), stream._append_text._cache_size()
-    assert programs == (stream._feed._cache_size(), stream._append_text._cache_size())
+            programs = stream._feed._cache_size(), append_text._cache_size()
+    assert programs == (stream._feed._cache_size(), append_text._cache_size())
 
 
 BAD_WINDOWS = {

@@ -7,10 +7,10 @@ import numpy as np
 import omnizip_jax
 from omnizip_jax import WindowSpec
 from omnizip_jax.decode import generate_tokens
-from omnizip_jax.generate import first_token
+from omnizip_jax.generate import read_clip
 from omnizip_jax.models.qwen2_5_omni.encoders import encode_windows
 
-PROGRAMS = (encode_windows, first_token, generate_tokens)
+PROGRAMS = (encode_windows, read_clip, generate_tokens)
 
 
 def test_nothing_compiles_after_a_warm_up(params):

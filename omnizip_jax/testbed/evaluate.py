@@ -13,7 +13,6 @@ import functools
 import itertools
 import json
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +22,17 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 from tqdm import tqdm
 
-from omnizip_jax import prompt as prompts
 from omnizip_jax.checkpoint.load import load
-from omnizip_jax.compression import OmniZipConfig
-from omnizip_jax.compression.pack import pack
-from omnizip_jax.layout import (
-    bucket,
-    clip_positions,
-    compress,
-    generate,
-    interleave,
-    keep_all,
-)
+from omnizip_jax.compression import AllTokens, Method, OmniZipConfig, RandomTokens, TemporalOnly
+from omnizip_jax.generate import encode_clip, generate, read_encoded
 from omnizip_jax.media import load_clip
+from omnizip_jax.models.families import Config, family
 from omnizip_jax.models.params import Params
-from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.encoders import bound_decoder, encode_windows
 from omnizip_jax.models.text import KVCache
+from omnizip_jax.prompt import Medium
+from omnizip_jax.prompt import question as question_text
 from omnizip_jax.testbed.clips import DIFFICULTIES, SPEC, Difficulty, Split, TestClip, make_clip
 from omnizip_jax.testbed.questions import FAMILIES, Question, draw_question
-from omnizip_jax.types import EncodedWindow, Selection, Window
 
 # The paper's settings keep more than 45 and 35 % here, where 50 of 122 tokens are sound and not 50
 # of 338; these keep what the names say. The last one is out of reach of the paper's rho_max.
@@ -53,210 +43,104 @@ BUDGETS: dict[str, dict[str, float]] = {
 }
 RANDOM_SEEDS = 5
 SUFFIX = 20  # tokens after the media, at most
-
-Choose = Callable[[EncodedWindow, OmniZipConfig, Array], Selection]
-
-
-def omnizip(**settings: Any) -> Choose:
-    """The library's compression with some settings changed."""
-
-    def choose(encoded: EncodedWindow, config: OmniZipConfig, _: Array) -> Selection:
-        return compress(encoded, dataclasses.replace(config, **settings))
-
-    return choose
-
-
-def static_rates(encoded: EncodedWindow, config: OmniZipConfig, _: Array) -> Selection:
-    """OmniZip without dynamic rates: every window loses the same share of its video."""
-    rate = config.rho_video
-    return compress(encoded, dataclasses.replace(config, rho_min=rate, rho_max=rate))
-
-
-def random_tokens(encoded: EncodedWindow, config: OmniZipConfig, key: Array) -> Selection:
-    """As many tokens as OmniZip keeps, drawn from all."""
-    clip = compress(encoded, config)
-    mask = interleave(encoded.video_mask, encoded.audio.token_mask)
-    count = clip.audio_keep.sum() + clip.video_keep.sum()
-    keep = _highest(jax.random.uniform(key, mask.shape), mask, count)
-    windows, sounds = clip.audio_keep.shape
-    keep = keep.reshape(windows, -1)
-    return clip.replace(
-        audio=encoded.audio.tokens,
-        video_keep=keep[:, :-sounds].reshape(clip.video_keep.shape),
-        audio_keep=keep[:, -sounds:],
-    )
-
-
-def random_split(encoded: EncodedWindow, config: OmniZipConfig, key: Array) -> Selection:
-    """As many audio tokens and as many video tokens as OmniZip keeps, drawn from all."""
-    clip = compress(encoded, config)
-    of_audio, of_video = jax.random.split(key)
-    audio, video = encoded.audio.token_mask, encoded.video_mask
-    return clip.replace(
-        audio=encoded.audio.tokens,
-        audio_keep=_highest(
-            jax.random.uniform(of_audio, audio.shape), audio, clip.audio_keep.sum()
-        ),
-        video_keep=_highest(
-            jax.random.uniform(of_video, video.shape), video, clip.video_keep.sum()
-        ),
-    )
-
-
-def temporal_only(encoded: EncodedWindow, config: OmniZipConfig, _: Array) -> Selection:
-    """OmniZip's audio, and the video tokens least like the one before them in the same place."""
-    clip = compress(encoded, config)
-    video = encoded.video.reshape(-1, *encoded.video.shape[2:])
-    video = video / jnp.linalg.norm(video, axis=-1, keepdims=True)
-    change = 1 - jnp.sum(video[1:] * video[:-1], axis=-1)
-    change = jnp.concatenate([jnp.full_like(change[:1], jnp.inf), change])
-    change = change.reshape(encoded.video_mask.shape)
-    return clip.replace(video_keep=_highest(change, encoded.video_mask, clip.video_keep.sum()))
-
-
-def _highest(score: Array, mask: Array, count: Array) -> Array:
-    """The ``count`` entries of the mask with the highest score."""
-    order = jnp.argsort(jnp.where(mask, -score, jnp.inf).ravel(), stable=True)
-    rank = jnp.zeros_like(order).at[order].set(jnp.arange(len(order)))
-    return (rank < count).reshape(mask.shape)
-
-
-def full_tokens(encoded: EncodedWindow, config: OmniZipConfig, _: Array) -> Selection:
-    """Everything."""
-    return jax.vmap(keep_all)(encoded)
-
-
-def no_sound(encoded: EncodedWindow, config: OmniZipConfig, _: Array) -> Selection:
-    """All of the video and none of the sound: audio-visual questions should fall to chance."""
-    clip = jax.vmap(keep_all)(encoded)
-    return clip.replace(audio_keep=jnp.zeros_like(clip.audio_keep))
-
-
-def no_picture(encoded: EncodedWindow, config: OmniZipConfig, _: Array) -> Selection:
-    """All of the sound and none of the video."""
-    clip = jax.vmap(keep_all)(encoded)
-    return clip.replace(video_keep=jnp.zeros_like(clip.video_keep))
-
+CLIP_WINDOWS = 4
 
 # Without a budget; measured once.
-REFERENCES: dict[str, Choose] = {
-    "full tokens": full_tokens,
-    "no sound": no_sound,
-    "no picture": no_picture,
-}
-METHODS: dict[str, Choose] = {
-    "OmniZip, paper's rule (G = 3)": omnizip(),
-    "OmniZip, published rule": omnizip(rule="published"),
-    "OmniZip, causal": omnizip(causal=True),
-    "without dynamic rates (DP)": static_rates,
-    "without anchors (AC, G = 0)": omnizip(merge_size=0),
-    "G = 15": omnizip(merge_size=15),
-    "relative distances (not in the paper)": omnizip(relative_distance=True),
-    "temporal similarity only": temporal_only,
-    "random, OmniZip's split": random_split,
-    "random": random_tokens,
+REFERENCES: dict[str, Method] = {
+    "full tokens": AllTokens(),
+    "no sound": AllTokens(audio=False),
+    "no picture": AllTokens(video=False),
 }
 
 
-@functools.partial(jax.jit, static_argnames=("choose", "compression"))
-def choose_tokens(
-    encoded: EncodedWindow, key: Array, choose: Choose, compression: OmniZipConfig
-) -> Selection:
-    return choose(encoded, compression, key)
+def methods_at(rates: dict[str, float]) -> dict[str, Method]:
+    """Every method at a budget, with the kept shares of OmniZip at these rates."""
+    settings: dict[str, Any] = dict(rates)
+    omnizip = OmniZipConfig(**settings)
+    rate = omnizip.rho_video
+    # Anchors are kept beside the salient tokens; what has none keeps as many others.
+    split: dict[str, Any] = {
+        "rho_audio": omnizip.rho_audio - omnizip.anchor_ratio,
+        "rho_video": rate,
+    }
+    audio, video = [SPEC.audio_slots] * CLIP_WINDOWS, [SPEC.video_slots] * CLIP_WINDOWS
+    share = omnizip.bound(np.array(audio), np.array(video)) / (sum(audio) + sum(video))
+    return {
+        "OmniZip (G = 3)": omnizip,
+        "the paper's letter": OmniZipConfig.paper(**settings),
+        "OmniZip, published rule": OmniZipConfig.published(**settings),
+        "OmniZip, causal": dataclasses.replace(omnizip, causal=True),
+        "without dynamic rates (DP)": dataclasses.replace(omnizip, rho_min=rate, rho_max=rate),
+        "without anchors (AC, G = 0)": dataclasses.replace(omnizip, merge_size=0),
+        "G = 15": dataclasses.replace(omnizip, merge_size=15),
+        "temporal similarity only": TemporalOnly(**split),
+        "random, OmniZip's split": RandomTokens(**split),
+        "random": RandomTokens(keep=share),
+    }
 
 
-@functools.partial(jax.jit, static_argnames=("config", "capacity"))
+@functools.partial(jax.jit, static_argnames="config")
 def first_tokens(
     weights: Any,
-    encoded: EncodedWindow,
-    clip: Selection,
-    layout: Window,
-    prefix: Int[Array, "P"],
-    suffixes: Int[Array, "Q S"],
+    cache: KVCache,
+    after: Int[Array, ""],
+    texts: Int[Array, "Q S"],
+    offsets: Int[Array, "Q S"],
     lengths: Int[Array, "Q"],
     *,
-    config: ModelConfig,
-    capacity: int,
+    config: Config,
 ) -> Int[Array, "Q"]:
-    """The likeliest first token of the answer to each of several questions about one clip.
+    """The likeliest first token of the answer to each of several questions about one context.
 
-    The clip is prefilled once; the questions do not see each other.
+    The questions do not see each other.
     """
-    decoder = bound_decoder(weights, config)
-    start = len(prefix) - 1  # the start tokens share a position, and so do the end tokens
-    spots = jnp.minimum(jnp.arange(len(prefix)), start - 1)
-    packed, positions, count = pack(
-        jnp.concatenate([decoder.embed(prefix), interleave(encoded.video, clip.audio)]),
-        jnp.concatenate(
-            [jnp.tile(spots, (3, 1)), clip_positions(layout, encoded, start, config)], axis=1
-        ),
-        jnp.concatenate(
-            [jnp.ones(len(prefix), bool), interleave(clip.video_keep, clip.audio_keep)]
-        ),
-        capacity,
-    )
-    cache = KVCache.empty(config.text, capacity + suffixes.shape[1], packed.dtype)
-    _, cache = decoder(packed, positions, cache, count, fresh=True)
-    after = start + len(clip.audio) * config.window_positions
-    follows = after + jnp.maximum(jnp.arange(suffixes.shape[1]) - 1, 0)
 
-    def answer(suffix: Array, length: Array) -> Array:
-        decoder = bound_decoder(weights, config)
-        hidden, _ = decoder(decoder.embed(suffix), jnp.tile(follows, (3, 1)), cache)
+    def answer(text: Array, offset: Array, length: Array) -> Array:
+        decoder = family(config).bound_decoder(weights, config)
+        positions = jnp.broadcast_to(after + offset, (3, len(text)))
+        hidden, _ = decoder(decoder.embed(text), positions, cache)
         return jnp.argmax(decoder.logits(hidden[length - 1][None])[0])
 
-    return jax.vmap(answer)(suffixes, lengths)
+    return jax.vmap(answer)(texts, offsets, lengths)
 
 
 def ask(
-    params: Params,
-    clip: TestClip,
-    questions: list[str],
-    methods: dict[str, tuple[Choose, OmniZipConfig]],
+    params: Params, clip: TestClip, questions: list[str], methods: dict[str, Method]
 ) -> dict[str, tuple[Int[np.ndarray, "seeds Q"], float]]:
     """What each method answers to each question, and the mean share of tokens it kept."""
-    windows = load_clip(clip.arrays, SPEC).windows
-    encoded = encode_windows(params.weights, windows, config=params.config)
+    loaded = load_clip(clip.arrays, SPEC)
+    encoded = encode_clip(params.weights, loaded.windows, params.config)
+    medium = Medium(audio=True, video=True)
     asked = [
-        prompts.build(params.tokenizer, params.config, question, audio=True, video=True)
-        for question in questions
+        question_text(params.tokenizer, params.config, question, medium) for question in questions
     ]
-    prefix = jnp.asarray(asked[0].prefix)
-    suffixes = jnp.stack([np.pad(p.suffix, (0, SUFFIX - len(p.suffix))) for p in asked])
-    lengths = jnp.array([len(p.suffix) for p in asked])
-    layout = windows.replace(patches=None, mel=None)
-    total = int(encoded.video_mask.sum() + encoded.audio.token_mask.sum())
+    rows = [(text.tokens, text.offsets, len(text.tokens)) for text in asked]
+    texts, offsets, lengths = zip(*rows, strict=True)
+    suffixes = [jnp.stack([np.pad(x, (0, SUFFIX - len(x))) for x in xs]) for xs in (texts, offsets)]
     out = {}
-    for name, (choose, compression) in methods.items():
+    for name, method in methods.items():
         answers, shares = [], []
-        for seed in range(RANDOM_SEEDS if choose in (random_tokens, random_split) else 1):
-            kept = choose_tokens(encoded, jax.random.key(seed), choose, compression)
-            count = int(kept.video_keep.sum() + kept.audio_keep.sum())
+        for seed in range(RANDOM_SEEDS if isinstance(method, RandomTokens) else 1):
+            context = read_encoded(params, loaded, encoded, method, room=SUFFIX, seed=seed)
             tokens = first_tokens(
                 params.weights,
-                encoded,
-                kept,
-                layout,
-                prefix,
-                suffixes,
-                lengths,
+                context.cache,
+                context.past.after,
+                *suffixes,
+                jnp.array(lengths),
                 config=params.config,
-                capacity=bucket(count + len(prefix)),
             )
             answers.append(np.asarray(tokens))
-            shares.append(count / total)
+            shares.append(int(context.kept.sum()) / int(context.seen.sum()))
         out[name] = np.stack(answers), float(np.mean(shares))
     return out
 
 
-def all_methods() -> dict[str, tuple[Choose, OmniZipConfig]]:
-    """Every reference, and every method at every budget; random ones with several seeds."""
-    out: dict[str, tuple[Choose, OmniZipConfig]] = {
-        name: (choose, OmniZipConfig()) for name, choose in REFERENCES.items()
-    }
-    for budget, settings in BUDGETS.items():
-        for name, choose in METHODS.items():
-            out[f"{name} | {budget}"] = choose, OmniZipConfig(**settings)  # pyright: ignore[reportArgumentType]
+def all_methods() -> dict[str, Method]:
+    """Every reference, and every method at every budget."""
+    out = dict(REFERENCES)
+    for budget, rates in BUDGETS.items():
+        out |= {f"{name} | {budget}": method for name, method in methods_at(rates).items()}
     return out
 
 
@@ -276,7 +160,7 @@ class Measurement:
 
 
 def quiz(
-    seed: int, split: Split, difficulty: Difficulty, windows: int = 4
+    seed: int, split: Split, difficulty: Difficulty, windows: int = CLIP_WINDOWS
 ) -> tuple[TestClip, list[Question]]:
     """The clip of a seed and one question of each family; the same seed gives the same."""
     clip = make_clip(seed, split, difficulty, windows)
@@ -289,7 +173,7 @@ def evaluate(
     clips: int,
     difficulty: Difficulty,
     split: Split = "test",
-    methods: dict[str, tuple[Choose, OmniZipConfig]] | None = None,
+    methods: dict[str, Method] | None = None,
 ) -> Measurement:
     """Ask the same questions about the same clips with every method; None for all of them.
 

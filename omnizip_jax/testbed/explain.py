@@ -16,7 +16,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from omnizip_jax.checkpoint.load import load
-from omnizip_jax.compression import OmniZipConfig
+from omnizip_jax.compression import AllTokens, Method, OmniZipConfig
 from omnizip_jax.models.params import Params
 from omnizip_jax.models.qwen2_5_omni.encoders import encode_windows
 from omnizip_jax.testbed.batches import cut
@@ -24,10 +24,7 @@ from omnizip_jax.testbed.clips import DIFFICULTIES, SLOTS_PER_WINDOW, Difficulty
 from omnizip_jax.testbed.evaluate import (
     BUDGETS,
     ask,
-    choose_tokens,
-    full_tokens,
     markdown,
-    omnizip,
     quiz,
 )
 
@@ -39,7 +36,7 @@ def explain(
     clips: int,
     difficulty: Difficulty,
     split: Split,
-    compression: OmniZipConfig,
+    compression: Method,
 ) -> list[dict[str, Any]]:
     """One row for every question about one thing that full tokens answer right.
 
@@ -47,13 +44,13 @@ def explain(
         "kind" of the question, "step" that thinned the thing's tokens, "right" with compression,
         and the shares of the thing's "video" and "audio" tokens that were kept; None without any.
     """
-    rows, rule = [], omnizip()  # one object, for it is a static argument
-    methods = {"full": (full_tokens, compression), "rule": (rule, compression)}
+    rows, methods = [], {"full": AllTokens(), "rule": compression}
+    choose = jax.jit(compression.select)
     for seed in tqdm(range(clips), unit="clip"):
         clip, questions = quiz(seed, split, difficulty)
         answers = ask(params, clip, [question.text for question in questions], methods)
         encoded = encode_windows(params.weights, cut(clip), config=params.config)
-        kept = choose_tokens(encoded, jax.random.key(0), rule, compression)
+        kept = choose(encoded, jax.random.key(0))
         for index, question in enumerate(questions):
             truth = params.tokenizer.encode(question.answer)[0]
             if question.thing is None or answers["full"][0][0, index] != truth:

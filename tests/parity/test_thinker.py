@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import types
+import dataclasses
 
 import numpy as np
 import pytest
 
 from omnizip_jax import prompt
-from omnizip_jax.decode import Sampling, complete, end_tokens
-from omnizip_jax.generate import encode_clip, prefill
+from omnizip_jax.decode import end_tokens
+from omnizip_jax.generate import read
+from omnizip_jax.reply import begin, finish
+from omnizip_jax.reply import run as complete
+from tests.conftest import clip_of
 
 CLIPS = {
     "whole_windows": ([2, 2], [200, 200]),
@@ -27,14 +30,13 @@ def run(params, windows, question, new_tokens):
     audio = windows is not None and bool(np.any(windows.mel_length))
     video = windows is not None and bool(np.any(windows.grid_mask))
     asked = prompt.build(params.tokenizer, params.config, question, audio=audio, video=video)
-    clip = encoded = None
-    if windows is not None:
-        clip = types.SimpleNamespace(windows=windows)
-        encoded = encode_clip(params.weights, windows, params.config)
-    state, _, counts = prefill(params, clip, encoded, asked, None, new_tokens, 0)
-    logits = np.asarray(state.logits)
-    _, tokens, _ = complete(params, state, Sampling.of(0, 1), new_tokens)
-    return asked, logits, tokens, counts
+    context = read(params, None if windows is None else clip_of(windows), None)
+    reply = begin(params, context, question, max_new_tokens=new_tokens)
+    logits = np.asarray(reply.generation.logits)
+    answer, _ = finish(params, complete(params, reply))
+    text = len(asked.prefix) + len(asked.suffix)
+    counts = dataclasses.replace(answer.counts, text=text)
+    return asked, logits, list(answer.token_ids), counts
 
 
 @pytest.mark.parametrize("name", CLIPS)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from omnizip_jax.compression import OmniZipConfig
+from omnizip_jax.compression import AllTokens, OmniZipConfig
 from omnizip_jax.generate import generate
 from omnizip_jax.models.params import Params
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
@@ -33,12 +33,12 @@ def params():
 @pytest.mark.slow  # compiles the whole path once more
 def test_answers_are_those_of_generate(params):
     clip = make_clip(0, "validation")
-    for compression, choose in ((None, evaluate.full_tokens), (BUDGET, evaluate.omnizip())):
+    for compression in (None, BUDGET):
         text = "Which sound came first?"
         answer = generate(
             params, clip.arrays, text, compression=compression, max_new_tokens=1, spec=SPEC
         )
-        methods = {"it": (choose, compression or OmniZipConfig())}
+        methods = {"it": compression or AllTokens()}
         tokens, share = evaluate.ask(params, clip, [text, text], methods)["it"]
         np.testing.assert_array_equal(tokens, [2 * answer.token_ids])
         assert share == pytest.approx(answer.counts.retained)
@@ -49,9 +49,9 @@ def test_methods_keep_as_many_tokens_as_their_budget_says(params):
     windows = cut(make_clip(1, "validation"))
     encoded = encode_windows(params.weights, windows, config=params.config)
     counts = {}
-    for name in ("OmniZip, paper's rule (G = 3)", "temporal similarity only", "random"):
-        choose = evaluate.METHODS[name]
-        clip = evaluate.choose_tokens(encoded, jax.random.key(0), choose, BUDGET)
+    methods = evaluate.methods_at(evaluate.BUDGETS["35 %"])
+    for name in ("OmniZip (G = 3)", "temporal similarity only", "random"):
+        clip = jax.jit(methods[name].select)(encoded, jax.random.key(0))
         assert not (np.asarray(clip.video_keep) & ~np.asarray(encoded.video_mask)).any()
         counts[name] = int(clip.audio_keep.sum() + clip.video_keep.sum())
     assert len(set(counts.values())) == 1
@@ -63,7 +63,8 @@ def test_the_temporal_method_keeps_what_changes(params):
     encoded = encode_windows(params.weights, windows, config=params.config)
     still = jnp.broadcast_to(encoded.video[:1, :1], encoded.video.shape)
     moved = encoded.replace(video=still.at[2, 1, 5].multiply(-1.0))
-    clip = evaluate.choose_tokens(moved, jax.random.key(0), evaluate.temporal_only, BUDGET)
+    method = evaluate.methods_at(evaluate.BUDGETS["35 %"])["temporal similarity only"]
+    clip = jax.jit(method.select)(moved, jax.random.key(0))
     kept = np.asarray(clip.video_keep)
     assert kept[0, 0].all() and kept[2, 1, 5] and kept[3, 0, 5]
 

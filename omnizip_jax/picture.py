@@ -19,7 +19,8 @@ def plot_compression(answer: Answer) -> Figure:
     """Draw the frames of an answer's clip with dropped tokens dimmed, and the rates per window.
 
     Every column is a window: its grids one below the other (the spatial step's, then the temporal
-    step's), then its audio retention S_a and its video rate (eq. 5 after Algorithm 1).
+    step's), then its audio retention S_a and its video rate (eq. 5 after Algorithm 1). Sound
+    alone has the rates only.
 
     Raises:
         ValueError: the answer has no clip, so there is nothing to draw.
@@ -28,6 +29,7 @@ def plot_compression(answer: Answer) -> Figure:
     if clip is None or trace is None:
         raise ValueError("an answer without a video has nothing to draw: ask about a clip")
     count, grids = trace.video_keep.shape[:2]
+    grids = grids if clip.has_video else 0
     shown = np.unique(np.linspace(0, count - 1, min(count, COLUMNS)).round().astype(int))
     figure = Figure(figsize=(1.9 * len(shown) + 1, 1.25 * grids + 3.2), layout="constrained")
     axes = figure.subplot_mosaic(
@@ -37,7 +39,7 @@ def plot_compression(answer: Answer) -> Figure:
         ],
         height_ratios=[1.0] * grids + [1.3],
     )
-    for window in shown:
+    for window in shown if grids else ():
         one = jax.tree.map(lambda x, i=window: x[i], clip.windows)
         frames = iter(window_frames(one)[::2])  # the first frame of each grid
         rows, columns = one.grid_size

@@ -85,7 +85,9 @@ class Interrupt:
         self._tell = tell  # keeps it open
         signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGINT, self._handle)
-        sys.unraisablehook = self._unraisable
+        # What Ctrl-C turned into within a callback, or a module that was being imported.
+        sys.unraisablehook = self._unless_seen(sys.unraisablehook)
+        sys.excepthook = self._unless_seen(sys.excepthook)
         self._restore = _terminal_state()
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -94,10 +96,8 @@ class Interrupt:
         if first and self.raises:
             raise KeyboardInterrupt
 
-    def _unraisable(self, unraisable: Any) -> None:
-        # Ctrl-C within a callback: the watch ends the process, there is nothing to tell.
-        if not isinstance(unraisable.exc_value, KeyboardInterrupt):
-            sys.__unraisablehook__(unraisable)
+    def _unless_seen(self, hook: Callable[..., None]) -> Callable[..., None]:
+        return lambda *error: None if self.seen else hook(*error)
 
     def _watch(self) -> None:
         self._hear.recv(1)

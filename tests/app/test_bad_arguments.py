@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from omnizip_jax.checkpoint.folder import UNFINISHED, WEIGHTS
 from omnizip_jax.checkpoint.small import RELEASED, small_checkpoint
 from omnizip_jax.testbed.clips import make_clip
 
@@ -112,11 +113,11 @@ def places(tmp_path_factory, cache_folder):
     (here / "text.mp4").write_text("no film\n" * 1000)
     (here / "head.mp4").write_bytes(clip.read_bytes()[:500])
     damaged = shutil.copytree(small_checkpoint(), here / "damaged")
-    for file in (damaged / "weights").rglob("*"):
+    for file in (damaged / WEIGHTS).rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     unfinished = shutil.copytree(small_checkpoint(), here / "unfinished")
-    (unfinished / "UNFINISHED").touch()
+    (unfinished / UNFINISHED).touch()
 
     class Nothing(BaseHTTPRequestHandler):
         def do_GET(self):

@@ -147,17 +147,24 @@ def test_a_lost_ctrl_c_ends_the_process(ctrl_c, times):
 
 
 @posix
-@pytest.mark.parametrize("raised", ["RuntimeError('of the compiler')", "SystemExit(1)"])
-def test_what_ctrl_c_turned_into_is_not_shown(ctrl_c, raised):
+@pytest.mark.parametrize(
+    "then",
+    [
+        "raise RuntimeError('of the compiler')",
+        "raise SystemExit(1)",
+        "sys.excepthook(*sys.exc_info()); raise ImportError('a module in C')",
+    ],
+)
+def test_what_ctrl_c_turned_into_is_not_shown(ctrl_c, then):
     """A library between may make another error of it."""
     command = f"""
-import time
+import sys, time
 def command():
     try:
         print("begins", flush=True)
         time.sleep(100)
     except KeyboardInterrupt:
-        raise {raised}
+        {then}
 """
     with run_script(command) as process:
         process.stdout.readline()

@@ -28,13 +28,14 @@ def shell(redirection, *arguments):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
-def run_script(command, stdout=subprocess.PIPE):
+def run_script(command, stdout=subprocess.PIPE, stdin=None):
     """Start a Python process whose work is the function ``command``, given as source."""
     source = f"from omnizip_jax.app.process import run\n{command}\nrun(command)"
     return subprocess.Popen(
         [sys.executable, "-c", source],
         cwd=ROOT,
         text=True,
+        stdin=stdin,
         stdout=stdout,
         stderr=subprocess.PIPE,
     )
@@ -144,6 +145,29 @@ def test_a_lost_ctrl_c_ends_the_process(ctrl_c, times):
         _, err = process.communicate(timeout=20)
     check_stopped(process.returncode, err, time.monotonic() - began)
     assert (time.monotonic() - began < GRACE - 1) == (times == 2)
+
+
+@posix
+def test_the_terminal_is_put_back(ctrl_c):
+    """Echo is on and the cursor to be seen, though the work had no chance to see to it."""
+    import pty
+    import termios
+
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    command = DEAF.replace("while True", "tty.setcbreak(0)\n    while True")
+    with run_script("import tty" + command, stdin=theirs, stdout=theirs) as process:
+        while b"begins" not in os.read(ours, 100):
+            pass
+        assert termios.tcgetattr(theirs) != before
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+        process.communicate(timeout=20)
+    assert process.returncode == 130 and termios.tcgetattr(theirs) == before
+    assert b"\x1b[?25h" in os.read(ours, 100)
+    os.close(ours)
+    os.close(theirs)
 
 
 @posix

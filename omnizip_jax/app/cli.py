@@ -55,6 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Says defaults, where there is one to say."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        nothing = isinstance(action.default, bool) or action.default in (None, [])
+        return action.help if nothing else super()._get_help_string(action)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line, as ``--help`` shows it."""
     parser = argparse.ArgumentParser(
@@ -90,7 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
         "generate",
         help="ask a question about a video file or URL",
         description="Answers one question about one video with sound.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
     generate.add_argument("clip", metavar="CLIP", help="video file or URL")
     generate.add_argument(
@@ -129,7 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Feeds 2 s windows as they come and answers questions: those that you type "
         "(or pipe in), and those given with --ask. Each is answered when the window in which it "
         "was asked is complete. Memory and time per window stay flat. Ctrl-C ends it.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
     stream.add_argument(
         "source",
@@ -147,7 +155,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs=2,
         type=utf8,
         action="append",
-        default=argparse.SUPPRESS,
+        default=[],
         metavar=("TIME", "QUESTION"),
         help='ask at that time of the stream: 00:30, 1:02:03, or "end"; may be repeated',
     )
@@ -174,14 +182,13 @@ def build_parser() -> argparse.ArgumentParser:
     stream.add_argument(
         "--when-slow",
         choices=["wait", "skip"],
-        default=argparse.SUPPRESS,
         help="let the source wait, or skip windows (default: skip for devices and --realtime)",
     )
     stream.add_argument(
         "--timeout", type=float, default=10.0, metavar="S", help="seconds without data to wait"
     )
     stream.add_argument(
-        "--system", type=utf8, default=argparse.SUPPRESS, metavar="TEXT", help="system prompt"
+        "--system", type=utf8, metavar="TEXT", help="system prompt, if not the released one"
     )
     stream.add_argument("--dtype", choices=["bfloat16", "float32"], help="run in another dtype")
     stream.add_argument(
@@ -304,7 +311,7 @@ def _generate(arguments: argparse.Namespace) -> int:
 def _stream(arguments: argparse.Namespace) -> int:
     compression = compression_from(arguments)
     check_modalities(arguments)
-    asked = [(parse_time(time), question) for time, question in getattr(arguments, "ask", [])]
+    asked = [(parse_time(time), question) for time, question in arguments.ask]
     for _, question in asked:
         check_question("--ask", question)
 
@@ -335,7 +342,7 @@ def _stream(arguments: argparse.Namespace) -> int:
                 sound=arguments.sound,
                 timeout=arguments.timeout,
                 realtime=arguments.realtime,
-                when_slow=getattr(arguments, "when_slow", None),
+                when_slow=arguments.when_slow,
             )
         )
         if screen:
@@ -348,7 +355,7 @@ def _stream(arguments: argparse.Namespace) -> int:
             text_slots=arguments.max_new_tokens + ROOM_TO_ASK,
             audio=source.has_audio,
             spec=spec,
-            system=getattr(arguments, "system", DEFAULT_SYSTEM),
+            system=DEFAULT_SYSTEM if arguments.system is None else arguments.system,
         )
         follow(
             params,

@@ -17,6 +17,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, NoReturn
 
 from omnizip_jax.app import cli
@@ -73,7 +74,8 @@ class Interrupt:
 
     Attributes:
         seen: there was one.
-        raises: the first one raises ``KeyboardInterrupt`` in the main thread.
+        raises: the first one raises ``KeyboardInterrupt`` in the main thread. While modules are
+            imported it ends the process at once instead: there is nothing yet to put in order.
     """
 
     def __init__(self):
@@ -85,14 +87,17 @@ class Interrupt:
         self._tell = tell  # keeps it open
         signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGINT, self._handle)
-        # What Ctrl-C turned into within a callback, or a module that was being imported.
+        # What Ctrl-C turned into within a callback.
         sys.unraisablehook = self._unless_seen(sys.unraisablehook)
         sys.excepthook = self._unless_seen(sys.excepthook)
         self._restore = _terminal_state()
         threading.Thread(target=self._watch, daemon=True).start()
 
-    def _handle(self, *_: Any) -> None:
+    def _handle(self, _: int, frame: FrameType | None) -> None:
         first, self.seen = not self.seen, True
+        if _importing(frame):  # modules in C may abort if an exception comes in between
+            self._last_words()
+            _leave(cli.STOPPED)
         if first and self.raises:
             raise KeyboardInterrupt
 
@@ -113,6 +118,14 @@ class Interrupt:
     def _last_words(self) -> None:
         self._restore()
         os.write(2, b"omnizip: stopped\n")
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 class Warnings:

@@ -148,6 +148,31 @@ def test_a_lost_ctrl_c_ends_the_process(ctrl_c, times):
 
 
 @posix
+def test_ctrl_c_while_modules_are_imported(ctrl_c, tmp_path):
+    """No exception is raised there: modules in C abort."""
+    (tmp_path / "slow_to_import.py").write_text("""
+import os, time
+try:
+    print("begins", flush=True)
+    time.sleep(100)
+except KeyboardInterrupt:
+    os.abort()
+""")
+    command = f"""
+import sys
+sys.path.append({str(tmp_path)!r})
+def command():
+    import slow_to_import
+"""
+    with run_script(command) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        _, err = process.communicate(timeout=20)
+    check_stopped(process.returncode, err, time.monotonic() - began)
+
+
+@posix
 def test_the_terminal_is_put_back(ctrl_c):
     """Echo is on and the cursor to be seen, though the work had no chance to see to it."""
     import pty

@@ -66,6 +66,15 @@ def test_bad_input_is_one_message(folder, capsys, arguments, message):
     assert message in err and "Traceback" not in err
 
 
+def test_ctrl_c_during_a_conversion(capsys, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("omnizip_jax.checkpoint.convert.convert", stop)
+    assert main(["convert", "source", "target"]) == 130
+    assert "omnizip: stopped" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", [[], ["demo"], ["generate"], ["convert"]])
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as stop:

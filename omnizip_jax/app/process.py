@@ -82,6 +82,7 @@ class Interrupt:
         self.seen, self.raises = False, True
         if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
             return
+        self._put_back = _remember_terminal()
         self._hear, tell = socket.socketpair()
         tell.setblocking(False)
         self._tell = tell  # keeps it open
@@ -90,7 +91,6 @@ class Interrupt:
         # What Ctrl-C turned into within a callback.
         sys.unraisablehook = self._unless_seen(sys.unraisablehook)
         sys.excepthook = self._unless_seen(sys.excepthook)
-        self._restore = _terminal_state()
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _handle(self, _: int, frame: FrameType | None) -> None:
@@ -116,7 +116,8 @@ class Interrupt:
         _leave(cli.STOPPED)
 
     def _last_words(self) -> None:
-        self._restore()
+        with contextlib.suppress(Exception):
+            self._put_back()
         os.write(2, b"omnizip: stopped\n")
 
 
@@ -161,21 +162,27 @@ def _open_standard_streams() -> bool:
     return complete
 
 
-def _terminal_state() -> Callable[[], None]:
+def _remember_terminal() -> Callable[[], None]:
     """How to put the terminal back: echo, and the cursor that a live screen hides."""
-    try:
-        import termios
 
-        before = termios.tcgetattr(0)
-    except (ImportError, termios.error):  # not a POSIX system, not a terminal
-        return lambda: None
-
-    def restore() -> None:
-        termios.tcsetattr(0, termios.TCSADRAIN, before)
+    def show_cursor() -> None:
         if os.isatty(1):
             os.write(1, b"\r\x1b[K\x1b[?25h")
 
-    return restore
+    try:
+        import termios
+    except ImportError:  # not a POSIX system
+        return show_cursor
+    if not os.isatty(0):
+        return show_cursor
+    before = termios.tcgetattr(0)
+
+    def put_back() -> None:
+        if termios.tcgetattr(0) != before:  # setting it would halt a program in the background
+            termios.tcsetattr(0, termios.TCSADRAIN, before)
+        show_cursor()
+
+    return put_back
 
 
 def _say(line: str) -> None:

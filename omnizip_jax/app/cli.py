@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import sys
 from collections.abc import Sequence
@@ -203,9 +204,8 @@ def add_compression_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--grid-slots",
         type=positive,
-        default=WindowSpec().grid_slots,
         metavar="N",
-        help='video tokens for each second, at most; clips of the demo and "small" want 36',
+        help="video tokens for each second, at most (default: the checkpoint's)",
     )
     defaults, group = OmniZipConfig(), parser.add_argument_group("compression")
     for name, text in {
@@ -240,6 +240,13 @@ def compression_from(arguments: argparse.Namespace) -> OmniZipConfig | None:
     names = ("rho_audio", "rho_video", "rho_min", "rho_max", "merge_size", "rule")
     settings = {name: getattr(arguments, name) for name in (*names, "relative_distance")}
     return OmniZipConfig(**settings)
+
+
+def spec_from(arguments: argparse.Namespace, spec: WindowSpec) -> WindowSpec:
+    """The checkpoint's shape of a window, with the grid that the command line asks for."""
+    if arguments.grid_slots is None:
+        return spec
+    return dataclasses.replace(spec, grid_slots=arguments.grid_slots)
 
 
 def enable_compilation_cache() -> None:
@@ -285,7 +292,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         use_audio=not arguments.no_audio,
         use_video=not arguments.no_video,
         max_frames=arguments.max_frames,
-        spec=WindowSpec(grid_slots=arguments.grid_slots),
+        spec=spec_from(arguments, params.config.spec),
         temperature=arguments.temperature,
         top_p=arguments.top_p,
         seed=arguments.seed,
@@ -328,7 +335,7 @@ def _stream(arguments: argparse.Namespace) -> int:
         if screen:
             screen.status("loading the checkpoint")
         params = omnizip_jax.load(arguments.checkpoint, dtype=arguments.dtype)
-        config, spec = params.config, WindowSpec(grid_slots=arguments.grid_slots)
+        config, spec = params.config, spec_from(arguments, params.config.spec)
         source = stack.enter_context(
             omnizip_jax.windows(
                 arguments.source,

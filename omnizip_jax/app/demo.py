@@ -72,7 +72,7 @@ def run(folder: Path, seed: int) -> None:
     settings = BUDGETS["45 %"]
     console.print(
         f"\nAsk something else, in words like these:\n  omnizip generate {path} "
-        f"'{questions[-1].text}' --checkpoint small --grid-slots {SPEC.grid_slots} "
+        f"'{questions[-1].text}' --checkpoint small "
         f"--rho-audio {settings['rho_audio']} --rho-video {settings['rho_video']}\n"
         "Another clip: omnizip demo --seed 1. Window by window: omnizip demo --stream",
         markup=False,
@@ -116,8 +116,7 @@ def run_stream(folder: Path, seed: int) -> None:
     console.print(f"True answers: {truth}")
     console.print(stream_table(read))
     console.print(
-        f"\nWatch on, and type a question: omnizip stream {path} --realtime --checkpoint small "
-        f"--grid-slots {SPEC.grid_slots}",
+        f"\nWatch on, and type a question: omnizip stream {path} --realtime --checkpoint small",
         markup=False,
         highlight=False,
         soft_wrap=True,

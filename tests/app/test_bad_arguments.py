@@ -22,7 +22,7 @@ from omnizip_jax.testbed.clips import make_clip
 ROOT = Path(__file__).parents[2]
 LIMIT = 60  # s
 
-SMALL = "--checkpoint small --grid-slots 36"
+SMALL = "--checkpoint small"
 # What is typed, and what the message has to name. {here} is a folder full of bad files.
 GENERATE = [
     ("generate", "CLIP"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+
 import pytest
 
-from omnizip_jax.app.cli import main
+from omnizip_jax.app.cli import main, spec_from
 from omnizip_jax.checkpoint.convert import convert
+from omnizip_jax.config import WindowSpec
 from omnizip_jax.testbed.bouncing import write_clip
 
 
@@ -44,6 +47,12 @@ def test_no_compression(folder, capsys):
     arguments = ["generate", clip, "Why?", "--checkpoint", checkpoint, "--no-compression"]
     assert main([*arguments, "--max-new-tokens", "2"]) == 0
     assert "= 100%" in capsys.readouterr().err
+
+
+def test_grid_slots_are_the_checkpoints_unless_given():
+    spec = WindowSpec(grid_slots=36)
+    for given, slots in {None: 36, 16: 16}.items():
+        assert spec_from(Namespace(grid_slots=given), spec) == WindowSpec(grid_slots=slots)
 
 
 @pytest.mark.parametrize(

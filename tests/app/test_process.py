@@ -93,8 +93,8 @@ def stopped_while_compiling(arguments, folder, delay):
 def commands(clip, folder):
     return [
         ["demo", "--out", str(folder / "demo")],
-        ["stream", str(clip), "--checkpoint", "small", "--grid-slots", "36", "--capacity", "1024"],
-        ["generate", str(clip), "What?", "--checkpoint", "small", "--grid-slots", "36"],
+        ["stream", str(clip), "--checkpoint", "small", "--capacity", "1024"],
+        ["generate", str(clip), "What?", "--checkpoint", "small"],
     ]
 
 

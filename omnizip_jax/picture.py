@@ -19,7 +19,8 @@ def plot_compression(answer: Answer) -> Figure:
     """Draw the frames of an answer's clip with dropped tokens dimmed, and the rates per window.
 
     Every column is a window: its grids one below the other (the spatial step's, then the temporal
-    step's), then its audio retention S_a and its video rate (eq. 5 after Algorithm 1).
+    step's), then its audio retention S_a and its video rate (eq. 5 after Algorithm 1). Sound
+    alone has the rates only.
 
     Raises:
         ValueError: the answer has no clip, so there is nothing to draw.
@@ -27,7 +28,7 @@ def plot_compression(answer: Answer) -> Figure:
     clip, trace, counts = answer.clip, answer.compression, answer.counts
     if clip is None or trace is None:
         raise ValueError("an answer without a video has nothing to draw: ask about a clip")
-    clip, grids = clip.sample(COLUMNS), trace.video_keep.shape[1]
+    clip, grids = clip.sample(COLUMNS), trace.video_keep.shape[1] if clip.has_video else 0
     shown = clip.numbers or ()
     figure = Figure(figsize=(1.9 * len(shown) + 1, 1.25 * grids + 3.2), layout="constrained")
     axes = figure.subplot_mosaic(
@@ -37,11 +38,10 @@ def plot_compression(answer: Answer) -> Figure:
         ],
         height_ratios=[1.0] * grids + [1.3],
     )
-    for place, window in enumerate(shown):
+    for place, window in enumerate(shown if grids else ()):
         one = jax.tree.map(lambda x, i=place: x[i], clip.windows)
-        frames = iter(
-            window_frames(one, clip.spec)[:: clip.spec.temporal_patch]
-        )  # the first frame of each grid
+        # The first frame of each grid.
+        frames = iter(window_frames(one, clip.spec)[:: clip.spec.temporal_patch])
         rows, columns = one.grid_size
         for grid in range(grids):
             ax = axes[f"{grid}/{window}"]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omnizip_jax.app.arguments import (
     check_modalities,
@@ -20,8 +22,10 @@ from omnizip_jax.app.arguments import (
     utf8,
 )
 from omnizip_jax.app.times import parse_time
-from omnizip_jax.compression import OmniZipConfig
-from omnizip_jax.config import WindowSpec
+
+if TYPE_CHECKING:  # jax is imported once the arguments are read
+    from omnizip_jax.compression import Method
+    from omnizip_jax.config import WindowSpec
 
 ROOM_TO_ASK = 384  # tokens of a question in a stream and of what stands around it
 STOPPED = 130  # the exit code after Ctrl-C
@@ -56,6 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Says defaults, where there is one to say."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        nothing = isinstance(action.default, bool) or action.default in (None, [])
+        return action.help if nothing else super()._get_help_string(action)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line, as ``--help`` shows it."""
     parser = argparse.ArgumentParser(
@@ -87,11 +99,14 @@ def build_parser() -> argparse.ArgumentParser:
         "convert", help="turn released Qwen2.5-Omni weights into a Flax checkpoint, once"
     )
 
+    methods = commands.add_parser("methods", help="list the methods that choose among tokens")
+    methods.set_defaults(run=_methods)
+
     generate = commands.add_parser(
         "generate",
         help="ask a question about a video file or URL",
         description="Answers one question about one video with sound.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
     generate.add_argument("clip", metavar="CLIP", help="video file or URL")
     generate.add_argument(
@@ -130,7 +145,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Feeds 2 s windows as they come and answers questions: those that you type "
         "(or pipe in), and those given with --ask. Each is answered when the window in which it "
         "was asked is complete. Memory and time per window stay flat. Ctrl-C ends it.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Help,
     )
     stream.add_argument(
         "source",
@@ -148,7 +163,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs=2,
         type=utf8,
         action="append",
-        default=argparse.SUPPRESS,
+        default=[],
         metavar=("TIME", "QUESTION"),
         help='ask at that time of the stream: 00:30, 1:02:03, or "end"; may be repeated',
     )
@@ -175,14 +190,13 @@ def build_parser() -> argparse.ArgumentParser:
     stream.add_argument(
         "--when-slow",
         choices=["wait", "skip"],
-        default=argparse.SUPPRESS,
         help="let the source wait, or skip windows (default: skip for devices and --realtime)",
     )
     stream.add_argument(
         "--timeout", type=float, default=10.0, metavar="S", help="seconds without data to wait"
     )
     stream.add_argument(
-        "--system", type=utf8, default=argparse.SUPPRESS, metavar="TEXT", help="system prompt"
+        "--system", type=utf8, metavar="TEXT", help="system prompt, if not the released one"
     )
     stream.add_argument("--dtype", choices=["bfloat16", "float32"], help="run in another dtype")
     stream.add_argument(
@@ -193,47 +207,38 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def add_compression_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the commands that compress share: the grid and the settings of ``OmniZipConfig``."""
+    """What the commands that compress share: the grid, and the method with its settings."""
     parser.add_argument(
         "--grid-slots",
         type=positive,
-        default=WindowSpec().grid_slots,
         metavar="N",
-        help='video tokens for each second, at most; clips of the demo and "small" want 36',
+        help="video tokens for each second, at most (default: the checkpoint's)",
     )
-    defaults, group = OmniZipConfig(), parser.add_argument_group("compression")
-    for name, text in {
-        "rho_audio": "share of audio tokens that is not salient",
-        "rho_video": "share of video tokens to discard",
-        "rho_min": "least that a window's video is pruned",
-        "rho_max": "most that a window's video is pruned",
-        "merge_size": "audio tokens merged into an anchor, 0 for no anchors",
-    }.items():
-        default = getattr(defaults, name)
-        group.add_argument(
-            "--" + name.replace("_", "-"), type=type(default), default=default, help=text
-        )
+    group = parser.add_argument_group("compression")
     group.add_argument(
-        "--rule",
-        choices=["paper", "published"],
-        default="paper",
-        help="the authors' code has its own",
+        "--method", default="omnizip", metavar="NAME", help="`omnizip methods` lists them"
     )
     group.add_argument(
-        "--relative-distance",
-        action="store_true",
-        help="spatial step that does not depend on the scale of the features; not in the paper",
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of the method, rho_audio=0.4 for example; may be repeated",
     )
-    group.add_argument("--no-compression", action="store_true", help="read all tokens")
 
 
-def compression_from(arguments: argparse.Namespace) -> OmniZipConfig | None:
-    """The rule that the command line asks for; None for all tokens."""
-    if arguments.no_compression:
-        return None
-    names = ("rho_audio", "rho_video", "rho_min", "rho_max", "merge_size", "rule")
-    settings = {name: getattr(arguments, name) for name in (*names, "relative_distance")}
-    return OmniZipConfig(**settings)
+def method_from(arguments: argparse.Namespace) -> Method:
+    """The method that the command line asks for."""
+    from omnizip_jax.app.methods import parse_method
+
+    return parse_method(arguments.method, arguments.set)
+
+
+def spec_from(arguments: argparse.Namespace, spec: WindowSpec) -> WindowSpec:
+    """The checkpoint's shape of a window, with the grid that the command line asks for."""
+    if arguments.grid_slots is None:
+        return spec
+    return dataclasses.replace(spec, grid_slots=arguments.grid_slots)
 
 
 def enable_compilation_cache() -> None:
@@ -243,6 +248,13 @@ def enable_compilation_cache() -> None:
     from omnizip_jax.checkpoint.small import cache_folder
 
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+
+
+def _methods(_: argparse.Namespace) -> int:
+    from omnizip_jax.app.methods import print_methods
+
+    print_methods()
+    return 0
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -256,7 +268,6 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    compression = compression_from(arguments)
     check_modalities(arguments)
     check_question("QUESTION", arguments.question)
     if arguments.picture is not None:
@@ -265,6 +276,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     import omnizip_jax
     from omnizip_jax.prompt import DEFAULT_SYSTEM
 
+    method = method_from(arguments)
     enable_compilation_cache()
     if sys.stderr.isatty():
         print(f"[loading {arguments.checkpoint}]", file=sys.stderr)
@@ -273,13 +285,13 @@ def _generate(arguments: argparse.Namespace) -> int:
         params,
         arguments.clip,
         arguments.question,
-        compression=compression,
+        compression=method,
         max_new_tokens=arguments.max_new_tokens,
         system=DEFAULT_SYSTEM if arguments.system is None else arguments.system,
         use_audio=not arguments.no_audio,
         use_video=not arguments.no_video,
         max_frames=arguments.max_frames,
-        spec=WindowSpec(grid_slots=arguments.grid_slots),
+        spec=spec_from(arguments, params.config.spec),
         temperature=arguments.temperature,
         top_p=arguments.top_p,
         seed=arguments.seed,
@@ -303,9 +315,8 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 
 def _stream(arguments: argparse.Namespace) -> int:
-    compression = compression_from(arguments)
     check_modalities(arguments)
-    asked = [(parse_time(time), question) for time, question in getattr(arguments, "ask", [])]
+    asked = [(parse_time(time), question) for time, question in arguments.ask]
     for _, question in asked:
         check_question("--ask", question)
 
@@ -313,6 +324,8 @@ def _stream(arguments: argparse.Namespace) -> int:
     from omnizip_jax.app.follow import Questions, begin_stream, follow
     from omnizip_jax.app.terminal import Screen, Typing, print_json
     from omnizip_jax.prompt import DEFAULT_SYSTEM
+
+    method = method_from(arguments)
 
     enable_compilation_cache()
     questions = Questions(asked)
@@ -322,7 +335,7 @@ def _stream(arguments: argparse.Namespace) -> int:
         if screen:
             screen.status("loading the checkpoint")
         params = omnizip_jax.load(arguments.checkpoint, dtype=arguments.dtype)
-        spec = WindowSpec(grid_slots=arguments.grid_slots)
+        spec = spec_from(arguments, params.config.spec)
         source = stack.enter_context(
             omnizip_jax.windows(
                 arguments.source,
@@ -332,20 +345,20 @@ def _stream(arguments: argparse.Namespace) -> int:
                 sound=arguments.sound,
                 timeout=arguments.timeout,
                 realtime=arguments.realtime,
-                when_slow=getattr(arguments, "when_slow", None),
+                when_slow=arguments.when_slow,
             )
         )
         if screen:
             screen.status("compiling (kept for the next time)")
         state = begin_stream(
             params,
-            compression,
+            method,
             capacity=arguments.capacity,
             memory=arguments.memory,
             text_slots=arguments.max_new_tokens + ROOM_TO_ASK,
             audio=source.has_audio,
             spec=spec,
-            system=getattr(arguments, "system", DEFAULT_SYSTEM),
+            system=DEFAULT_SYSTEM if arguments.system is None else arguments.system,
         )
         follow(
             params,

@@ -64,7 +64,7 @@ def run(folder: Path, seed: int) -> None:
     ):
         console.print(
             "[red]✗[/] The paper's spatial step may drop a small thing, see the picture. "
-            "docs/accuracy.md says why; `--relative-distance` keeps it.\n"
+            "docs/accuracy.md says why.\n"
         )
     console.print(results_table(answers))
     picture = folder / "kept.png"
@@ -73,8 +73,8 @@ def run(folder: Path, seed: int) -> None:
     settings = BUDGETS["45 %"]
     console.print(
         f"\nAsk something else, in words like these:\n  omnizip generate {path} "
-        f"'{questions[-1].text}' --checkpoint small --grid-slots {SPEC.grid_slots} "
-        f"--rho-audio {settings['rho_audio']} --rho-video {settings['rho_video']}\n"
+        f"'{questions[-1].text}' --checkpoint small "
+        f"--set rho_audio={settings['rho_audio']} --set rho_video={settings['rho_video']}\n"
         "Another clip: omnizip demo --seed 1. Window by window: omnizip demo --stream",
         markup=False,
         highlight=False,
@@ -117,8 +117,7 @@ def run_stream(folder: Path, seed: int) -> None:
     console.print(f"True answers: {truth}")
     console.print(stream_table(read))
     console.print(
-        f"\nWatch on, and type a question: omnizip stream {path} --realtime --checkpoint small "
-        f"--grid-slots {SPEC.grid_slots}",
+        f"\nWatch on, and type a question: omnizip stream {path} --realtime --checkpoint small",
         markup=False,
         highlight=False,
         soft_wrap=True,

@@ -17,6 +17,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, NoReturn
 
 from omnizip_jax.app import cli
@@ -73,31 +74,35 @@ class Interrupt:
 
     Attributes:
         seen: there was one.
-        raises: the first one raises ``KeyboardInterrupt`` in the main thread.
+        raises: the first one raises ``KeyboardInterrupt`` in the main thread. While modules are
+            imported it ends the process at once instead: there is nothing yet to put in order.
     """
 
     def __init__(self):
         self.seen, self.raises = False, True
         if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
             return
+        self._put_back = _remember_terminal()
         self._hear, tell = socket.socketpair()
         tell.setblocking(False)
         self._tell = tell  # keeps it open
         signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGINT, self._handle)
-        sys.unraisablehook = self._unraisable
-        self._restore = _terminal_state()
+        # What Ctrl-C turned into within a callback.
+        sys.unraisablehook = self._unless_seen(sys.unraisablehook)
+        sys.excepthook = self._unless_seen(sys.excepthook)
         threading.Thread(target=self._watch, daemon=True).start()
 
-    def _handle(self, *_: Any) -> None:
+    def _handle(self, _: int, frame: FrameType | None) -> None:
         first, self.seen = not self.seen, True
+        if _importing(frame):  # modules in C may abort if an exception comes in between
+            self._last_words()
+            _leave(cli.STOPPED)
         if first and self.raises:
             raise KeyboardInterrupt
 
-    def _unraisable(self, unraisable: Any) -> None:
-        # Ctrl-C within a callback: the watch ends the process, there is nothing to tell.
-        if not isinstance(unraisable.exc_value, KeyboardInterrupt):
-            sys.__unraisablehook__(unraisable)
+    def _unless_seen(self, hook: Callable[..., None]) -> Callable[..., None]:
+        return lambda *error: None if self.seen else hook(*error)
 
     def _watch(self) -> None:
         self._hear.recv(1)
@@ -111,8 +116,17 @@ class Interrupt:
         _leave(cli.STOPPED)
 
     def _last_words(self) -> None:
-        self._restore()
+        with contextlib.suppress(Exception):
+            self._put_back()
         os.write(2, b"omnizip: stopped\n")
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 class Warnings:
@@ -148,21 +162,27 @@ def _open_standard_streams() -> bool:
     return complete
 
 
-def _terminal_state() -> Callable[[], None]:
+def _remember_terminal() -> Callable[[], None]:
     """How to put the terminal back: echo, and the cursor that a live screen hides."""
-    try:
-        import termios
 
-        before = termios.tcgetattr(0)
-    except (ImportError, termios.error):  # not a POSIX system, not a terminal
-        return lambda: None
-
-    def restore() -> None:
-        termios.tcsetattr(0, termios.TCSADRAIN, before)
+    def show_cursor() -> None:
         if os.isatty(1):
             os.write(1, b"\r\x1b[K\x1b[?25h")
 
-    return restore
+    try:
+        import termios
+    except ImportError:  # not a POSIX system
+        return show_cursor
+    if not os.isatty(0):
+        return show_cursor
+    before = termios.tcgetattr(0)
+
+    def put_back() -> None:
+        if termios.tcgetattr(0) != before:  # setting it would halt a program in the background
+            termios.tcsetattr(0, termios.TCSADRAIN, before)
+        show_cursor()
+
+    return put_back
 
 
 def _say(line: str) -> None:

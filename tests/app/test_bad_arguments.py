@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from omnizip_jax.checkpoint.folder import UNFINISHED, WEIGHTS
 from omnizip_jax.checkpoint.small import RELEASED, small_checkpoint
 from omnizip_jax.testbed.clips import make_clip
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 60  # s
 
-SMALL = "--checkpoint small --grid-slots 36"
+SMALL = "--checkpoint small"
 # What is typed, and what the message has to name. {here} is a folder full of bad files.
 GENERATE = [
     ("generate", "CLIP"),
@@ -112,11 +113,11 @@ def places(tmp_path_factory, cache_folder):
     (here / "text.mp4").write_text("no film\n" * 1000)
     (here / "head.mp4").write_bytes(clip.read_bytes()[:500])
     damaged = shutil.copytree(small_checkpoint(), here / "damaged")
-    for file in (damaged / "weights").rglob("*"):
+    for file in (damaged / WEIGHTS).rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     unfinished = shutil.copytree(small_checkpoint(), here / "unfinished")
-    (unfinished / "UNFINISHED").touch()
+    (unfinished / UNFINISHED).touch()
 
     class Nothing(BaseHTTPRequestHandler):
         def do_GET(self):

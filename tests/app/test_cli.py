@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+
 import pytest
 
-from omnizip_jax.app.cli import main
+from omnizip_jax.app.cli import main, spec_from
 from omnizip_jax.checkpoint.convert import convert
+from omnizip_jax.config import WindowSpec
 from omnizip_jax.testbed.bouncing import write_clip
 
 
@@ -30,7 +33,7 @@ def test_generate(folder, capsys, tmp_path):
         [
             *("generate", str(folder / "clip.mp4"), "What happens?"),
             *("--checkpoint", str(folder / "checkpoint"), "--max-new-tokens", "8"),
-            *("--rho-audio", "0.4", "--rho-video", "0.7", "--picture", str(picture)),
+            *("--set", "rho_audio=0.4", "--set", "rho_video=0.7", "--picture", str(picture)),
         ]
     )
     out, err = capsys.readouterr()
@@ -41,9 +44,15 @@ def test_generate(folder, capsys, tmp_path):
 
 def test_no_compression(folder, capsys):
     clip, checkpoint = str(folder / "clip.mp4"), str(folder / "checkpoint")
-    arguments = ["generate", clip, "Why?", "--checkpoint", checkpoint, "--no-compression"]
+    arguments = ["generate", clip, "Why?", "--checkpoint", checkpoint, "--method", "all"]
     assert main([*arguments, "--max-new-tokens", "2"]) == 0
     assert "= 100%" in capsys.readouterr().err
+
+
+def test_grid_slots_are_the_checkpoints_unless_given():
+    spec = WindowSpec(grid_slots=36)
+    for given, slots in {None: 36, 16: 16}.items():
+        assert spec_from(Namespace(grid_slots=given), spec) == WindowSpec(grid_slots=slots)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +73,15 @@ def test_bad_input_is_one_message(folder, capsys, arguments, message):
     assert main([argument.format(**paths) for argument in arguments]) == 1
     err = capsys.readouterr().err
     assert message in err and "Traceback" not in err
+
+
+def test_ctrl_c_during_a_conversion(capsys, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("omnizip_jax.checkpoint.convert.convert", stop)
+    assert main(["convert", "source", "target"]) == 130
+    assert "omnizip: stopped" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [[], ["demo"], ["generate"], ["convert"]])

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from omnizip_jax import OmniZipConfig, PushSource, load, windows
+from omnizip_jax.app import follow as live
 from omnizip_jax.app.cli import main
 from omnizip_jax.app.follow import Questions
 from omnizip_jax.app.terminal import Typing
 from omnizip_jax.app.times import END, clock, parse_time
 from omnizip_jax.checkpoint.convert import convert
+from omnizip_jax.media import WindowStream
 from omnizip_jax.testbed.bouncing import write_clip
 
 SETTINGS = {"capacity": 2048, "text_slots": 400}
@@ -133,7 +135,7 @@ def test_ctrl_c_and_errors_end_in_order(stream, monkeypatch, error, code, messag
         ("no.mp4", (), "no.mp4"),
         (None, ("--ask", "noon", "Why?"), "MM:SS"),
         (None, ("--capacity", "300"), "too small"),
-        (None, ("--rule", "published"), "whole clip"),
+        (None, ("--method", "published"), "whole clip"),
         (None, ("--timeout", "-1"), "timeout"),
     ],
 )
@@ -141,6 +143,36 @@ def test_bad_input_is_one_message(stream, source, arguments, message):
     code, out, err = stream(*arguments, source=source)
     assert code == 1 and message in err and "Traceback" not in err
     assert len(err.strip().splitlines()) == 1 and not out.strip()
+
+
+def test_a_source_that_breaks_off_is_an_error(stream, monkeypatch):
+    """What came before is fed; then its message, and exit code 1."""
+
+    def breaks_off(self):
+        if self.emitted == 2:
+            raise ValueError(f"{self.name}: the connection was reset")
+        return given(self)
+
+    given = WindowStream.__next__
+    monkeypatch.setattr(WindowStream, "__next__", breaks_off)
+    code, out, err = stream("--json", "--ask", "end", "Why?")
+    events = events_of(out)
+    assert code == 1 and "clip.mp4: the connection was reset" in err
+    assert len(err.splitlines()) == 1
+    assert [event["event"] for event in events] == ["window", "window", "end"]
+    assert events[-1]["reason"] == "error" and events[-1]["windows"] == 2
+
+
+def test_bytes_that_are_no_text_are_refused_and_the_stream_goes_on(folder):
+    source = windows(folder / "clip.mp4")
+    params = load(folder / "checkpoint")
+    state = live.begin(params, OmniZipConfig(), **SETTINGS)
+    events = []
+    questions = Questions([(2, "Wh\udcff?"), (4, "Why?")])
+    live.follow(params, state, source, questions, events.append, max_new_tokens=2)
+    refused, answered = (e for e in events if isinstance(e, live.Refused | live.Answered))
+    assert "not Unicode text" in refused.message and answered.question == "Why?"
+    assert events[-1].reason == "end" and events[-1].windows == 5
 
 
 def test_skipped_windows_are_reported(folder):

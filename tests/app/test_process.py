@@ -28,13 +28,14 @@ def shell(redirection, *arguments):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
-def run_script(command, stdout=subprocess.PIPE):
+def run_script(command, stdout=subprocess.PIPE, stdin=None):
     """Start a Python process whose work is the function ``command``, given as source."""
     source = f"from omnizip_jax.app.process import run\n{command}\nrun(command)"
     return subprocess.Popen(
         [sys.executable, "-c", source],
         cwd=ROOT,
         text=True,
+        stdin=stdin,
         stdout=stdout,
         stderr=subprocess.PIPE,
     )
@@ -92,8 +93,8 @@ def stopped_while_compiling(arguments, folder, delay):
 def commands(clip, folder):
     return [
         ["demo", "--out", str(folder / "demo")],
-        ["stream", str(clip), "--checkpoint", "small", "--grid-slots", "36", "--capacity", "1024"],
-        ["generate", str(clip), "What?", "--checkpoint", "small", "--grid-slots", "36"],
+        ["stream", str(clip), "--checkpoint", "small", "--capacity", "1024"],
+        ["generate", str(clip), "What?", "--checkpoint", "small"],
     ]
 
 
@@ -147,17 +148,72 @@ def test_a_lost_ctrl_c_ends_the_process(ctrl_c, times):
 
 
 @posix
-@pytest.mark.parametrize("raised", ["RuntimeError('of the compiler')", "SystemExit(1)"])
-def test_what_ctrl_c_turned_into_is_not_shown(ctrl_c, raised):
+def test_ctrl_c_while_modules_are_imported(ctrl_c, tmp_path):
+    """No exception is raised there: modules in C abort."""
+    (tmp_path / "slow_to_import.py").write_text("""
+import os, time
+try:
+    print("begins", flush=True)
+    time.sleep(100)
+except KeyboardInterrupt:
+    os.abort()
+""")
+    command = f"""
+import sys
+sys.path.append({str(tmp_path)!r})
+def command():
+    import slow_to_import
+"""
+    with run_script(command) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        _, err = process.communicate(timeout=20)
+    check_stopped(process.returncode, err, time.monotonic() - began)
+
+
+@posix
+def test_the_terminal_is_put_back(ctrl_c):
+    """Echo is on and the cursor to be seen, though the work had no chance to see to it."""
+    import pty
+    import termios
+
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    command = DEAF.replace("while True", "tty.setcbreak(0)\n    while True")
+    with run_script("import tty" + command, stdin=theirs, stdout=theirs) as process:
+        while b"begins" not in os.read(ours, 100):
+            pass
+        assert termios.tcgetattr(theirs) != before
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+        process.communicate(timeout=20)
+    assert process.returncode == 130 and termios.tcgetattr(theirs) == before
+    assert b"\x1b[?25h" in os.read(ours, 100)
+    os.close(ours)
+    os.close(theirs)
+
+
+@posix
+@pytest.mark.parametrize(
+    "then",
+    [
+        "raise RuntimeError('of the compiler')",
+        "raise SystemExit(1)",
+        "sys.excepthook(*sys.exc_info()); raise ImportError('a module in C')",
+    ],
+)
+def test_what_ctrl_c_turned_into_is_not_shown(ctrl_c, then):
     """A library between may make another error of it."""
     command = f"""
-import time
+import sys, time
 def command():
     try:
         print("begins", flush=True)
         time.sleep(100)
     except KeyboardInterrupt:
-        raise {raised}
+        {then}
 """
     with run_script(command) as process:
         process.stdout.readline()

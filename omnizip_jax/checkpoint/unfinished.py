@@ -72,7 +72,8 @@ def _lock(room: Path, wait: bool) -> IO[str]:
     while True:
         try:
             room.mkdir(parents=True, exist_ok=True)
-            if any(room.iterdir()) and not marker.is_file():
+            names = [path.name for path in room.iterdir()]  # at one moment: makers come and go
+            if names and UNFINISHED not in names:
                 raise ConversionError(
                     f"{room}: in the way, and not the remains of a conversion; remove it"
                 )

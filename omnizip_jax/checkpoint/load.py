@@ -81,7 +81,7 @@ def load(
 def _check_folder(path: Path) -> None:
     if not path.is_dir():
         raise ValueError(f"{path}: no such folder. Give a converted checkpoint; {ADVICE}")
-    if (path / UNFINISHED).exists():
+    if any((folder / UNFINISHED).exists() for folder in (path, path.parent)):
         raise ValueError(
             f"{path}: the remains of an interrupted conversion. Delete them and run "
             "`omnizip convert SOURCE TARGET` again"

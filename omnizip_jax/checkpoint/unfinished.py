@@ -32,7 +32,7 @@ def unfinished(target: Path, wait: bool = False) -> Iterator[Path]:
     """
     room = target.with_name(f"{target.name}.unfinished")
     with _lock(room, wait):
-        if any(path.name != UNFINISHED for path in room.iterdir()):
+        if _others(room):
             print(f"{room}: removing the remains of an interrupted conversion", file=sys.stderr)
             _clear(room)
         try:
@@ -40,11 +40,11 @@ def unfinished(target: Path, wait: bool = False) -> Iterator[Path]:
             folder.mkdir()
             yield folder
         finally:
-            _clear(room)
-            # The marker goes last: who finds none finds nothing to lose either.
-            (room / UNFINISHED).unlink()
-            with contextlib.suppress(OSError):  # the next maker is in it already
-                room.rmdir()
+            # The marker goes last, and stays with what could not be removed.
+            if _clear(room):
+                (room / UNFINISHED).unlink()
+                with contextlib.suppress(OSError):  # the next maker is in it already
+                    room.rmdir()
 
 
 def remove(path: Path) -> None:
@@ -55,10 +55,15 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _clear(room: Path) -> None:
-    for path in room.iterdir():
-        if path.name != UNFINISHED:
-            remove(path)
+def _clear(room: Path) -> bool:
+    """Remove all but the marker; whether nothing is left."""
+    for path in _others(room):
+        remove(path)
+    return not _others(room)
+
+
+def _others(room: Path) -> list[Path]:
+    return [path for path in room.iterdir() if path.name != UNFINISHED]
 
 
 def _lock(room: Path, wait: bool) -> IO[str]:
@@ -67,7 +72,8 @@ def _lock(room: Path, wait: bool) -> IO[str]:
     while True:
         try:
             room.mkdir(parents=True, exist_ok=True)
-            if any(room.iterdir()) and not marker.is_file():
+            names = [path.name for path in room.iterdir()]  # at one moment: makers come and go
+            if names and UNFINISHED not in names:
                 raise ConversionError(
                     f"{room}: in the way, and not the remains of a conversion; remove it"
                 )

@@ -165,6 +165,49 @@ def test_tied_embeddings_need_no_head(source, tmp_path):
     assert "lm_head" not in load(tmp_path / "model").weights["text"]
 
 
+@pytest.mark.parametrize("stored", ["both, different", "both, equal", "the head", "the embedding"])
+def test_tied_checkpoints_are_read_as_transformers_reads_them(source, tmp_path, stored):
+    import torch
+    from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
+
+    embedding, head = "thinker.model.embed_tokens.weight", "thinker.lm_head.weight"
+    config = json.loads((source / "config.json").read_text())
+    config["thinker_config"]["tie_word_embeddings"] = True
+    (source / "config.json").write_text(json.dumps(config))
+    values = released(source)
+    for file in source.glob("*.safetensors"):
+        tensors = load_file(file)
+        if stored == "both, equal" and head in tensors:
+            tensors[head] = values[embedding]
+        if stored == "the head":
+            tensors.pop(embedding, None)
+        if stored == "the embedding":
+            tensors.pop(head, None)
+        save_file(tensors, file, metadata={"format": "pt"})
+
+    theirs = Thinker.from_pretrained(source, dtype=torch.float32)
+    convert.convert(source, tmp_path / "model")
+    params = load(tmp_path / "model", "float32")
+    text = params.weights["text"]
+    assert params.config.text.tied == ("lm_head" not in text) == (stored != "both, different")
+    table = text["embed_tokens"]["embedding"]
+    np.testing.assert_array_equal(table, theirs.get_input_embeddings().weight.detach())
+    logits = table if params.config.text.tied else text["lm_head"]["weight"]
+    np.testing.assert_array_equal(logits, theirs.lm_head.weight.detach())
+
+
+def test_a_tied_checkpoint_with_an_unfit_head(source, fails):
+    config = json.loads((source / "config.json").read_text())
+    config["thinker_config"]["tie_word_embeddings"] = True
+    (source / "config.json").write_text(json.dumps(config))
+    for file in source.glob("*.safetensors"):
+        tensors = load_file(file)
+        if "thinker.lm_head.weight" in tensors:
+            tensors["thinker.lm_head.weight"] = np.zeros((0, 64), np.float32)
+            save_file(tensors, file)
+    assert "misshapen thinker.lm_head.weight: expected [512, 64], found [0, 64]" in fails(source)
+
+
 def test_batches_and_slices_of_any_size(released_folder, converted, tmp_path, monkeypatch):
     monkeypatch.setattr(convert, "BATCH_BYTES", 2**15)
     monkeypatch.setattr("omnizip_jax.checkpoint.released.SLICE_BYTES", 1000)
@@ -226,6 +269,21 @@ def test_missing_shard(source, fails):
 def test_damaged_index(source, fails, content):
     (source / "model.safetensors.index.json").write_text(content)
     assert "damaged index" in fails(source)
+
+
+@pytest.mark.parametrize("name", ["../secret", 5, None, ["a"], ""])
+def test_index_with_strange_files(source, fails, name):
+    (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    assert "damaged index" in fails(source) or name == ""
+
+
+def test_a_tensor_stored_twice(source, fails):
+    shards = sorted(source.glob("*.safetensors"))
+    name = "thinker.audio_tower.ln_post.bias"
+    tensors = load_file(shards[1])
+    tensors[name] = load_file(shards[0])[name] + 1
+    save_file(tensors, shards[1])
+    assert f"{shards[1].name}: holds {name} a second time" in fails(source)
 
 
 def test_no_weights(source, fails):
@@ -299,6 +357,46 @@ def test_a_write_fails(released_folder, fails, monkeypatch):
 
     monkeypatch.setattr(convert.ocp.partial, "save", full)
     assert "No space left on device" in fails(released_folder)
+
+
+def test_a_write_fails_inside_tensorstore(released_folder, fails, monkeypatch):
+    def denied(*_):
+        raise ValueError("PERMISSION_DENIED: Error writing [os_error_code='13']")
+
+    monkeypatch.setattr(convert.ocp.partial, "save", denied)
+    message = fails(released_folder)
+    assert "writing failed: PERMISSION_DENIED" in message and "full" not in message
+
+
+def test_a_bug_is_no_full_disk(released_folder, tmp_path, monkeypatch):
+    def bug(*_):
+        raise TypeError("save() takes 3 positional arguments")
+
+    monkeypatch.setattr(convert.ocp.partial, "save", bug)
+    with pytest.raises(TypeError, match="positional"):
+        convert.convert(released_folder, tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float64", "float16", "hello", object()])
+def test_no_dtype_for_weights(released_folder, converted, tmp_path, dtype):
+    for use in (lambda: load(converted, dtype), lambda: load("small", dtype)):
+        with pytest.raises(ValueError, match="dtype of the weights must be one of bfloat16, fl"):
+            use()
+    with pytest.raises(ValueError, match="dtype of the weights must be one of bfloat16, fl"):
+        convert.convert(released_folder, tmp_path / "model", dtype)
+    assert not list(tmp_path.iterdir())
+
+
+def test_warnings_as_errors(released_folder, tmp_path):
+    """No warning comes up on the way, so none can pass for damage."""
+    script = (
+        "import sys; from omnizip_jax.checkpoint.convert import convert\n"
+        "from omnizip_jax.checkpoint.load import load\n"
+        "convert(*sys.argv[1:]); load(sys.argv[2], 'float32', verify=True)"
+    )
+    command = ["-W", "error", "-c", script, str(released_folder), str(tmp_path / "model")]
+    subprocess.run([sys.executable, *command], cwd=REPOSITORY, check=True)
 
 
 def test_interrupted_by_the_keyboard(released_folder, tmp_path, monkeypatch, capfd):

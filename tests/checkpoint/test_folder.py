@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 from safetensors.numpy import load_file
 from transformers import AutoTokenizer
 
@@ -54,6 +55,26 @@ def test_dtype_by_choice(converted):
     for narrow, leaf in zip(jax.tree.leaves(stored), jax.tree.leaves(wide), strict=True):
         assert leaf.dtype == jnp.float32
         np.testing.assert_array_equal(leaf, narrow.astype(jnp.float32))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.dtype("float32"), np.float32])
+def test_dtypes_are_types_too(converted, dtype):
+    leaves = jax.tree.leaves(load(converted, dtype).weights)
+    assert {leaf.dtype for leaf in leaves} == {np.dtype(dtype)}
+
+
+def test_home_in_the_path(converted, monkeypatch):
+    monkeypatch.setenv("HOME", str(converted.parent))
+    assert load(f"~/{converted.name}").fingerprint == load(converted).fingerprint
+
+
+def test_a_warning_is_no_damage(converted, monkeypatch):
+    def warn(*_):
+        raise DeprecationWarning("use something else")
+
+    monkeypatch.setattr(ocp, "load", warn)
+    with pytest.raises(DeprecationWarning, match="use something else"):
+        load(converted)
 
 
 def test_configuration_and_tokenizer_ride_along(converted, released_folder):

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from omnizip_jax import load
+from omnizip_jax.checkpoint.checksums import damaged_files
 from omnizip_jax.checkpoint.small import RELEASED, cache_folder, small_checkpoint
 from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.decode import end_tokens
@@ -15,6 +22,7 @@ from omnizip_jax.testbed.batches import cut
 from omnizip_jax.testbed.clips import DIFFICULTIES, SPEC, make_clip
 
 CLIPS = 50
+ROOT = Path(__file__).parents[2]
 
 
 def test_it_is_small_and_converted_once(tmp_path, monkeypatch, capfd):
@@ -33,6 +41,73 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(ValueError, match="set XDG_CACHE_HOME"):
         load("small")
+
+
+def largest(folder: Path, pattern: str = "weights/**/d/*") -> Path:
+    return max(folder.glob(pattern), key=lambda file: file.stat().st_size)
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return small_checkpoint()
+
+
+@pytest.mark.parametrize(
+    ("part", "damage"),
+    [
+        ("weights/**/d/*", flip),
+        ("weights/**/d/*", truncate),
+        ("weights/**/d/*", Path.unlink),
+        ("tokenizer/*", flip),
+        ("checksums", Path.unlink),
+    ],
+)
+def test_a_damaged_cache_heals(cached, part, damage):
+    fingerprint = (cached / "fingerprint").read_text()
+    damage(largest(cached, part))
+    assert damaged_files(cached)
+    params = load("small")
+    assert params.fingerprint == fingerprint
+    assert not damaged_files(cached)
+    assert [path.name for path in cache_folder().iterdir()] == [cached.name]
+
+
+@pytest.mark.parametrize("rest", ["nothing", "an empty folder", "a file"])
+def test_a_cache_that_is_gone_heals(cached, rest):
+    shutil.rmtree(cached)
+    if rest == "an empty folder":
+        cached.mkdir()
+    if rest == "a file":
+        cached.write_text("hello")
+    load("small")
+    assert not damaged_files(cached)
+
+
+def test_two_processes_heal_one_cache(cached):
+    flip(
+        max(cached.glob("weights/state/ocdbt.process_*/d/*"), key=lambda file: file.stat().st_size)
+    )
+    script = "from omnizip_jax.checkpoint.load import load; print(load('small').fingerprint)"
+    command = [sys.executable, "-c", script]
+    processes = [
+        subprocess.Popen(command, cwd=ROOT, env=os.environ, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = {process.communicate()[0].strip() for process in processes}
+    assert [process.returncode for process in processes] == [0, 0]
+    assert said == {load("small").fingerprint}
+    assert [path.name for path in cache_folder().iterdir()] == [cached.name]
 
 
 def test_transformers_gives_the_same_answers(small):

@@ -20,14 +20,15 @@ from omnizip_jax.compression.audio import (
     cross_modal_similarity,
     merge_into_anchors,
     sample_anchors,
+    select_salient,
 )
 from omnizip_jax.compression.budget import initial_rates
 from omnizip_jax.compression.counts import lookup
 from omnizip_jax.compression.method import Counts
-from omnizip_jax.compression.rule import Rule
+from omnizip_jax.compression.rule import Rule, over_windows
 from omnizip_jax.compression.settings import Settings
 from omnizip_jax.compression.similarity import cosines
-from omnizip_jax.compression.video import density_peaks
+from omnizip_jax.compression.video import density_peaks, istc
 from omnizip_jax.types import WindowTokens
 
 
@@ -35,8 +36,21 @@ from omnizip_jax.types import WindowTokens
 class PublishedOmniZip(Rule):
     """The rule of the authors' newest code, quirks included; the settings are the paper's.
 
-    Its budget slips, by up to 14 points on short clips (docs/rules.md).
+    Its budget slips, by up to 14 points on short clips (docs/rules.md), so it cannot hold ``keep``.
+
+    Raises:
+        ValueError: a setting of the wrong type or outside its range, or ``keep``.
     """
+
+    keep: float | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.keep is not None:
+            raise ValueError(
+                "PublishedOmniZip cannot hold a share of all tokens, for its rates may miss their "
+                "budget: set rho_audio and rho_video, or take OmniZipConfig(keep=...)"
+            )
 
     def bound(self, audio_counts: Counts, video_counts: Counts) -> int:
         """The rates are not known beforehand: with sound, up to ``1 - rho_min`` of the video."""
@@ -47,9 +61,10 @@ class PublishedOmniZip(Rule):
         kept_video = floor_float(1 - rates, np.asarray(video_counts)).sum()
         return int(min(salient + anchors, audio) + kept_video)
 
-    def salient_count(self, audio_counts, video_counts, slots):
-        rule = partial(round_float, 1 - self.rho_audio)
-        return lookup(rule, jnp.sum(audio_counts), slots[0])
+    def salient(self, tokens):
+        mask = tokens.audio_mask
+        count = lookup(partial(round_float, 1 - self.rho_audio), jnp.sum(mask), mask.size)
+        return select_salient(tokens.audio_scores, mask, count)
 
     def consolidate(self, tokens, salient):
         return consolidate_clip(tokens, salient, self)
@@ -59,8 +74,9 @@ class PublishedOmniZip(Rule):
         rates = video_rates(retention, audio_counts, jnp.sum(grid_counts, -1), self)
         return grid_keeps(rates, audio_counts, grid_counts, self, slots)
 
-    def spatial(self, grid, mask):
-        return dpc_knn(grid, mask, self.knn)
+    def choose_video(self, video, mask, kept):
+        spatial = partial(dpc_knn, knn=self.knn)
+        return over_windows(partial(istc, spatial=spatial), video, mask, kept)
 
 
 def round_float(share: float, counts: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from omnizip_jax.compression.audio import attention_scores
 from omnizip_jax.compression.counts import top_mask
@@ -16,6 +16,7 @@ from omnizip_jax.compression.method import Counts
 from omnizip_jax.compression.parts import Part, Rates, join, top_part
 from omnizip_jax.compression.share import Share
 from omnizip_jax.compression.similarity import cosine
+from omnizip_jax.compression.video import previous
 from omnizip_jax.types import EncodedWindow, Selection
 
 
@@ -132,9 +133,3 @@ def change(video: Float[Array, "W G P D"], mask: Bool[Array, "W G P"]) -> Float[
     there = (before >= 0)[:, None] & exists[before]
     score = jnp.where(there, 1 - cosine(flat, flat[before]), 3)
     return score.reshape(mask.shape)
-
-
-def previous(exists: Bool[Array, " n"]) -> Int[Array, " n"]:
-    """Index of the last entry before each one that exists; -1 where there is none."""
-    index = jnp.where(exists, jnp.arange(exists.size), -1)
-    return jnp.concatenate([jnp.array([-1]), jax.lax.cummax(index)[:-1]])

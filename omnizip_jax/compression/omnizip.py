@@ -154,7 +154,7 @@ class OmniZipConfig(PaperSettings, Rule, Parts):
         mask = windows.video_mask
         counts = jnp.sum(windows.audio.token_mask, -1), jnp.sum(mask, -1)
         kept = self.keeps(audio_keep, *counts, mask.shape[-1], jnp.sum(mask) - count)
-        keep, order = self.choose_video(windows.video, mask, kept)
+        keep, order = self.choose_video(windows.video, mask, kept, counts[0])
         return Part(keep, -order.astype(jnp.float32))
 
     def consolidate(self, tokens, salient):
@@ -190,7 +190,7 @@ class OmniZipConfig(PaperSettings, Rule, Parts):
         discards = allocate_discards(retention, audio_counts, video_counts, self, window, total)
         return jax.vmap(split_over_grids)(video_counts - discards, grid_counts)
 
-    def choose_video(self, video, mask, kept):
+    def choose_video(self, video, mask, kept, audio_counts):
         spatial = partial(dpc_knn, knn=self.knn, relative=self.relative_distance)
         return over_windows(partial(istc, spatial=spatial), video, mask, kept)
 

@@ -50,7 +50,11 @@ class Rule(Settings):
         raise NotImplementedError
 
     def choose_video(
-        self, video: Float[Array, "W G P D"], mask: Bool[Array, "W G P"], kept: Int[Array, "W G"]
+        self,
+        video: Float[Array, "W G P D"],
+        mask: Bool[Array, "W G P"],
+        kept: Int[Array, "W G"],
+        audio_counts: Int[Array, " W"],
     ) -> tuple[Bool[Array, "W G P"], Int[Array, "W G P"]]:
         """ISTC: the tokens of every grid that stay, and each one's place in its grid's order."""
         raise NotImplementedError
@@ -82,7 +86,7 @@ def compress_clip(tokens: WindowTokens, config: Rule) -> Selection:
     audio, anchors = config.consolidate(tokens, salient)
     audio_keep = salient | anchors
     grid_keep = config.grid_keeps(audio_keep, audio_counts, grid_counts, video_mask.shape[-1])
-    video_keep, video_order = config.choose_video(tokens.video, video_mask, grid_keep)
+    video_keep, video_order = config.choose_video(tokens.video, video_mask, grid_keep, audio_counts)
     return Selection.of(
         audio_mask,
         video_mask,

@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from omnizip_jax.compression.audio import attention_scores
 from omnizip_jax.compression.counts import top_mask
 from omnizip_jax.compression.method import Counts
-from omnizip_jax.compression.parts import Part, Rates, join, top_part
+from omnizip_jax.compression.parts import Part, Rates, SalientSound, join, top_part
 from omnizip_jax.compression.share import Share
 from omnizip_jax.compression.similarity import cosine
 from omnizip_jax.compression.video import previous
@@ -97,19 +96,6 @@ class RandomTokens(Rates):
 
         sound, picture = slice(audio.size), slice(audio.size, None)
         return join(windows, part(sound, audio), part(picture, video))
-
-
-@dataclasses.dataclass(frozen=True)
-class SalientSound(Rates):
-    """What methods made for the picture do about the sound: OmniZip's ranking, without anchors.
-
-    The audio tokens with the highest attention scores (eq. 2) of the clip stay.
-    """
-
-    def sound(self, windows, count, key):
-        audio = windows.audio
-        scores = attention_scores(audio.queries, audio.keys, audio.frame_mask)
-        return top_part(scores, audio.token_mask, count)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -128,6 +128,13 @@ def allocate_discards(
         return water_fill(weights, jnp.where(these, lower, 0), jnp.where(these, upper, 0), share)
 
     shares = fill(guided, guided_share) + fill(~guided, total - guided_share)
+    return whole_shares(shares, upper, total)
+
+
+def whole_shares(
+    shares: Float[Array, " W"], upper: Int[Array, " W"], total: Int[Array, ""]
+) -> Int[Array, " W"]:
+    """Shares whose sum is ``total`` as integers: the largest remainders are rounded up."""
     whole = jnp.floor(shares)
     # Compared to a thousandth, so that windows that tie do so in float32 as well.
     remainders = jnp.round((shares - whole) * 1024)

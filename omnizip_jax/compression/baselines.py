@@ -8,14 +8,14 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from omnizip_jax.compression.audio import attention_scores
 from omnizip_jax.compression.counts import top_mask
 from omnizip_jax.compression.method import Counts
-from omnizip_jax.compression.parts import Part, Rates, join, top_part
+from omnizip_jax.compression.parts import Part, Rates, SalientSound, join, top_part
 from omnizip_jax.compression.share import Share
 from omnizip_jax.compression.similarity import cosine
+from omnizip_jax.compression.video import previous
 from omnizip_jax.types import EncodedWindow, Selection
 
 
@@ -99,19 +99,6 @@ class RandomTokens(Rates):
 
 
 @dataclasses.dataclass(frozen=True)
-class SalientSound(Rates):
-    """What methods made for the picture do about the sound: OmniZip's ranking, without anchors.
-
-    The audio tokens with the highest attention scores (eq. 2) of the clip stay.
-    """
-
-    def sound(self, windows, count, key):
-        audio = windows.audio
-        scores = attention_scores(audio.queries, audio.keys, audio.frame_mask)
-        return top_part(scores, audio.token_mask, count)
-
-
-@dataclasses.dataclass(frozen=True)
 class TemporalOnly(SalientSound):
     """The video tokens of the clip least like the one before them in the same place.
 
@@ -132,9 +119,3 @@ def change(video: Float[Array, "W G P D"], mask: Bool[Array, "W G P"]) -> Float[
     there = (before >= 0)[:, None] & exists[before]
     score = jnp.where(there, 1 - cosine(flat, flat[before]), 3)
     return score.reshape(mask.shape)
-
-
-def previous(exists: Bool[Array, " n"]) -> Int[Array, " n"]:
-    """Index of the last entry before each one that exists; -1 where there is none."""
-    index = jnp.where(exists, jnp.arange(exists.size), -1)
-    return jnp.concatenate([jnp.array([-1]), jax.lax.cummax(index)[:-1]])

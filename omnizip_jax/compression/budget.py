@@ -49,12 +49,37 @@ def water_fill(
     return jnp.clip(weights * scale, lower, upper)
 
 
+def discard_bounds(
+    video_counts: Int[Array, " W"], total: Int[Array, ""], config: Settings, slots: int
+) -> tuple[Int[Array, " W"], Int[Array, " W"]]:
+    """The fewest and the most video tokens that each window may discard, to discard ``total``.
+
+    ``[rho_min, rho_max]`` of its tokens, rounded inwards; outwards where no such integers meet the
+    total. A bound that still lies on the wrong side of the mean rate moves to the middle between
+    that rate and 0, or 1.
+    """
+
+    def bound(rule, share):
+        return lookup(partial(rule, share), video_counts, slots)
+
+    low, high, tokens = exact(config.rho_min), exact(config.rho_max), jnp.sum(video_counts)
+    lower, upper = bound(ceil_share, low), bound(floor_share, high)
+    lower, upper = jnp.minimum(lower, upper), jnp.maximum(lower, upper)  # if none lies between
+    twice = 2 * jnp.maximum(tokens, 1)
+    for looser in (bound(floor_share, low), video_counts * total // twice):
+        lower = jnp.where(jnp.sum(lower) <= total, lower, looser)
+    for looser in (bound(ceil_share, high), -(-video_counts * (total + tokens) // twice)):
+        upper = jnp.where(jnp.sum(upper) >= total, upper, looser)
+    return lower, upper
+
+
 def allocate_discards(
     retention: Float[Array, " W"],
     audio_counts: Int[Array, " W"],
     video_counts: Int[Array, " W"],
     config: Settings,
     slots: int,
+    total: Int[Array, ""] | None = None,
 ) -> Int[Array, " W"]:
     """Algorithm 1 with the budget met to the token: video tokens that each window discards.
 
@@ -71,22 +96,22 @@ def allocate_discards(
     Args:
         retention: S_a, share of each window's audio tokens that is kept, anchors included.
         audio_counts, video_counts: valid tokens of each window.
-        config: the rates; the caller guarantees ``rho_min <= rho_video <= rho_max``.
+        config: the rates; without ``total`` the caller guarantees
+            ``rho_min <= rho_video <= rho_max``.
         slots: static bound on ``video_counts``.
+        total: video tokens to discard of the clip instead of ``rho_video`` of them; where the
+            bounds cannot meet it they widen (``discard_bounds``).
     """
-    low, high, rate = exact(config.rho_min), exact(config.rho_max), exact(config.rho_video)
-    total = lookup(partial(round_share, rate), jnp.sum(video_counts), slots * video_counts.size)
-
-    def bound(rule, share):
-        return lookup(partial(rule, share), video_counts, slots)
-
-    lower, upper = bound(ceil_share, low), bound(floor_share, high)
-    lower, upper = jnp.minimum(lower, upper), jnp.maximum(lower, upper)  # if none lies between
-    lower = jnp.where(jnp.sum(lower) <= total, lower, bound(floor_share, low))
-    upper = jnp.where(jnp.sum(upper) >= total, upper, bound(ceil_share, high))
+    rate, tokens = config.rho_video, jnp.sum(video_counts)
+    if total is None:
+        rule = partial(round_share, exact(rate))
+        total = lookup(rule, tokens, slots * video_counts.size)
+    else:
+        rate = total / jnp.maximum(tokens, 1)
+    lower, upper = discard_bounds(video_counts, total, config, slots)
 
     guided = audio_counts > 0
-    plain_share = config.rho_video * jnp.sum(jnp.where(guided, 0, video_counts))
+    plain_share = rate * jnp.sum(jnp.where(guided, 0, video_counts))
 
     def within(share, these):
         return jnp.clip(
@@ -103,6 +128,13 @@ def allocate_discards(
         return water_fill(weights, jnp.where(these, lower, 0), jnp.where(these, upper, 0), share)
 
     shares = fill(guided, guided_share) + fill(~guided, total - guided_share)
+    return whole_shares(shares, upper, total)
+
+
+def whole_shares(
+    shares: Float[Array, " W"], upper: Int[Array, " W"], total: Int[Array, ""]
+) -> Int[Array, " W"]:
+    """Shares whose sum is ``total`` as integers: the largest remainders are rounded up."""
     whole = jnp.floor(shares)
     # Compared to a thousandth, so that windows that tie do so in float32 as well.
     remainders = jnp.round((shares - whole) * 1024)

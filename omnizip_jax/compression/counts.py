@@ -45,6 +45,16 @@ def lookup(rule: HostRule, count: Int[Array, "*n"], limit: int) -> Int[Array, "*
     return jnp.asarray(rule(np.arange(limit + 1)), jnp.int32)[count]
 
 
+def apportion(total: Int[Array, ""], sizes: Int[Array, " n"]) -> Int[Array, " n"]:
+    """``total`` of ``sum(sizes)`` tokens over groups in proportion to their sizes.
+
+    The largest remainders are rounded up; of equal ones the earlier.
+    """
+    everything = jnp.maximum(jnp.sum(sizes), 1)
+    share, rest = total * sizes // everything, total * sizes % everything
+    return share + top_mask(rest.astype(jnp.float32), share < sizes, total - jnp.sum(share))
+
+
 def salience_order(scores: Float[Array, " n"], valid: Bool[Array, " n"]) -> Int[Array, " n"]:
     """Place of every score, 0 for the highest; ties go to the lower index, padding comes last."""
     lowest = jnp.finfo(scores.dtype).min  # a valid score of -inf still ranks above padding

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from omnizip_jax.compression.audio import attention_scores
 from omnizip_jax.compression.counts import exact, lookup, round_share, salience_order, top_mask
 from omnizip_jax.compression.method import Counts, check_share
 from omnizip_jax.compression.share import RunningShare, Share, most_at_once, split
@@ -195,3 +196,16 @@ class Rates(Parts):
             of_video, video = of_video.come(video, self.shares[1])
             chosen = self.choose(clip, audio, video, key)
         return (of_first, of_video), jax.tree.map(lambda x: x[0], chosen)
+
+
+@dataclasses.dataclass(frozen=True)
+class SalientSound(Rates):
+    """What methods made for the picture do about the sound: OmniZip's ranking, without anchors.
+
+    The audio tokens with the highest attention scores (eq. 2) of the clip stay.
+    """
+
+    def sound(self, windows, count, key):
+        audio = windows.audio
+        scores = attention_scores(audio.queries, audio.keys, audio.frame_mask)
+        return top_part(scores, audio.token_mask, count)

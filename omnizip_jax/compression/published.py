@@ -1,7 +1,8 @@
 """Where the authors' newest code differs from the paper's rule, for comparable numbers.
 
-Anchors and merging run over the whole clip, video rates are normalised in one approximate pass,
-DPC-KNN measures 1 - cosine, and every grid rounds its own count down. Written from a description
+Anchors and merging run over the whole clip, windows are what touches in the prompt, video rates are
+normalised in one approximate pass, DPC-KNN measures 1 - cosine, and every grid rounds its own count
+down. Written from a description
 of that code (github.com/KD-TAO/OmniZip), for windows; everything not here is shared with the
 paper's rule.
 """
@@ -20,14 +21,15 @@ from omnizip_jax.compression.audio import (
     cross_modal_similarity,
     merge_into_anchors,
     sample_anchors,
+    select_salient,
 )
 from omnizip_jax.compression.budget import initial_rates
-from omnizip_jax.compression.counts import lookup
+from omnizip_jax.compression.counts import lookup, salience_order
 from omnizip_jax.compression.method import Counts
-from omnizip_jax.compression.rule import Rule
+from omnizip_jax.compression.rule import Rule, over_windows
 from omnizip_jax.compression.settings import Settings
 from omnizip_jax.compression.similarity import cosines
-from omnizip_jax.compression.video import density_peaks
+from omnizip_jax.compression.video import density_peaks, novelty, previous
 from omnizip_jax.types import WindowTokens
 
 
@@ -35,32 +37,94 @@ from omnizip_jax.types import WindowTokens
 class PublishedOmniZip(Rule):
     """The rule of the authors' newest code, quirks included; the settings are the paper's.
 
-    Its budget slips, by up to 14 points on short clips (docs/rules.md).
+    Its budget slips, by up to 14 points on short clips (docs/rules.md), so it cannot hold ``keep``.
+
+    Raises:
+        ValueError: a setting of the wrong type or outside its range, or ``keep``.
     """
+
+    keep: float | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.keep is not None:
+            raise ValueError(
+                "PublishedOmniZip cannot hold a share of all tokens, for its rates may miss their "
+                "budget: set rho_audio and rho_video, or take OmniZipConfig(keep=...)"
+            )
 
     def bound(self, audio_counts: Counts, video_counts: Counts) -> int:
         """The rates are not known beforehand: with sound, up to ``1 - rho_min`` of the video."""
         audio = np.sum(audio_counts)
         salient = round_float(1 - self.rho_audio, audio)
         anchors = round_float(self.anchor_ratio, audio) if self.merge_size else 0
-        rates = np.where(np.asarray(audio_counts) > 0, self.rho_min, self.rho_video)
-        kept_video = floor_float(1 - rates, np.asarray(video_counts)).sum()
+        rate = min(self.rho_min, self.rho_video) if audio else self.rho_video
+        kept_video = floor_float(1 - rate, np.asarray(video_counts)).sum()
         return int(min(salient + anchors, audio) + kept_video)
 
-    def salient_count(self, audio_counts, video_counts, slots):
-        rule = partial(round_float, 1 - self.rho_audio)
-        return lookup(rule, jnp.sum(audio_counts), slots[0])
+    def salient(self, tokens):
+        mask = tokens.audio_mask
+        count = lookup(partial(round_float, 1 - self.rho_audio), jnp.sum(mask), mask.size)
+        return select_salient(tokens.audio_scores, mask, count)
 
     def consolidate(self, tokens, salient):
         return consolidate_clip(tokens, salient, self)
 
     def grid_keeps(self, audio_keep, audio_counts, grid_counts, slots):
-        retention = jnp.sum(audio_keep, -1) / jnp.maximum(audio_counts, 1)
-        rates = video_rates(retention, audio_counts, jnp.sum(grid_counts, -1), self)
-        return grid_keeps(rates, audio_counts, grid_counts, self, slots)
+        video_counts = jnp.sum(grid_counts, -1)
+        of_audio, of_video = runs(audio_counts, video_counts)
 
-    def spatial(self, grid, mask):
-        return dpc_knn(grid, mask, self.knn)
+        def of_runs(counts, run):
+            return jax.ops.segment_sum(counts, run, num_segments=run.size)
+
+        heard, seen = of_runs(audio_counts, of_audio), of_runs(video_counts, of_video)
+        retention = of_runs(jnp.sum(audio_keep, -1), of_audio) / jnp.maximum(heard, 1)
+        rates = video_rates(retention, heard, seen, self)
+        return grid_keeps(rates[of_video], heard[of_video], grid_counts, self, slots)
+
+    def choose_video(self, video, mask, kept, audio_counts):
+        grids, masks = video.reshape(-1, *video.shape[2:]), mask.reshape(-1, mask.shape[-1])
+        _, of_video = runs(audio_counts, jnp.sum(mask, (1, 2)))
+        exists = masks.any(-1)
+        before, place = previous(exists), places(exists, jnp.repeat(of_video, mask.shape[1]))
+
+        def order(index):
+            grid, valid, last = grids[index], masks[index], before[index]
+            scores = jax.lax.cond(
+                place[index] % 2 == 1,
+                lambda: novelty(grid, grids[last], masks[last]),
+                lambda: dpc_knn(grid, valid, self.knn),
+            )
+            return salience_order(scores, valid)
+
+        found = over_windows(order, jnp.arange(len(grids))).reshape(mask.shape)
+        return (found < kept[..., None]) & mask, found
+
+
+def runs(
+    audio_counts: Int[Array, " W"], video_counts: Int[Array, " W"]
+) -> tuple[Int[Array, " W"], Int[Array, " W"]]:
+    """The run of audio tokens, and the run of video tokens, that each window's belong to.
+
+    The code sees no windows, only which tokens of the prompt touch: each window's video, then its
+    audio. When one modality ends, what remains of the other touches and forms one run: sound that
+    outlasts the picture joins the last run of sound; picture that outlasts the sound is a run of
+    its own after the last sound. The i-th runs of both belong together; a run of video without one
+    is not guided.
+    """
+    exists = jnp.stack([video_counts, audio_counts], axis=1).reshape(-1) > 0
+    sound = jnp.arange(exists.size) % 2
+    before = previous(exists)
+    starts = exists & ((before < 0) | (sound[before] != sound))
+    run = jnp.maximum(jnp.cumsum(starts.reshape(-1, 2), axis=0) - 1, 0)
+    return run[:, 1], run[:, 0]
+
+
+def places(exists: Bool[Array, " n"], run: Int[Array, " n"]) -> Int[Array, " n"]:
+    """Place of every grid in its run, among those that exist."""
+    count = jnp.cumsum(exists) - exists
+    first = jax.ops.segment_min(jnp.where(exists, count, exists.size), run, exists.size)
+    return count - first[run]
 
 
 def round_float(share: float, counts: np.ndarray) -> np.ndarray:
@@ -114,13 +178,13 @@ def video_rates(
     video_counts: Int[Array, " W"],
     config: Settings,
 ) -> Float[Array, " W"]:
-    """Share of each window's video to discard; the budget is met only roughly.
+    """Share of each run's video to discard; the budget is met only roughly.
 
-    Windows without audio have the rate ``rho_video``. With one or two windows that have both, the
-    rates of eq. 5 stay as they are. With more, the first window with the lowest rate and the first
-    with the highest keep theirs, the others are scaled towards the budget, clipped, corrected once
-    by a constant and clipped again. Where all rates are equal, one window is the lowest and the
-    highest and counts twice.
+    Runs without audio have the rate ``rho_video``. With one or two runs that have both, the rates
+    of eq. 5 stay as they are. With more, the first run with the lowest rate and the first with the
+    highest keep theirs, the others are scaled towards the budget, clipped, corrected once by a
+    constant and clipped again. Where all rates are equal, one run is the lowest and the highest
+    and counts twice.
     """
     guided = (audio_counts > 0) & (video_counts > 0)
     weight = jnp.where(guided, video_counts, 0)

@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from omnizip_jax.compression.audio import attention_scores, select_salient
+from omnizip_jax.compression.audio import attention_scores
 from omnizip_jax.compression.counts import salience_order
 from omnizip_jax.compression.settings import Settings
-from omnizip_jax.compression.video import istc
 from omnizip_jax.types import EncodedWindow, Selection, WindowTokens
 
 
@@ -24,21 +23,10 @@ class Rule(Settings):
     """A rule of the OmniZip kind: ``compress_clip`` with the steps in which rules differ."""
 
     def select(self, windows: EncodedWindow, key: PRNGKeyArray) -> Selection:
-        audio = windows.audio
-        scores = attention_scores(audio.queries, audio.keys, audio.frame_mask)
-        tokens = WindowTokens(
-            audio.tokens, scores, audio.token_mask, windows.video, windows.video_mask
-        )
-        return compress_clip(tokens, self)
+        return compress_clip(scored(windows), self)
 
-    def salient_count(
-        self, audio_counts: Int[Array, " W"], video_counts: Int[Array, " W"], slots: tuple[int, int]
-    ) -> Int[Array, ""]:
-        """How many audio tokens of the clip are salient.
-
-        Args:
-            slots: static bounds on the audio and video tokens of the clip.
-        """
+    def salient(self, tokens: WindowTokens) -> Bool[Array, "W A"]:
+        """Audio tokens that stay for their own sake."""
         raise NotImplementedError
 
     def consolidate(
@@ -61,16 +49,28 @@ class Rule(Settings):
         """
         raise NotImplementedError
 
-    def spatial(self, grid: Float[Array, "P D"], mask: Bool[Array, " P"]) -> Float[Array, " P"]:
-        """Score of the tokens of one grid in the spatial step."""
+    def choose_video(
+        self,
+        video: Float[Array, "W G P D"],
+        mask: Bool[Array, "W G P"],
+        kept: Int[Array, "W G"],
+        audio_counts: Int[Array, " W"],
+    ) -> tuple[Bool[Array, "W G P"], Int[Array, "W G P"]]:
+        """ISTC: the tokens of every grid that stay, and each one's place in its grid's order."""
         raise NotImplementedError
+
+
+def scored(windows: EncodedWindow) -> WindowTokens:
+    """The tokens of a clip with the audio scores of eq. 2."""
+    audio = windows.audio
+    scores = attention_scores(audio.queries, audio.keys, audio.frame_mask)
+    return WindowTokens(audio.tokens, scores, audio.token_mask, windows.video, windows.video_mask)
 
 
 def compress_clip(tokens: WindowTokens, config: Rule) -> Selection:
     """Compress a clip of W windows; pure, of static shape, jittable with ``config`` static.
 
-    1. Audio token selection over the clip: ``salient_count`` of all valid audio tokens with the
-       highest scores are salient.
+    1. Audio token selection over the clip: those with the highest scores are salient.
     2. Audio anchor consolidation (eq. 3-4).
     3. Retention S_a of each window, anchors included.
     4. Video budget over the clip (eq. 5 and Algorithm 1).
@@ -82,16 +82,11 @@ def compress_clip(tokens: WindowTokens, config: Rule) -> Selection:
     check_tokens(tokens)
     audio_mask, video_mask = tokens.audio_mask, tokens.video_mask
     audio_counts, grid_counts = audio_mask.sum(-1), video_mask.sum(-1)
-    count = config.salient_count(
-        audio_counts, grid_counts.sum(-1), (audio_mask.size, video_mask.size)
-    )
-    salient = select_salient(tokens.audio_scores, audio_mask, count)
+    salient = config.salient(tokens)
     audio, anchors = config.consolidate(tokens, salient)
     audio_keep = salient | anchors
     grid_keep = config.grid_keeps(audio_keep, audio_counts, grid_counts, video_mask.shape[-1])
-    video_keep, video_order = over_windows(
-        lambda *window: istc(*window, spatial=config.spatial), tokens.video, video_mask, grid_keep
-    )
+    video_keep, video_order = config.choose_video(tokens.video, video_mask, grid_keep, audio_counts)
     return Selection.of(
         audio_mask,
         video_mask,

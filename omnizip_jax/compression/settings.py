@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from omnizip_jax.compression.method import Method, check_share
+from omnizip_jax.compression.share import Share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Settings(Method):
 
 
 @dataclasses.dataclass(frozen=True)
-class PaperSettings(Settings):
+class PaperSettings(Settings, Share):
     """What the paper's rule has on top.
 
     Args:

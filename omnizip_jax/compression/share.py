@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from fractions import Fraction
 from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -48,27 +49,37 @@ class Share(Method):
         return int(round_share(exact(self.keep), np.sum(audio_counts) + np.sum(video_counts)))
 
 
+def salient_share(
+    total: Any, audio: Any, video: Any, anchors: Any = 0, gap: float = PAPER_GAP
+) -> Any:
+    """``1 - rho_audio`` on the line ``rho_video = rho_audio + gap``, anchors in addition.
+
+    Solves ``(1 - rho_audio) audio + anchors + (1 - rho_audio - gap) video = total``, numbers or
+    arrays; may lie outside 0 to 1.
+    """
+    tokens = audio + video
+    return (total - anchors + gap * video) / (tokens + (tokens == 0))
+
+
 def split(
     total: Int[Array, ""],
     audio: Int[Array, ""],
     video: Int[Array, ""],
     anchors: Int[Array, ""] | int = 0,
+    gap: float = PAPER_GAP,
 ) -> Int[Array, ""]:
     """How many of ``total`` kept tokens are audio, along the line through the paper's settings.
 
-    On the line ``rho_video = rho_audio + 0.3``, anchors in addition, the kept tokens are ::
-
-        (1 - rho_audio) audio + anchors + (1 - rho_audio - 0.3) video = total
-
-    which gives ``rho_audio``; the audio tokens are rounded, and the video takes exactly the rest.
-    Where a modality has too few tokens for its part, the other takes over.
+    The audio tokens (``salient_share``) are rounded, and the video takes exactly the rest. Where a
+    modality has too few tokens for its part, the other takes over.
 
     Args:
         total: tokens to keep.
         audio, video: tokens that exist.
         anchors: kept audio tokens that ``rho_audio`` does not count; they are in the result.
+        gap: between the two rates.
     """
-    share = (total - anchors + PAPER_GAP * video) / jnp.maximum(audio + video, 1)
+    share = salient_share(total, audio, video, anchors, gap)
     # Rounded to a thousandth first, so that halves are halves in every program.
     count = anchors + jnp.round(jnp.round(share * audio * 1024) / 1024).astype(jnp.int32)
     least, most = jnp.maximum(total - video, anchors), jnp.minimum(total, audio)

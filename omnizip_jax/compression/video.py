@@ -84,6 +84,12 @@ def novelty(
     return jnp.where(previous_mask, -cosine(grid, previous), 1)
 
 
+def previous(exists: Bool[Array, " n"]) -> Int[Array, " n"]:
+    """Index of the last entry before each one that exists; -1 where there is none."""
+    index = jnp.where(exists, jnp.arange(exists.size), -1)
+    return jnp.concatenate([jnp.array([-1]), jax.lax.cummax(index)[:-1]])
+
+
 def split_over_grids(kept: Int[Array, ""], counts: Int[Array, " G"]) -> Int[Array, " G"]:
     """A window's kept tokens over its grids, in proportion, cumulative counts rounded up."""
     total = jnp.maximum(jnp.sum(counts), 1)

@@ -2,6 +2,7 @@
 
 import math
 from decimal import ROUND_HALF_EVEN, Decimal
+from fractions import Fraction
 
 import numpy as np
 
@@ -69,8 +70,25 @@ def fill(weights, lower, upper, total):
     return np.clip(weights * high, lower, upper)
 
 
-def discards(retention, audio_counts, video_counts, config):
-    total = half_even(config.rho_video, video_counts.sum())
+def salient_of_share(scores, mask, count, anchors):
+    """Those of ``count`` kept audio tokens that are no anchors; a window's last ones always are."""
+    candidates = []
+    for w in range(len(mask)):
+        tokens = [(w, i) for i in np.flatnonzero(mask[w])]
+        tokens.sort(key=lambda t: (-scores[t], t))
+        candidates += tokens[: len(tokens) - anchors[w]]
+    salient = np.zeros(mask.shape, bool)
+    for t in best({t: scores[t] for t in candidates}, candidates, count - sum(anchors)):
+        salient[t] = True
+    return salient
+
+
+def discards(retention, audio_counts, video_counts, config, total=None):
+    rate = config.rho_video
+    if total is None:
+        total = half_even(rate, video_counts.sum())
+    else:
+        rate = total / max(video_counts.sum(), 1)
     low, high = Decimal(repr(config.rho_min)), Decimal(repr(config.rho_max))
     lower = np.array([math.ceil(low * int(n)) for n in video_counts])
     upper = np.array([math.floor(high * int(n)) for n in video_counts])
@@ -79,11 +97,16 @@ def discards(retention, audio_counts, video_counts, config):
         lower = np.array([math.floor(low * int(n)) for n in video_counts])
     if upper.sum() < total:
         upper = np.array([math.ceil(high * int(n)) for n in video_counts])
+    # Bounds that cannot meet the total move to the middle between the mean rate and 0, or 1.
+    everything = int(video_counts.sum())
+    if lower.sum() > total:
+        lower = np.array([int(n) * total // (2 * everything) for n in video_counts])
+    if upper.sum() < total:
+        widest = Fraction(total + everything, 2 * everything)
+        upper = np.array([math.ceil(int(n) * widest) for n in video_counts])
     guided = [i for i, n in enumerate(audio_counts) if n > 0]
     plain = [i for i, n in enumerate(audio_counts) if n == 0]
-    plain_share = np.clip(
-        config.rho_video * video_counts[plain].sum(), lower[plain].sum(), upper[plain].sum()
-    )
+    plain_share = np.clip(rate * video_counts[plain].sum(), lower[plain].sum(), upper[plain].sum())
     guided_share = np.clip(total - plain_share, lower[guided].sum(), upper[guided].sum())
     shares = np.zeros(len(video_counts))
     size = np.maximum(video_counts, 1)
@@ -141,7 +164,19 @@ def istc(video, mask, kept, knn):
 
 def compress(tokens, config):
     audio, video = np.float64(tokens.audio), np.float64(tokens.video)
-    salient = salient_tokens(np.float64(tokens.audio_scores), tokens.audio_mask, config.rho_audio)
+    scores, total = np.float64(tokens.audio_scores), None
+    if config.keep is None:
+        salient = salient_tokens(scores, tokens.audio_mask, config.rho_audio)
+    else:
+        heard, seen = int(tokens.audio_mask.sum()), int(tokens.video_mask.sum())
+        share = config.anchor_ratio if config.merge_size else 0.0
+        anchors = [half_even(share, n) for n in tokens.audio_mask.sum(1)]
+        kept = half_even(config.keep, heard + seen)
+        rho_audio = 1 - (kept - sum(anchors) + 0.3 * seen) / max(heard + seen, 1)
+        of_audio = sum(anchors) + round(round((1 - rho_audio) * heard * 1024) / 1024)
+        of_audio = min(max(of_audio, sum(anchors), kept - seen), min(kept, heard))
+        salient = salient_of_share(scores, tokens.audio_mask, of_audio, anchors)
+        total = seen - (kept - of_audio)
     merged, anchors = np.zeros_like(audio), np.zeros_like(salient)
     for w in range(len(audio)):
         merged[w], anchors[w] = consolidate(
@@ -150,7 +185,7 @@ def compress(tokens, config):
     audio_counts = tokens.audio_mask.sum(1)
     video_counts = tokens.video_mask.sum((1, 2))
     retention = (salient | anchors).sum(1) / np.maximum(audio_counts, 1)
-    discarded = discards(retention, audio_counts, video_counts, config)
+    discarded = discards(retention, audio_counts, video_counts, config, total)
     video_keep = np.stack(
         [
             istc(video[w], tokens.video_mask[w], video_counts[w] - discarded[w], config.knn)

@@ -1,5 +1,6 @@
 """The published rule against recordings of the authors' code."""
 
+import itertools
 from pathlib import Path
 
 import jax
@@ -16,6 +17,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 compress = jax.jit(compress_clip, static_argnames="config")
 CASES = ["w1", "w2", "w3", "w8", "w8_g0", "w8_g15", "w64", "w3_d128"]
 CASES += ["short_tail", "uneven_runs", "no_audio", "no_video"]
+CASES += ["audio_longer", "video_longer", "not_interleaved"]  # runs longer than a window
 
 
 def load(name):
@@ -33,18 +35,34 @@ def into_windows(rows, runs, count, slots, padding):
     return out, mask
 
 
+def cut(run, most, size):
+    """A run of at most ``most`` rows as it is, a longer one in windows of ``size``; they touch."""
+    start, end = (int(x) for x in run)
+    size = max(end - start, 1) if end - start <= most else size
+    return [(i, min(i + size, end)) for i in range(start, end, size)]
+
+
+def lay_out(case, grid):
+    """Rows of the audio and of the video in each window, so that they touch as in the prompt."""
+    audio, video, at = {}, {}, 0
+    runs = itertools.zip_longest(case["audio_runs"], case["video_runs"], fillvalue=(0, 0))
+    for heard, seen in runs:
+        seen, heard = cut(seen, 3 * grid, 2 * grid), cut(heard, 50, 50)
+        video |= {at + i: piece for i, piece in enumerate(seen)}
+        at += len(seen) - bool(seen and heard)  # the last window of a run of video has sound too
+        audio |= {at + i: piece for i, piece in enumerate(heard)}
+        at += len(heard)
+    return [[pieces.get(w, (0, 0)) for w in range(at)] for pieces in (audio, video)]
+
+
 def windows(case):
     """The recorded prompt as masked windows.
 
     All but the longest clip are laid out alike, in 8 windows of 3 x 144 slots and 128 features, so
     that they share compiled programs; zero features change no cosine.
     """
-    audio_runs, video_runs = case["audio_runs"], case["video_runs"]
     grid = int(np.prod(case["video_grid_thw"][0, 1:])) // 4
-    if not len(video_runs):  # one run of 200 tokens; without video its cut into windows is free
-        audio_runs = [(i, i + 50) for i in range(0, 200, 50)]
-    if not len(audio_runs):
-        video_runs = [(i, i + 2 * grid) for i in range(0, 8 * grid, 2 * grid)]
+    audio_runs, video_runs = lay_out(case, grid)
     is_long = len(video_runs) > 8
     count, grids, slots, width = (64, 2, grid, 20) if is_long else (8, 3, 144, 128)
 
@@ -104,15 +122,20 @@ def test_published_rule_reproduces_the_recording(name):
         atol=1e-4,
     )
 
+    runs = len(case["ratio_final"])
+    audio_runs = case["audio_runs"].reshape(-1, 2)[:runs]
+    kept = np.asarray(clip.audio_keep)[tokens.audio_mask]
+    retention = np.zeros(runs)
+    retention[: len(audio_runs)] = [kept[start:end].mean() for start, end in audio_runs]
     guided = int(case["num_guided"])
-    np.testing.assert_allclose(clip.audio_retention[:guided], case["audio_retention"], atol=1e-6)
-    if len(case["video_runs"]):
-        audio_counts = tokens.audio_mask.sum(1)
-        video_counts = tokens.video_mask.sum((1, 2))
-        rates = published.video_rates(clip.audio_retention, audio_counts, video_counts, config)
-        runs = len(case["ratio_final"])
-        np.testing.assert_allclose(rates[:runs], case["ratio_final"], atol=1e-4)
-        discarded = video_counts.sum() - np.sum(clip.video_keep)
+    np.testing.assert_allclose(retention[:guided], case["audio_retention"], atol=1e-6)
+    if runs:
+        heard = np.zeros(runs, int)
+        heard[: len(audio_runs)] = np.diff(audio_runs)[:, 0]
+        seen = np.diff(case["video_runs"])[:, 0]
+        rates = published.video_rates(retention, heard, seen, config)
+        np.testing.assert_allclose(rates, case["ratio_final"], atol=1e-4)
+        discarded = seen.sum() - np.sum(clip.video_keep)
         assert discarded == case["budget_actual_discard"]
 
 

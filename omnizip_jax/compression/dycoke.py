@@ -1,0 +1,112 @@
+"""DyCoke's first stage, TTM (arXiv 2411.15024, repository KD-TAO/DyCoke), on video and on audio.
+
+Frames come in groups of four, 0 to 3. At the same place frames 1 and 3 are compared with frames 0
+and 2, and frame 2 with frame 0, by cosine. Frame 0 stays whole; of a compared frame the least
+similar tokens stay. As in the code, frame 2 of the last group is not compared and stays whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from omnizip_jax.compression.counts import apportion, salience_order
+from omnizip_jax.compression.parts import Part, Rates
+from omnizip_jax.compression.similarity import cosine
+
+
+@dataclasses.dataclass(frozen=True)
+class DyCoke(Rates):
+    """Temporal token merging: what is like the frame before goes.
+
+    The published rate k, of a compared frame, leaves the share ``(1 + 3 (1 - k)) / 4`` of all; here
+    that share is set and met exactly: what the whole frames leave of it is spread evenly over the
+    compared ones. Whole frames give way only in clips too short for the share. With ``keep`` both
+    modalities keep the same share.
+
+    Args:
+        rho_audio, rho_video: share to discard; 0.5 is k = 2/3. At most 0.75.
+        audio_frame: audio tokens in a frame, inside a window. The paper does not say what a frame
+            of sound is.
+
+    Raises:
+        ValueError: a share that whole frames alone exceed, or not a share.
+    """
+
+    rho_audio: float = 0.5
+    rho_video: float = 0.5
+    audio_frame: int = 12
+
+    def __post_init__(self):
+        super().__post_init__()
+        least = 1 - max(self.rho_audio, self.rho_video) if self.keep is None else self.keep
+        if least < 0.25:
+            raise ValueError(
+                f"DyCoke keeps one frame of four whole: the least share is 0.25, got {least:.4g}"
+            )
+        if self.audio_frame < 1:
+            raise ValueError(f"DyCoke.audio_frame must be at least 1, got {self.audio_frame}")
+
+    def choose_share(self, windows, total, key):
+        mask = windows.audio.token_mask
+        audio = self.kept(jnp.sum(mask), mask.size)
+        return self.choose(windows, audio, total - audio, key)
+
+    def sound(self, windows, count, key):
+        audio, size = windows.audio, self.audio_frame
+        shape = audio.token_mask.shape
+        padding = -shape[1] % size
+        tokens = jnp.pad(audio.tokens, ((0, 0), (0, padding), (0, 0)))
+        mask = jnp.pad(audio.token_mask, ((0, 0), (0, padding)))
+        frames = mask.size // size
+        window = jnp.repeat(jnp.arange(shape[0]), frames // shape[0])
+        keep, scores = merge_in_time(
+            tokens.reshape(frames, size, -1), mask.reshape(frames, size), window, count
+        )
+        return Part(*(x.reshape(mask.shape)[:, : shape[1]] for x in (keep, scores)))
+
+    def picture(self, windows, count, key, audio_keep):
+        mask = windows.video_mask
+        frames = mask.reshape(-1, mask.shape[-1])
+        clip = jnp.zeros(len(frames), jnp.int32)
+        video = windows.video.reshape(*frames.shape, -1)
+        keep, scores = merge_in_time(video, frames, clip, count)
+        return Part(keep.reshape(mask.shape), scores.reshape(mask.shape))
+
+
+def merge_in_time(
+    frames: Float[Array, "T P D"],
+    mask: Bool[Array, "T P"],
+    sequence: Int[Array, " T"],
+    count: Int[Array, ""],
+) -> tuple[Bool[Array, "T P"], Float[Array, "T P"]]:
+    """``count`` tokens that stay of some frames, and the score of each.
+
+    Args:
+        frames, mask: P tokens in each of T frames; frames without any do not count.
+        sequence: of each frame; in each sequence the groups of four begin anew. Ascending.
+        count: tokens to keep of all sequences together.
+    """
+    exists = mask.any(-1)
+    before = jnp.cumsum(exists) - exists
+    first = jax.ops.segment_min(jnp.where(exists, before, exists.size), sequence, exists.size)
+    place = before - first[sequence]
+    length = jax.ops.segment_sum(exists.astype(jnp.int32), sequence, exists.size)[sequence]
+    last_group = place // 4 == (length - 1) // 4
+    whole = (place % 4 == 0) | ((place % 4 == 2) & last_group)
+
+    # How far back each frame looks; whole ones too, should they have to give something.
+    back = jnp.where(place % 2 == 1, 1, jnp.where(place % 4 == 2, 2, 4))
+    (index,) = jnp.nonzero(exists, size=exists.size, fill_value=0)
+    other = index[jnp.maximum(before - back, 0)]
+    compared = (place >= back)[:, None] & mask[other]
+    scores = jnp.where(compared, 1 - cosine(frames, frames[other]), 3)
+
+    sizes = jnp.sum(mask, -1)
+    of_whole, of_others = jnp.where(whole, sizes, 0), jnp.where(whole, 0, sizes)
+    for_whole = jnp.minimum(count, jnp.sum(of_whole))
+    kept = apportion(for_whole, of_whole) + apportion(count - for_whole, of_others)
+    return (jax.vmap(salience_order)(scores, mask) < kept[:, None]) & mask, scores

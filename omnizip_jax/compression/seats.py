@@ -1,0 +1,194 @@
+"""SEATS (arXiv 2605.20035), the stage before the decoder, and the schedule of those inside it.
+
+Of every window and modality the tokens are chosen one by one, each as far as possible from those
+chosen before, where distance counts for more the more attention a token receives.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from fractions import Fraction
+from functools import partial
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from omnizip_jax.compression.audio import pool_pairs, received_attention
+from omnizip_jax.compression.counts import apportion, exact, lookup, round_share
+from omnizip_jax.compression.method import Counts, check_share
+from omnizip_jax.compression.parts import Part, Parts
+from omnizip_jax.compression.rule import over_windows
+from omnizip_jax.compression.share import RunningShare, most_at_once, split
+from omnizip_jax.compression.similarity import cosines
+from omnizip_jax.types import EncodedWindow, Selection
+
+# Kept shares, in units of the target, of the stages that end after these of 28 layers; after the
+# last one no media token is left. The mean over the layers is the target.
+LAYERS = 28
+LEVELS = ((16, 1.4), (18, 1.30), (20, 1.035), (23, 0.309), (28, 0.0))
+FIRST = exact(LEVELS[0][1])
+GAP = 0.35  # target_audio - target_video of the published settings of 35, 25 and 15 %
+
+
+def schedule(layers: int) -> tuple[tuple[int, float], ...]:
+    """Up to which layer, counted from 1, which multiple of the target is kept, in any depth."""
+    return tuple((round(last * layers / LAYERS), level) for last, level in LEVELS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Seats(Parts):
+    """Stage I of SEATS: in every window ``round(1.4 target n)`` tokens of each modality.
+
+    Weighted distances ``D_ij a_j`` with ``D_ij = 1 - cos`` of the embeddings and a_j the attention
+    that token j receives inside the window, from the encoders' last block. The first token is the
+    one farthest from its nearest neighbour, each next one ``argmax_j min_{i chosen} D_ij a_j``.
+
+    Args:
+        target_audio, target_video: kept shares, averaged over the decoder's layers; published are
+            (0.65, 0.30), (0.55, 0.20), (0.45, 0.10) and (0.35, 0.06) for 35, 25, 15 and 10 %. With
+            ``keep`` they lie 0.35 apart, and the layer average over all tokens is ``keep``.
+        before_only: no stages inside the decoder; what is kept before it is the target itself.
+    """
+
+    wants: ClassVar[frozenset[str]] = frozenset({"vision"})
+
+    target_audio: float = 0.65
+    target_video: float = 0.30
+    before_only: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_share("Seats.target_audio", self.target_audio)
+        check_share("Seats.target_video", self.target_video)
+
+    def first(self, target: float, counts: np.ndarray) -> np.ndarray:
+        """Tokens that stage I keeps of windows with so many, at least one."""
+        kept = np.asarray(round_share(self.factor * exact(target), counts))
+        return np.clip(kept, np.minimum(counts, 1), counts)
+
+    @property
+    def factor(self) -> Fraction:
+        """What stage I keeps, in units of the target."""
+        return Fraction(1) if self.before_only else FIRST
+
+    def kept(self, tokens, slots):
+        return lookup(self._kept, tokens, slots)
+
+    def kept_on_host(self, audio_counts, video_counts):
+        return int(self._kept(np.sum(audio_counts) + np.sum(video_counts)))
+
+    def _kept(self, tokens):
+        assert self.keep is not None
+        return np.minimum(round_share(self.factor * exact(self.keep), tokens), tokens)
+
+    def choose_share(self, windows, total, key):
+        sizes = jnp.sum(windows.audio.token_mask), jnp.sum(windows.video_mask)
+        audio = split(total, *sizes, gap=float(self.factor) * GAP)
+        return self.choose(windows, audio, total - audio, key)
+
+    def counts(self, windows):
+        audio, video = windows.audio.token_mask, windows.video_mask.reshape(len(windows.video), -1)
+        return (
+            jnp.sum(self.of_windows(audio, self.target_audio)),
+            jnp.sum(self.of_windows(video, self.target_video)),
+        )
+
+    def of_windows(self, mask: Bool[Array, "W n"], target: float) -> Int[Array, " W"]:
+        return lookup(partial(self.first, target), jnp.sum(mask, -1), mask.shape[-1])
+
+    def bound(self, audio_counts: Counts, video_counts: Counts) -> int:
+        """Exact."""
+        if self.keep is not None:
+            return self.kept_on_host(audio_counts, video_counts)
+        audio = self.first(self.target_audio, np.asarray(audio_counts))
+        video = self.first(self.target_video, np.asarray(video_counts))
+        return int(audio.sum() + video.sum())
+
+    def sound(self, windows, count, key):
+        audio = windows.audio
+
+        def one(i):
+            frames = audio.frame_mask[i]
+            total = received_attention(audio.queries[i], frames, audio.keys[i], frames)
+            score = pool_pairs(total, frames)
+            return spread(audio.tokens[i], audio.token_mask[i], score, kept[i])
+
+        kept = self.per_window(audio.token_mask, self.target_audio, count)
+        place = over_windows(one, jnp.arange(len(kept)))
+        return Part((place < kept[:, None]) & audio.token_mask, -place.astype(jnp.float32))
+
+    def picture(self, windows, count, key, audio_keep):
+        vision = windows.vision
+        if vision is None:
+            raise ValueError(
+                "Seats needs what the vision encoder's last block attends to: encode with "
+                'wants={"vision"}'
+            )
+        shape = windows.video_mask.shape
+        mask = windows.video_mask.reshape(shape[0], -1)
+        video = windows.video.reshape(*mask.shape, -1)
+        kept = self.per_window(mask, self.target_video, count)
+        place = over_windows(spread, video, mask, vision.received.reshape(mask.shape), kept)
+        keep = (place < kept[:, None]) & mask
+        return Part(keep.reshape(shape), -place.reshape(shape).astype(jnp.float32))
+
+    def per_window(
+        self, mask: Bool[Array, "W n"], target: float, count: Int[Array, ""]
+    ) -> Int[Array, " W"]:
+        """``count`` tokens over the windows: by the target if that is its sum, or in proportion."""
+        own = self.of_windows(mask, target)
+        return jnp.where(jnp.sum(own) == count, own, apportion(count, jnp.sum(mask, -1)))
+
+    def step_bound(self, audio_slots: int, video_slots: int) -> int:
+        if self.keep is not None:
+            share = min(self.factor * exact(self.keep), Fraction(1))
+            return most_at_once(share, audio_slots + video_slots)
+        return self.bound(np.array([audio_slots]), np.array([video_slots]))
+
+    def begin(self, window: EncodedWindow) -> RunningShare:
+        return RunningShare.even()
+
+    def step(
+        self, state: RunningShare, window: EncodedWindow, key: PRNGKeyArray
+    ) -> tuple[RunningShare, Selection]:
+        clip = jax.tree.map(lambda x: x[None], window)
+        if self.keep is None:
+            chosen = self.choose(clip, *self.counts(clip), key)
+        else:
+            share = min(self.factor * exact(self.keep), Fraction(1))
+            tokens = jnp.sum(window.audio.token_mask) + jnp.sum(window.video_mask)
+            state, total = state.come(tokens, share)
+            chosen = self.choose_share(clip, total, key)
+        return state, jax.tree.map(lambda x: x[0], chosen)
+
+
+def spread(
+    tokens: Float[Array, "n D"],
+    mask: Bool[Array, " n"],
+    received: Float[Array, " n"],
+    count: Int[Array, ""],
+) -> Int[Array, " n"]:
+    """When each token is chosen, 0 first; at least n for those that are not.
+
+    Args:
+        received: attention, the weight of each token's distances.
+        count: tokens to choose.
+    """
+    distance = jnp.maximum(1 - cosines(tokens, tokens), 0)
+    distance = jnp.where(jnp.eye(mask.size, dtype=bool), 0, distance) * received
+    distance = jnp.where(mask[:, None], distance, jnp.inf)  # to token j, from each that exists
+    nearest = jnp.where(jnp.eye(mask.size, dtype=bool), jnp.inf, distance).min(0)
+
+    def choose(step, state):
+        place, score = state
+        free = mask & (place >= mask.size)
+        chosen = jnp.argmax(jnp.where(free, score, -jnp.inf))
+        # After the first the score is the distance to those chosen, no longer to the nearest.
+        score = jnp.where(step == 0, distance[chosen], jnp.minimum(score, distance[chosen]))
+        return place.at[chosen].set(step), score
+
+    place = jnp.full(mask.size, mask.size, jnp.int32)
+    return jax.lax.fori_loop(0, count, choose, (place, nearest))[0]

@@ -1,0 +1,78 @@
+"""The published rule where sound and picture are not equally long: run by run."""
+
+import jax
+import numpy as np
+import pytest
+
+from omnizip_jax.compression import OmniZipConfig
+from omnizip_jax.compression.published import runs
+from omnizip_jax.compression.rule import compress_clip
+from omnizip_jax.config import WindowSpec
+from omnizip_jax.media import load_clip
+from tests.compression import oracle_published
+from tests.compression.clips import random_clip
+from tests.media.make import grey, tone, write
+
+compress = jax.jit(compress_clip, static_argnames="config")
+PUBLISHED = OmniZipConfig.published()
+SECONDS, WINDOWS, PLACES = 8.0, 7, 12
+
+
+def tokens_of(path):
+    """Random features with the tokens that the file's windows have, small grids, 7 windows."""
+    clip = load_clip(path, WindowSpec()).windows
+    count = len(clip.mel_length)
+    tokens = random_clip(0, windows=WINDOWS, audio=50, slots=PLACES, holes=False)
+    heard, seen = np.zeros(WINDOWS, int), np.zeros((WINDOWS, 2), bool)
+    heard[:count] = (np.asarray(clip.mel_length) + 1) // 4  # as the audio encoder pools
+    seen[:count] = clip.grid_mask
+    return tokens.replace(
+        audio_mask=np.arange(50) < heard[:, None],
+        video_mask=np.repeat(seen[:, :, None], PLACES, axis=-1),
+    )
+
+
+def assert_equal_run_by_run(tokens, config=PUBLISHED):
+    clip = jax.tree.map(np.asarray, compress(tokens, config=config))
+    expected = oracle_published.compress(tokens, config)
+    for name, found in (("audio", clip.audio_keep), ("video", clip.video_keep)):
+        for number, run in enumerate(expected[f"{name}_runs"]):
+            where = tuple(np.array(run).T)
+            wanted = expected[f"{name}_keep"][where]
+            np.testing.assert_array_equal(found[where], wanted, err_msg=f"{name} run {number}")
+        np.testing.assert_array_equal(found, expected[f"{name}_keep"])
+    mask = tokens.audio_mask
+    np.testing.assert_allclose(clip.audio[mask], expected["audio"][mask], atol=1e-5)
+    counts = mask.sum(1), tokens.video_mask.sum((1, 2))
+    assert clip.audio_keep.sum() + clip.video_keep.sum() <= config.bound(*counts)
+    return expected
+
+
+# Runs of audio and of video, and guided ones: what is left of the sound joins its last run; what
+# is left of the picture is a run of its own, unless the sound ends inside the same window.
+@pytest.mark.parametrize(
+    ("longer", "shape"),
+    [(0.03, (4, 4)), (1.0, (4, 4)), (5.0, (4, 4)), (-0.03, (4, 4)), (-1.0, (4, 4)), (-5.0, (2, 3))],
+)
+def test_a_clip_whose_sound_outlasts_the_picture_or_the_reverse(tmp_path, longer, shape):
+    frames = grey([50] * round(SECONDS * 10), height=28, width=28)
+    path = write(tmp_path / "a.mkv", frames, fps=10, sound=tone(SECONDS + longer))
+    expected = assert_equal_run_by_run(tokens_of(path))
+    assert (len(expected["audio_runs"]), len(expected["video_runs"])) == shape
+    if longer > 0:  # 25 tokens a second more than a window's 50, in the last run
+        assert len(expected["audio_runs"][-1]) == 50 + int(25 * longer + 0.5)
+    if longer == -5.0:
+        assert expected["rates"][2] == PUBLISHED.rho_video
+        assert len(expected["video_runs"][2]) == 4 * PLACES  # two windows in one run
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_clips_with_holes(seed):
+    tokens = random_clip(seed, windows=7, grids=3, slots=12)
+    assert_equal_run_by_run(tokens)
+    assert_equal_run_by_run(tokens, OmniZipConfig.published(rho_audio=0.5, merge_size=15))
+
+
+def test_runs_of_windows():
+    of_audio, of_video = runs(np.array([5, 0, 5, 5, 5]), np.array([9, 9, 9, 0, 0]))
+    assert of_audio.tolist() == [0, 0, 1, 1, 1] and of_video.tolist() == [0, 1, 1, 1, 1]

@@ -93,7 +93,7 @@ def with_empty_packets(data):
         page = bytearray(b"OggS\0\0" + position.to_bytes(8, "little") + head[14:18])
         page += len(made).to_bytes(4, "little") + bytes(4)
         sizes = [[255] * (len(p) // 255) + [len(p) % 255] + [0] * 24 for p in some]
-        page += bytes([sum(map(len, sizes))]) + bytes(sum(sizes, [])) + b"".join(some)
+        page += bytes([sum(map(len, sizes))]) + b"".join(map(bytes, sizes)) + b"".join(some)
         page[22:26] = checksum(page).to_bytes(4, "little")
         made.append(page)
     return b"".join(made)

@@ -179,6 +179,8 @@ class MediaFile:
     def _reason(self, error: FFmpegError | OSError) -> str:
         if isinstance(error, ExitError | TimeoutError):
             return f"nothing came for {self._timeout:g} s"
+        if error.errno == errno.EIO and not os.path.isfile(self.name):
+            return "the connection broke off before the end"
         return str(error.strerror)
 
     def _decode(self, streams, wants):

@@ -52,7 +52,7 @@ class Prefill:
         return jax.block_until_ready(generation)
 
 
-class Clip:
+class NoiseClip:
     """A random clip with a random question, for one model."""
 
     def __init__(self, bench: Bench):

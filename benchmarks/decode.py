@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks import flops
 from benchmarks.bench import Bench
-from benchmarks.clip import FULL, KEEP_45, Clip
+from benchmarks.clip import FULL, KEEP_45, NoiseClip
 from benchmarks.harness import Call, Row, program_bytes
 from omnizip_jax.decode import DECODE_BLOCK, Generation, Sampling, generate_tokens
 from omnizip_jax.models.text import KVCache
@@ -41,7 +41,7 @@ class Decoding:
 
 
 def run(bench: Bench) -> Iterator[Row]:
-    clip = Clip(bench)
+    clip = NoiseClip(bench)
     bench.say(f"decode: {bench.windows} windows, prefill at full and 45 % of the tokens")
     room = DECODE_BLOCK * bench.most_rounds
     prefills = [clip.prefill(compression, room) for compression in (FULL, KEEP_45)]
@@ -92,7 +92,7 @@ def cache_bytes(cache: KVCache) -> int:
 class TransformersDecoding:
     """transformers' decoder, one token after the other, from the same prompt."""
 
-    def __init__(self, clip: Clip, generation: Generation):
+    def __init__(self, clip: NoiseClip, generation: Generation):
         from benchmarks.peers.thinker import Thinker
 
         self.thinker = Thinker(clip.weights, clip.config)

@@ -8,12 +8,12 @@ import jax
 
 from benchmarks import flops
 from benchmarks.bench import Bench
-from benchmarks.clip import FULL, KEEP_45, Clip
+from benchmarks.clip import FULL, KEEP_45, NoiseClip
 from benchmarks.harness import Row, peak_memory
 
 
 def run(bench: Bench) -> Iterator[Row]:
-    clip = Clip(bench)
+    clip = NoiseClip(bench)
     bench.say(f"first token: {bench.windows} windows, compiling the encoders and two prefills")
     with peak_memory() as encoders_peak:
         clip.encode()

@@ -9,12 +9,12 @@ import numpy as np
 
 from benchmarks import flops
 from benchmarks.bench import Bench
-from benchmarks.clip import FULL, KEEP_35, KEEP_45, Clip, Prefill
+from benchmarks.clip import FULL, KEEP_35, KEEP_45, NoiseClip, Prefill
 from benchmarks.harness import Row, peak_memory
 
 
 def run(bench: Bench) -> Iterator[Row]:
-    clip = Clip(bench)
+    clip = NoiseClip(bench)
     bench.say(f"prefill: {bench.windows} windows, compiling at full, 45 % and 35 % of the tokens")
     programs = [clip.prefill(compression) for compression in (FULL, KEEP_45, KEEP_35)]
     calls, peaks = [], []
@@ -57,7 +57,7 @@ def _memory(program: Prefill, peak: str) -> str:
     return f"temporaries {temporary:.0f} MiB, results {result:.0f} MiB, {peak}"
 
 
-def transformers_call(bench: Bench, clip: Clip, ours: jax.Array):
+def transformers_call(bench: Bench, clip: NoiseClip, ours: jax.Array):
     """transformers' decoder on the same features; checks that it comes to the same logits."""
     from benchmarks.peers.thinker import Thinker
 

@@ -252,13 +252,14 @@ def encode_clip(
 ) -> EncodedWindow:
     """Encode a clip in blocks of a fixed number of windows, one program for any length.
 
-    The result is padded with empty windows up to the clip's length bucket.
+    The result is padded with empty windows up to the clip's length bucket. Blocks are padded one
+    by one, when they are dispatched: no pixels are made for the whole clip.
     """
     total = padded_length(len(windows.mel_length))
-    windows = pad_windows(windows, total)
 
     def encode(start: int) -> EncodedWindow:
         block = jax.tree.map(lambda x: x[start : start + ENCODE_BLOCK], windows)
+        block = pad_windows(block, ENCODE_BLOCK)
         return family(config).encode_windows(weights, block, config=config)
 
     starts = tqdm(range(0, total, ENCODE_BLOCK), "encoding", unit="block", disable=not progress)
@@ -459,6 +460,7 @@ def _load_parts(
                 part,
                 spec,
                 max_frames=max_frames,
+                max_windows=params.config.text.max_positions // params.config.window_positions,
                 use_audio=use_audio,
                 use_video=use_video,
                 progress=progress,

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from omnizip_jax.media.clock import Picture, Sound
+from omnizip_jax.media.clock import LIMIT, Picture, Sound, check_samples
 from omnizip_jax.media.pixels import resize
 from omnizip_jax.media.resample import Resampler, audio_frame
+
+NUMBER = (int, float, np.integer, np.floating)
 
 
 class MediaArrays:
@@ -48,8 +50,8 @@ class MediaArrays:
             shape, dtype = self._frames.shape, self._frames.dtype
             if dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3 or 0 in shape:
                 raise ValueError(f"frames must be uint8 RGB [T, H, W, 3], got {dtype} {shape}")
-            if not (math.isfinite(fps) and fps > 0):
-                raise ValueError(f"fps must be a positive number, got {fps!r}")
+            if not (isinstance(fps, NUMBER) and math.isfinite(fps) and fps * LIMIT >= 1):
+                raise ValueError(f"fps must be a positive number, at least 1/3600, got {fps!r}")
         if self._waveform is not None:
             shape, dtype = self._waveform.shape, self._waveform.dtype
             if not np.issubdtype(dtype, np.floating) or len(shape) != 1:
@@ -57,9 +59,9 @@ class MediaArrays:
                     f"waveform must be float [S], mono and within -1..1, got {dtype} {shape}; "
                     "average channels, and divide integers by their range"
                 )
-            if sample_rate != int(sample_rate) or sample_rate < 1:
-                raise ValueError(f"sample_rate must be a positive integer, got {sample_rate!r}")
-        self._fps, self._rate = fps, sample_rate
+            check_rate(sample_rate)
+        self._fps = fps
+        self._rate = 0 if self._waveform is None else int(sample_rate)
 
     @classmethod
     def of(cls, source: tuple, *, use_video: bool = True, use_audio: bool = True) -> MediaArrays:
@@ -113,5 +115,12 @@ class MediaArrays:
             resampler = Resampler()
             for start in range(0, len(self._waveform), self._rate):
                 block = self._waveform[start : start + self._rate]
+                check_samples(block)
                 yield from resampler.push(audio_frame(block, start, self._rate))
             yield from resampler.finish()
+
+
+def check_rate(rate: Any) -> None:
+    """Raise ValueError unless this is a sample rate."""
+    if not (isinstance(rate, NUMBER) and 1 <= rate < 2**31 and rate == int(rate)):
+        raise ValueError(f"sample_rate must be a positive integer, got {rate!r}")

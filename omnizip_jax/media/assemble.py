@@ -25,7 +25,8 @@ class Assembler:
         spec: shape of the windows.
         has_video, has_audio: streams to wait for.
         lead: when one stream is so many seconds past the end of a window, the other one is given
-            up for it, and not waited for again until it comes back; None waits.
+            up for it, and not waited for again until it comes back; None waits, until
+            ``give_up``.
 
     Attributes:
         maximum: largest loudness of the whole sound; set it before the first window if known.
@@ -67,6 +68,17 @@ class Assembler:
         else:
             self._absent.discard(type(event))
             self._picture(event) if isinstance(event, Picture) else self._sound(event)
+        while self._ready():
+            yield self.emit()
+
+    @property
+    def torn(self) -> bool:
+        """Whether the next window has one stream, and waits for the other."""
+        return bool(self._passed()) and not self._ready()
+
+    def give_up(self) -> Iterator[Window]:
+        """Wait no longer for what the next window lacks, until it comes back."""
+        self._absent |= self._coming - self._passed()
         while self._ready():
             yield self.emit()
 

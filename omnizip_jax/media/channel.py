@@ -1,10 +1,12 @@
-"""A bounded queue between threads that either end can close."""
+"""A bounded queue between threads that either end can close, and threads that fill it."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Generator
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -96,6 +98,11 @@ class Channel(Generic[Item]):
     def closed(self) -> bool:
         return self._closed
 
+    @property
+    def skips(self) -> bool:
+        """Whether items are dropped when it is full."""
+        return self._skip
+
     def wait_closed(self, seconds: float) -> None:
         """Sleep, unless the consumer leaves: then raise ``Closed``."""
         with self._changed:
@@ -116,3 +123,58 @@ class Channel(Generic[Item]):
 
     def _full(self) -> bool:
         return self._size is not None and len(self._items) >= self._size
+
+
+def fill(channel: Channel[Item], items: Generator[Item], name: str) -> threading.Thread:
+    """Move items into a channel in a thread. Errors go the same way, in words that name the source.
+
+    Returns:
+        The thread, not started.
+    """
+
+    def work() -> None:
+        error = None
+        try:
+            with contextlib.closing(items):
+                for item in items:
+                    channel.put(item)
+        except Closed:
+            pass
+        except ValueError as problem:
+            error = problem
+            if not str(problem).startswith(name):
+                error = ValueError(f"{name}: {problem}")
+                error.__cause__ = problem
+        except Exception as problem:
+            error = ValueError(f"{name}: {type(problem).__name__}: {problem}")
+            error.__cause__ = problem
+        channel.finish(error)
+
+    return threading.Thread(target=work, name=f"windows of {name}", daemon=True)
+
+
+def read_ahead(items: Generator[Item], name: str, size: int) -> Generator[Item]:
+    """The same items, read in a thread.
+
+    Unlike a call into FFmpeg, waiting for them ends at Ctrl-C. A thread caught in a read then ends
+    when that returns or fails.
+    """
+    channel: Channel[Item] = Channel(size)
+    fill(channel, items, name).start()
+    with contextlib.closing(channel):
+        while True:
+            try:
+                item = channel.get()
+            except Closed:
+                return
+            yield item
+
+
+def apart(task: Callable[[], Item], name: str) -> Item:
+    """Run a task in a thread, for the same reason."""
+
+    def once() -> Generator[Item]:
+        yield task()
+
+    with contextlib.closing(read_ahead(once(), name, 1)) as items:
+        return next(items)

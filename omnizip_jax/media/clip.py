@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-import warnings
-from pathlib import Path
+import numbers
+import os
 from typing import Any
 
 import jax
@@ -14,12 +15,20 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from omnizip_jax.config import WindowSpec
-from omnizip_jax.media.arrays import MediaArrays
+from omnizip_jax.media.channel import apart, read_ahead
 from omnizip_jax.media.clock import FrameSampler, Sound, continue_sound
-from omnizip_jax.media.container import MediaFile, warn_if_cut_off
+from omnizip_jax.media.container import note_if_short
 from omnizip_jax.media.cut import Grids, count_windows, cut_windows
+from omnizip_jax.media.notes import Notes
 from omnizip_jax.media.pixels import unpatchify
 from omnizip_jax.media.sound import SAMPLE_RATE, clip_log_mel
+from omnizip_jax.media.sources import (
+    EVENTS,
+    check_timeout,
+    closing_media,
+    is_local,
+    open_media,
+)
 from omnizip_jax.types import Window
 
 
@@ -54,10 +63,12 @@ class Clip:
 
 
 def load_clip(
-    source: str | Path | tuple[Any, float, Any, int],
+    source: str | os.PathLike[str] | tuple[Any, float, Any, int],
     spec: WindowSpec = WindowSpec(),  # noqa: B008 (frozen)
     *,
     max_frames: int | None = None,
+    max_windows: int | None = None,
+    timeout: float | None = 10.0,
     use_audio: bool = True,
     use_video: bool = True,
     progress: bool = False,
@@ -76,58 +87,83 @@ def load_clip(
         spec: shape of the windows.
         max_frames: at most so many frames, uniformly over the clip; grids then stand for their
             true time and windows hold fewer of them.
+        max_windows: a longer clip is an error, found before its pictures are decoded where the
+            source says how long it is, and otherwise as soon as it is too long.
+        timeout: seconds after which a URL from which nothing comes is an error; None waits.
         use_audio, use_video: False leaves that stream out.
         progress: show a bar of stream time.
 
     Raises:
         ValueError: the source cannot be read, holds nothing of use, or is of a wrong type or
-            shape; ``max_frames`` below one grid.
+            shape; it is too long; ``max_frames`` is below one grid.
     """
-    if max_frames is not None and max_frames < spec.temporal_patch:
+    if max_frames is not None and not (
+        isinstance(max_frames, numbers.Integral) and max_frames >= spec.temporal_patch
+    ):
         raise ValueError(
-            f"max_frames must allow for one grid of {spec.temporal_patch} frames, got {max_frames}"
+            f"max_frames must be an integer that allows for one grid of {spec.temporal_patch} "
+            f"frames, got {max_frames!r}"
         )
+    check_timeout(timeout)
     if not (use_audio or use_video):
         raise ValueError("use_audio and use_video are both False: nothing would be left")
-    media = (
-        MediaArrays.of(source, use_video=use_video, use_audio=use_audio)
-        if isinstance(source, tuple)
-        else MediaFile(source, use_video=use_video, use_audio=use_audio)
-    )
-    with media:
-        spacing = spec.seconds / spec.frames
+    notes, waits = Notes(), not is_local(source)
+    media = open_media(source, use_video, use_audio, timeout=timeout, notes=notes)
+    promised, spacing = media.duration, spec.seconds / spec.frames
+
+    def check_length(seconds: float) -> None:
+        # A window more, as some milliseconds of sound make no window.
+        if max_windows is not None and seconds >= (max_windows + 1) * spec.seconds:
+            raise ValueError(
+                f"{media.name}: lasts {seconds:.0f} s or longer, too long for {max_windows} "
+                f"windows of {spec.seconds} s: shorten the clip, or stream it"
+            )
+
+    with contextlib.ExitStack() as on_error:
+        on_error.enter_context(media)
+        check_length(promised or 0.0)
         if max_frames is not None and media.has_video:
             max_frames -= max_frames % spec.temporal_patch
-            spacing = max(spacing, media.video_end() / max_frames)
-        sampler = FrameSampler(spacing)
-        grids = Grids(spec, max_frames)
-        sound, heard, seen = [np.zeros(0, np.float32)], 0, 0.0
-        total = None if media.duration is None else math.ceil(media.duration)
-        with tqdm(total=total, disable=not progress, desc="decoding", unit="s") as bar:
-            for event in media.decode(sampler.wants):
-                try:
-                    if isinstance(event, Sound):
-                        sound.append(continue_sound(heard, event))
-                        heard += len(sound[-1])
-                    else:
-                        seen = max(seen, event.end)
-                        grids.add(sampler.push(event))
-                except ValueError as error:
-                    raise ValueError(f"{media.name}: {error}") from error
-                now = int(max(seen, heard / SAMPLE_RATE))
-                bar.update(max(0, min(now, total or now) - bar.n))
-            grids.add(sampler.finish())
-        if not (heard or grids.end):
-            raise ValueError(f"{media.name}: no picture and no sound could be decoded")
-        duration = max(seen, heard / SAMPLE_RATE)
-        if use_audio and use_video:
-            warn_if_cut_off(media.name, duration, media.duration)
-        if max_frames is not None and seen > (max_frames + 0.5) * spacing:
-            warnings.warn(
-                f"{media.name}: longer than it says; max_frames ended its pictures at "
-                f"{max_frames * spacing:.1f} s",
-                stacklevel=2,
-            )
+            end = apart(media.video_end, media.name) if waits else media.video_end()
+            spacing = max(spacing, end / max_frames)
+        on_error.pop_all()
+    sampler = FrameSampler(spacing)
+    grids = Grids(spec, max_frames)
+    sound, heard, seen = [np.zeros(0, np.float32)], 0, 0.0
+    total = None if promised is None else math.ceil(promised)
+    events = closing_media([media], media.decode(sampler.wants))
+    if waits:  # from here on its thread alone touches the source
+        events = read_ahead(events, media.name, EVENTS)
+    with (
+        contextlib.closing(events),
+        tqdm(total=total, disable=not progress, desc="decoding", unit="s") as bar,
+    ):
+        for event in events:
+            check_length(event.start)
+            try:
+                if isinstance(event, Sound):
+                    sound.append(continue_sound(heard, event))
+                    heard += len(sound[-1])
+                else:
+                    seen = max(seen, event.end)
+                    grids.add(sampler.push(event))
+            except ValueError as error:
+                raise ValueError(f"{media.name}: {error}") from error
+            now = int(max(seen, heard / SAMPLE_RATE))
+            bar.update(max(0, min(now, total or now) - bar.n))
+    check_length(seen)
+    grids.add(sampler.finish())
+    if not (heard or grids.end):
+        raise ValueError(f"{media.name}: no picture and no sound could be decoded")
+    duration = max(seen, heard / SAMPLE_RATE)
+    if use_audio and use_video:
+        note_if_short(notes, media.name, duration, promised)
+    if max_frames is not None and seen > (max_frames + 0.5) * spacing:
+        notes.add(
+            f"{media.name}: longer than it says; max_frames ended its pictures at "
+            f"{max_frames * spacing:.1f} s"
+        )
+    notes.tell()
 
     mel = clip_log_mel(np.concatenate(sound), spec.mel_bins)
     per_grid = spacing * spec.temporal_patch

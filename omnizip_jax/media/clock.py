@@ -16,8 +16,9 @@ from omnizip_jax.media.sound import SAMPLE_RATE
 POSITIONS_PER_SECOND = 25  # position ids, and audio tokens
 
 _TICK = 1e-3  # s; containers round timestamps, Matroska to the millisecond
-_GAP = 0.05  # s; smaller disagreements of a sound's timestamps are jitter
-_LIMIT = 3600.0  # s; a longer jump between timestamps is a fault
+JITTER = 0.05  # s; smaller disagreements of a sound's timestamps
+LIMIT = 3600.0  # s; a longer jump between timestamps is a fault
+_LOUDEST = 1e3  # 60 dB above full scale; beyond, the spectrogram's power leaves float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +86,7 @@ class FrameSampler:
         """The last samples, when no picture follows."""
         if self._shown is None:
             return []
+        check_jump(self._shown.start, self._shown.end, "video")
         decided = self._hold_until(self._shown.end)
         return decided if decided or not self._empty else [(self.decided, self._shown)]
 
@@ -95,33 +97,44 @@ class FrameSampler:
 
 
 def continue_sound(
-    written: int, sound: Sound, jitter: float = _GAP
+    written: int, sound: Sound, jitter: float = JITTER
 ) -> Float[np.ndarray, " samples"]:
     """What to append to ``written`` samples so that ``sound`` lies at its own time.
 
-    A gap becomes silence, an overlap is cut, jitter below 50 ms is left alone.
+    A gap becomes silence, an overlap is cut, jitter below 50 ms is left alone. The first sound
+    has nothing to be torn from, and lies at its own time exactly.
 
     Args:
         jitter: another limit, seconds.
 
     Raises:
-        ValueError: timestamps jump by more than an hour, or samples are not finite.
+        ValueError: timestamps jump by more than an hour, or samples are of no use.
     """
-    if not np.isfinite(sound.samples).all():
-        raise ValueError("the sound holds NaN or infinite samples")
+    check_samples(sound.samples)
     gap = sound.start - written / SAMPLE_RATE
     check_jump(written / SAMPLE_RATE, sound.start, "sound")
     missing = round(gap * SAMPLE_RATE)
-    if missing < 0 and (written == 0 or gap < -jitter):
+    if written == 0:
+        jitter = 0.0
+    if missing < 0 and gap < -jitter:
         return sound.samples[-missing:]
     if gap > jitter:
         return np.concatenate([np.zeros(missing, np.float32), sound.samples])
     return sound.samples
 
 
+def check_samples(samples: Float[np.ndarray, " samples"]) -> None:
+    """Raise ValueError if samples are NaN, infinite, or far too loud."""
+    if not (np.abs(samples) <= _LOUDEST).all():
+        raise ValueError(
+            "the sound holds NaN, infinite or absurdly large samples: expected floats within "
+            "-1..1; divide integers by their range"
+        )
+
+
 def check_jump(before: float, after: float, what: str) -> None:
     """Raise ValueError if the times are more than an hour apart."""
-    if abs(after - before) > _LIMIT:
+    if abs(after - before) > LIMIT:
         raise ValueError(f"timestamps of the {what} jump from {before:.1f} s to {after:.1f} s")
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
-import warnings
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import av
@@ -15,7 +14,11 @@ from av.error import ExitError, FFmpegError
 from av.video.reformatter import Interpolation
 
 from omnizip_jax.media.clock import Picture, Sound
+from omnizip_jax.media.notes import Notes
+from omnizip_jax.media.pipe import Pipe
 from omnizip_jax.media.resample import Resampler
+from omnizip_jax.media.steady import SteadySounds
+from omnizip_jax.media.truncation import is_cut_off
 
 # swscale's bicubic is antialiased; without the other flags it rounds coarsely and halves the
 # resolution of colour. Scaling and conversion to RGB in one step agree with RGB at full size
@@ -41,7 +44,8 @@ class MediaFile:
         use_video, use_audio: False leaves that stream out.
         options: FFmpeg's, for opening it: {"video_size": "1280x720"}.
         timeout: seconds after which opening or one read fails; None waits.
-        live: decode for low delay rather than for speed; a lost connection is its end.
+        live: decode for low delay rather than for speed; timestamps are taken at their word.
+        notes: where warnings go.
 
     Attributes:
         has_video, has_audio: streams that were asked for and exist.
@@ -53,20 +57,22 @@ class MediaFile:
 
     def __init__(
         self,
-        source: str | Path | tuple[str, str],
+        source: str | os.PathLike[str] | tuple[str, str],
         *,
         use_video: bool = True,
         use_audio: bool = True,
         options: dict[str, str] | None = None,
         timeout: float | None = None,
         live: bool = False,
+        notes: Notes | None = None,
     ):
-        kind, file = source if isinstance(source, tuple) else (None, str(source))
+        kind, file = source if isinstance(source, tuple) else (None, local_path(source))
         self.name = file if kind is None else f"{kind}:{file}"
-        self._timeout, self._live = timeout, live
+        self._timeout, self._live, self._notes = timeout, live, notes or Notes()
+        self._pipe = Pipe(file, timeout) if kind is None and Pipe.at(file) else None
         try:
             self._container = av.open(
-                file,
+                self._pipe or file,
                 format=kind,
                 options=options or {},
                 timeout=timeout,
@@ -120,13 +126,15 @@ class MediaFile:
             return self._time((self._video.start_time or 0) + self._video.duration)
         if self.duration:
             return self.duration
+        if self._pipe:
+            raise ValueError(f"{self.name}: max_frames needs a length, and this pipe gives none")
         try:
-            with av.open(self.name, **_LENIENT) as container:
+            with av.open(self.name, timeout=self._timeout, **_LENIENT) as container:
                 packets = container.demux(container.streams[self._video.index])
                 ends = [p.pts + (p.duration or 0) for p in packets if p.pts is not None]
                 return self._time(max(ends, default=0))
         except (FFmpegError, OSError) as error:
-            raise ValueError(f"{self.name}: reading failed: {error.strerror}") from error
+            raise ValueError(f"{self.name}: reading failed: {self._reason(error)}") from error
 
     def __enter__(self) -> MediaFile:
         return self
@@ -136,6 +144,8 @@ class MediaFile:
 
     def close(self) -> None:
         self._container.close()
+        if self._pipe:
+            self._pipe.close()
 
     def decode(
         self,
@@ -159,38 +169,58 @@ class MediaFile:
             yield from self._decode(streams, wants)
         except (FFmpegError, OSError) as error:
             # A response without a length ends like this: FFmpeg cannot tell the end from a loss.
-            if self._live and error.errno == errno.EIO:
-                warnings.warn(f"{self.name}: the connection has ended", stacklevel=2)
+            if error.errno == errno.EIO and self._container.size < 0:
+                self._notes.add(f"{self.name}: the connection has ended")
                 return
             raise ValueError(f"{self.name}: reading failed: {self._reason(error)}") from error
         except IndexError as error:  # PyAV, when a stream appears that the header did not have
             raise ValueError(f"{self.name}: reading failed: an unannounced stream") from error
 
     def _reason(self, error: FFmpegError | OSError) -> str:
-        if isinstance(error, ExitError):
+        if isinstance(error, ExitError | TimeoutError):
             return f"nothing came for {self._timeout:g} s"
+        if error.errno == errno.EIO and not os.path.isfile(self.name):
+            return "the connection broke off before the end"
         return str(error.strerror)
 
     def _decode(self, streams, wants):
-        resampler = Resampler(self._origin)
+        resampler, steady = Resampler(self._origin), None if self._live else SteadySounds()
         end = 0.0
-        damaged = 0
+
+        def put(sounds):
+            for sound in sounds:
+                yield from (steady.push(sound) if steady else (sound,))
+
+        for frame in self._frames(streams, wants):
+            if isinstance(frame, av.VideoFrame):
+                picture = self._picture(frame, end)
+                end = picture.end
+                yield picture
+            elif isinstance(frame, av.AudioFrame):
+                yield from put(resampler.push(frame))
+        yield from put(resampler.finish())
+        if steady:
+            yield from steady.finish()
+        if os.path.isfile(self.name) and is_cut_off(self.name):
+            self._notes.add(f"{self.name}: ends in the middle of a packet; is it cut off?")
+
+    def _frames(self, streams, wants):
+        damaged = dict.fromkeys(streams, 0)
         for packet in self._packets(streams, wants):
+            if packet.size:  # an empty one repeats a picture, or holds nothing
+                try:
+                    yield from packet.decode()
+                except FFmpegError:
+                    damaged[packet.stream] += 1
+        for stream in streams:
             try:
-                frames = packet.decode()
+                yield from stream.decode()  # what the decoder still holds
             except FFmpegError:
-                damaged += 1
-                continue
-            for frame in frames:
-                if isinstance(frame, av.VideoFrame):
-                    picture = self._picture(frame, end)
-                    end = picture.end
-                    yield picture
-                elif isinstance(frame, av.AudioFrame):
-                    yield from resampler.push(frame)
-        yield from resampler.finish()
-        if damaged:
-            warnings.warn(f"{self.name}: left out {damaged} damaged packets", stacklevel=2)
+                damaged[stream] += 1
+        for stream, count in damaged.items():
+            if count:
+                kind = "pictures" if stream is self._video else "sound"
+                self._notes.add(f"{self.name}: left out {count} damaged packets of the {kind}")
 
     def _packets(self, streams, wants):
         """All packets; the decoder passes over frames neither wanted nor needed by others."""
@@ -235,12 +265,15 @@ class MediaFile:
         return Picture(start, end, height, width, render)
 
 
-def warn_if_cut_off(name: str, duration: float, promised: float | None) -> None:
-    """Warn if a source has ended well before the duration that its container promised."""
+def local_path(source: str | os.PathLike[str]) -> str:
+    """A path or URL as FFmpeg wants it, with ``~`` resolved."""
+    return os.path.expanduser(os.fspath(source))
+
+
+def note_if_short(notes: Notes, name: str, duration: float, promised: float | None) -> None:
+    """Note if a source has ended well before the duration that its container promised."""
     if promised is not None and duration < 0.9 * promised:
-        warnings.warn(
-            f"{name}: ends at {duration:.1f} s of {promised:.1f} s; is it cut off?", stacklevel=3
-        )
+        notes.add(f"{name}: ends at {duration:.1f} s of {promised:.1f} s; is it cut off?")
 
 
 def _tick(stream) -> float:

@@ -97,7 +97,8 @@ def cut_windows(
     """Place grids and mel frames into ``count`` windows, numpy leaves with leading axis.
 
     Args:
-        grids: patches of each grid, by its index on the clock; all within these windows.
+        grids: patches of each grid, by its index on the clock; all within these windows. They are
+            taken out one by one, as a long clip has no room for them twice.
         mel: features from the start of window ``first`` on.
         seconds_per_grid: time that each grid stands for.
         spec: shape of the windows.
@@ -109,7 +110,8 @@ def cut_windows(
     # Pages of zeros that are never written to take no memory.
     patches = np.zeros(windows.patches.shape, np.uint8) if grids else windows.patches
     mask, time = np.asarray(windows.grid_mask), np.asarray(windows.grid_time)
-    for grid, values in grids.items():
+    for grid in sorted(grids):
+        values = grids.pop(grid)
         window, offset = divmod(grid_position(grid, seconds_per_grid), spec.positions)
         window -= first
         slot = mask[window].sum()

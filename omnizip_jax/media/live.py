@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
-import threading
+import numbers
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
@@ -13,11 +12,11 @@ from typing import Literal
 
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.media.assemble import Assembler
-from omnizip_jax.media.channel import Channel, Closed
+from omnizip_jax.media.channel import Channel, Closed, fill
 from omnizip_jax.media.clock import FrameSampler
-from omnizip_jax.media.container import warn_if_cut_off
+from omnizip_jax.media.container import note_if_short
 from omnizip_jax.media.live_sound import largest_loudness
-from omnizip_jax.media.sources import Feed, Source, open_feed
+from omnizip_jax.media.sources import Opened, Source, check_timeout, open_source
 from omnizip_jax.types import Window
 
 _JOIN = 2.0  # s that ``close`` waits; a thread caught in a read ends when that returns or fails
@@ -65,8 +64,10 @@ def windows(
         timeout: seconds. Whenever nothing at all comes for so long while a window is waited for,
             that window is given out as it is. When only picture or only sound comes and is so
             far past the end of a window, that window is given out without the other, which is
-            not waited for again until it is back. A device or URL that is silent for three times
-            as long is an error. None waits for ever. Local files are always read to the end.
+            not waited for again until it is back. With a ``PushSource``, which may be filled at
+            any pace, "so far" is the time that a consumer has waited for the other. A device or
+            URL that is silent for three times as long is an error. None waits for ever. Local
+            files are always read to the end.
         realtime: give each window out no earlier than a camera would, ``spec.seconds`` apart,
             from the moment at which the first one is asked for.
         two_pass: read the sound of a local file twice, for its maximum first. That takes about
@@ -88,13 +89,12 @@ def windows(
         raise ValueError("use_audio and use_video are both False: nothing would be left")
     if when_slow not in (None, "wait", "skip"):
         raise ValueError(f'when_slow must be "wait" or "skip", got {when_slow!r}')
-    if queue != int(queue) or queue < 1:
+    if not isinstance(queue, numbers.Integral) or queue < 1:
         raise ValueError(f"queue must be a positive number of windows, got {queue!r}")
-    if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
-        raise ValueError(f"timeout must be a positive number of seconds or None, got {timeout!r}")
+    check_timeout(timeout)
 
     sampler = FrameSampler(spec.seconds / spec.frames)
-    feed = open_feed(
+    opened = open_source(
         source,
         sound,
         sampler.wants,
@@ -105,20 +105,20 @@ def windows(
     )
     assembler = Assembler(
         spec,
-        has_video=feed.has_video,
-        has_audio=feed.has_audio,
-        lead=None if feed.local else timeout,
+        has_video=opened.has_video,
+        has_audio=opened.has_audio,
+        lead=None if opened.local or opened.pushed else timeout,
     )
-    skip = when_slow == "skip" or (when_slow is None and (realtime or feed.device))
+    skip = when_slow == "skip" or (when_slow is None and (realtime or opened.device))
     out: Channel[tuple[int, Window]] = Channel(queue, skip=skip)
     first_pass = None
-    if two_pass and feed.sounds is not None:
+    if two_pass and opened.sounds is not None:
         first_pass = functools.partial(
-            largest_loudness, _until_closed(feed.sounds(), out), spec.mel_bins
+            largest_loudness, _until_closed(opened.sounds(), out), spec.mel_bins
         )
-    cut = _cut(feed, assembler, out, None if feed.local else timeout, first_pass)
-    numbered = _numbered(cut, feed.events, out, spec.seconds if realtime else 0)
-    return WindowStream(feed, assembler, out, numbered, spec.seconds)
+    cut = _cut(opened, assembler, out, None if opened.local else timeout, first_pass)
+    numbered = _numbered(cut, opened.events, out, spec.seconds if realtime else 0)
+    return WindowStream(opened, assembler, out, numbered, spec.seconds)
 
 
 class WindowStream:
@@ -136,26 +136,22 @@ class WindowStream:
 
     def __init__(
         self,
-        feed: Feed,
+        opened: Opened,
         assembler: Assembler,
         out: Channel[tuple[int, Window]],
         numbered: Generator[tuple[int, Window]],
         seconds: int,
     ):
-        self.name, self.has_video, self.has_audio = feed.name, feed.has_video, feed.has_audio
+        self.name = opened.name
+        self.has_video, self.has_audio = opened.has_video, opened.has_audio
         self.emitted = 0
         self.time: float | None = None
         self._assembler, self._out, self._seconds = assembler, out, seconds
-        self._events = feed.events
+        self._events, self._notes = opened.events, opened.notes
         # The threads know nothing of this object, so that it can be let go of.
-        pipes = [(reader, feed.events) for reader in feed.readers]
-        self._threads = [
-            threading.Thread(
-                target=_pipe, args=(feed.name, *pipe), name=f"windows of {feed.name}", daemon=True
-            )
-            for pipe in [*pipes, (numbered, out)]
-        ]
-        weakref.finalize(self, _release, feed.events, out)
+        self._threads = [fill(opened.events, reader, opened.name) for reader in opened.readers]
+        self._threads.append(fill(out, numbered, opened.name))
+        weakref.finalize(self, _release, opened.events, out)
         for thread in self._threads:
             thread.start()
 
@@ -185,8 +181,10 @@ class WindowStream:
     def __next__(self) -> Window:
         try:
             index, window = self._out.get()
+            self._notes.tell()
         except Closed:
             self.close()
+            self._notes.tell()
             raise StopIteration from None
         except BaseException:
             self.close()
@@ -213,23 +211,6 @@ def _release(*channels: Channel) -> None:
         channel.close()
 
 
-def _pipe(name: str, items: Generator, channel: Channel) -> None:
-    """What a thread does: move items into a channel. Errors go the same way, in words."""
-    error = None
-    try:
-        with contextlib.closing(items):
-            for item in items:
-                channel.put(item)
-    except Closed:
-        pass
-    except ValueError as problem:
-        named = str(problem).startswith(name)
-        error = problem if named else ValueError(f"{name}: {problem}")
-    except Exception as problem:
-        error = ValueError(f"{name}: {type(problem).__name__}: {problem}")
-    channel.finish(error)
-
-
 def _until_closed(items: Iterator, channel: Channel) -> Iterator:
     for item in items:
         if channel.closed:
@@ -238,7 +219,7 @@ def _until_closed(items: Iterator, channel: Channel) -> Iterator:
 
 
 def _cut(
-    feed: Feed,
+    opened: Opened,
     assembler: Assembler,
     out: Channel,
     timeout: float | None,
@@ -248,11 +229,15 @@ def _cut(
     if first_pass is not None:
         assembler.maximum = first_pass()
     wait, silent, failed = timeout, True, None
+    torn = _Torn(assembler, out, timeout) if opened.pushed and timeout is not None else None
     while True:
         try:
-            event = feed.events.get(wait)
+            event = opened.events.get(wait if torn is None else torn.at_most(wait))
         except TimeoutError:
             assert timeout is not None
+            if torn is not None and torn.overdue():
+                yield from assembler.give_up()
+                continue
             wait = timeout - out.wanted()  # a consumer that is busy itself is in no hurry
             if wait <= 0 and silent:
                 raise ValueError(
@@ -275,7 +260,39 @@ def _cut(
     if failed is not None:
         raise failed
     if not out.closed:
-        warn_if_cut_off(feed.name, assembler.duration, feed.duration)
+        note_if_short(opened.notes, opened.name, assembler.duration, opened.duration)
+
+
+class _Torn:
+    """How long a window of pushed media has had one stream and waited for the other.
+
+    What is pushed has no pace: a minute of pictures, then a minute of sound. So it is not the
+    clock of the pictures that decides, but how long a consumer has gone without its window, once
+    all that was pushed has been looked at. Where windows are skipped nobody waits for any, and the
+    time since the first stream was there counts, or what is held would grow without end.
+    """
+
+    def __init__(self, assembler: Assembler, out: Channel, timeout: float):
+        self._assembler, self._out, self._timeout = assembler, out, timeout
+        self._window, self._since = -1, 0.0
+
+    def at_most(self, wait: float | None) -> float | None:
+        """Seconds to wait for the next event."""
+        left = self._left()
+        return wait if left is None or wait is None else max(0.0, min(wait, left))
+
+    def overdue(self) -> bool:
+        left = self._left()
+        return left is not None and left <= 0
+
+    def _left(self) -> float | None:
+        if not self._assembler.torn:
+            self._window = -1
+            return None
+        if self._window != self._assembler.emitted:
+            self._window, self._since = self._assembler.emitted, time.monotonic()
+        waited = time.monotonic() - self._since
+        return self._timeout - (waited if self._out.skips else min(waited, self._out.wanted()))
 
 
 def _numbered(

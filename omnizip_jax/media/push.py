@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import threading
 from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from omnizip_jax.media.arrays import check_rate
 from omnizip_jax.media.channel import Channel, Closed
-from omnizip_jax.media.clock import End, Picture, Sound
+from omnizip_jax.media.clock import End, Picture, Sound, check_samples
 from omnizip_jax.media.pixels import resize
 from omnizip_jax.media.resample import Resampler, audio_frame
 
@@ -39,10 +41,10 @@ class PushSource:
     name = "pushed arrays"
 
     def __init__(self, sample_rate: int = 16_000):
-        if sample_rate != int(sample_rate) or sample_rate < 1:
-            raise ValueError(f"sample_rate must be a positive integer, got {sample_rate!r}")
+        check_rate(sample_rate)
         self.events: Channel[Picture | Sound | End] = Channel()
-        self._rate = sample_rate
+        self._rate = int(sample_rate)
+        self._lock = threading.Lock()  # sound and pictures are numbered in the order of pushing
         self._resampler = Resampler()
         self._finished = False
         self._heard = 0  # samples
@@ -61,7 +63,6 @@ class PushSource:
             ValueError: wrong type or shape, times that go back or do not match, or the source is
                 closed. Nothing has been added then.
         """
-        self._check_open()
         frames = np.asarray(frames)
         if frames.ndim == 3:
             frames = frames[None]
@@ -73,18 +74,20 @@ class PushSource:
         starts = np.atleast_1d(np.asarray(times, float))
         if starts.shape != frames.shape[:1]:
             raise ValueError(f"expected a time for each of {len(frames)} frames, got {times!r}")
-        if not np.isfinite(starts).all() or (np.diff(starts, prepend=self._last) < 0).any():
-            raise ValueError(
-                f"times must be seconds since the start of the stream that never decrease, got "
-                f"{times!r} after {self._last:g}"
-            )
         height, width = frames.shape[1:3]
-        for start, frame in zip(starts.tolist(), frames, strict=True):
-            if start > self._last:
-                self._gap = min(start - self._last, 1.0)
-            self._last = start
-            render = functools.partial(resize, frame.copy())
-            self._put(Picture(start, start + self._gap, height, width, render))
+        with self._lock:
+            self._check_open()
+            if not np.isfinite(starts).all() or (np.diff(starts, prepend=self._last) < 0).any():
+                raise ValueError(
+                    f"times must be seconds since the start of the stream that never decrease, "
+                    f"got {times!r} after {self._last:g}"
+                )
+            for start, frame in zip(starts.tolist(), frames, strict=True):
+                if start > self._last:
+                    self._gap = min(start - self._last, 1.0)
+                self._last = start
+                render = functools.partial(resize, frame.copy())
+                self._put(Picture(start, start + self._gap, height, width, render))
 
     def push_sound(self, samples: Float[np.ndarray, " S"], time: float | None = None) -> None:
         """Add sound.
@@ -98,29 +101,30 @@ class PushSource:
             ValueError: wrong type or shape, NaN, or the source is closed. Nothing has been added
                 then.
         """
-        self._check_open()
         samples = np.asarray(samples)
         if not np.issubdtype(samples.dtype, np.floating) or samples.ndim != 1:
             raise ValueError(
                 f"samples must be float [S], mono and within -1..1, got {samples.dtype} "
                 f"{samples.shape}; average channels, and divide integers by their range"
             )
-        if not np.isfinite(samples).all():
-            raise ValueError("samples hold NaN or infinite values")
-        if time is not None:
-            if not (math.isfinite(time) and time >= 0):
-                raise ValueError(f"time must be seconds since the start, got {time!r}")
-            self._heard = round(time * self._rate)
-        if len(samples):
-            self._put(*self._resampler.push(audio_frame(samples, self._heard, self._rate)))
-            self._heard += len(samples)
+        check_samples(samples)
+        if time is not None and not (math.isfinite(time) and time >= 0):
+            raise ValueError(f"time must be seconds since the start, got {time!r}")
+        with self._lock:
+            self._check_open()
+            if time is not None:
+                self._heard = round(time * self._rate)
+            if len(samples):
+                self._put(*self._resampler.push(audio_frame(samples, self._heard, self._rate)))
+                self._heard += len(samples)
 
     def close(self) -> None:
         """No more comes; the last window is given out as it is. May be called twice."""
-        if not self._finished:
-            self._finished = True
-            self._put(*self._resampler.finish())
-            self.events.finish()
+        with self._lock:
+            if not self._finished:
+                self._finished = True
+                self._put(*self._resampler.finish())
+                self.events.finish()
 
     def _check_open(self) -> None:
         if self._finished or self.events.closed:

@@ -34,7 +34,7 @@ class Resampler:
         if kind != self._format:
             yield from self.finish()
             self._format = kind
-            self._resampler = av.AudioResampler("fltp", frame.layout, SAMPLE_RATE)
+            self._resampler = av.AudioResampler("flt", frame.layout, SAMPLE_RATE)
         yield from self._sounds(frame)
 
     def finish(self) -> Iterator[Sound]:
@@ -51,7 +51,9 @@ class Resampler:
             else:
                 start = self._end
             self._end = start + part.samples / SAMPLE_RATE
-            yield Sound(start, part.to_ndarray().mean(axis=0, dtype=np.float32))
+            # Packed: PyAV miscounts the planes of eight channels and more, and reads beyond them.
+            channels = part.to_ndarray().reshape(-1, part.layout.nb_channels).T
+            yield Sound(start, np.ascontiguousarray(channels).mean(axis=0, dtype=np.float32))
 
 
 def audio_frame(samples: Float[np.ndarray, " samples"], start: int, rate: int) -> av.AudioFrame:

@@ -6,39 +6,45 @@ import contextlib
 import dataclasses
 import functools
 import heapq
+import math
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
-from omnizip_jax.media.arrays import MediaArrays
-from omnizip_jax.media.channel import Channel
+from omnizip_jax.media.arrays import NUMBER, MediaArrays
+from omnizip_jax.media.channel import Channel, apart
 from omnizip_jax.media.clock import End, Picture, Sound
-from omnizip_jax.media.container import MediaFile
+from omnizip_jax.media.container import MediaFile, local_path
+from omnizip_jax.media.notes import Notes
 from omnizip_jax.media.push import PushSource
 
 Source: TypeAlias = str | Path | tuple | PushSource
 Event: TypeAlias = Picture | Sound | End
 
-_EVENTS = 8  # decoded pictures and sounds that wait to be cut; pictures are large
+Item = TypeVar("Item")
+
+EVENTS = 8  # decoded pictures and sounds that wait to be cut; pictures are large
 _GIVE_UP = 3  # timeouts after which one read of a silent source fails
 
 
 @dataclasses.dataclass
-class Feed:
-    """An opened source.
+class Opened:
+    """A source that is ready to be read.
 
     Attributes:
         name: for messages.
         has_video, has_audio: streams that will come.
         local: files and arrays, which can be read twice and never make one wait.
+        pushed: the user's own program fills it, at whatever pace.
         device: includes a capture device.
         duration: seconds that a local file promises to last, if all of it is used.
         readers: iterators over all events, to be read at the same time; at their end, or once
             closed, they close the source.
         events: where the events belong.
+        notes: warnings of the readers.
         sounds: reads all the sound once more from the start.
     """
 
@@ -46,14 +52,16 @@ class Feed:
     has_video: bool
     has_audio: bool
     local: bool
+    pushed: bool
     device: bool
     duration: float | None
-    readers: list[Generator[Event]]
+    readers: Sequence[Generator[Event]]
     events: Channel[Event]
+    notes: Notes
     sounds: Callable[[], Iterator[Sound]] | None = None
 
 
-def open_feed(
+def open_source(
     source: Source,
     sound: Source | None,
     wants: Callable[[float, float], bool],
@@ -62,7 +70,7 @@ def open_feed(
     use_audio: bool,
     options: dict[str, str] | None,
     timeout: float | None,
-) -> Feed:
+) -> Opened:
     """Open a source, and a second one for the sound if there is one; see ``windows``.
 
     Local pictures and sound are read side by side in the order of time, however the file
@@ -74,12 +82,29 @@ def open_feed(
     if isinstance(source, PushSource):
         if sound is not None:
             raise ValueError("a PushSource takes its sound by push_sound: leave out sound=")
-        return Feed(source.name, use_video, use_audio, False, False, None, [], source.events)
+        return Opened(
+            name=source.name,
+            has_video=use_video,
+            has_audio=use_audio,
+            local=False,
+            pushed=True,
+            device=False,
+            duration=None,
+            readers=[],
+            events=source.events,
+            notes=Notes(),
+        )
     if sound is not None and not use_audio:
         raise ValueError("sound= names a source, but use_audio is False: drop one of them")
     given = [s for s in (source, sound) if s is not None]
-    local = all(map(_is_local, given))
-    opened = functools.partial(_open, options=options, timeout=timeout, live=not local)
+    local, notes = all(map(is_local, given)), Notes()
+    opened = functools.partial(
+        open_media,
+        options=options,
+        timeout=None if timeout is None else _GIVE_UP * timeout,
+        live=not local,
+        notes=notes,
+    )
 
     first = opened(source, use_video, use_audio and sound is None)
     has_video, has_audio = first.has_video, first.has_audio or sound is not None
@@ -96,54 +121,93 @@ def open_feed(
                 media.append(open_sound())
             parts.append((media[-1], False))
             sounds = functools.partial(_sounds, open_sound)
-        readers = [_closing(media, _in_order([_with_end(m, video, wants) for m, video in parts]))]
+        events = _in_order([_with_end(m, video, wants) for m, video in parts])
+        readers = [closing_media(media, events)]
     elif sound is None:
-        readers = [_closing(media, first.decode())]
+        readers = [closing_media(media, first.decode())]
     else:
         media.append(open_sound())
         start = _Start()
         readers = [
-            _closing([m], start.shift(_with_end(m, video)))
+            closing_media([m], start.shift(_with_end(m, video)))
             for m, video in zip(media, (True, False), strict=True)
         ]
-    return Feed(
+    return Opened(
         name=first.name if sound is None else f"{first.name} with {media[-1].name}",
         has_video=has_video,
         has_audio=has_audio,
         local=local,
+        pushed=False,
         device=any(_device(s) is not None for s in given),
         duration=first.duration if local and use_audio and use_video and sound is None else None,
         readers=readers,
-        events=Channel(_EVENTS, producers=len(readers)),
+        events=Channel(EVENTS, producers=len(readers)),
+        notes=notes,
         sounds=sounds,
     )
 
 
-def _open(source, use_video, use_audio, options, timeout, live) -> MediaFile | MediaArrays:
+def open_media(
+    source: Any,
+    use_video: bool = True,
+    use_audio: bool = True,
+    *,
+    timeout: float | None,
+    notes: Notes,
+    options: dict[str, str] | None = None,
+    live: bool = False,
+) -> MediaFile | MediaArrays:
+    """Open one path, URL, device or tuple of arrays; see ``MediaFile``."""
     if isinstance(source, PushSource):
-        raise ValueError("a PushSource has its own push_sound: it cannot be the sound of another")
+        raise ValueError(
+            "a PushSource stands alone, and goes to windows(): it has its own push_sound"
+        )
     device = _device(source)
     if isinstance(source, tuple) and device is None:
         return MediaArrays.of(source, use_video=use_video, use_audio=use_audio)
-    return MediaFile(
-        device or source,
+    if device is not None:
+        source, name = device, ":".join(device)
+    elif isinstance(source, str | os.PathLike):
+        name = local_path(source)
+    else:
+        raise ValueError(
+            "expected a path, a URL, or (frames, fps, waveform, sample_rate) in a tuple, got "
+            f"{type(source).__name__}"
+        )
+    local = is_local(source)
+    open_file = functools.partial(
+        MediaFile,
+        source,
         use_video=use_video,
         use_audio=use_audio,
         options=options,
-        timeout=_GIVE_UP * timeout if live and timeout is not None else None,
+        timeout=None if local else timeout,
         live=live,
+        notes=notes,
     )
+    if local:
+        return open_file()
+    return apart(open_file, name)
 
 
-def _is_local(source) -> bool:
+def is_local(source: Any) -> bool:
+    """Whether it is a file or arrays, which never make one wait."""
     if isinstance(source, tuple):
         return _device(source) is None
-    return isinstance(source, str | Path) and os.path.isfile(source)
+    return isinstance(source, str | os.PathLike) and os.path.isfile(local_path(source))
+
+
+def check_timeout(timeout: float | None) -> None:
+    """Raise ValueError unless it is a time to wait."""
+    if timeout is not None and not (
+        isinstance(timeout, NUMBER) and math.isfinite(timeout) and timeout > 0
+    ):
+        raise ValueError(f"timeout must be a positive number of seconds or None, got {timeout!r}")
 
 
 def _device(source) -> tuple[str, str] | None:
     """(FFmpeg's input format, name), if it is a device."""
-    if isinstance(source, tuple) and len(source) == 2:
+    if isinstance(source, tuple) and [type(part) for part in source] == [str, str]:
         return source
     if isinstance(source, str) and source.startswith("device:"):
         kind, _, name = source.removeprefix("device:").partition(":")
@@ -153,7 +217,8 @@ def _device(source) -> tuple[str, str] | None:
     return None
 
 
-def _closing(media, events: Iterator[Event]) -> Generator[Event]:
+def closing_media(media, events: Iterator[Item]) -> Generator[Item]:
+    """The events; at their end, or once closed, the media are closed."""
     with contextlib.ExitStack() as stack:
         for each in media:
             stack.enter_context(each)

@@ -3,12 +3,12 @@
 import numpy as np
 
 from benchmarks.bench import Bench
-from benchmarks.clip import FULL, Clip
+from benchmarks.clip import FULL, NoiseClip
 from benchmarks.peers.thinker import Thinker
 
 
 def test_transformers_comes_to_the_same_logits():
-    clip = Clip(Bench("tiny", windows=1))
+    clip = NoiseClip(Bench("tiny", windows=1))
     thinker = Thinker(clip.weights, clip.config)
     theirs = thinker.first_token(thinker.inputs(clip.windows, clip.prompt))
     ours = clip.prefill(FULL)(clip.encoded).logits

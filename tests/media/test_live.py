@@ -382,15 +382,15 @@ def filled(given):
 def test_a_stream_that_starts_without_sound_and_gains_it():
     source = PushSource()
     source.push_frames(pictures(72), np.arange(72) / 10)
-    source.push_sound(tone(2.0)[0], time=5.0)
-    source.push_frames(pictures(14), 7.2 + np.arange(14) / 10)
-    source.push_sound(tone(3.0)[0], time=7.0)
-    source.push_frames(pictures(14), 8.6 + np.arange(14) / 10)
-    source.close()
-    stream = live(source, timeout=1.0)
-    # The clock of the pictures is 1 s past the end of the first windows: they go without sound.
-    # Then the sound is back, and is waited for again.
-    given = list(stream)
+    with live(source, timeout=0.3) as stream:
+        # The first windows go without sound. Then the sound is back, and is waited for again.
+        given = [next(stream) for _ in range(3)]
+        source.push_sound(tone(2.0)[0], time=5.0)
+        source.push_frames(pictures(14), 7.2 + np.arange(14) / 10)
+        source.push_sound(tone(3.0)[0], time=7.0)
+        source.push_frames(pictures(14), 8.6 + np.arange(14) / 10)
+        source.close()
+        given += stream
     assert filled(given) == ([2] * 5, [0, 0, 0, 200, 200])
     assert stream.incomplete == 3 and stream.late_sound == pytest.approx(1.0, abs=0.05)
     assert given[3].mel[:, 5:195].max(0).min() > 0.5  # the tone, from 6 s to 8 s
@@ -399,10 +399,12 @@ def test_a_stream_that_starts_without_sound_and_gains_it():
 def test_sound_gained_inside_a_window_is_silence_up_to_there():
     source = PushSource()
     source.push_frames(pictures(40), np.arange(40) / 10)
-    source.push_sound(tone(3.0)[0], time=5.0)
-    source.push_frames(pictures(40), 4 + np.arange(40) / 10)
-    source.close()
-    given = list(live(source, timeout=0.5))
+    with live(source, timeout=0.3) as stream:
+        given = [next(stream), next(stream)]
+        source.push_sound(tone(3.0)[0], time=5.0)
+        source.push_frames(pictures(40), 4 + np.arange(40) / 10)
+        source.close()
+        given += stream
     lengths = filled(given)[1]
     assert lengths == [0, 0, 200, 200]
     loud = given[2].mel.max(0) > 0.5
@@ -413,12 +415,13 @@ def test_a_stream_that_loses_its_pictures_and_regains_them():
     source = PushSource()
     source.push_frames(pictures(15), np.arange(15) / 10)
     source.push_sound(tone(7.5)[0])
-    source.push_frames(pictures(7), 8.2 + np.arange(7) / 10)
-    source.push_sound(tone(3.0)[0])
-    source.push_frames(pictures(8), 8.9 + np.arange(8) / 10)
-    source.close()
-    stream = live(source, timeout=1.0)
-    given = list(stream)
+    with live(source, timeout=0.3) as stream:
+        given = [next(stream) for _ in range(3)]
+        source.push_frames(pictures(7), 8.2 + np.arange(7) / 10)
+        source.push_sound(tone(3.0)[0])
+        source.push_frames(pictures(8), 8.9 + np.arange(8) / 10)
+        source.close()
+        given += stream
     # Nothing is held over from 1.5 s: those pictures are lost, and their slots are masked.
     assert filled(given) == ([2, 0, 0, 0, 2, 0], [200, 200, 200, 200, 200, 50])
     assert given[0].grid_mask.all() and stream.late_frames == 0

@@ -1,0 +1,50 @@
+"""The shape of a window belongs to the checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from omnizip_jax.checkpoint.small import RELEASED
+from omnizip_jax.config import WindowSpec
+from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
+from omnizip_jax.models.qwen2_5_omni.encoders import check_spec
+from omnizip_jax.testbed.clips import SPEC
+
+SMALL = ModelConfig.from_file(RELEASED / "config.json")
+
+
+def test_the_small_model_brings_its_own():
+    assert SMALL.spec == SPEC and SPEC.grid_slots == 36
+
+
+def test_released_models_have_the_default():
+    assert dataclasses.replace(SMALL, grid_slots=144).spec == WindowSpec()
+
+
+def test_it_follows_from_the_sizes():
+    config = dataclasses.replace(
+        SMALL,
+        audio=dataclasses.replace(SMALL.audio, n_window=50, mel_bins=80),
+        vision=dataclasses.replace(SMALL.vision, patch=16, merge=4, temporal_patch=1),
+        seconds_per_chunk=1,
+        grid_slots=64,
+    )
+    assert config.spec == WindowSpec(
+        seconds=1,
+        audio_slots=25,
+        grids=2,
+        grid_slots=64,
+        patch=16,
+        merge=4,
+        temporal_patch=1,
+        mel_bins=80,
+    )
+
+
+@pytest.mark.parametrize("name", ["patch", "merge", "temporal_patch", "mel_bins"])
+def test_another_shape_is_refused(name):
+    check_spec(SMALL.spec, SMALL)
+    with pytest.raises(ValueError, match=f"encoders have {name}="):
+        check_spec(dataclasses.replace(SMALL.spec, **{name: 3}), SMALL)

@@ -13,6 +13,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from omnizip_jax.models.config import TextConfig
+from omnizip_jax.models.kernels import Kernels
 from omnizip_jax.models.layers import held
 from omnizip_jax.models.rope import text_positions
 from omnizip_jax.models.text import Decoder, KVCache
@@ -76,7 +77,7 @@ def sample(logits: Float[Array, "V"], sampling: Sampling, key: PRNGKeyArray) -> 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("config", "steps", "end_tokens"),
+    static_argnames=("config", "steps", "end_tokens", "kernels"),
     donate_argnames="generation",
 )
 def generate_tokens(
@@ -88,6 +89,7 @@ def generate_tokens(
     config: TextConfig,
     steps: int,
     end_tokens: tuple[int, ...],
+    kernels: Kernels = Kernels(),  # noqa: B008 (frozen)
 ) -> tuple[Int[Array, "steps"], Int[Array, ""], Generation]:
     """Make up to ``limit`` tokens in one program; stops after an end token.
 
@@ -110,8 +112,8 @@ def generate_tokens(
         tokens, made, state = carry
         key, subkey = jax.random.split(state.key)
         token = sample(state.logits, sampling, subkey)
-        own, token = held(weights, token)
-        decoder = Decoder(config, dtype).bind({"params": own})
+        own, token = held(weights, token) if kernels.held else (weights, token)
+        decoder = Decoder(config, dtype, kernels).bind({"params": own})
         positions = text_positions(state.position, 1)
         hidden, cache = decoder(decoder.embed(token[None]), positions, state.cache)
         logits = decoder.logits(hidden)[0]
@@ -135,6 +137,7 @@ def complete(
         The text, the token ids (an end token included), and the generation as it ended.
     """
     ids: list[int] = []
+    kernels = Kernels.of(params.weights)
     text = TextPieces(params.tokenizer, on_text)
     while len(ids) < max_new_tokens and not bool(generation.finished):
         tokens, made, generation = generate_tokens(
@@ -145,6 +148,7 @@ def complete(
             config=params.config.text,
             steps=DECODE_BLOCK,
             end_tokens=end_tokens(params.tokenizer),
+            kernels=kernels,
         )
         ids += np.asarray(tokens)[: int(made)].tolist()
         text.update(ids)

@@ -30,6 +30,7 @@ from omnizip_jax.compression import (
 from omnizip_jax.config import OmniZipConfig, WindowSpec
 from omnizip_jax.decode import Generation, Sampling, complete
 from omnizip_jax.media import Clip, load_clip
+from omnizip_jax.models.kernels import Kernels
 from omnizip_jax.models.qwen2_5_omni import positions as tmrope
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.encoders import bound_decoder, check_spec, encode_windows
@@ -228,12 +229,12 @@ def encode_clip(
 
     The result is padded with empty windows up to the clip's length bucket.
     """
-    total = padded_length(len(windows.mel_length))
+    total, kernels = padded_length(len(windows.mel_length)), Kernels.of(weights)
     windows = pad_windows(windows, total)
 
     def encode(start: int) -> EncodedWindow:
         block = jax.tree.map(lambda x: x[start : start + ENCODE_BLOCK], windows)
-        return encode_windows(weights, block, config=config)
+        return encode_windows(weights, block, config=config, kernels=kernels)
 
     starts = tqdm(range(0, total, ENCODE_BLOCK), "encoding", unit="block", disable=not progress)
     blocks = []
@@ -301,6 +302,7 @@ def prefill(
         jax.random.key(seed),
         config=params.config,
         compression=compression,
+        kernels=Kernels.of(params.weights),
         **sizes,
     )
     if int(count) > sizes["capacity"]:
@@ -323,7 +325,9 @@ def prefill(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("config", "compression", "capacity", "slots"))
+@functools.partial(
+    jax.jit, static_argnames=("config", "compression", "capacity", "slots", "kernels")
+)
 def first_token(
     weights: Any,
     encoded: EncodedWindow | None,
@@ -336,6 +340,7 @@ def first_token(
     compression: OmniZipConfig | None,
     capacity: int,
     slots: int,
+    kernels: Kernels = Kernels(),  # noqa: B008 (frozen)
 ) -> tuple[Generation, CompressedClip | None, Int[Array, ""]]:
     """One program from the encoders' outputs to the logits of the first token.
 
@@ -352,7 +357,7 @@ def first_token(
     Returns:
         The generation to go on with, the compression trace, and the number of tokens read.
     """
-    decoder = bound_decoder(weights, config)
+    decoder = bound_decoder(weights, config, kernels)
     start = prompt.prefix.shape[0] and prompt.prefix_positions[-1] + 1
     embeddings = [decoder.embed(prompt.prefix)]
     positions = [jnp.broadcast_to(prompt.prefix_positions, (3, prompt.prefix.shape[0]))]

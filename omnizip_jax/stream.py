@@ -27,6 +27,7 @@ from omnizip_jax.conversation import closing_tokens, prefix_tokens, question_tok
 from omnizip_jax.decode import Generation, Sampling, complete, end_tokens
 from omnizip_jax.generate import TEXT_BLOCK, Answer, TokenCounts, compress_next
 from omnizip_jax.memory import AUDIO, START, TEXT, VIDEO, Memory, Slots, forget, survivors
+from omnizip_jax.models.kernels import Kernels
 from omnizip_jax.models.qwen2_5_omni import positions as tmrope
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.encoders import (
@@ -99,6 +100,7 @@ def init_stream(
         low_water=0,
         text_slots=text_slots,
         system=system,
+        kernels=Kernels.of(params.weights),
     )
     prefix = prefix_tokens(params, settings)
     room = capacity - settings.block - text_slots  # what the history may grow to
@@ -118,7 +120,15 @@ def init_stream(
     dtype = weights_dtype(params.weights)
     tokens, positions, count = _padded(prefix)
     cache = KVCache.empty(config.text, capacity, dtype)
-    cache, _ = _append_text(params.weights, cache, tokens, positions, count, config=config)
+    cache, _ = _append_text(
+        params.weights,
+        cache,
+        tokens,
+        positions,
+        count,
+        config=config,
+        kernels=settings.kernels,
+    )
     state = StreamState(
         cache=cache,
         slots=Slots.empty(capacity),
@@ -217,6 +227,7 @@ def ask(
         asked.after + offsets_padded,
         count,
         config=settings.model,
+        kernels=settings.kernels,
     )
     jax.block_until_ready(logits)
     seconds = {"prefill": time.perf_counter() - began}
@@ -257,11 +268,11 @@ def _feed(
     """The program of ``feed``; ``state`` comes without its cache, which alone is donated."""
     settings = state.settings
     config, spec = settings.model, settings.spec
-    decoder = bound_decoder(weights, config)
+    decoder = bound_decoder(weights, config, settings.kernels)
 
     if not settings.audio:
         window = window.replace(mel_length=jnp.zeros_like(window.mel_length))
-    encoded = encode_window(weights, window, config)
+    encoded = encode_window(weights, window, config, settings.kernels)
     audio_mask, video_mask = encoded.audio.token_mask, encoded.video_mask
     plan, trace = compress_next(state.plan, encoded, settings.compression)
 
@@ -323,7 +334,7 @@ def _ranks(trace: CompressedClip) -> Float[Array, " slots"]:
     return jnp.concatenate([video.reshape(-1), audio]) * total
 
 
-@functools.partial(jax.jit, static_argnames="config", donate_argnames="cache")
+@functools.partial(jax.jit, static_argnames=("config", "kernels"), donate_argnames="cache")
 def _append_text(
     weights: Any,
     cache: KVCache,
@@ -332,9 +343,10 @@ def _append_text(
     count: Int[Array, ""],
     *,
     config: ModelConfig,
+    kernels: Kernels,
 ) -> tuple[KVCache, Float[Array, " V"]]:
     """Append ``count`` text tokens to the cache; the logits after the last."""
-    decoder = bound_decoder(weights, config)
+    decoder = bound_decoder(weights, config, kernels)
     embeddings = decoder.embed(tokens)
     positions = jnp.broadcast_to(positions, (3, tokens.shape[0]))
     hidden, cache = decoder(embeddings, positions, cache, count)
@@ -405,6 +417,7 @@ def _remember_turn(
         generation.position + offsets,
         count,
         config=state.settings.model,
+        kernels=state.settings.kernels,
     )
     place = jnp.arange(state.slots.unit.shape[0])
     new = (place >= begin) & (place < cache.length)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Int
 from omnizip_jax.compression import CausalPlan, CompressedClip
 from omnizip_jax.config import OmniZipConfig, WindowSpec
 from omnizip_jax.memory import Memory, Slots
+from omnizip_jax.models.kernels import Kernels
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.text import KVCache
 from omnizip_jax.types import Window
@@ -33,6 +34,7 @@ class StreamSettings:
     low_water: int
     text_slots: int
     system: str
+    kernels: Kernels
 
     @property
     def start_tokens(self) -> tuple[int, ...]:

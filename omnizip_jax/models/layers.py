@@ -30,24 +30,30 @@ def run(
     carry: Any,
     *shared: Any,
     layers: range,
+    hold: bool,
     unrolled: bool = False,
 ) -> Any:
     """Pass ``carry`` through some of the layers: ``carry = layer(carry, index, *shared)``.
 
     A layer is cut out of the stack where it is used, so no part of the stack is ever copied.
+
+    Args:
+        hold: keep the weights in the loop (``held``).
+        unrolled: write the layers out one after another instead of the loop.
     """
 
     def step(carry: Any, index: jax.Array) -> tuple[Any, None]:
-        params = layer_of(stack, index)
+        params = layer_of(stack, index, hold)
         return layer.apply({"params": params}, carry, index, *shared), None
 
     indices = jnp.arange(layers.start, layers.stop)
     return jax.lax.scan(step, carry, indices, unroll=len(layers) if unrolled else 1)[0]
 
 
-def layer_of(stack: Any, index: jax.Array) -> Any:
+def layer_of(stack: Any, index: jax.Array, hold: bool) -> Any:
     """One layer's parameters."""
-    stack, index = held(stack, index)
+    if hold:
+        stack, index = held(stack, index)
     return jax.tree.map(
         lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), stack
     )
@@ -60,6 +66,4 @@ def held(weights: Any, turn: jax.Array) -> tuple[Any, jax.Array]:
     loop, as that is the same for every turn, and to a whole stack before a layer is cut out: twice
     the memory of all weights on top of them. Behind the barrier they belong to the turn.
     """
-    if jax.default_backend() != "cpu":
-        return weights, turn
     return jax.lax.optimization_barrier((weights, turn))

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from omnizip_jax.models import attention, layers, rope
 from omnizip_jax.models.config import TextConfig
+from omnizip_jax.models.kernels import Kernels, exact
 
 SHORT_BLOCK = 1024  # below this many tokens, copies of the weights would be felt on a GPU
 
@@ -42,18 +43,19 @@ class Linear(nn.Module):
 
     A product with one row then reads each row of ``weight`` once, straight from the stack of layers
     that is scanned. XLA on a CPU copies a layer's [in, out] kernels first; on a GPU it copies
-    before every product, so that one row is multiplied and summed there.
+    before every product, hence ``Kernels.summed_rows``.
     """
 
     features: int
     use_bias: bool
     dtype: jnp.dtype
+    kernels: Kernels
 
     @nn.compact
     def __call__(self, x: Float[Array, "T I"]) -> Float[Array, "T O"]:
         init = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
         weight = self.param("weight", init, (self.features, x.shape[-1]), self.dtype)
-        if x.shape[0] == 1 and jax.default_backend() == "gpu":
+        if x.shape[0] == 1 and self.kernels.summed_rows:
             terms = weight.astype(jnp.float32) * x.astype(jnp.float32)
             out = jnp.sum(terms, axis=-1)[None].astype(self.dtype)
         else:
@@ -68,6 +70,7 @@ class Attention(nn.Module):
 
     config: TextConfig
     dtype: jnp.dtype
+    kernels: Kernels
     fresh: bool
 
     @nn.compact
@@ -76,7 +79,7 @@ class Attention(nn.Module):
 
         def project(heads: int, name: str) -> Array:
             features = heads * config.head_dim
-            y = Linear(features, True, self.dtype, name=name)(x)
+            y = Linear(features, True, self.dtype, self.kernels, name=name)(x)
             return y.reshape(length, heads, config.head_dim)
 
         q = rope.rotate(project(config.heads, "q_proj"), angle)
@@ -87,12 +90,13 @@ class Attention(nn.Module):
             keys=jax.lax.dynamic_update_slice(cache.keys, k[None], start),
             values=jax.lax.dynamic_update_slice(cache.values, v[None], start),
         )
+        fused = self.kernels.fused_attention
         if self.fresh:
-            out = attention.attend_causal(q, k, v)
+            out = attention.attend_causal(q, k, v, fused)
         else:
-            out = attention.attend_cached(q, cache.keys, cache.values, layer, cache.length)
+            out = attention.attend_cached(q, cache.keys, cache.values, layer, cache.length, fused)
         out = out.reshape(length, -1)
-        return Linear(config.hidden, False, self.dtype, name="o_proj")(out), cache
+        return Linear(config.hidden, False, self.dtype, self.kernels, name="o_proj")(out), cache
 
 
 class MLP(nn.Module):
@@ -100,11 +104,12 @@ class MLP(nn.Module):
 
     config: TextConfig
     dtype: jnp.dtype
+    kernels: Kernels
 
     @nn.compact
     def __call__(self, x):
         def linear(features: int, name: str) -> Linear:
-            return Linear(features, False, self.dtype, name=name)
+            return Linear(features, False, self.dtype, self.kernels, name=name)
 
         gate = nn.silu(linear(self.config.ffn, "gate_proj")(x))
         return linear(self.config.hidden, "down_proj")(gate * linear(self.config.ffn, "up_proj")(x))
@@ -115,6 +120,7 @@ class Layer(nn.Module):
 
     config: TextConfig
     dtype: jnp.dtype
+    kernels: Kernels
     fresh: bool
 
     @nn.compact
@@ -126,10 +132,10 @@ class Layer(nn.Module):
                 epsilon=self.config.rms_eps, dtype=self.dtype, param_dtype=self.dtype, name=name
             )
 
-        attn = Attention(self.config, self.dtype, self.fresh, name="self_attn")
+        attn = Attention(self.config, self.dtype, self.kernels, self.fresh, name="self_attn")
         out, cache = attn(norm("input_layernorm")(x), angle, cache, layer)
         x = x + out
-        mlp = MLP(self.config, self.dtype, name="mlp")
+        mlp = MLP(self.config, self.dtype, self.kernels, name="mlp")
         x = x + mlp(norm("post_attention_layernorm")(x))
         return x, cache
 
@@ -139,6 +145,7 @@ class Decoder(nn.Module):
 
     config: TextConfig
     dtype: jnp.dtype = jnp.float32
+    kernels: Kernels = Kernels()
 
     def setup(self):
         config = self.config
@@ -147,18 +154,20 @@ class Decoder(nn.Module):
         )
         self.norm = nn.RMSNorm(epsilon=config.rms_eps, dtype=self.dtype, param_dtype=self.dtype)
         if not config.tied:
-            self.lm_head = Linear(config.vocabulary, False, self.dtype)
+            self.lm_head = Linear(config.vocabulary, False, self.dtype, self.kernels)
 
     def embed(self, tokens: Int[Array, "T"]) -> Float[Array, "T D"]:
         """Embeddings of text tokens."""
         return self.embed_tokens(tokens)
 
+    @exact
     def logits(self, hidden: Float[Array, "T D"]) -> Float[Array, "T V"]:
         """Next-token logits, float32."""
         out = self.embed_tokens.attend(hidden) if self.config.tied else self.lm_head(hidden)
         return out.astype(jnp.float32)
 
     @nn.compact
+    @exact
     def __call__(
         self,
         embeddings: Float[Array, "T D"],
@@ -182,12 +191,14 @@ class Decoder(nn.Module):
         """
         # XLA on a GPU copies the weights of a layer out of the scanned stack before each product;
         # unrolled, it reads them where they are. One row has products that read them in place.
-        unrolled = jax.default_backend() == "gpu" and 1 < embeddings.shape[0] <= SHORT_BLOCK
-        layer = Layer(self.config, self.dtype, fresh, parent=None)
+        kernels = self.kernels
+        unrolled = kernels.unrolled and 1 < embeddings.shape[0] <= SHORT_BLOCK
+        layer = Layer(self.config, self.dtype, kernels, fresh, parent=None)
         carry, angle = (embeddings, cache), rope.angles(positions, self.config)
         stack = layers.stacked(self, "layers", layer, self.config.layers, carry, 0, angle)
+        every = range(self.config.layers)
         x, cache = layers.run(
-            layer, stack, carry, angle, layers=range(self.config.layers), unrolled=unrolled
+            layer, stack, carry, angle, layers=every, hold=kernels.held, unrolled=unrolled
         )
         count = embeddings.shape[0] if count is None else count
         return self.norm(x), cache.replace(length=cache.length + jnp.int32(count))

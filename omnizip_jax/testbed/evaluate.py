@@ -36,6 +36,7 @@ from omnizip_jax.generate import (
     keep_all,
 )
 from omnizip_jax.media import load_clip
+from omnizip_jax.models.kernels import Kernels
 from omnizip_jax.models.params import Params
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.encoders import bound_decoder, encode_windows
@@ -165,7 +166,7 @@ def choose_tokens(
     return choose(encoded, compression, key)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "capacity"))
+@functools.partial(jax.jit, static_argnames=("config", "capacity", "kernels"))
 def first_tokens(
     weights: Any,
     encoded: EncodedWindow,
@@ -177,12 +178,13 @@ def first_tokens(
     *,
     config: ModelConfig,
     capacity: int,
+    kernels: Kernels = Kernels(),  # noqa: B008 (frozen)
 ) -> Int[Array, "Q"]:
     """The likeliest first token of the answer to each of several questions about one clip.
 
     The clip is prefilled once; the questions do not see each other.
     """
-    decoder = bound_decoder(weights, config)
+    decoder = bound_decoder(weights, config, kernels)
     start = len(prefix) - 1  # the start tokens share a position, and so do the end tokens
     spots = jnp.minimum(jnp.arange(len(prefix)), start - 1)
     packed, positions, count = pack(
@@ -201,7 +203,7 @@ def first_tokens(
     follows = after + jnp.maximum(jnp.arange(suffixes.shape[1]) - 1, 0)
 
     def answer(suffix: Array, length: Array) -> Array:
-        decoder = bound_decoder(weights, config)
+        decoder = bound_decoder(weights, config, kernels)
         hidden, _ = decoder(decoder.embed(suffix), jnp.tile(follows, (3, 1)), cache)
         return jnp.argmax(decoder.logits(hidden[length - 1][None])[0])
 
@@ -216,7 +218,8 @@ def ask(
 ) -> dict[str, tuple[Int[np.ndarray, "seeds Q"], float]]:
     """What each method answers to each question, and the mean share of tokens it kept."""
     windows = load_clip(clip.arrays, SPEC).windows
-    encoded = encode_windows(params.weights, windows, config=params.config)
+    kernels = Kernels.of(params.weights)
+    encoded = encode_windows(params.weights, windows, config=params.config, kernels=kernels)
     asked = [
         prompts.build(params.tokenizer, params.config, question, audio=True, video=True)
         for question in questions
@@ -241,6 +244,7 @@ def ask(
                 suffixes,
                 lengths,
                 config=params.config,
+                kernels=kernels,
                 capacity=bucket(count + len(prefix)),
             )
             answers.append(np.asarray(tokens))

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from omnizip_jax.checkpoint.load import load
 from omnizip_jax.config import OmniZipConfig
+from omnizip_jax.models.kernels import Kernels
 from omnizip_jax.models.params import Params
 from omnizip_jax.models.qwen2_5_omni.encoders import encode_windows
 from omnizip_jax.testbed.batches import cut
@@ -48,11 +49,12 @@ def explain(
         and the shares of the thing's "video" and "audio" tokens that were kept; None without any.
     """
     rows, rule = [], omnizip()  # one object, for it is a static argument
+    kernels = Kernels.of(params.weights)
     methods = {"full": (full_tokens, compression), "rule": (rule, compression)}
     for seed in tqdm(range(clips), unit="clip"):
         clip, questions = quiz(seed, split, difficulty)
         answers = ask(params, clip, [question.text for question in questions], methods)
-        encoded = encode_windows(params.weights, cut(clip), config=params.config)
+        encoded = encode_windows(params.weights, cut(clip), config=params.config, kernels=kernels)
         kept = choose_tokens(encoded, jax.random.key(0), rule, compression)
         for index, question in enumerate(questions):
             truth = params.tokenizer.encode(question.answer)[0]

@@ -137,6 +137,9 @@ def attend_cached(
 
     Attending to a mostly empty cache would cost as much as to a full one, so the attended length
     is the smallest of a few static ones that holds the block; one program has them all.
+
+    Every layer chooses for itself. One choice around the loop over layers makes XLA copy the whole
+    cache into its branch: decoding took 1.8 times as long with 8192 slots on a CPU.
     """
     queries, slots = q.shape[0], keys.shape[1]
 

@@ -16,7 +16,7 @@ from omnizip_jax.models.config import TextConfig
 from omnizip_jax.models.kernels import Kernels
 from omnizip_jax.models.layers import held
 from omnizip_jax.models.rope import text_positions
-from omnizip_jax.models.text import Decoder, KVCache
+from omnizip_jax.models.text import Decoder
 
 if TYPE_CHECKING:
     from omnizip_jax.models.params import Params
@@ -51,7 +51,7 @@ class Generation(struct.PyTreeNode):
         finished: an end token was made.
     """
 
-    cache: KVCache
+    cache: Any  # ``models.text.Cache``; a stream's is one segment
     logits: Float[Array, "V"]
     position: Int[Array, ""]
     key: PRNGKeyArray
@@ -101,7 +101,7 @@ def generate_tokens(
         The tokens, how many of them are real, and the state to go on from. The end token is in
         the tokens and in the cache.
     """
-    dtype = generation.cache.keys.dtype
+    dtype = jax.tree.leaves(weights)[0].dtype
     ends = jnp.array(end_tokens, jnp.int32)
 
     def unfinished(carry):

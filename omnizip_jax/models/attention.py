@@ -180,6 +180,17 @@ def _attend_one(
     return jnp.einsum("kgkh->kgh", out).reshape(1, heads, size)
 
 
+def weights_of_last(
+    q: Float[Array, "1 N H"], k: Float[Array, "S K H"], last: Int[Array, ""]
+) -> Float[Array, "N S"]:
+    """Softmax over the keys up to ``last``, of the one query that stands there; float32."""
+    heads, size = q.shape[1:]
+    q = q.reshape(k.shape[1], -1, size)
+    score = jnp.einsum("kgh,skh->kgs", q, k, preferred_element_type=jnp.float32) * size**-0.5
+    score = jnp.where(jnp.arange(k.shape[0]) <= last, score, LEAST)
+    return jax.nn.softmax(score).reshape(heads, -1)
+
+
 def attended_lengths(slots: int) -> list[int]:
     """Eighth, quarter, half and whole of a cache, as far as they are worth a branch."""
     parts = {-(-slots // parts) for parts in (8, 4, 2)}

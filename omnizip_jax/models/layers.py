@@ -17,6 +17,9 @@ def stacked(module: nn.Module, name: str, layer: nn.Module, count: int, *example
         example: what the layer is called with.
     """
 
+    if module.has_variable("params", name):
+        return module.get_variable("params", name)
+
     def init(key: jax.Array) -> Any:
         keys = jax.random.split(key, count)
         return jax.vmap(lambda key: layer.init(key, *example)["params"])(keys)
@@ -38,6 +41,7 @@ def run(
     A layer is cut out of the stack where it is used, so no part of the stack is ever copied.
 
     Args:
+        layers: which.
         hold: keep the weights in the loop (``held``).
         unrolled: write the layers out one after another instead of the loop.
     """
@@ -46,6 +50,8 @@ def run(
         params = layer_of(stack, index, hold)
         return layer.apply({"params": params}, carry, index, *shared), None
 
+    if not layers:
+        return carry
     indices = jnp.arange(layers.start, layers.stop)
     return jax.lax.scan(step, carry, indices, unroll=len(layers) if unrolled else 1)[0]
 

@@ -1,4 +1,4 @@
-"""Memory: weights in bfloat16 stay as they are, at the sizes of the real 3B; nothing is allocated."""
+"""Memory: weights in bfloat16 stay as they are, at the sizes of the real 3B, only compiled."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ SUITES = {  # name on the command line: module with a function ``run(bench) -> r
     "media": "media",
     "convert": "convert",
     "compile": "compile",
+    "memory": "memory",
     "causal": "causal",
 }
 UNTIMED = {"causal"}  # compares choices, which are the same on every machine: not part of ``all``

@@ -42,6 +42,7 @@ from omnizip_jax.generate import (
     prefill_sizes,
     token_counts,
 )
+from omnizip_jax.models.kernels import Kernels
 from omnizip_jax.models.qwen2_5_omni.encoders import encode_windows
 from omnizip_jax.models.qwen2_5_omni.parameters import abstract_params
 
@@ -80,6 +81,7 @@ class Compiled:
     """What the compiler says of one program; sizes in bytes.
 
     Attributes:
+        arguments: what it is given besides weights.
         weight_copies: of the layers' weights, written to memory before they are read.
         in_place: results that take the memory of an argument.
         attention: calls of cuDNN's fused attention in the program's text.
@@ -87,6 +89,7 @@ class Compiled:
 
     name: str
     seconds: float
+    arguments: int
     temporaries: int
     results: int
     in_place: int
@@ -95,13 +98,11 @@ class Compiled:
 
 
 class Target:
-    """Lowers and compiles for one described device."""
+    """Lowers and compiles for one device, there or only described."""
 
-    def __init__(self) -> None:
-        described = topologies.get_topology_desc(
-            platform="cuda", topology_name="h200", topology="1 x 1 x 1", target_config=H200
-        )
-        self.sharding = jax.sharding.SingleDeviceSharding(described.devices[0])
+    def __init__(self, device: Any, platform: str) -> None:
+        self.sharding, self.platform = jax.sharding.SingleDeviceSharding(device), platform
+        self.kernels = Kernels.of(self.abstract(jnp.zeros(())))
 
     def abstract(self, tree: Any) -> Any:
         """Shapes of arrays on the device."""
@@ -113,7 +114,8 @@ class Target:
     def compile(
         self, name: str, weights: Any, function: Any, *args: Any, **static: Any
     ) -> Compiled:
-        lowered = function.trace(*args, **static).lower(lowering_platforms=("cuda",))
+        """``args`` begin with the weights, or the decoder's alone."""
+        lowered = function.trace(*args, **static).lower(lowering_platforms=(self.platform,))
         began = time.perf_counter()
         program = lowered.compile()
         seconds = time.perf_counter() - began
@@ -121,12 +123,18 @@ class Target:
         return Compiled(
             name=name,
             seconds=seconds,
+            arguments=tree_bytes(args[1:]),
             temporaries=memory.temp_size_in_bytes,
             results=memory.output_size_in_bytes,
             in_place=memory.alias_size_in_bytes,
             weight_copies=weight_copies(text, weights["text"]["layers"]),
             attention=text.count('custom_call_target="__cudnn$fmha'),
         )
+
+
+def tree_bytes(tree: Any) -> int:
+    """Bytes of a tree's arrays, abstract ones too."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def weight_copies(text: str, layers: Any) -> int:
@@ -150,24 +158,28 @@ def weight_copies(text: str, layers: Any) -> int:
 
 @contextlib.contextmanager
 def as_on_gpu() -> Iterator[None]:
-    """The library takes the ways that it takes on a GPU, with a cuDNN that has all it wants."""
+    """JAX believes that there is a cuDNN, one that has all it wants."""
     cudnn = importlib.import_module("jax._src.cudnn.fused_attention_stablehlo")
     found = {
         "check_cudnn_version": lambda: 92000,
         "check_compute_capability": lambda wanted: float(wanted) <= 9.0,
         "is_cuda_compute_capability_equal": lambda wanted: float(wanted) == 9.0,
     }
-    with (
-        mock.patch.object(jax, "default_backend", lambda: "gpu"),
-        mock.patch.multiple(cudnn, **found),
-    ):
+    with mock.patch.multiple(cudnn, **found):
         yield
 
 
-def programs(preset: str) -> Iterator[Compiled]:
-    """Those of ``generate`` on a clip of the preset's length, then those of a stream."""
-    config, count = presets.PRESETS[preset].model, presets.PRESETS[preset].windows
-    target = Target()
+def h200() -> Target:
+    """Raises ``RuntimeError`` or ``NotImplementedError`` without a compiler for a GPU."""
+    described = topologies.get_topology_desc(
+        platform="cuda", topology_name="h200", topology="1 x 1 x 1", target_config=H200
+    )
+    return Target(described.devices[0], "cuda")
+
+
+def programs(target: Target, preset: str, count: int) -> Iterator[Compiled]:
+    """Those of ``generate`` on a clip of ``count`` windows, then those of a stream."""
+    config, kernels = presets.PRESETS[preset].model, target.kernels
     weights = target.abstract(abstract_params(config, jnp.dtype(jnp.bfloat16)))
     windows = presets.random_windows(1, config)
 
@@ -176,7 +188,12 @@ def programs(preset: str) -> Iterator[Compiled]:
 
     block = target.abstract(clip(ENCODE_BLOCK))
     yield target.compile(
-        "encoders, 8 windows", weights, encode_windows, weights, block, config=config
+        "encoders, 8 windows",
+        weights,
+        encode_windows,
+        *(weights, block),
+        config=config,
+        kernels=kernels,
     )
 
     padded = padded_length(count)
@@ -199,6 +216,7 @@ def programs(preset: str) -> Iterator[Compiled]:
             )
         )
         static: dict[str, Any] = {"config": config, "compression": compression, **sizes}
+        static["kernels"] = kernels
         yield target.compile(f"first token, {name}", weights, first_token, *arguments, **static)
         if generation is None:
             generation = first_token.eval_shape(*arguments, **static)[0]
@@ -215,6 +233,7 @@ def _decoding(target: Target, weights: Any, generation: Any, config: Any) -> Com
         config=config.text,
         steps=DECODE_BLOCK,
         end_tokens=(),
+        kernels=target.kernels,
     )
 
 
@@ -228,6 +247,7 @@ def _streaming(target: Target, weights: Any, clip: Any, config: Any) -> Iterator
         mock.patch.object(stream, "_commit", lambda tree, like: tree),
     ):
         state = jax.eval_shape(begin, weights)
+    state = state.replace(settings=dataclasses.replace(state.settings, kernels=target.kernels))
     cache, rest = target.abstract((state.cache, state.replace(cache=None)))
     window = target.abstract(jax.tree.map(lambda x: x[0], clip))
     yield target.compile("a streamed window", weights, stream._feed, weights, cache, rest, window)
@@ -238,6 +258,7 @@ def _streaming(target: Target, weights: Any, clip: Any, config: Any) -> Iterator
         stream._append_text,
         *(weights, cache, tokens, tokens, target.abstract(jnp.int32(1))),
         config=state.settings.model,
+        kernels=target.kernels,
     )
     yield target.compile("forgetting", weights, stream._forget, cache, rest)
 
@@ -263,10 +284,10 @@ def main() -> None:
     parser.add_argument("--preset", default="7b", choices=list(presets.PRESETS))
     arguments = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")  # what is small is computed here
-    console, rows = Console(), []
+    console, rows, windows = Console(), [], presets.PRESETS[arguments.preset].windows
     try:
         with as_on_gpu():
-            for row in programs(arguments.preset):
+            for row in programs(h200(), arguments.preset, windows):
                 console.print(f"[dim]{row.name}: {row.seconds:.1f} s[/]", highlight=False)
                 rows.append(row)
     except (RuntimeError, NotImplementedError) as error:

@@ -22,6 +22,7 @@ from omnizip_jax.generate import (
     prefill_sizes,
     token_counts,
 )
+from omnizip_jax.models.kernels import Kernels
 from omnizip_jax.types import EncodedWindow
 
 FULL = None
@@ -91,6 +92,7 @@ class NoiseClip:
             *arguments[1:],
             config=self.config,
             compression=compression,
+            kernels=Kernels.of(self.weights),
             **sizes,
         ).compile()
         _, _, count = program(arguments[0], self.encoded, *arguments[1:])

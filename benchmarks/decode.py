@@ -14,6 +14,7 @@ from benchmarks.bench import Bench
 from benchmarks.clip import FULL, KEEP_45, NoiseClip
 from benchmarks.harness import Call, Row, program_bytes
 from omnizip_jax.decode import DECODE_BLOCK, Generation, Sampling, generate_tokens
+from omnizip_jax.models.kernels import Kernels
 from omnizip_jax.models.text import KVCache
 
 
@@ -31,6 +32,7 @@ class Decoding:
             config=config.text,
             steps=DECODE_BLOCK,
             end_tokens=(),
+            kernels=Kernels.of(self.weights),
         ).compile()
 
     def __call__(self) -> None:

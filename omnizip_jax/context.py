@@ -23,6 +23,7 @@ from omnizip_jax.config import WindowSpec
 from omnizip_jax.layout import bucket, clip_positions, interleave, padded_text
 from omnizip_jax.memory import AUDIO, START, TEXT, VIDEO, Memory, Slots, forget, survivors
 from omnizip_jax.models.families import Config, family
+from omnizip_jax.models.kernels import Kernels
 from omnizip_jax.models.params import Params
 from omnizip_jax.models.text import KVCache
 from omnizip_jax.prompt import Medium
@@ -37,6 +38,7 @@ class Reading:
     method: Method
     spec: WindowSpec
     medium: Medium  # what the windows have: sound, pictures, or both
+    kernels: Kernels
 
     @property
     def markers(self) -> tuple[int, ...]:
@@ -331,7 +333,7 @@ def _ranks(selection: Selection) -> Float[Array, " slots"]:
     return jnp.concatenate([video.reshape(-1), audio]) * total
 
 
-@functools.partial(jax.jit, static_argnames="config", donate_argnames="cache")
+@functools.partial(jax.jit, static_argnames=("config", "kernels"), donate_argnames="cache")
 def append_text(
     weights: Any,
     cache: KVCache,
@@ -340,9 +342,10 @@ def append_text(
     count: Int[Array, ""],
     *,
     config: Config,
+    kernels: Kernels,
 ) -> tuple[KVCache, Float[Array, " V"]]:
     """Append ``count`` text tokens to the cache; the logits after the last."""
-    decoder = family(config).bound_decoder(weights, config)
+    decoder = family(config).bound_decoder(weights, config, kernels)
     embeddings = decoder.embed(tokens)
     positions = jnp.broadcast_to(positions, (3, tokens.shape[0]))
     hidden, cache = decoder(embeddings, positions, cache, count)
@@ -390,7 +393,15 @@ def open_context(
     cache = KVCache.empty(
         reading.config.text, capacity, family(reading.config).weights_dtype(params.weights)
     )
-    cache, _ = append_text(params.weights, cache, tokens, offsets, count, config=reading.config)
+    cache, _ = append_text(
+        params.weights,
+        cache,
+        tokens,
+        offsets,
+        count,
+        config=reading.config,
+        kernels=reading.kernels,
+    )
     past = Past.nothing(capacity, plan, jax.random.key(seed))
     past = past.replace(origin=count, time=count, base=count, after=count)
     return Context(

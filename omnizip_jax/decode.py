@@ -14,9 +14,10 @@ from flax import struct
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from omnizip_jax.models.config import TextConfig
+from omnizip_jax.models.kernels import Kernels
 from omnizip_jax.models.layers import held
 from omnizip_jax.models.rope import text_positions
-from omnizip_jax.models.text import Decoder, KVCache
+from omnizip_jax.models.text import Decoder
 
 DECODE_BLOCK = 8  # tokens per dispatch
 
@@ -58,7 +59,7 @@ class Generation(struct.PyTreeNode):
         finished: an end token was made.
     """
 
-    cache: KVCache
+    cache: Any  # ``models.text.Cache``; a stream's is one segment
     logits: Float[Array, "V"]
     position: Int[Array, ""]
     key: PRNGKeyArray
@@ -84,7 +85,7 @@ def sample(logits: Float[Array, "V"], sampling: Sampling, key: PRNGKeyArray) -> 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("config", "steps", "end_tokens"),
+    static_argnames=("config", "steps", "end_tokens", "kernels"),
     donate_argnames="generation",
 )
 def generate_tokens(
@@ -96,6 +97,7 @@ def generate_tokens(
     config: TextConfig,
     steps: int,
     end_tokens: tuple[int, ...],
+    kernels: Kernels = Kernels(),  # noqa: B008 (frozen)
 ) -> tuple[Int[Array, "steps"], Int[Array, ""], Generation]:
     """Make up to ``limit`` tokens in one program; stops after an end token.
 
@@ -107,7 +109,7 @@ def generate_tokens(
         The tokens, how many of them are real, and the state to go on from. The end token is in
         the tokens and in the cache.
     """
-    dtype = generation.cache.keys.dtype
+    dtype = jax.tree.leaves(weights)[0].dtype
     ends = jnp.array(end_tokens, jnp.int32)
 
     def unfinished(carry):
@@ -118,8 +120,8 @@ def generate_tokens(
         tokens, made, state = carry
         key, subkey = jax.random.split(state.key)
         token = sample(state.logits, sampling, subkey)
-        own, token = held(weights, token)
-        decoder = Decoder(config, dtype).bind({"params": own})
+        own, token = held(weights, token) if kernels.held else (weights, token)
+        decoder = Decoder(config, dtype, kernels).bind({"params": own})
         positions = text_positions(state.position, 1)
         hidden, cache = decoder(decoder.embed(token[None]), positions, state.cache)
         logits = decoder.logits(hidden)[0]

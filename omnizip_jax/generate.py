@@ -50,6 +50,7 @@ from omnizip_jax.layout import (
 from omnizip_jax.media import Clip, load_clip
 from omnizip_jax.memory import Slots
 from omnizip_jax.models.families import Config, family
+from omnizip_jax.models.kernels import Kernels
 from omnizip_jax.models.params import Params
 from omnizip_jax.models.text import KVCache
 from omnizip_jax.prompt import Medium, Text
@@ -225,7 +226,7 @@ def read_encoded(
     seed: int = 0,
 ) -> Context:
     """``read`` for a clip that is encoded already: several methods share one encoding."""
-    reading = Reading(params.config, method, clip.spec, Medium(clip.has_audio, clip.has_video))
+    reading = _reading(params, method, clip)
     texts = part_texts(params, [clip, "?"], system)
     keeping = Keeping(None, 0, 0, system, WeightsMark(params))
     context = _read_next(params, None, reading, keeping, clip, encoded, texts[0], seed)
@@ -255,12 +256,12 @@ def encode_clip(
     The result is padded with empty windows up to the clip's length bucket. Blocks are padded one
     by one, when they are dispatched: no pixels are made for the whole clip.
     """
-    total = padded_length(len(windows.mel_length))
+    total, kernels = padded_length(len(windows.mel_length)), Kernels.of(weights)
 
     def encode(start: int) -> EncodedWindow:
         block = jax.tree.map(lambda x: x[start : start + ENCODE_BLOCK], windows)
         block = pad_windows(block, ENCODE_BLOCK)
-        return family(config).encode_windows(weights, block, config=config)
+        return family(config).encode_windows(weights, block, config=config, kernels=kernels)
 
     starts = tqdm(range(0, total, ENCODE_BLOCK), "encoding", unit="block", disable=not progress)
     blocks = []
@@ -298,7 +299,7 @@ def read_clip(
         capacity: static bound on the tokens that the decoder reads here.
         fresh: nothing was read before; the cache, None, is made here, with ``capacity`` slots.
     """
-    decoder = family(reading.config).bound_decoder(weights, reading.config)
+    decoder = family(reading.config).bound_decoder(weights, reading.config, reading.kernels)
     selection = reading.method.select(encoded, jax.random.fold_in(past.key, past.windows))
     if fresh:
         past = past.replace(origin=length, time=length, base=length, after=length)
@@ -365,17 +366,22 @@ def read_parts(
             encoded = encode_clip(params.weights, clip.windows, config, progress)
             jax.block_until_ready(encoded)
         with _timed(seconds, "prefill"):
-            medium = Medium(clip.has_audio, clip.has_video)
-            reading = Reading(config, method, clip.spec, medium)
+            reading = _reading(params, method, clip)
             context = _read_next(params, context, reading, keeping, clip, encoded, text, seed)
         del encoded
         shown = clip.sample(SHOWN)
     if context is None:
-        reading = Reading(config, method, config.spec, Medium(audio=True, video=True))
+        medium, kernels = Medium(audio=True, video=True), Kernels.of(params.weights)
+        reading = Reading(config, method, config.spec, medium, kernels)
         prefix = texts[0].tokens
         capacity = bucket(len(prefix) + room)
         context = open_context(params, reading, keeping, prefix, capacity, None, seed)
     return make_room(context, room, room), shown
+
+
+def _reading(params: Params, method: Method, clip: Clip) -> Reading:
+    medium, kernels = Medium(clip.has_audio, clip.has_video), Kernels.of(params.weights)
+    return Reading(params.config, method, clip.spec, medium, kernels)
 
 
 def _read_next(
@@ -408,6 +414,7 @@ def _read_next(
             context.past.after + offsets,
             length,
             config=reading.config,
+            kernels=reading.kernels,
         )
         end = context.past.after + int(text.offsets[-1]) + 1
         context = remember_text(context.replace(cache=cache), context.filled, end)

@@ -184,6 +184,7 @@ def begin(
         context.past.after + offsets,
         count,
         config=reading.config,
+        kernels=reading.kernels,
     )
     generation = Generation(
         cache=cache,
@@ -223,6 +224,7 @@ def step(params: Params, reply: Reply, tokens: int = DECODE_BLOCK) -> Reply:
         config=reply.context.reading.config.text,
         steps=DECODE_BLOCK,
         end_tokens=end_tokens(params.tokenizer),
+        kernels=reply.context.reading.kernels,
     )
     ids = (*reply.ids, *np.asarray(new)[: int(made)].tolist())
     finished = bool(generation.finished) or len(ids) >= reply.max_new_tokens
@@ -276,6 +278,7 @@ def _remember(params: Params, reply: Reply) -> Context:
         generation.position + offsets,
         count,
         config=reply.context.reading.config,
+        kernels=reply.context.reading.kernels,
     )
     context = reply.context.replace(cache=cache)
     return remember_text(context, reply.begin, generation.position + count)

@@ -35,6 +35,7 @@ from omnizip_jax.decode import check_seed
 from omnizip_jax.layout import geometry
 from omnizip_jax.memory import Memory
 from omnizip_jax.models.families import family
+from omnizip_jax.models.kernels import Kernels
 from omnizip_jax.models.params import Params
 from omnizip_jax.models.text import KVCache
 from omnizip_jax.prompt import Medium
@@ -81,7 +82,8 @@ def init_stream(
     _check_settings(capacity, memory, low_water, text_slots)
     if not (audio or video):
         raise ValueError("audio and video are both False: nothing would be left")
-    reading = Reading(config, as_method(compression), spec, Medium(audio, video))
+    kernels = Kernels.of(params.weights)
+    reading = Reading(config, as_method(compression), spec, Medium(audio, video), kernels)
     prefix = prompts.segments(params.tokenizer, config, [reading.medium, "?"], system)[0].tokens
     room = capacity - reading.block - text_slots  # what the history may grow to
     low = int(low_water * room)
@@ -147,12 +149,13 @@ def _feed(
     weights: Any, cache: KVCache, past: Past, window: Window, *, reading: Reading
 ) -> tuple[KVCache, Past, Selection]:
     """The program of ``feed``."""
-    decoder = family(reading.config).bound_decoder(weights, reading.config)
+    config, kernels = reading.config, reading.kernels
+    decoder = family(config).bound_decoder(weights, config, kernels)
     if not reading.medium.audio:
         window = window.replace(mel_length=jnp.zeros_like(window.mel_length))
     if not reading.medium.video:
         window = window.replace(grid_mask=jnp.zeros_like(window.grid_mask))
-    encoded = family(reading.config).encode_window(weights, window, config=reading.config)
+    encoded = family(config).encode_window(weights, window, config=config, kernels=kernels)
     key = jax.random.fold_in(past.key, past.windows)
     plan, selection = reading.method.step(past.plan, encoded, key)
     layout, tokens, chosen = jax.tree.map(lambda x: x[None], (geometry(window), encoded, selection))

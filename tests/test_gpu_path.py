@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,12 @@ import numpy as np
 import pytest
 from jax.extend.core import Jaxpr
 
+import omnizip_jax
 from benchmarks.ahead import as_on_gpu, main, weight_copies
 from benchmarks.presets import PRESETS, random_weights
-from omnizip_jax.models import attention, rope
+from omnizip_jax.config import WindowSpec
+from omnizip_jax.models import attention, layers, rope
+from omnizip_jax.models.kernels import GPU, Kernels
 from omnizip_jax.models.qwen2_5_omni.encoders import encode_windows
 from omnizip_jax.models.qwen2_5_omni.parameters import abstract_params
 from omnizip_jax.models.text import Decoder, KVCache
@@ -41,7 +45,7 @@ def test_encoders_read_one_copy_of_their_weights():
     )
     weights = abstract_params(config, jnp.dtype(jnp.bfloat16))
     windows = make_windows([2, 1, 0, 2, 2, 2, 2], [200, 200, 200, 0, 200, 200, 13])
-    encode = functools.partial(encode_windows.__wrapped__, config=config)
+    encode = functools.partial(encode_windows.__wrapped__, config=config, kernels=GPU)
     with as_on_gpu():
         program = jax.make_jaxpr(encode)(weights, windows)
     shapes = [x.aval.shape for equation in equations(program.jaxpr) for x in equation.outvars]
@@ -58,9 +62,7 @@ def test_encoders_give_the_same(random_windows):
     windows = random_windows([2, 1, 0, 2], [200, 133, 200, 0])
     one_by_one = encode_windows(weights, windows, config=CONFIG)
     with as_on_gpu():
-        at_once = jax.jit(encode_windows.__wrapped__, static_argnames="config")(
-            weights, windows, config=CONFIG
-        )
+        at_once = encode_windows(weights, windows, config=CONFIG, kernels=GPU)
     for a, b, mask in (
         (one_by_one.video, at_once.video, one_by_one.video_mask),
         (one_by_one.audio.tokens, at_once.audio.tokens, one_by_one.audio.token_mask),
@@ -77,23 +79,21 @@ def test_encoders_give_the_same(random_windows):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_decoder_gives_the_same(tokens, dtype, monkeypatch):
     """One row multiplied and summed, several with unrolled layers."""
-    monkeypatch.setattr(attention, "_use_cudnn", lambda q: False)
+    monkeypatch.setattr(attention, "_fits_cudnn", lambda q: False)
     config, dtype = CONFIG.text, jnp.dtype(dtype)
     weights = random_weights(CONFIG, dtype)["text"]
-    decoder = Decoder(config, dtype)
     key = jax.random.key(0)
     x = jax.random.normal(key, (tokens, config.hidden), dtype)
     past = jax.random.normal(key, (2, config.layers, 16, config.kv_heads, config.head_dim), dtype)
     cache = KVCache(past[0], past[1], jnp.int32(9))
     positions = rope.text_positions(9, tokens)
 
-    def run():
+    def run(kernels):
+        decoder = Decoder(config, dtype, kernels)
         hidden, after = decoder.apply({"params": weights}, x, positions, cache)
         return hidden, after.keys, after.values, after.length
 
-    expected = run()
-    with as_on_gpu():
-        given = run()
+    expected, given = run(Kernels()), run(GPU)
     tolerance = 1e-5 if dtype == jnp.float32 else 0.1  # bfloat16: sums in another order
     for a, b in zip(expected, given, strict=True):
         np.testing.assert_allclose(
@@ -121,16 +121,68 @@ def test_cudnn_takes_batches_of_batches(mask_axes, monkeypatch):
     mask = rng.random((*axes, 1, queries, keys)) < 0.6
     mask[..., 0] = True
 
+    attend = functools.partial(attention.attend, fused=True)
+
     def batched(q, k, v, mask):
-        over_inner = jax.vmap(attention.attend, in_axes=(0, 0, 0, mask_axes[1]))
+        over_inner = jax.vmap(attend, in_axes=(0, 0, 0, mask_axes[1]))
         return jax.vmap(over_inner, in_axes=(0, 0, 0, mask_axes[0]))(q, k, v, mask)
 
     expected = batched(q, k, v, mask)
     monkeypatch.setattr(jax.nn, "dot_product_attention", recorded)
-    monkeypatch.setattr(attention, "_use_cudnn", lambda q: True)
+    monkeypatch.setattr(attention, "_fits_cudnn", lambda q: True)
     given = batched(q, k, v, mask)
     np.testing.assert_allclose(given, expected, atol=1e-6)
     assert shapes[-1] == ((outer * inner, queries, 4, 8), (outer * inner, 1, queries, keys))
+
+
+def test_every_program_takes_the_kernels_of_the_weights_device(
+    params, random_windows, monkeypatch, cache_folder
+):
+    taken, run = [], layers.run
+    monkeypatch.setattr(Kernels, "of", classmethod(lambda cls, tree: Kernels(held=False)))
+    monkeypatch.setattr(layers, "run", lambda *a, **k: taken.append(k["hold"]) or run(*a, **k))
+    omnizip_jax.warmup(params, 2.0, max_new_tokens=1)
+    state = omnizip_jax.init_stream(params, spec=WindowSpec(grid_slots=16), capacity=1024)
+    windows = random_windows([2], [200])
+    state = omnizip_jax.feed(params, state, jax.tree.map(lambda x: x[0], windows))
+    omnizip_jax.ask(params, state, "What?", max_new_tokens=1, keep=True)
+    assert len(taken) > 10 and not any(taken)
+
+
+def test_kernels_are_those_of_the_device():
+    assert Kernels.of({"a": jnp.zeros(2)}) == Kernels()
+    assert Kernels.of(jax.ShapeDtypeStruct((), jnp.int32)) == Kernels()
+    gpu = types.SimpleNamespace(device_set=[types.SimpleNamespace(id=0, platform="gpu")])
+    assert Kernels.of([types.SimpleNamespace(sharding=gpu)]) == GPU
+
+
+def test_float32_is_float32():
+    """The text of every product of the networks asks for it; a GPU would take TF32 otherwise."""
+    weights = abstract_params(CONFIG)
+    windows = make_windows([2], [200])
+    for kernels in (Kernels(), GPU):
+        encode = functools.partial(encode_windows.__wrapped__, config=CONFIG, kernels=kernels)
+        programs = [jax.make_jaxpr(encode)(weights, windows)]
+        for tokens in (1, 5):
+            cache = KVCache.empty(CONFIG.text, 16)
+            decoder = Decoder(CONFIG.text, kernels=kernels)
+            x, positions = jnp.zeros((tokens, CONFIG.text.hidden)), rope.text_positions(9, tokens)
+
+            def read(weights, x, decoder=decoder, cache=cache, positions=positions):
+                bound = decoder.bind({"params": weights["text"]})
+                return bound.logits(bound(x, positions, cache)[0])
+
+            programs.append(jax.make_jaxpr(read)(weights, x))
+        for program in programs:
+            products = [
+                equation
+                for equation in equations(program.jaxpr)
+                if equation.primitive.name in ("dot_general", "conv_general_dilated")
+            ]
+            assert products
+            for product in products:
+                precision = product.params["precision"]
+                assert precision == (jax.lax.Precision.HIGHEST,) * 2, product
 
 
 def test_copies_of_weights_are_counted():

@@ -7,6 +7,7 @@ paper's rule everything else happens inside a window.
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -101,10 +102,13 @@ def compress_clip(tokens: WindowTokens, config: Rule) -> Selection:
 
 def over_windows(function, *arrays):
     """``lax.map`` that reads each window where it lies: no copy of the clip."""
+
+    def take(batch: int | None, *arrays: Array):
+        windows = jnp.arange(arrays[0].shape[0])
+        return jax.lax.map(lambda i: function(*(x[i] for x in arrays)), windows, batch_size=batch)
+
     # One window is enough work for a CPU; on an accelerator its kernels would be too small.
-    batch = None if jax.default_backend() == "cpu" else 16
-    windows = jnp.arange(arrays[0].shape[0])
-    return jax.lax.map(lambda i: function(*(x[i] for x in arrays)), windows, batch_size=batch)
+    return jax.lax.platform_dependent(*arrays, cpu=partial(take, None), default=partial(take, 16))
 
 
 def check_tokens(tokens: WindowTokens) -> None:

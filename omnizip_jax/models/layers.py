@@ -17,6 +17,9 @@ def stacked(module: nn.Module, name: str, layer: nn.Module, count: int, *example
         example: what the layer is called with.
     """
 
+    if module.has_variable("params", name):
+        return module.get_variable("params", name)
+
     def init(key: jax.Array) -> Any:
         keys = jax.random.split(key, count)
         return jax.vmap(lambda key: layer.init(key, *example)["params"])(keys)
@@ -30,24 +33,33 @@ def run(
     carry: Any,
     *shared: Any,
     layers: range,
+    hold: bool,
     unrolled: bool = False,
 ) -> Any:
     """Pass ``carry`` through some of the layers: ``carry = layer(carry, index, *shared)``.
 
     A layer is cut out of the stack where it is used, so no part of the stack is ever copied.
+
+    Args:
+        layers: which.
+        hold: keep the weights in the loop (``held``).
+        unrolled: write the layers out one after another instead of the loop.
     """
 
     def step(carry: Any, index: jax.Array) -> tuple[Any, None]:
-        params = layer_of(stack, index)
+        params = layer_of(stack, index, hold)
         return layer.apply({"params": params}, carry, index, *shared), None
 
+    if not layers:
+        return carry
     indices = jnp.arange(layers.start, layers.stop)
     return jax.lax.scan(step, carry, indices, unroll=len(layers) if unrolled else 1)[0]
 
 
-def layer_of(stack: Any, index: jax.Array) -> Any:
+def layer_of(stack: Any, index: jax.Array, hold: bool) -> Any:
     """One layer's parameters."""
-    stack, index = held(stack, index)
+    if hold:
+        stack, index = held(stack, index)
     return jax.tree.map(
         lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), stack
     )
@@ -60,6 +72,4 @@ def held(weights: Any, turn: jax.Array) -> tuple[Any, jax.Array]:
     loop, as that is the same for every turn, and to a whole stack before a layer is cut out: twice
     the memory of all weights on top of them. Behind the barrier they belong to the turn.
     """
-    if jax.default_backend() != "cpu":
-        return weights, turn
     return jax.lax.optimization_barrier((weights, turn))

@@ -6,20 +6,25 @@ travels in the scan's carry, so that XLA updates it in place.
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from omnizip_jax.compression.pack import front
 from omnizip_jax.models import attention, layers, rope
 from omnizip_jax.models.config import TextConfig
+from omnizip_jax.models.kernels import Kernels, exact
+from omnizip_jax.models.stages import Stage, Tokens
 
 SHORT_BLOCK = 1024  # below this many tokens, copies of the weights would be felt on a GPU
 
 
 class KVCache(struct.PyTreeNode):
-    """Rotated keys and values of every layer.
+    """Rotated keys and values of some layers, all of them if no stage cuts the decoder.
 
     Attributes:
         keys, values: S slots; those from ``length`` on hold padding that the next block
@@ -32,9 +37,22 @@ class KVCache(struct.PyTreeNode):
     length: Int[Array, ""]
 
     @classmethod
-    def empty(cls, config: TextConfig, slots: int, dtype=jnp.float32) -> KVCache:
-        shape = (config.layers, slots, config.kv_heads, config.head_dim)
+    def empty(
+        cls, config: TextConfig, slots: int, dtype=jnp.float32, layers: int | None = None
+    ) -> KVCache:
+        """A cache of so many slots, for all layers or the given number of them."""
+        shape = (layers or config.layers, slots, config.kv_heads, config.head_dim)
         return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.int32(0))
+
+    def take(self, index: Int[Array, " T"], length: Int[Array, ""], room: int) -> KVCache:
+        """The slots at ``index``, of which ``length`` are in use, and ``room`` more."""
+        room_behind = ((0, 0), (0, room), (0, 0), (0, 0))
+        keys, values = (jnp.pad(x[:, index], room_behind) for x in (self.keys, self.values))
+        return KVCache(keys, values, length)
+
+
+# One segment for all layers, or several, one after another, each with its own length.
+Cache = KVCache | tuple[KVCache, ...]
 
 
 class Linear(nn.Module):
@@ -42,18 +60,19 @@ class Linear(nn.Module):
 
     A product with one row then reads each row of ``weight`` once, straight from the stack of layers
     that is scanned. XLA on a CPU copies a layer's [in, out] kernels first; on a GPU it copies
-    before every product, so that one row is multiplied and summed there.
+    before every product, hence ``Kernels.summed_rows``.
     """
 
     features: int
     use_bias: bool
     dtype: jnp.dtype
+    kernels: Kernels
 
     @nn.compact
     def __call__(self, x: Float[Array, "T I"]) -> Float[Array, "T O"]:
         init = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
         weight = self.param("weight", init, (self.features, x.shape[-1]), self.dtype)
-        if x.shape[0] == 1 and jax.default_backend() == "gpu":
+        if x.shape[0] == 1 and self.kernels.summed_rows:
             terms = weight.astype(jnp.float32) * x.astype(jnp.float32)
             out = jnp.sum(terms, axis=-1)[None].astype(self.dtype)
         else:
@@ -68,31 +87,45 @@ class Attention(nn.Module):
 
     config: TextConfig
     dtype: jnp.dtype
+    kernels: Kernels
     fresh: bool
 
-    @nn.compact
-    def __call__(self, x, angle, cache: KVCache, layer):
-        config, length = self.config, x.shape[0]
+    def setup(self):
+        config = self.config
 
-        def project(heads: int, name: str) -> Array:
-            features = heads * config.head_dim
-            y = Linear(features, True, self.dtype, name=name)(x)
-            return y.reshape(length, heads, config.head_dim)
+        def linear(features: int, use_bias: bool) -> Linear:
+            return Linear(features, use_bias, self.dtype, self.kernels)
 
-        q = rope.rotate(project(config.heads, "q_proj"), angle)
-        k = rope.rotate(project(config.kv_heads, "k_proj"), angle)
-        v = project(config.kv_heads, "v_proj")
-        start = (layer, cache.length, 0, 0)
+        self.q_proj = linear(config.heads * config.head_dim, True)
+        self.k_proj = linear(config.kv_heads * config.head_dim, True)
+        self.v_proj = linear(config.kv_heads * config.head_dim, True)
+        self.o_proj = linear(config.hidden, False)
+
+    def _heads(self, projected: Float[Array, "T NH"]) -> Float[Array, "T N H"]:
+        return projected.reshape(projected.shape[0], -1, self.config.head_dim)
+
+    def __call__(self, x, angle, cache: KVCache, place):
+        q = rope.rotate(self._heads(self.q_proj(x)), angle)
+        k = rope.rotate(self._heads(self.k_proj(x)), angle)
+        v = self._heads(self.v_proj(x))
+        start = (place, cache.length, 0, 0)
         cache = cache.replace(
             keys=jax.lax.dynamic_update_slice(cache.keys, k[None], start),
             values=jax.lax.dynamic_update_slice(cache.values, v[None], start),
         )
+        fused = self.kernels.fused_attention
         if self.fresh:
-            out = attention.attend_causal(q, k, v)
+            out = attention.attend_causal(q, k, v, fused)
         else:
-            out = attention.attend_cached(q, cache.keys, cache.values, layer, cache.length)
-        out = out.reshape(length, -1)
-        return Linear(config.hidden, False, self.dtype, name="o_proj")(out), cache
+            out = attention.attend_cached(q, cache.keys, cache.values, place, cache.length, fused)
+        return self.o_proj(out.reshape(x.shape[0], -1)), cache
+
+    def of_last(self, x, angle, last: Int[Array, ""]) -> Float[Array, "N T"]:
+        """Weights with which the token at ``last`` attends to those up to it."""
+        q, turn = (jax.lax.dynamic_slice_in_dim(y, last, 1) for y in (x, angle))
+        q = rope.rotate(self._heads(self.q_proj(q)), turn)
+        k = rope.rotate(self._heads(self.k_proj(x)), angle)
+        return attention.weights_of_last(q, k, last)
 
 
 class MLP(nn.Module):
@@ -100,11 +133,12 @@ class MLP(nn.Module):
 
     config: TextConfig
     dtype: jnp.dtype
+    kernels: Kernels
 
     @nn.compact
     def __call__(self, x):
         def linear(features: int, name: str) -> Linear:
-            return Linear(features, False, self.dtype, name=name)
+            return Linear(features, False, self.dtype, self.kernels, name=name)
 
         gate = nn.silu(linear(self.config.ffn, "gate_proj")(x))
         return linear(self.config.hidden, "down_proj")(gate * linear(self.config.ffn, "up_proj")(x))
@@ -115,23 +149,27 @@ class Layer(nn.Module):
 
     config: TextConfig
     dtype: jnp.dtype
+    kernels: Kernels
     fresh: bool
 
-    @nn.compact
-    def __call__(self, carry, layer, angle):
+    def setup(self):
+        def norm() -> nn.RMSNorm:
+            return nn.RMSNorm(epsilon=self.config.rms_eps, dtype=self.dtype, param_dtype=self.dtype)
+
+        self.input_layernorm, self.post_attention_layernorm = norm(), norm()
+        self.self_attn = Attention(self.config, self.dtype, self.kernels, self.fresh)
+        self.mlp = MLP(self.config, self.dtype, self.kernels)
+
+    def __call__(self, carry, index, angle, first=0):
+        """Run layer ``index``; ``first`` is the first one of the cache."""
         x, cache = carry
-
-        def norm(name: str) -> nn.RMSNorm:
-            return nn.RMSNorm(
-                epsilon=self.config.rms_eps, dtype=self.dtype, param_dtype=self.dtype, name=name
-            )
-
-        attn = Attention(self.config, self.dtype, self.fresh, name="self_attn")
-        out, cache = attn(norm("input_layernorm")(x), angle, cache, layer)
+        out, cache = self.self_attn(self.input_layernorm(x), angle, cache, index - first)
         x = x + out
-        mlp = MLP(self.config, self.dtype, name="mlp")
-        x = x + mlp(norm("post_attention_layernorm")(x))
-        return x, cache
+        return x + self.mlp(self.post_attention_layernorm(x)), cache
+
+    def attention_of_last(self, x, angle, last: Int[Array, ""]) -> Float[Array, "N T"]:
+        """What the layer's own norm and projections make of hidden states that enter it."""
+        return self.self_attn.of_last(self.input_layernorm(x), angle, last)
 
 
 class Decoder(nn.Module):
@@ -139,6 +177,7 @@ class Decoder(nn.Module):
 
     config: TextConfig
     dtype: jnp.dtype = jnp.float32
+    kernels: Kernels = Kernels()
 
     def setup(self):
         config = self.config
@@ -147,26 +186,31 @@ class Decoder(nn.Module):
         )
         self.norm = nn.RMSNorm(epsilon=config.rms_eps, dtype=self.dtype, param_dtype=self.dtype)
         if not config.tied:
-            self.lm_head = Linear(config.vocabulary, False, self.dtype)
+            self.lm_head = Linear(config.vocabulary, False, self.dtype, self.kernels)
+        x, angle = jnp.zeros((1, config.hidden), self.dtype), jnp.zeros((1, config.head_dim // 2))
+        carry = (x, KVCache.empty(config, 1, self.dtype, layers=1))
+        layer = self._layer(False)
+        self.layers = layers.stacked(self, "layers", layer, config.layers, carry, 0, angle)
 
     def embed(self, tokens: Int[Array, "T"]) -> Float[Array, "T D"]:
         """Embeddings of text tokens."""
         return self.embed_tokens(tokens)
 
+    @exact
     def logits(self, hidden: Float[Array, "T D"]) -> Float[Array, "T V"]:
         """Next-token logits, float32."""
         out = self.embed_tokens.attend(hidden) if self.config.tied else self.lm_head(hidden)
         return out.astype(jnp.float32)
 
-    @nn.compact
+    @exact
     def __call__(
         self,
         embeddings: Float[Array, "T D"],
         positions: Int[Array, "3 T"],
-        cache: KVCache,
+        cache: Cache,
         count: Int[Array, ""] | int | None = None,
         fresh: bool = False,
-    ) -> tuple[Float[Array, "T D"], KVCache]:
+    ) -> tuple[Float[Array, "T D"], Any]:
         """Run a block of T tokens and append it to the cache.
 
         Args:
@@ -180,17 +224,110 @@ class Decoder(nn.Module):
         Returns:
             The last hidden states (normalised), and the cache with ``count`` more tokens.
         """
+        x, angle = embeddings, rope.angles(positions, self.config)
+        segments, first = [], 0
+        for segment in cache if isinstance(cache, tuple) else (cache,):
+            x, segment = self._run(x, angle, segment, first, fresh)
+            first += segment.keys.shape[0]
+            added = jnp.int32(embeddings.shape[0] if count is None else count)
+            segments.append(segment.replace(length=segment.length + added))
+        return self.norm(x), tuple(segments) if isinstance(cache, tuple) else segments[0]
+
+    @exact
+    def prefill(
+        self,
+        embeddings: Float[Array, "T D"],
+        tokens: Tokens,
+        stages: tuple[Stage, ...],
+        sizes: tuple[int, ...],
+        room: int,
+    ) -> tuple[Float[Array, "S D"], Tokens, tuple[KVCache, ...], Int[Array, " stages"]]:
+        """Run a whole prompt through the decoder, with fewer tokens after every stage.
+
+        Args:
+            embeddings: the prompt, its real tokens in front and padding behind.
+            tokens: what they are.
+            stages: in the order of their layers.
+            sizes: static slots of the tokens that go on after each stage (``Stage.bound``).
+            room: slots of the cache for what follows the prompt.
+
+        Returns:
+            The last hidden states (normalised) of the tokens that went all the way, what those are,
+            the cache in segments, and how many tokens each stage wanted to keep: what is beyond its
+            size was cut off, which the caller must not let pass.
+
+        Raises:
+            ValueError: stages out of order or after no layer.
+        """
+        cuts = [stage.after for stage in stages]
+        if sorted({0, self.config.layers, *cuts}) != [0, *cuts, self.config.layers]:
+            raise ValueError(
+                f"stages should follow different layers between 1 and {self.config.layers - 1}, in "
+                f"their order; they follow {cuts}"
+            )
+        x, first, wanted = embeddings, 0, []
+        segments: list[KVCache] = []
+        places: list[Array] = []  # where the tokens that go on are, in each segment
+        for stage, size in zip([*stages, None], [*sizes, 0], strict=True):
+            last = self.config.layers if stage is None else stage.after
+            # The last layer before a stage runs alone where the stage asks for its attention.
+            asked = last if stage is None or stage.ahead else last - 1
+            angle = rope.angles(tokens.positions, self.config)
+            cache = KVCache.empty(self.config, x.shape[0] + room, self.dtype, last - first)
+            x, cache = self._run(x, angle, cache, first, True, range(first, asked))
+            enters = x
+            x, cache = self._run(x, angle, cache, first, True, range(asked, last))
+            segments.append(cache.replace(length=tokens.count))
+            places.append(jnp.arange(x.shape[0]))
+            first = last
+            if stage is not None:
+                exists = jnp.arange(x.shape[0]) < tokens.count
+                attended = self._attention_of_last(enters, angle, tokens.count - 1, asked)
+                keep = stage.keep(attended, tokens) & exists
+                index, used = front(keep, size)
+                x, tokens = x[index], tokens.take(index, jnp.sum(used))
+                wanted.append(jnp.sum(keep))
+                places = [place[index] for place in places]
+                if stage.prunes_past:
+                    pairs = zip(segments, places, strict=True)
+                    segments = [past.take(place, tokens.count, room) for past, place in pairs]
+                    places = [jnp.arange(size)] * len(segments)
+        return self.norm(x), tokens, tuple(segments), jnp.array(wanted, jnp.int32)
+
+    def _run(
+        self,
+        x: Float[Array, "T D"],
+        angle: Float[Array, "T half"],
+        cache: KVCache,
+        first: int,
+        fresh: bool,
+        which: range | None = None,
+    ) -> tuple[Float[Array, "T D"], KVCache]:
+        """A block through the layers of one segment, or ``which`` of them; its first is ``first``.
+
+        The cache's length stays as it is.
+        """
+        which = range(first, first + cache.keys.shape[0]) if which is None else which
         # XLA on a GPU copies the weights of a layer out of the scanned stack before each product;
         # unrolled, it reads them where they are. One row has products that read them in place.
-        unrolled = jax.default_backend() == "gpu" and 1 < embeddings.shape[0] <= SHORT_BLOCK
-        layer = Layer(self.config, self.dtype, fresh, parent=None)
-        carry, angle = (embeddings, cache), rope.angles(positions, self.config)
-        stack = layers.stacked(self, "layers", layer, self.config.layers, carry, 0, angle)
-        x, cache = layers.run(
-            layer, stack, carry, angle, layers=range(self.config.layers), unrolled=unrolled
+        return layers.run(
+            self._layer(fresh),
+            self.layers,
+            (x, cache),
+            angle,
+            first,
+            layers=which,
+            hold=self.kernels.held,
+            unrolled=self.kernels.unrolled and 1 < x.shape[0] <= SHORT_BLOCK,
         )
-        count = embeddings.shape[0] if count is None else count
-        return self.norm(x), cache.replace(length=cache.length + jnp.int32(count))
+
+    def _attention_of_last(self, x, angle, last, layer: int) -> Float[Array, "N T"]:
+        """Attention of the token at ``last`` in a layer, from the hidden states that enter it."""
+        params = layers.layer_of(self.layers, jnp.int32(layer), self.kernels.held)
+        return self._layer(True).bind({"params": params}).attention_of_last(x, angle, last)
+
+    def _layer(self, fresh: bool) -> Layer:
+        return Layer(self.config, self.dtype, self.kernels, fresh, parent=None)
 
     def init_all(self, tokens: Int[Array, "T"]) -> Float[Array, "T V"]:
         """Touch every parameter once; what ``init`` is called with."""

@@ -27,6 +27,7 @@ from omnizip_jax.compression import AllTokens, Method, OmniZipConfig, RandomToke
 from omnizip_jax.generate import encode_clip, generate, read_encoded
 from omnizip_jax.media import load_clip
 from omnizip_jax.models.families import Config, family
+from omnizip_jax.models.kernels import Kernels
 from omnizip_jax.models.params import Params
 from omnizip_jax.models.text import KVCache
 from omnizip_jax.prompt import Medium
@@ -79,7 +80,7 @@ def methods_at(rates: dict[str, float]) -> dict[str, Method]:
     }
 
 
-@functools.partial(jax.jit, static_argnames="config")
+@functools.partial(jax.jit, static_argnames=("config", "kernels"))
 def first_tokens(
     weights: Any,
     cache: KVCache,
@@ -89,6 +90,7 @@ def first_tokens(
     lengths: Int[Array, "Q"],
     *,
     config: Config,
+    kernels: Kernels,
 ) -> Int[Array, "Q"]:
     """The likeliest first token of the answer to each of several questions about one context.
 
@@ -96,7 +98,7 @@ def first_tokens(
     """
 
     def answer(text: Array, offset: Array, length: Array) -> Array:
-        decoder = family(config).bound_decoder(weights, config)
+        decoder = family(config).bound_decoder(weights, config, kernels)
         positions = jnp.broadcast_to(after + offset, (3, len(text)))
         hidden, _ = decoder(decoder.embed(text), positions, cache)
         return jnp.argmax(decoder.logits(hidden[length - 1][None])[0])
@@ -129,6 +131,7 @@ def ask(
                 *suffixes,
                 jnp.array(lengths),
                 config=params.config,
+                kernels=context.reading.kernels,
             )
             answers.append(np.asarray(tokens))
             shares.append(int(context.kept.sum()) / int(context.seen.sum()))

@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from omnizip_jax.checkpoint.load import load
 from omnizip_jax.compression import AllTokens, Method, OmniZipConfig
+from omnizip_jax.generate import encode_clip
 from omnizip_jax.models.params import Params
-from omnizip_jax.models.qwen2_5_omni.encoders import encode_windows
 from omnizip_jax.testbed.batches import cut
 from omnizip_jax.testbed.clips import DIFFICULTIES, SLOTS_PER_WINDOW, Difficulty, Split
 from omnizip_jax.testbed.evaluate import (
@@ -49,7 +49,7 @@ def explain(
     for seed in tqdm(range(clips), unit="clip"):
         clip, questions = quiz(seed, split, difficulty)
         answers = ask(params, clip, [question.text for question in questions], methods)
-        encoded = encode_windows(params.weights, cut(clip), config=params.config)
+        encoded = encode_clip(params.weights, cut(clip), params.config)
         kept = choose(encoded, jax.random.key(0))
         for index, question in enumerate(questions):
             truth = params.tokenizer.encode(question.answer)[0]

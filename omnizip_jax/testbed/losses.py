@@ -16,6 +16,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from omnizip_jax.models import rope
+from omnizip_jax.models.kernels import Kernels
 from omnizip_jax.models.qwen2_5_omni.audio import AudioEncoder
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.vision import VisionEncoder
@@ -97,7 +98,7 @@ def hidden_states(
     cache = KVCache.empty(dataclasses.replace(text, layers=1), embeddings.shape[0])
     x, states = embeddings, []
     for index in range(text.layers):
-        layer = Layer(text, jnp.float32, fresh=True)
+        layer = Layer(text, jnp.float32, Kernels(), fresh=True)
         own = jax.tree.map(lambda leaf, i=index: leaf[i], weights["layers"])
         x, _ = layer.apply({"params": own}, (x, cache), jnp.int32(0), angle)  # pyright: ignore
         states.append(x)

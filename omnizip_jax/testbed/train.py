@@ -24,6 +24,7 @@ import numpy as np
 import optax
 import optax.contrib
 
+from omnizip_jax.models.kernels import Kernels
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.encoders import encode_windows
 from omnizip_jax.testbed.batches import (
@@ -183,9 +184,10 @@ def _busy_clip(seed: int, crowded: bool, windows: int = 2) -> TestClip:
 
 def make_encode(params: Any, config: ModelConfig) -> Encode:
     """The encoders, as a bank calls them."""
+    kernels = Kernels.of(params)
 
     def encode(windows: Window) -> tuple[np.ndarray, np.ndarray]:
-        encoded = encode_windows(params, windows, config=config)
+        encoded = encode_windows(params, windows, config=config, kernels=kernels)
         return np.asarray(encoded.video), np.asarray(encoded.audio.tokens)
 
     return encode

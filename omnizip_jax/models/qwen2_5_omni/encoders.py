@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from omnizip_jax.config import WindowSpec
+from omnizip_jax.models.kernels import Kernels
 from omnizip_jax.models.qwen2_5_omni.audio import AudioEncoder
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.vision import VisionEncoder
@@ -23,9 +24,9 @@ def weights_dtype(weights: Any) -> jnp.dtype:
     return jax.tree.leaves(weights)[0].dtype
 
 
-def bound_decoder(weights: Any, config: ModelConfig) -> Decoder:
+def bound_decoder(weights: Any, config: ModelConfig, kernels: Kernels = Kernels()) -> Decoder:  # noqa: B008 (frozen)
     """The decoder with its weights; call it inside the same JAX transformation."""
-    return Decoder(config.text, weights_dtype(weights)).bind({"params": weights["text"]})
+    return Decoder(config.text, weights_dtype(weights), kernels).bind({"params": weights["text"]})
 
 
 def check_spec(spec: WindowSpec, config: ModelConfig) -> None:
@@ -46,7 +47,11 @@ def check_spec(spec: WindowSpec, config: ModelConfig) -> None:
 
 
 def encode_window(
-    weights: Any, window: Window, config: ModelConfig, skip: bool = True
+    weights: Any,
+    window: Window,
+    config: ModelConfig,
+    kernels: Kernels = Kernels(),  # noqa: B008 (frozen)
+    skip: bool = True,
 ) -> EncodedWindow:
     """Encode one window; windows do not influence each other.
 
@@ -59,11 +64,11 @@ def encode_window(
     dtype = weights_dtype(weights)
 
     def encode_audio() -> AudioFeatures:
-        audio = AudioEncoder(config.audio, dtype).bind({"params": weights["audio"]})
+        audio = AudioEncoder(config.audio, dtype, kernels).bind({"params": weights["audio"]})
         return audio(window.mel, window.mel_length)
 
     def encode_grid(patches: Array) -> Array:
-        vision = VisionEncoder(config.vision, dtype).bind({"params": weights["vision"]})
+        vision = VisionEncoder(config.vision, dtype, kernels).bind({"params": weights["vision"]})
         return vision(patches, window.grid_size)
 
     def unless_empty(exists: Array, encode: Callable[[], Any]) -> Any:
@@ -81,12 +86,17 @@ def encode_window(
     )
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def encode_windows(weights: Any, windows: Window, *, config: ModelConfig) -> EncodedWindow:
+@functools.partial(jax.jit, static_argnames=("config", "kernels"))
+def encode_windows(
+    weights: Any,
+    windows: Window,
+    *,
+    config: ModelConfig,
+    kernels: Kernels = Kernels(),  # noqa: B008 (frozen)
+) -> EncodedWindow:
     """Encode a block of windows: a CPU takes them one by one, a GPU all at once."""
-    one_by_one = jax.default_backend() == "cpu"
 
     def encode(window: Window) -> EncodedWindow:
-        return encode_window(weights, window, config, skip=one_by_one)
+        return encode_window(weights, window, config, kernels, skip=kernels.one_by_one)
 
-    return jax.lax.map(encode, windows) if one_by_one else jax.vmap(encode)(windows)
+    return jax.lax.map(encode, windows) if kernels.one_by_one else jax.vmap(encode)(windows)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from omnizip_jax.models import layers, rope
 from omnizip_jax.models.attention import attend
+from omnizip_jax.models.kernels import Kernels, exact
 from omnizip_jax.models.qwen2_5_omni.config import VisionConfig
 
 # Normalisation of the red, green and blue channel of values between 0 and 1 (CLIP's).
@@ -31,6 +32,7 @@ class VisionAttention(nn.Module):
 
     config: VisionConfig
     dtype: jnp.dtype
+    kernels: Kernels
 
     @nn.compact
     def __call__(self, x, full, angle, windows, real):
@@ -41,11 +43,12 @@ class VisionAttention(nn.Module):
         q = rope.rotate(dense(name="q")(x).reshape(heads), angle)
         k = rope.rotate(dense(name="k")(x).reshape(heads), angle)
         v = dense(name="v")(x).reshape(heads)
+        fused = self.kernels.fused_attention
         # Padding attends to padding, so that no row of the softmax is empty.
         out = jax.lax.cond(
             full,
-            lambda: attend(q, k, v, (real[:, None] == real)[None]),
-            lambda: attend_windows(q, k, v, windows, _patches_in_window(self.config)),
+            lambda: attend(q, k, v, (real[:, None] == real)[None], fused),
+            lambda: attend_windows(q, k, v, windows, _patches_in_window(self.config), fused),
         )
         return dense(name="proj")(out.reshape(x.shape))
 
@@ -69,11 +72,12 @@ class VisionBlock(nn.Module):
 
     config: VisionConfig
     dtype: jnp.dtype
+    kernels: Kernels
 
     @nn.compact
     def __call__(self, x, index, full, angle, windows, real):
         norm = functools.partial(_rms_norm, self.dtype)
-        attention = VisionAttention(self.config, self.dtype, name="attn")
+        attention = VisionAttention(self.config, self.dtype, self.kernels, name="attn")
         x = x + attention(norm("norm1")(x), full[index], angle, windows, real)
         x = x + VisionMLP(self.config, self.dtype, name="mlp")(norm("norm2")(x))
         return x
@@ -116,8 +120,10 @@ class VisionEncoder(nn.Module):
 
     config: VisionConfig
     dtype: jnp.dtype = jnp.float32
+    kernels: Kernels = Kernels()
 
     @nn.compact
+    @exact
     def __call__(
         self, patches: UInt8[Array, "patches values"], grid_size: Int[Array, " 2"]
     ) -> Float[Array, "P D"]:
@@ -155,9 +161,12 @@ class VisionEncoder(nn.Module):
         x = normalise(patches.reshape(-1, config.patch_values)).astype(self.dtype)
         x = PatchEmbed(config, self.dtype, name="patch_embed")(x)
         full = jnp.array([layer in config.full_attention_layers for layer in range(config.layers)])
-        block, shared = VisionBlock(config, self.dtype, parent=None), (full, angle, window, real)
+        block = VisionBlock(config, self.dtype, self.kernels, parent=None)
+        shared = (full, angle, window, real)
         stack = layers.stacked(self, "blocks", block, config.layers, x, 0, *shared)
-        x = layers.run(block, stack, x, *shared, layers=range(config.layers))
+        x = layers.run(
+            block, stack, x, *shared, layers=range(config.layers), hold=self.kernels.held
+        )
         tokens = PatchMerger(config, self.dtype, name="merger")(x)
         return tokens[jnp.argsort(order)][:slots]
 
@@ -201,6 +210,7 @@ def attend_windows(
     v: Float[Array, "T N H"],
     windows: Int[Array, " T"],
     size: int,
+    fused: bool = False,
 ) -> Float[Array, "T N H"]:
     """Attention within windows that are runs of at most ``size`` entries; ``size`` divides T.
 
@@ -216,7 +226,8 @@ def attend_windows(
         return jnp.concatenate([x[:-2], x[1:-1], x[2:]], axis=1)
 
     mask = blocks(windows)[:, :, None] == neighbours(windows, -1)[:, None]
-    out = jax.vmap(attend)(blocks(q), neighbours(k, 0), neighbours(v, 0), mask[:, None])
+    attend_block = functools.partial(attend, fused=fused)
+    out = jax.vmap(attend_block)(blocks(q), neighbours(k, 0), neighbours(v, 0), mask[:, None])
     return out.reshape(q.shape)
 
 

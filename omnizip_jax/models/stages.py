@@ -1,0 +1,95 @@
+"""Reductions inside the decoder: after some layers, only some of the tokens go on.
+
+A prefill that meets stages leaves a cache of segments, one for the layers up to each stage and one
+for the rest; every segment has its own length. Tokens that stay keep their order and positions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from omnizip_jax.compression.counts import exact, lookup, round_share, top_mask
+
+TEXT, VIDEO, AUDIO = 0, 1, 2
+
+
+class Tokens(struct.PyTreeNode):
+    """What the tokens of a sequence are; the first ``count`` are real, padding follows.
+
+    Attributes:
+        positions: TMRoPE positions (time, height, width).
+        kind: TEXT, VIDEO or AUDIO.
+        window: the window that a token of media belongs to.
+        count: how many are real.
+    """
+
+    positions: Int[Array, "3 T"]
+    kind: Int[Array, " T"]
+    window: Int[Array, " T"]
+    count: Int[Array, ""]
+
+    @property
+    def media(self) -> Bool[Array, " T"]:
+        """Where the real tokens of media are."""
+        return (self.kind != TEXT) & (jnp.arange(self.kind.shape[0]) < self.count)
+
+    def take(self, index: Int[Array, " S"], count: Int[Array, ""]) -> Tokens:
+        """Those at ``index``, of which ``count`` are real."""
+        return Tokens(self.positions[:, index], self.kind[index], self.window[index], count)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One reduction; frozen and hashable, static under jit. A method's stages derive from it.
+
+    Attributes:
+        after: decoder layers that run before it, at least one.
+        ahead: the attention that it sees is what the next layer would have, by its own norm and
+            projections; otherwise what the last layer had.
+        prunes_past: keys and values of the layers before it are reduced too, so that later turns
+            cannot look back at what left.
+    """
+
+    after: int
+    ahead: bool = False
+    prunes_past: bool = False
+
+    def bound(self, text: int, media: int) -> int:
+        """Static slots for what goes on, of so many tokens of text and at most so many of media."""
+        raise NotImplementedError
+
+    def keep(self, attention: Float[Array, "N T"], tokens: Tokens) -> Bool[Array, " T"]:
+        """The tokens that go on, of those that are real; at most ``bound``.
+
+        Args:
+            attention: of the last token's query to all tokens, after the softmax, of every head.
+            tokens: what they are.
+        """
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class FastV(Stage):
+    """FastV (arXiv 2403.06764): the media tokens that the last token attends to most stay.
+
+    Their score is the mean over heads of the attention that layer ``after - 1``, counted from 0,
+    really had. ``share`` of them stay, rounded half to even; the layers before keep all.
+    """
+
+    share: float = 0.5
+
+    def bound(self, text: int, media: int) -> int:
+        return text + int(self._count(media))
+
+    def keep(self, attention: Float[Array, "N T"], tokens: Tokens) -> Bool[Array, " T"]:
+        media = tokens.media
+        count = lookup(self._count, jnp.sum(media), media.size)
+        return ~media | top_mask(jnp.mean(attention, axis=0), media, count)
+
+    def _count(self, media: Int[np.ndarray, "*n"] | int) -> Int[np.ndarray, "*n"]:
+        return round_share(exact(self.share), np.asarray(media))

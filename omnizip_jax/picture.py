@@ -39,9 +39,8 @@ def plot_compression(answer: Answer) -> Figure:
     )
     for window in shown:
         one = jax.tree.map(lambda x, i=window: x[i], clip.windows)
-        frames = iter(
-            window_frames(one, clip.spec)[:: clip.spec.temporal_patch]
-        )  # the first frame of each grid
+        # The first frame of each grid.
+        frames = iter(window_frames(one, clip.spec)[:: clip.spec.temporal_patch])
         rows, columns = one.grid_size
         for grid in range(grids):
             ax = axes[f"{grid}/{window}"]

@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
+from omnizip_jax.compression.audio import received_attention
 from omnizip_jax.models import rope
 from omnizip_jax.models.attention import attend
 from omnizip_jax.models.qwen2_5_omni.config import VisionConfig
+from omnizip_jax.types import VisionFeatures
 
 # Normalisation of the red, green and blue channel of values between 0 and 1 (CLIP's).
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -27,7 +29,7 @@ RMS_EPS = 1e-6
 
 
 class VisionAttention(nn.Module):
-    """Self-attention, within windows or over the whole grid."""
+    """Self-attention, within windows or over the whole grid; also returns queries and keys."""
 
     config: VisionConfig
     dtype: jnp.dtype
@@ -47,7 +49,7 @@ class VisionAttention(nn.Module):
             lambda: attend(q, k, v, (real[:, None] == real)[None]),
             lambda: attend_windows(q, k, v, windows, _patches_in_window(self.config)),
         )
-        return dense(name="proj")(out.reshape(x.shape))
+        return dense(name="proj")(out.reshape(x.shape)), (q, k)
 
 
 class VisionMLP(nn.Module):
@@ -65,18 +67,26 @@ class VisionMLP(nn.Module):
 
 
 class VisionBlock(nn.Module):
-    """One pre-norm layer, in the form that ``nn.scan`` wants: carry in, carry out."""
+    """One pre-norm layer, in the form that ``nn.scan`` wants: carry in, carry out.
+
+    The carry is what the layers hand on, and queries and keys of the layer that is ``shown``; None
+    in their place: nobody wants them.
+    """
 
     config: VisionConfig
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x, full, angle, windows, real):
+    def __call__(self, carry, full, shown, angle, windows, real):
+        x, seen = carry
         norm = functools.partial(_rms_norm, self.dtype)
         attention = VisionAttention(self.config, self.dtype, name="attn")
-        x = x + attention(norm("norm1")(x), full, angle, windows, real)
+        attended, heads = attention(norm("norm1")(x), full, angle, windows, real)
+        x = x + attended
         x = x + VisionMLP(self.config, self.dtype, name="mlp")(norm("norm2")(x))
-        return x, None
+        if seen is not None:
+            seen = jax.tree.map(lambda new, old: jnp.where(shown, new, old), heads, seen)
+        return (x, seen), None
 
 
 class PatchEmbed(nn.Module):
@@ -117,7 +127,6 @@ class VisionEncoder(nn.Module):
     config: VisionConfig
     dtype: jnp.dtype = jnp.float32
 
-    @nn.compact
     def __call__(
         self, patches: UInt8[Array, "patches values"], grid_size: Int[Array, " 2"]
     ) -> Float[Array, "P D"]:
@@ -133,6 +142,20 @@ class VisionEncoder(nn.Module):
 
         Raises:
             ValueError: patches of another shape.
+        """
+        return self.encode(patches, grid_size, attention=False)[0]
+
+    @nn.compact
+    def encode(
+        self,
+        patches: UInt8[Array, "patches values"],
+        grid_size: Int[Array, " 2"],
+        *,
+        attention: bool,
+    ) -> tuple[Float[Array, "P D"], VisionFeatures | None]:
+        """The same, and with ``attention`` what methods may want of the last full attention.
+
+        One head's attention exists at a time; the keys are those that attend, rotated.
         """
         config, unit = self.config, self.config.merge**2
         if patches.ndim != 2 or patches.shape[0] % unit or patches.shape[1] != config.patch_values:
@@ -158,13 +181,22 @@ class VisionEncoder(nn.Module):
             VisionBlock,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
+            in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
             length=config.layers,
         )(config, self.dtype, name="blocks")
         full = jnp.array([layer in config.full_attention_layers for layer in range(config.layers)])
-        x, _ = blocks(x, full, angle, window, real)
+        shown = jnp.arange(config.layers) == max(config.full_attention_layers, default=-1)
+        heads = jnp.zeros((x.shape[0], config.heads, config.head_dim), self.dtype)
+        carry = (x, (heads, heads) if attention else None)
+        (x, seen), _ = blocks(carry, full, shown, angle, window, real)
         tokens = PatchMerger(config, self.dtype, name="merger")(x)
-        return tokens[jnp.argsort(order)][:slots]
+        back = jnp.argsort(order)[:slots]
+        if seen is None:
+            return tokens[back], None
+        q, k = seen
+        of_patches = received_attention(q, real, k, real), k.astype(jnp.float32).mean(1)
+        received, keys = (y.reshape(-1, unit, *y.shape[1:]).mean(1)[back] for y in of_patches)
+        return tokens[back], VisionFeatures(received, keys)
 
 
 def normalise(patches: UInt8[Array, "patches values"]) -> Float[Array, "patches values"]:

@@ -241,6 +241,31 @@ def append(
     return hidden, cache, slots, jnp.sum(block.keep)
 
 
+def text_block(
+    decoder: Any,
+    tokens: Int[Array, " T"],
+    positions: Int[Array, " T"],
+    count: Int[Array, ""],
+) -> Block:
+    """``count`` text tokens, the same position on all axes; their slots are those of a prefix."""
+    return Block(
+        embeddings=decoder.embed(tokens),
+        positions=jnp.broadcast_to(positions, (3, len(tokens))),
+        keep=jnp.arange(len(tokens)) < count,
+        slots=Slots.empty(len(tokens)),
+    )
+
+
+def join(first: Block, second: Block) -> Block:
+    """One block after the other."""
+    return Block(
+        embeddings=jnp.concatenate([first.embeddings, second.embeddings]),
+        positions=jnp.concatenate([first.positions, second.positions], axis=1),
+        keep=jnp.concatenate([first.keep, second.keep]),
+        slots=jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first.slots, second.slots),
+    )
+
+
 def media_block(
     decoder: Any,
     reading: Reading,

@@ -21,7 +21,6 @@ from omnizip_jax.answer import Answer
 from omnizip_jax.compression import Method, OmniZipConfig
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.context import (
-    Block,
     Context,
     Keeping,
     Past,
@@ -31,11 +30,13 @@ from omnizip_jax.context import (
     append,
     append_text,
     commit,
+    join,
     make_room,
     measured,
     media_block,
     open_context,
     remember_text,
+    text_block,
 )
 from omnizip_jax.decode import Sampling
 from omnizip_jax.layout import (
@@ -48,13 +49,13 @@ from omnizip_jax.layout import (
     token_counts,
 )
 from omnizip_jax.media import Clip, load_clip
-from omnizip_jax.memory import Slots
 from omnizip_jax.models.families import Config, family
 from omnizip_jax.models.kernels import Kernels
 from omnizip_jax.models.params import Params
 from omnizip_jax.models.text import KVCache
 from omnizip_jax.prompt import Medium, Text
-from omnizip_jax.reply import begin, finish, run
+from omnizip_jax.reply import Reply, begin, begin_at, finish, run
+from omnizip_jax.staged import read_staged, stage_sizes
 from omnizip_jax.stream import as_method
 from omnizip_jax.types import EncodedWindow, Selection, Window
 
@@ -154,21 +155,23 @@ def converse(
         loaded = _load_parts(params, parts, spec, max_frames, use_audio, use_video, progress)
         texts = part_texts(params, loaded, system)
     check_positions(loaded, texts, max_new_tokens, params.config)
-    room = len(padded_text(texts[-1].tokens)[0]) + max(max_new_tokens, 1)
-    context, clip = read_parts(params, loaded, texts, method, system, room, seed, seconds, progress)
+    settings: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+    }
+    if method.stages(params.config.text.layers) and any(isinstance(p, Clip) for p in loaded):
+        reply, clip = _begin_staged(params, loaded, texts, method, system, seconds, settings)
+    else:
+        room = len(padded_text(texts[-1].tokens)[0]) + max(max_new_tokens, 1)
+        context, clip = read_parts(
+            params, loaded, texts, method, system, room, seed, seconds, progress
+        )
+        reply = begin(params, context, texts[-1], copy=False, **settings)
+        del context
     del loaded  # the pixels are not needed to decode
-    reply = begin(
-        params,
-        context,
-        texts[-1],
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-        copy=False,
-    )
-    trace = context.trace
-    del context
+    trace = reply.context.trace
     answer, _ = finish(params, run(params, reply, on_text))
     prefill = seconds["prefill"] + answer.seconds["prefill"]
     text = answer.counts.text + sum(len(text.tokens) for text in texts[:-1])
@@ -205,12 +208,16 @@ def read(
     """
     parts = video if isinstance(video, list) else [] if video is None else [{"video": video}]
     seconds: dict[str, float] = {}
+    method = as_method(compression)
+    if method.stages(params.config.text.layers):
+        raise ValueError(
+            f"{type(method).__name__} reads a clip with the eyes of its question: use generate"
+        )
     loaded = _load_parts(params, parts, spec, max_frames, use_audio, use_video, progress)
     if loaded and isinstance(loaded[-1], str):
         raise ValueError("what is read ends with a clip: give the last text to ask")
     texts = part_texts(params, [*loaded, "?"], system)
     check_positions(loaded, texts, room, params.config)
-    method = as_method(compression)
     context, _ = read_parts(params, loaded, texts, method, system, room, seed, seconds, progress)
     return context
 
@@ -249,19 +256,28 @@ def check_positions(
 
 
 def encode_clip(
-    weights: Any, windows: Window, config: Config, progress: bool = False
+    weights: Any,
+    windows: Window,
+    config: Config,
+    progress: bool = False,
+    wants: frozenset[str] = frozenset(),
 ) -> EncodedWindow:
     """Encode a clip in blocks of a fixed number of windows, one program for any length.
 
     The result is padded with empty windows up to the clip's length bucket. Blocks are padded one
     by one, when they are dispatched: no pixels are made for the whole clip.
+
+    Args:
+        wants: what a method needs beyond embeddings (``Method.wants``).
     """
     total, kernels = padded_length(len(windows.mel_length)), Kernels.of(weights)
 
     def encode(start: int) -> EncodedWindow:
         block = jax.tree.map(lambda x: x[start : start + ENCODE_BLOCK], windows)
         block = pad_windows(block, ENCODE_BLOCK)
-        return family(config).encode_windows(weights, block, config=config, kernels=kernels)
+        return family(config).encode_windows(
+            weights, block, config=config, kernels=kernels, wants=wants
+        )
 
     starts = tqdm(range(0, total, ENCODE_BLOCK), "encoding", unit="block", disable=not progress)
     blocks = []
@@ -305,33 +321,14 @@ def read_clip(
         past = past.replace(origin=length, time=length, base=length, after=length)
     block = media_block(decoder, reading, past, layout, encoded, selection)
     if fresh:
-        block = _join(_prefix_block(decoder, prefix, length), block)
+        text = text_block(decoder, prefix, jnp.arange(len(prefix)), length)
+        block = join(text, block)
         cache = KVCache.empty(reading.config.text, capacity, block.embeddings.dtype)
     assert cache is not None
     _, cache, slots, needed = append(decoder, cache, past.slots, block, capacity, fresh)
     after = after_media(reading, past, layout, encoded, selection, last)
     lost = past.overflow + jnp.maximum(needed - capacity, 0)
     return cache, after.replace(slots=slots, overflow=lost), selection.trace
-
-
-def _prefix_block(decoder: Any, prefix: Int[Array, " P"], length: Int[Array, ""]) -> Block:
-    place = jnp.arange(len(prefix))
-    return Block(
-        embeddings=decoder.embed(prefix),
-        positions=jnp.broadcast_to(place, (3, len(prefix))),
-        keep=place < length,
-        slots=Slots.empty(len(prefix)),
-    )
-
-
-def _join(*blocks: Block) -> Block:
-    first, second = blocks
-    return Block(
-        embeddings=jnp.concatenate([first.embeddings, second.embeddings]),
-        positions=jnp.concatenate([first.positions, second.positions], axis=1),
-        keep=jnp.concatenate([first.keep, second.keep]),
-        slots=jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first.slots, second.slots),
-    )
 
 
 def read_size(
@@ -363,7 +360,7 @@ def read_parts(
     context = shown = None
     for clip, text in zip(clips, texts, strict=False):
         with _timed(seconds, "encoders"):
-            encoded = encode_clip(params.weights, clip.windows, config, progress)
+            encoded = encode_clip(params.weights, clip.windows, config, progress, method.wants)
             jax.block_until_ready(encoded)
         with _timed(seconds, "prefill"):
             reading = _reading(params, method, clip)
@@ -435,6 +432,61 @@ def _read_next(
     )
     trace = jax.tree.map(lambda x: np.asarray(x)[: last + 1], trace)
     return measured(Context(cache, past, trace, reading, keeping, 0, 0))
+
+
+def _begin_staged(
+    params: Params,
+    parts: Sequence[str | Clip],
+    texts: Sequence[Text],
+    method: Method,
+    system: str,
+    seconds: dict[str, float],
+    settings: dict[str, Any],
+) -> tuple[Reply, Clip]:
+    """Clip and question in one prefill, for methods with stages inside the decoder."""
+    clips = [part for part in parts if isinstance(part, Clip)]
+    if len(clips) > 1:
+        raise ValueError(
+            f"{type(method).__name__} prunes inside the decoder, which takes one clip at a time; "
+            f"got {len(clips)}"
+        )
+    (clip,), weights, reading = clips, params.weights, _reading(params, method, clips[0])
+    with _timed(seconds, "encoders"):
+        encoded = encode_clip(weights, clip.windows, params.config, wants=method.wants)
+        jax.block_until_ready(encoded)
+    audio, video = token_counts(clip.windows, params.config)
+    text = sum(len(part.tokens) for part in texts) + len(reading.markers)
+    media = method.bound(audio, video)
+    stages = method.stages(params.config.text.layers)
+    prefix, _, length = padded_text(texts[0].tokens)
+    question, offsets, count = padded_text(texts[1].tokens, texts[1].offsets)
+    past = commit(Past.nothing(1, None, jax.random.key(settings["seed"])), prefix)
+    with _timed(seconds, "prefill"):
+        cache, logits, past, trace, lost = read_staged(
+            weights,
+            past,
+            prefix,
+            length,
+            encoded,
+            pad_windows(geometry(clip.windows), len(encoded.video_mask)),
+            jnp.int32(len(audio) - 1),
+            question,
+            offsets,
+            count,
+            reading=reading,
+            capacity=bucket(media + text),
+            sizes=stage_sizes(stages, text, media),
+            room=bucket(settings["max_new_tokens"]),
+        )
+        if np.any(np.asarray(lost)):
+            raise ValueError(
+                f"{method} kept {np.asarray(lost).tolist()} tokens more than its bounds, and they "
+                "were lost: the bound of its selection or of a stage is too low"
+            )
+    trace = jax.tree.map(lambda x: np.asarray(x)[: len(audio)], trace)
+    keeping = Keeping(None, 0, 0, system, WeightsMark(params))
+    context = Context(cache, past, trace, reading, keeping, 0, 0)
+    return begin_at(context, logits, texts[1], **settings), clip.sample(SHOWN)
 
 
 def _load_parts(

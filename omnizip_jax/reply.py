@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from omnizip_jax import prompt as prompts
 from omnizip_jax.answer import Answer, TokenCounts
@@ -155,7 +156,7 @@ def begin(
         ValueError: see ``ask``.
     """
     began = time.perf_counter()
-    sampling = Sampling.of(temperature, top_p, seed)
+    Sampling.of(temperature, top_p, seed)
     if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int):
         raise ValueError(f"max_new_tokens must be an integer, got {max_new_tokens!r}")
     if max_new_tokens < 1:
@@ -186,26 +187,43 @@ def begin(
         config=reading.config,
         kernels=reading.kernels,
     )
+    jax.block_until_ready(logits)
+    reply = begin_at(
+        context.replace(cache=cache), logits, question, max_new_tokens, temperature, top_p, seed
+    )
+    seconds = {"prefill": time.perf_counter() - began, "generation": 0.0}
+    return dataclasses.replace(reply, begin=slot, seconds=seconds)
+
+
+def begin_at(
+    context: Context,
+    logits: Float[Array, " V"],
+    question: Text,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+) -> Reply:
+    """The reply to a question that the context's cache has just read, with these logits."""
     generation = Generation(
-        cache=cache,
+        cache=context.cache,
         logits=logits,
         position=context.past.after + int(question.offsets[-1]) + 1,
         key=commit(jax.random.key(seed), logits),
         finished=commit(jnp.bool_(False), logits),
     )
-    jax.block_until_ready(logits)
     return Reply(
         context=context.replace(cache=None),
         generation=generation,
         question=len(question.tokens),
-        begin=slot,
+        begin=0,
         ids=(),
         text="",
         piece="",
         finished=False,
         max_new_tokens=max_new_tokens,
-        sampling=sampling,
-        seconds={"prefill": time.perf_counter() - began, "generation": 0.0},
+        sampling=Sampling.of(temperature, top_p, seed),
+        seconds={"prefill": 0.0, "generation": 0.0},
     )
 
 

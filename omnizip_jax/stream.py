@@ -100,7 +100,7 @@ def init_stream(
             "could never be filled"
         )
     encoded = jax.eval_shape(
-        functools.partial(family(config).encode_window, config=config),
+        functools.partial(family(config).encode_window, config=config, wants=reading.method.wants),
         params.weights,
         Window.empty(spec),
     )
@@ -155,7 +155,8 @@ def _feed(
         window = window.replace(mel_length=jnp.zeros_like(window.mel_length))
     if not reading.medium.video:
         window = window.replace(grid_mask=jnp.zeros_like(window.grid_mask))
-    encoded = family(config).encode_window(weights, window, config=config, kernels=kernels)
+    wants = reading.method.wants
+    encoded = family(config).encode_window(weights, window, config, kernels, wants=wants)
     key = jax.random.fold_in(past.key, past.windows)
     plan, selection = reading.method.step(past.plan, encoded, key)
     layout, tokens, chosen = jax.tree.map(lambda x: x[None], (geometry(window), encoded, selection))

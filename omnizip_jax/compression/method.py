@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Int, PRNGKeyArray
 
+from omnizip_jax.compression.stages import Stage
 from omnizip_jax.types import EncodedWindow, Selection
 
 Counts = Int[np.ndarray, " W"]
@@ -29,7 +30,6 @@ class Method:
     Attributes:
         wants: what it needs of the encoders beyond embeddings: "vision" for
             ``EncodedWindow.vision``.
-        stages: reductions inside the decoder, after given layers; none for most.
     """
 
     wants: ClassVar[frozenset[str]] = frozenset()
@@ -37,8 +37,8 @@ class Method:
     def __post_init__(self):
         check_types(self)
 
-    @property
-    def stages(self) -> tuple[Any, ...]:
+    def stages(self, layers: int) -> tuple[Stage, ...]:
+        """Reductions inside a decoder of so many layers; none for most methods."""
         return ()
 
     def bound(self, audio_counts: Counts, video_counts: Counts) -> int:

@@ -15,10 +15,10 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from omnizip_jax.compression.pack import front
+from omnizip_jax.compression.stages import Stage, Tokens
 from omnizip_jax.models import attention, layers, rope
 from omnizip_jax.models.config import TextConfig
 from omnizip_jax.models.kernels import Kernels, exact
-from omnizip_jax.models.stages import Stage, Tokens
 
 SHORT_BLOCK = 1024  # below this many tokens, copies of the weights would be felt on a GPU
 

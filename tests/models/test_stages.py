@@ -14,9 +14,9 @@ from transformers import DynamicCache
 from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as hf
 from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTextConfig
 
+from omnizip_jax.compression.stages import AUDIO, TEXT, VIDEO, FastV, Stage, Tokens
 from omnizip_jax.decode import Generation, Sampling, generate_tokens
 from omnizip_jax.models.config import TextConfig
-from omnizip_jax.models.stages import AUDIO, TEXT, VIDEO, FastV, Stage, Tokens
 from omnizip_jax.models.text import Decoder
 from tests.models.hf import randomise, to_flax
 

@@ -16,7 +16,7 @@ from omnizip_jax.models.qwen2_5_omni.audio import AudioEncoder
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.vision import VisionEncoder
 from omnizip_jax.models.text import Decoder
-from omnizip_jax.types import AudioFeatures, EncodedWindow, Window
+from omnizip_jax.types import AudioFeatures, EncodedWindow, VisionFeatures, Window
 
 
 def weights_dtype(weights: Any) -> jnp.dtype:
@@ -52,6 +52,7 @@ def encode_window(
     config: ModelConfig,
     kernels: Kernels = Kernels(),  # noqa: B008 (frozen)
     skip: bool = True,
+    wants: frozenset[str] = frozenset(),
 ) -> EncodedWindow:
     """Encode one window; windows do not influence each other.
 
@@ -60,6 +61,7 @@ def encode_window(
         window: one window, without a leading axis.
         skip: save the work for what the window does not have. Not under ``jax.vmap``: both branches
             then run, and their weights are copied for every window.
+        wants: what a method needs beyond embeddings (``Method.wants``): "vision".
     """
     dtype = weights_dtype(weights)
 
@@ -67,9 +69,9 @@ def encode_window(
         audio = AudioEncoder(config.audio, dtype, kernels).bind({"params": weights["audio"]})
         return audio(window.mel, window.mel_length)
 
-    def encode_grid(patches: Array) -> Array:
+    def encode_grid(patches: Array) -> tuple[Array, VisionFeatures | None]:
         vision = VisionEncoder(config.vision, dtype, kernels).bind({"params": weights["vision"]})
-        return vision(patches, window.grid_size)
+        return vision.encode(patches, window.grid_size, attention="vision" in wants)
 
     def unless_empty(exists: Array, encode: Callable[[], Any]) -> Any:
         if not skip:
@@ -77,26 +79,37 @@ def encode_window(
         blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(encode))
         return jax.lax.cond(exists, encode, lambda: blank)
 
-    video = unless_empty(jnp.any(window.grid_mask), lambda: jax.vmap(encode_grid)(window.patches))
+    video, vision = unless_empty(
+        jnp.any(window.grid_mask), lambda: jax.vmap(encode_grid)(window.patches)
+    )
     cells = jnp.arange(video.shape[1]) < jnp.prod(window.grid_size)
+    mask = window.grid_mask[:, None] & cells
+    if vision is not None:
+        vision = vision.replace(received=jnp.where(mask, vision.received, 0))
     return EncodedWindow(
         audio=unless_empty(window.mel_length > 0, encode_audio),
         video=video,
-        video_mask=window.grid_mask[:, None] & cells,
+        video_mask=mask,
+        vision=vision,
     )
 
 
-@functools.partial(jax.jit, static_argnames=("config", "kernels"))
+@functools.partial(jax.jit, static_argnames=("config", "kernels", "wants"))
 def encode_windows(
     weights: Any,
     windows: Window,
     *,
     config: ModelConfig,
     kernels: Kernels = Kernels(),  # noqa: B008 (frozen)
+    wants: frozenset[str] = frozenset(),
 ) -> EncodedWindow:
-    """Encode a block of windows: a CPU takes them one by one, a GPU all at once."""
+    """Encode a block of windows: a CPU takes them one by one, a GPU all at once.
+
+    Args:
+        wants: what a method needs beyond embeddings (``Method.wants``).
+    """
 
     def encode(window: Window) -> EncodedWindow:
-        return encode_window(weights, window, config, kernels, skip=kernels.one_by_one)
+        return encode_window(weights, window, config, kernels, kernels.one_by_one, wants)
 
     return jax.lax.map(encode, windows) if kernels.one_by_one else jax.vmap(encode)(windows)

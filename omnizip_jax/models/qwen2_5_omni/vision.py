@@ -14,10 +14,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
+from omnizip_jax.compression.audio import received_attention
 from omnizip_jax.models import layers, rope
 from omnizip_jax.models.attention import attend
 from omnizip_jax.models.kernels import Kernels, exact
 from omnizip_jax.models.qwen2_5_omni.config import VisionConfig
+from omnizip_jax.types import VisionFeatures
 
 # Normalisation of the red, green and blue channel of values between 0 and 1 (CLIP's).
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -28,7 +30,7 @@ RMS_EPS = 1e-6
 
 
 class VisionAttention(nn.Module):
-    """Self-attention, within windows or over the whole grid."""
+    """Self-attention, within windows or over the whole grid; also returns queries and keys."""
 
     config: VisionConfig
     dtype: jnp.dtype
@@ -50,7 +52,7 @@ class VisionAttention(nn.Module):
             lambda: attend(q, k, v, (real[:, None] == real)[None], fused),
             lambda: attend_windows(q, k, v, windows, _patches_in_window(self.config), fused),
         )
-        return dense(name="proj")(out.reshape(x.shape))
+        return dense(name="proj")(out.reshape(x.shape)), (q, k)
 
 
 class VisionMLP(nn.Module):
@@ -68,19 +70,27 @@ class VisionMLP(nn.Module):
 
 
 class VisionBlock(nn.Module):
-    """One pre-norm layer, in the form that ``layers.run`` wants: carry in, carry out."""
+    """One pre-norm layer, in the form that ``layers.run`` wants: carry in, carry out.
+
+    The carry is what the layers hand on, and queries and keys of the layer that is ``shown``; None
+    in their place: nobody wants them.
+    """
 
     config: VisionConfig
     dtype: jnp.dtype
     kernels: Kernels
 
     @nn.compact
-    def __call__(self, x, index, full, angle, windows, real):
+    def __call__(self, carry, index, full, shown, angle, windows, real):
+        x, seen = carry
         norm = functools.partial(_rms_norm, self.dtype)
         attention = VisionAttention(self.config, self.dtype, self.kernels, name="attn")
-        x = x + attention(norm("norm1")(x), full[index], angle, windows, real)
+        attended, heads = attention(norm("norm1")(x), full[index], angle, windows, real)
+        x = x + attended
         x = x + VisionMLP(self.config, self.dtype, name="mlp")(norm("norm2")(x))
-        return x
+        if seen is not None:
+            seen = jax.tree.map(lambda new, old: jnp.where(shown[index], new, old), heads, seen)
+        return x, seen
 
 
 class PatchEmbed(nn.Module):
@@ -122,8 +132,6 @@ class VisionEncoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
     kernels: Kernels = Kernels()
 
-    @nn.compact
-    @exact
     def __call__(
         self, patches: UInt8[Array, "patches values"], grid_size: Int[Array, " 2"]
     ) -> Float[Array, "P D"]:
@@ -139,6 +147,21 @@ class VisionEncoder(nn.Module):
 
         Raises:
             ValueError: patches of another shape.
+        """
+        return self.encode(patches, grid_size, attention=False)[0]
+
+    @nn.compact
+    @exact
+    def encode(
+        self,
+        patches: UInt8[Array, "patches values"],
+        grid_size: Int[Array, " 2"],
+        *,
+        attention: bool,
+    ) -> tuple[Float[Array, "P D"], VisionFeatures | None]:
+        """The same, and with ``attention`` what methods may want of the last full attention.
+
+        One head's attention exists at a time; the keys are those that attend, rotated.
         """
         config, unit = self.config, self.config.merge**2
         if patches.ndim != 2 or patches.shape[0] % unit or patches.shape[1] != config.patch_values:
@@ -161,14 +184,23 @@ class VisionEncoder(nn.Module):
         x = normalise(patches.reshape(-1, config.patch_values)).astype(self.dtype)
         x = PatchEmbed(config, self.dtype, name="patch_embed")(x)
         full = jnp.array([layer in config.full_attention_layers for layer in range(config.layers)])
+        shown = jnp.arange(config.layers) == max(config.full_attention_layers, default=-1)
         block = VisionBlock(config, self.dtype, self.kernels, parent=None)
-        shared = (full, angle, window, real)
-        stack = layers.stacked(self, "blocks", block, config.layers, x, 0, *shared)
-        x = layers.run(
-            block, stack, x, *shared, layers=range(config.layers), hold=self.kernels.held
+        heads = jnp.zeros((x.shape[0], config.heads, config.head_dim), self.dtype)
+        carry = (x, (heads, heads) if attention else None)
+        shared = (full, shown, angle, window, real)
+        stack = layers.stacked(self, "blocks", block, config.layers, carry, 0, *shared)
+        x, seen = layers.run(
+            block, stack, carry, *shared, layers=range(config.layers), hold=self.kernels.held
         )
         tokens = PatchMerger(config, self.dtype, name="merger")(x)
-        return tokens[jnp.argsort(order)][:slots]
+        back = jnp.argsort(order)[:slots]
+        if seen is None:
+            return tokens[back], None
+        q, k = seen
+        of_patches = received_attention(q, real, k, real), k.astype(jnp.float32).mean(1)
+        received, keys = (y.reshape(-1, unit, *y.shape[1:]).mean(1)[back] for y in of_patches)
+        return tokens[back], VisionFeatures(received, keys)
 
 
 def normalise(patches: UInt8[Array, "patches values"]) -> Float[Array, "patches values"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -121,6 +123,67 @@ def test_any_number_of_slots(oracle, slots, grid):
     assert ours.shape == (slots, CONFIG.output)
     expected = run_oracle(oracle, patches, *grid)
     np.testing.assert_allclose(ours[: len(expected)], expected, atol=1e-5)
+
+
+def received_in(oracle, monkeypatch, patches, rows, columns):
+    """What transformers' last full attention does: attention received, and keys, by token."""
+    last, seen = oracle.blocks[max(CONFIG.full_attention_layers)].attn, []
+    forward = hf.eager_attention_forward
+
+    def listen(module, query, key, *arguments, **settings):
+        out, weights = forward(module, query, key, *arguments, **settings)
+        if module is last:
+            seen.append((weights[0].double().numpy(), key[0].double().numpy()))
+        return out, weights
+
+    monkeypatch.setattr(hf, "eager_attention_forward", listen)
+    run_oracle(oracle, patches, rows, columns)
+    ((weights, keys),) = seen  # [heads, patches, patches], [heads, patches, size]
+    side = CONFIG.window // (CONFIG.patch * CONFIG.merge)
+    cells = [(row, column) for row in range(rows) for column in range(columns)]
+    by_window = sorted(cells, key=lambda cell: (cell[0] // side, cell[1] // side, *cell))
+    place = [by_window.index(cell) for cell in cells]
+
+    def tokens(of_patches):
+        return of_patches.reshape(len(cells), CONFIG.merge**2, -1).mean(1)[place]
+
+    return tokens(weights.mean(0).sum(0))[:, 0], tokens(keys.mean(0))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(9, 16), (3, 5)])
+def test_attention_received_in_the_last_full_attention(oracle, encode, monkeypatch, rows, columns):
+    patches = picture(rows, columns)
+    params = {"params": to_flax(oracle.state_dict())}
+    run = jax.jit(
+        lambda patches, size: VisionEncoder(CONFIG).apply(
+            params, patches, size, attention=True, method="encode"
+        )
+    )
+    tokens, vision = run(in_slots(patches), jnp.array([rows, columns]))
+    np.testing.assert_allclose(tokens, encode(patches, rows, columns), atol=1e-5)
+    received, keys = received_in(oracle, monkeypatch, patches, rows, columns)
+    count = rows * columns
+    np.testing.assert_allclose(vision.received[:count], received, atol=1e-4)
+    np.testing.assert_allclose(vision.keys[:count], keys, atol=1e-4)
+    assert not np.any(vision.received[count:])
+    # Every patch gives away one; a token is the mean of its four.
+    assert abs(np.sum(vision.received) - count) < 1e-3 * count
+
+
+def test_no_more_than_one_head_s_attention_is_added(oracle):
+    params = {"params": to_flax(oracle.state_dict())}
+
+    def sizes(attention):
+        def run(patches, size):
+            return VisionEncoder(CONFIG).apply(
+                params, patches, size, attention=attention, method="encode"
+            )
+
+        text = str(jax.make_jaxpr(run)(in_slots(picture(2, 2)), jnp.array([2, 2])))
+        shapes = re.findall(r"f32\[([\d,]+)\]", text)
+        return {int(np.prod([int(n) for n in shape.split(",")])) for shape in shapes}
+
+    assert max(sizes(True) - sizes(False)) == (SLOTS * CONFIG.merge**2) ** 2
 
 
 def test_a_grid_that_does_not_exist_is_finite(encode):

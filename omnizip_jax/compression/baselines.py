@@ -8,11 +8,12 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from omnizip_jax.compression.counts import top_mask
 from omnizip_jax.compression.method import Counts
 from omnizip_jax.compression.parts import Part, Rates, SalientSound, join, top_part
+from omnizip_jax.compression.rule import over_windows
 from omnizip_jax.compression.share import Share
 from omnizip_jax.compression.similarity import cosine
 from omnizip_jax.compression.video import previous
@@ -117,5 +118,15 @@ def change(video: Float[Array, "W G P D"], mask: Bool[Array, "W G P"]) -> Float[
     flat, exists = video.reshape(-1, *video.shape[2:]), mask.reshape(-1, mask.shape[-1])
     before = previous(exists.any(-1))
     there = (before >= 0)[:, None] & exists[before]
-    score = jnp.where(there, 1 - cosine(flat, flat[before]), 3)
-    return score.reshape(mask.shape)
+    return unlike(flat, before, there).reshape(mask.shape)
+
+
+def unlike(
+    frames: Float[Array, "T P D"], other: Int[Array, " T"], compared: Bool[Array, "T P"]
+) -> Float[Array, "T P"]:
+    """1 - cosine with the same place of another frame; 3 where it is not compared."""
+
+    def one(i):  # a frame at a time: no copy of the clip
+        return jnp.where(compared[i], 1 - cosine(frames[i], frames[other[i]]), 3)
+
+    return over_windows(one, jnp.arange(len(frames)))

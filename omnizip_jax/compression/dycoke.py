@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from omnizip_jax.compression.baselines import unlike
 from omnizip_jax.compression.counts import apportion, salience_order
 from omnizip_jax.compression.parts import Part, Rates
-from omnizip_jax.compression.similarity import cosine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,7 @@ def merge_in_time(
     (index,) = jnp.nonzero(exists, size=exists.size, fill_value=0)
     other = index[jnp.maximum(before - back, 0)]
     compared = (place >= back)[:, None] & mask[other]
-    scores = jnp.where(compared, 1 - cosine(frames, frames[other]), 3)
+    scores = unlike(frames, other, compared)
 
     sizes = jnp.sum(mask, -1)
     of_whole, of_others = jnp.where(whole, sizes, 0), jnp.where(whole, 0, sizes)

@@ -16,7 +16,7 @@ from omnizip_jax.compression.audio import attention_scores
 from omnizip_jax.compression.counts import exact, lookup, round_share, salience_order, top_mask
 from omnizip_jax.compression.method import Counts, check_share
 from omnizip_jax.compression.share import RunningShare, Share, most_at_once, split
-from omnizip_jax.types import EncodedWindow, Selection
+from omnizip_jax.types import EncodedWindow, Selection, VisionFeatures
 
 
 class Part(NamedTuple):
@@ -39,6 +39,20 @@ def top_part(scores: Float[Array, "W *n"], mask: Bool[Array, "W *n"], count: Arr
     """The ``count`` valid tokens with the highest scores of the clip; ties go to the earlier."""
     keep = top_mask(scores.reshape(-1), mask.reshape(-1), count).reshape(mask.shape)
     return Part(keep, scores)
+
+
+def vision_of(windows: EncodedWindow) -> VisionFeatures:
+    """What the vision encoder's last block attends to.
+
+    Raises:
+        ValueError: the windows were encoded without it.
+    """
+    if windows.vision is None:
+        raise ValueError(
+            "the method needs what the vision encoder's last block attends to: encode with "
+            "wants=method.wants"
+        )
+    return windows.vision
 
 
 def join(windows: EncodedWindow, audio: Part, video: Part) -> Selection:

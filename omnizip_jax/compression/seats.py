@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from omnizip_jax.compression.audio import pool_pairs, received_attention
 from omnizip_jax.compression.counts import apportion, exact, lookup, round_share
 from omnizip_jax.compression.method import Counts, check_share
-from omnizip_jax.compression.parts import Part, Parts
+from omnizip_jax.compression.parts import Part, Parts, vision_of
 from omnizip_jax.compression.rule import over_windows
 from omnizip_jax.compression.share import RunningShare, most_at_once, split
 from omnizip_jax.compression.similarity import cosines
@@ -121,12 +121,7 @@ class Seats(Parts):
         return Part((place < kept[:, None]) & audio.token_mask, -place.astype(jnp.float32))
 
     def picture(self, windows, count, key, audio_keep):
-        vision = windows.vision
-        if vision is None:
-            raise ValueError(
-                "Seats needs what the vision encoder's last block attends to: encode with "
-                'wants={"vision"}'
-            )
+        vision = vision_of(windows)
         shape = windows.video_mask.shape
         mask = windows.video_mask.reshape(shape[0], -1)
         video = windows.video.reshape(*mask.shape, -1)

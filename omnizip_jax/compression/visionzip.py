@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from omnizip_jax.compression.audio import sample_anchors
 from omnizip_jax.compression.counts import apportion, exact, lookup, round_share, top_mask
 from omnizip_jax.compression.method import check_share
-from omnizip_jax.compression.parts import Part, SalientSound
+from omnizip_jax.compression.parts import Part, SalientSound, vision_of
 from omnizip_jax.compression.rule import over_windows
 from omnizip_jax.compression.similarity import cosines
 from omnizip_jax.types import VisionFeatures
@@ -54,12 +54,7 @@ class VisionZip(SalientSound):
         return self.per_window and self.rho_audio == 0 and self.keep is None
 
     def picture(self, windows, count, key, audio_keep):
-        vision = windows.vision
-        if vision is None:
-            raise ValueError(
-                "VisionZip needs what the vision encoder's last block attends to: encode with "
-                'wants={"vision"}'
-            )
+        vision = vision_of(windows)
         if not self.per_window:
             return self.of_clip(windows.video, windows.video_mask, vision, count)
         counts = apportion(count, jnp.sum(windows.video_mask, (1, 2)))

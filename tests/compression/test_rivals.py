@@ -19,6 +19,7 @@ from omnizip_jax.compression import (
 )
 from omnizip_jax.compression.fastv import FastVSettings
 from omnizip_jax.compression.seats import LEVELS, schedule
+from omnizip_jax.types import AudioFeatures, EncodedWindow, VisionFeatures
 from tests.compression import loops
 from tests.compression import oracle_rivals as oracle
 from tests.compression.oracle import half_even
@@ -211,7 +212,7 @@ def test_what_cannot_be_reached_is_refused():
     windows = loops.encoded_clip(0)
     for method in (VisionZip(), Seats()):
         with pytest.raises(ValueError, match="vision encoder's last block"):
-            method.select(windows, KEY)
+            select(method, windows)
 
 
 MIXED = {
@@ -312,3 +313,26 @@ def test_methods_that_choose_in_windows_can_follow_a_stream(method):
 def test_methods_that_need_the_whole_clip_say_so(method):
     with pytest.raises(ValueError, match="needs the whole clip"):
         method.begin(jax.tree.map(lambda x: x[0], clip(0)))
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "all"])
+def test_the_memory_of_128_windows(name):
+    """Next to its input and output no method needs half the size of the video."""
+
+    def array(*shape, dtype=np.float32):
+        return jax.ShapeDtypeStruct((128, *shape), dtype)
+
+    windows = EncodedWindow(
+        audio=AudioFeatures(
+            tokens=array(50, 1024),
+            token_mask=array(50, dtype=bool),
+            queries=array(100, 4, 16),
+            keys=array(100, 4, 16),
+            frame_mask=array(100, dtype=bool),
+        ),
+        video=array(2, 144, 1024),
+        video_mask=array(2, 144, dtype=bool),
+        vision=VisionFeatures(array(2, 144), array(2, 144, 16)),
+    )
+    memory = select.lower(METHODS[name](), windows).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < np.prod(windows.video.shape) * 4 / 2

@@ -19,6 +19,7 @@ SUITES = {  # name on the command line: module with a function ``run(bench) -> r
     "prefill": "prefill",
     "first-token": "first_token",
     "decode": "decode",
+    "stages": "stages",
     "stream": "stream",
     "media": "media",
     "convert": "convert",

@@ -36,6 +36,7 @@ CPU = {
     "prefill.packed_45": Goal("share", least=0.9),
     "prefill.packed_35": Goal("share", least=0.9),
     "prefill.vs_transformers": Goal("ratio", least=1.0),
+    "stages.fastv": Goal("share", least=0.85),
     "decode.vs_transformers": Goal("ratio", least=2),
     "first_token.vs_transformers_45": Goal("ratio", least=1.6),
     "stream.bucketed": Goal("ratio", least=1.8),

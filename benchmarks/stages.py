@@ -1,0 +1,61 @@
+"""Suite ``stages``: a prefill in which tokens leave inside the decoder, against a plain one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import flops, presets
+from benchmarks.bench import Bench
+from benchmarks.harness import Row
+from omnizip_jax.models.config import TextConfig
+from omnizip_jax.models.kernels import Kernels
+from omnizip_jax.models.stages import TEXT, VIDEO, FastV, Stage, Tokens
+from omnizip_jax.models.text import Decoder
+
+WINDOW_TOKENS, ROOM = 338, 64
+
+
+def run(bench: Bench) -> Iterator[Row]:
+    config, weights = bench.config.text, bench.weights["text"]
+    media = bench.windows * WINDOW_TOKENS
+    total = media + presets.TEXT_TOKENS
+    # As deep as layer 5 of 28, where the OmniZip paper has it.
+    stage = FastV(max(1, round(config.layers * 5 / 28)), share=0.5)
+    bench.say(f"stages: {total} tokens, half of the media leave after layer {stage.after}")
+    kind = jnp.where(jnp.arange(total) < media, VIDEO, TEXT)
+    positions = jnp.broadcast_to(jnp.arange(total, dtype=jnp.int32), (3, total))
+    tokens = Tokens(positions, kind, jnp.zeros(total, jnp.int32), jnp.int32(total))
+    x = jax.random.normal(jax.random.key(0), (total, config.hidden), bench.dtype)
+    kernels = Kernels.of(weights)
+
+    def compiled(*stages: Stage) -> Any:
+        sizes = tuple(stage.bound(presets.TEXT_TOKENS, media) for stage in stages)
+
+        def first(weights: Any, x: jax.Array, tokens: Tokens) -> Any:
+            decoder = Decoder(config, bench.dtype, kernels).bind({"params": weights})
+            hidden, left, cache, _ = decoder.prefill(x, tokens, stages, sizes, ROOM)
+            return decoder.logits(hidden[left.count - 1][None]), cache
+
+        program = jax.jit(first).lower(weights, x, tokens).compile()
+        return lambda: jax.block_until_ready(program(weights, x, tokens))
+
+    full, fastv = bench.alternate(compiled(), compiled(stage))
+    left = stage.bound(presets.TEXT_TOKENS, media)
+    operations = _layers(config, stage.after, total)
+    operations += _layers(config, config.layers - stage.after, left)
+    ideal = _layers(config, config.layers, total) / operations
+    note = f"{total} tokens, {left} after layer {stage.after}; ideal {ideal:.2f}x by true count"
+    yield bench.timed(
+        "stages.fastv", fastv, full, "all tokens", floor=full.median / ideal, note=note
+    )
+
+
+def _layers(config: TextConfig, layers: int, tokens: int) -> float:
+    """Operations of some layers, without the logits."""
+    logits = 2.0 * config.hidden * config.vocabulary
+    return flops.prefill_flops(dataclasses.replace(config, layers=layers), tokens) - logits

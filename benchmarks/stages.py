@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from benchmarks import flops, presets
 from benchmarks.bench import Bench
 from benchmarks.harness import Row
+from omnizip_jax.compression.fastv import Attended
+from omnizip_jax.compression.stages import TEXT, VIDEO, Stage, Tokens
 from omnizip_jax.models.config import TextConfig
 from omnizip_jax.models.kernels import Kernels
-from omnizip_jax.models.stages import TEXT, VIDEO, FastV, Stage, Tokens
 from omnizip_jax.models.text import Decoder
 
 WINDOW_TOKENS, ROOM = 338, 64
@@ -25,7 +26,7 @@ def run(bench: Bench) -> Iterator[Row]:
     media = bench.windows * WINDOW_TOKENS
     total = media + presets.TEXT_TOKENS
     # As deep as layer 5 of 28, where the OmniZip paper has it.
-    stage = FastV(max(1, round(config.layers * 5 / 28)), share=0.5)
+    stage = Attended(max(1, round(config.layers * 5 / 28)), media=0.5)
     bench.say(f"stages: {total} tokens, half of the media leave after layer {stage.after}")
     kind = jnp.where(jnp.arange(total) < media, VIDEO, TEXT)
     positions = jnp.broadcast_to(jnp.arange(total, dtype=jnp.int32), (3, total))

@@ -84,7 +84,7 @@ def read_staged(
     block = join(join(opening, clip), asked)
     index, used = front(block.keep, capacity)
     x = jnp.where(used[:, None], block.embeddings[index], 0)
-    tokens = _tokens(block).take(index, jnp.sum(used))
+    tokens = _tokens(block, len(layout.grid_size)).take(index, jnp.sum(used))
     stages = method.stages(config.text.layers)
     x, tokens, cache, wanted = decoder.prefill(x, tokens, stages, sizes, room)
     logits = decoder.logits(x[tokens.count - 1][None])[0]
@@ -94,7 +94,7 @@ def read_staged(
     return cache, logits, after, selection.trace, jnp.maximum(lost, 0)
 
 
-def _tokens(block: Block) -> Tokens:
+def _tokens(block: Block, windows: int) -> Tokens:
     kind = jnp.where(block.slots.kind == VIDEO_SLOT, VIDEO, TEXT)
     kind = jnp.where(block.slots.kind == AUDIO_SLOT, AUDIO, kind)
-    return Tokens(block.positions, kind, block.slots.unit - 1, jnp.int32(len(kind)))
+    return Tokens(block.positions, kind, block.slots.unit - 1, jnp.int32(len(kind)), windows)

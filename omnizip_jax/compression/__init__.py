@@ -12,6 +12,7 @@ The others, a file each, are built from ``parts``: one for the sound, one for th
 from omnizip_jax.compression.baselines import AllTokens, RandomTokens, TemporalOnly
 from omnizip_jax.compression.dycoke import DyCoke
 from omnizip_jax.compression.evs import EVS
+from omnizip_jax.compression.fastv import FastV
 from omnizip_jax.compression.method import Method
 from omnizip_jax.compression.mixed import Mixed
 from omnizip_jax.compression.omnizip import OmniZipConfig
@@ -32,6 +33,7 @@ METHODS: dict[str, type[Method]] = {
     "evs": EVS,
     "vidcom2": VidCom2,
     "seats": Seats,
+    "fastv": FastV,
 }
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "METHODS",
     "AllTokens",
     "DyCoke",
+    "FastV",
     "Method",
     "Mixed",
     "OmniZipConfig",

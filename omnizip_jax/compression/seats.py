@@ -1,4 +1,4 @@
-"""SEATS (arXiv 2605.20035), the stage before the decoder, and the schedule of those inside it.
+"""SEATS (arXiv 2605.20035): a stage before the decoder, and four inside it.
 
 Of every window and modality the tokens are chosen one by one, each as far as possible from those
 chosen before, where distance counts for more the more attention a token receives.
@@ -7,6 +7,7 @@ chosen before, where distance counts for more the more attention a token receive
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from fractions import Fraction
 from functools import partial
 from typing import ClassVar
@@ -17,12 +18,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from omnizip_jax.compression.audio import pool_pairs, received_attention
+from omnizip_jax.compression.budget import water_fill, whole_shares
 from omnizip_jax.compression.counts import apportion, exact, lookup, round_share
 from omnizip_jax.compression.method import Counts, check_share
 from omnizip_jax.compression.parts import Part, Parts, vision_of
 from omnizip_jax.compression.rule import over_windows
 from omnizip_jax.compression.share import RunningShare, most_at_once, split
 from omnizip_jax.compression.similarity import cosines
+from omnizip_jax.compression.stages import AUDIO, VIDEO, Stage, Tokens
 from omnizip_jax.types import EncodedWindow, Selection
 
 # Kept shares, in units of the target, of the stages that end after these of 28 layers; after the
@@ -30,17 +33,24 @@ from omnizip_jax.types import EncodedWindow, Selection
 LAYERS = 28
 LEVELS = ((16, 1.4), (18, 1.30), (20, 1.035), (23, 0.309), (28, 0.0))
 FIRST = exact(LEVELS[0][1])
+TEMPERATURE = 0.1  # of the softmax over windows
 GAP = 0.35  # target_audio - target_video of the published settings of 35, 25 and 15 %
 
 
 def schedule(layers: int) -> tuple[tuple[int, float], ...]:
-    """Up to which layer, counted from 1, which multiple of the target is kept, in any depth."""
-    return tuple((round(last * layers / LAYERS), level) for last, level in LEVELS)
+    """Up to which layer, counted from 1, which multiple of the target is kept, in any depth.
+
+    In a shallow decoder several levels may end after one layer; the first one holds there.
+    """
+    out: dict[int, float] = {}
+    for last, level in LEVELS:
+        out.setdefault(max(1, round(last * layers / LAYERS)), level)
+    return tuple(out.items())
 
 
 @dataclasses.dataclass(frozen=True)
 class Seats(Parts):
-    """Stage I of SEATS: in every window ``round(1.4 target n)`` tokens of each modality.
+    """SEATS: in every window ``round(1.4 target n)`` tokens of each modality.
 
     Weighted distances ``D_ij a_j`` with ``D_ij = 1 - cos`` of the embeddings and a_j the attention
     that token j receives inside the window, from the encoders' last block. The first token is the
@@ -63,6 +73,14 @@ class Seats(Parts):
         super().__post_init__()
         check_share("Seats.target_audio", self.target_audio)
         check_share("Seats.target_video", self.target_video)
+
+    def stages(self, layers: int) -> tuple[Stage, ...]:
+        if self.before_only:
+            return ()
+        return tuple(
+            Seated(last, share=level / before)
+            for (last, before), (_, level) in itertools.pairwise(schedule(layers))
+        )
 
     def first(self, target: float, counts: np.ndarray) -> np.ndarray:
         """Tokens that stage I keeps of windows with so many, at least one."""
@@ -187,3 +205,64 @@ def spread(
 
     place = jnp.full(mask.size, mask.size, jnp.int32)
     return jax.lax.fori_loop(0, count, choose, (place, nearest))[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Seated(Stage):
+    """Stages II and III of SEATS: some of the media tokens stay, or none.
+
+    The next layer's own norm and projections say what the last token would attend to. ``share`` of
+    the tokens of each modality stay, over the windows in proportion to the softmax of the windows'
+    mean scores / 0.1; in a window those with the highest scores, and one at least as far as the
+    count allows. Keys and values of earlier layers leave with their tokens.
+    """
+
+    share: float = 1.0
+    ahead: bool = True
+    prunes_past: bool = True
+
+    def bound(self, text: int, media: int) -> int:
+        # How many of them are sound is not known; two counts were rounded.
+        kept = round_share(exact(self.share), np.asarray(media))
+        return text + min(int(kept) + 2 * (self.share > 0), media)
+
+    def keep(self, attention: Float[Array, "N T"], tokens: Tokens) -> Bool[Array, " T"]:
+        scores, media = jnp.mean(attention, axis=0), tokens.media
+        stays = ~media
+        if self.share == 0:
+            return stays
+        window = jnp.where(media, tokens.window, tokens.windows)
+
+        def per_window(values: Array) -> Array:
+            values = values.astype(jnp.promote_types(values.dtype, jnp.int32))
+            return jax.ops.segment_sum(values, window, num_segments=tokens.windows)
+
+        mean = per_window(jnp.where(media, scores, 0)) / jnp.maximum(per_window(media), 1)
+        weight = jax.nn.softmax(jnp.where(per_window(media) > 0, mean / TEMPERATURE, -jnp.inf))
+        for kind in (AUDIO, VIDEO):
+            these = media & (tokens.kind == kind)
+            sizes = per_window(these)
+            total = lookup(partial(round_share, exact(self.share)), jnp.sum(sizes), media.size)
+            counts = over_groups(total, jnp.maximum(weight, 1e-6), sizes)
+            stays |= these & (place_in_group(scores, these, window) < counts[window])
+        return stays
+
+
+def over_groups(
+    total: Int[Array, ""], weight: Float[Array, " W"], sizes: Int[Array, " W"]
+) -> Int[Array, " W"]:
+    """``total`` tokens over groups in proportion to weights: one at least, as many as there are."""
+    least = jnp.where(jnp.sum(sizes > 0) <= total, jnp.minimum(sizes, 1), 0)
+    shares = water_fill(weight, 1.0 * least, 1.0 * sizes, 1.0 * total)
+    return whole_shares(shares, sizes, total)
+
+
+def place_in_group(
+    scores: Float[Array, " T"], valid: Bool[Array, " T"], group: Int[Array, " T"]
+) -> Int[Array, " T"]:
+    """Place of every valid token in its group's order of scores, 0 for the highest."""
+    in_order = jnp.lexsort((-scores, jnp.where(valid, group, valid.size)))
+    sorted_group = group[in_order]
+    place = jnp.arange(valid.size)
+    begins = jnp.searchsorted(jnp.where(valid[in_order], sorted_group, valid.size), sorted_group)
+    return jnp.zeros(valid.size, jnp.int32).at[in_order].set((place - begins).astype(jnp.int32))

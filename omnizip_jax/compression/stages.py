@@ -9,11 +9,8 @@ from __future__ import annotations
 import dataclasses
 
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
-
-from omnizip_jax.compression.counts import exact, lookup, round_share, top_mask
 
 TEXT, VIDEO, AUDIO = 0, 1, 2
 
@@ -26,12 +23,14 @@ class Tokens(struct.PyTreeNode):
         kind: TEXT, VIDEO or AUDIO.
         window: the window that a token of media belongs to.
         count: how many are real.
+        windows: static bound on the windows.
     """
 
     positions: Int[Array, "3 T"]
     kind: Int[Array, " T"]
     window: Int[Array, " T"]
     count: Int[Array, ""]
+    windows: int = struct.field(pytree_node=False, default=1)
 
     @property
     def media(self) -> Bool[Array, " T"]:
@@ -40,7 +39,12 @@ class Tokens(struct.PyTreeNode):
 
     def take(self, index: Int[Array, " S"], count: Int[Array, ""]) -> Tokens:
         """Those at ``index``, of which ``count`` are real."""
-        return Tokens(self.positions[:, index], self.kind[index], self.window[index], count)
+        return self.replace(
+            positions=self.positions[:, index],
+            kind=self.kind[index],
+            window=self.window[index],
+            count=count,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,25 +75,3 @@ class Stage:
             tokens: what they are.
         """
         raise NotImplementedError
-
-
-@dataclasses.dataclass(frozen=True)
-class FastV(Stage):
-    """FastV (arXiv 2403.06764): the media tokens that the last token attends to most stay.
-
-    Their score is the mean over heads of the attention that layer ``after - 1``, counted from 0,
-    really had. ``share`` of them stay, rounded half to even; the layers before keep all.
-    """
-
-    share: float = 0.5
-
-    def bound(self, text: int, media: int) -> int:
-        return text + int(self._count(media))
-
-    def keep(self, attention: Float[Array, "N T"], tokens: Tokens) -> Bool[Array, " T"]:
-        media = tokens.media
-        count = lookup(self._count, jnp.sum(media), media.size)
-        return ~media | top_mask(jnp.mean(attention, axis=0), media, count)
-
-    def _count(self, media: Int[np.ndarray, "*n"] | int) -> Int[np.ndarray, "*n"]:
-        return round_share(exact(self.share), np.asarray(media))

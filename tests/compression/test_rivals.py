@@ -17,7 +17,7 @@ from omnizip_jax.compression import (
     VidCom2,
     VisionZip,
 )
-from omnizip_jax.compression.fastv import FastVSettings
+from omnizip_jax.compression.fastv import FastV
 from omnizip_jax.compression.seats import LEVELS, schedule
 from omnizip_jax.types import AudioFeatures, EncodedWindow, VisionFeatures
 from tests.compression import loops
@@ -197,11 +197,12 @@ def test_the_mean_of_the_schedule_of_seats_is_the_target():
 
 
 def test_fastv_holds_the_share_over_the_layers():
-    assert [FastVSettings().layer(n) for n in (28, 36, 8, 2)] == [5, 6, 1, 1]
-    after = FastVSettings(keep=0.45).kept_after(28)
-    assert abs((5 + 23 * after) / 28 - 0.45) < 1e-9
+    assert [FastV().stages(n)[0].after for n in (28, 36, 8, 2)] == [5, 6, 1, 1]
+    (stage,) = FastV(keep=0.45).stages(28)
+    after = stage.bound(0, 10**6) / 10**6
+    assert abs((5 + 23 * after) / 28 - 0.45) < 1e-6
     with pytest.raises(ValueError, match=r"in 5 of 28 layers: keep at least 0\.179, got 0\.15"):
-        FastVSettings(keep=0.15).kept_after(28)
+        FastV(keep=0.15).stages(28)
 
 
 def test_what_cannot_be_reached_is_refused():

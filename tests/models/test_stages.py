@@ -14,7 +14,8 @@ from transformers import DynamicCache
 from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as hf
 from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTextConfig
 
-from omnizip_jax.compression.stages import AUDIO, TEXT, VIDEO, FastV, Stage, Tokens
+from omnizip_jax.compression.fastv import Attended
+from omnizip_jax.compression.stages import AUDIO, TEXT, VIDEO, Stage, Tokens
 from omnizip_jax.decode import Generation, Sampling, generate_tokens
 from omnizip_jax.models.config import TextConfig
 from omnizip_jax.models.text import Decoder
@@ -169,7 +170,7 @@ def run(weights, prompt, stages, sizes):
 
 @pytest.mark.parametrize("shares", [{1: 0.5}, {2: 0.5}, {4: 0.2}, {2: 0.6, 3: 0.3}, {3: 0.0}])
 def test_fastv(model, weights, prompt, shares):
-    stages = tuple(FastV(after, share=share) for after, share in shares.items())
+    stages = tuple(Attended(after, media=share) for after, share in shares.items())
     text, media, sizes = int((KIND == TEXT).sum()), int((KIND != TEXT).sum()), []
     for stage in stages:
         sizes.append(stage.bound(text, media) + 3)  # a bucket's slack
@@ -251,7 +252,7 @@ def test_attention_of_the_next_layer(model, weights, prompt):
 
 @pytest.mark.parametrize("after", [(0,), (5,), (3, 2), (2, 2)])
 def test_stages_out_of_order(weights, prompt, after):
-    stages = tuple(map(FastV, after))
+    stages = tuple(Attended(n, media=0.5) for n in after)
     decoder = Decoder(CONFIG).bind({"params": weights})
     with pytest.raises(ValueError, match="between 1 and 4"):
         decoder.prefill(prompt[0], tokens_of(prompt[1]), stages, (PADDED,) * len(after), ROOM)

@@ -169,7 +169,8 @@ def _check_text(text: Any) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"the text {text!r} holds half a character (a lone surrogate): read it as UTF-8"
+            f"{text!r} is not Unicode text, for it holds half a character (a lone surrogate): "
+            "read it as UTF-8"
         ) from error
 
 

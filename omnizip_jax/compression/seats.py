@@ -128,14 +128,13 @@ class Seats(Parts):
     def sound(self, windows, count, key):
         audio = windows.audio
 
-        def one(i):
-            frames = audio.frame_mask[i]
-            total = received_attention(audio.queries[i], frames, audio.keys[i], frames)
-            score = pool_pairs(total, frames)
-            return spread(audio.tokens[i], audio.token_mask[i], score, kept[i])
+        def one(queries, keys, frames, tokens, mask, kept):
+            total = received_attention(queries, frames, keys, frames)
+            return spread(tokens, mask, pool_pairs(total, frames), kept)
 
         kept = self.per_window(audio.token_mask, self.target_audio, count)
-        place = over_windows(one, jnp.arange(len(kept)))
+        heard = audio.queries, audio.keys, audio.frame_mask, audio.tokens, audio.token_mask
+        place = over_windows(one, *heard, kept)
         return Part((place < kept[:, None]) & audio.token_mask, -place.astype(jnp.float32))
 
     def picture(self, windows, count, key, audio_keep):

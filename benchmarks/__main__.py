@@ -16,8 +16,10 @@ from rich.console import Console
 
 SUITES = {  # name on the command line: module with a function ``run(bench) -> rows``
     "compression": "compression",
+    "methods": "methods",
     "prefill": "prefill",
     "first-token": "first_token",
+    "questions": "questions",
     "decode": "decode",
     "stages": "stages",
     "stream": "stream",

@@ -32,19 +32,25 @@ from benchmarks.clip import FULL, KEEP_35, KEEP_45
 from benchmarks.stream import CAPACITY
 from omnizip_jax import stream
 from omnizip_jax.compression import OmniZipConfig
-from omnizip_jax.decode import DECODE_BLOCK, Sampling, generate_tokens
-from omnizip_jax.generate import (
+from omnizip_jax.context import Past, Reading, _forget, append_text
+from omnizip_jax.decode import DECODE_BLOCK, Generation, Sampling, generate_tokens
+from omnizip_jax.generate import read_clip, read_size
+from omnizip_jax.layout import (
     ENCODE_BLOCK,
     TEXT_BLOCK,
-    PromptArrays,
-    first_token,
+    bucket,
+    geometry,
+    pad_windows,
     padded_length,
-    prefill_sizes,
+    padded_text,
     token_counts,
 )
 from omnizip_jax.models.kernels import Kernels
-from omnizip_jax.models.qwen2_5_omni.encoders import encode_windows
+from omnizip_jax.models.qwen2_5_omni.encoders import encode_window, encode_windows, weights_dtype
 from omnizip_jax.models.qwen2_5_omni.parameters import abstract_params
+from omnizip_jax.models.text import KVCache
+from omnizip_jax.prompt import Medium
+from omnizip_jax.types import Window
 
 ROOM = 64  # tokens of an answer
 # An H200: compute capability 9.0, 132 multiprocessors, 141 GB at 4.8 TB/s (NVIDIA's data sheet).
@@ -95,6 +101,23 @@ class Compiled:
     in_place: int
     weight_copies: int
     attention: int
+
+    @property
+    def needed(self) -> int:
+        """Bytes that it needs besides weights."""
+        return self.arguments + self.temporaries + self.results - self.in_place
+
+
+def in_turn(name: str, *programs: Compiled) -> Compiled:
+    """Programs that run one after another: the memory is that of the one that needs most."""
+    most = max(programs, key=lambda x: x.needed)
+    return dataclasses.replace(
+        most,
+        name=name,
+        seconds=sum(x.seconds for x in programs),
+        weight_copies=sum(x.weight_copies for x in programs),
+        attention=sum(x.attention for x in programs),
+    )
 
 
 class Target:
@@ -196,32 +219,55 @@ def programs(target: Target, preset: str, count: int) -> Iterator[Compiled]:
         kernels=kernels,
     )
 
-    padded = padded_length(count)
     encoded = jax.eval_shape(lambda w, x: encode_windows(w, x, config=config), weights, block)
+    padded = padded_length(count)
     encoded = jax.tree.map(lambda x: jax.ShapeDtypeStruct((padded, *x.shape[1:]), x.dtype), encoded)
-    prompt = presets.random_prompt(config)
-    text = len(prompt.prefix) + len(prompt.suffix)
-    audio, video = token_counts(clip(count))
     generation = None
-    for name, compression in (("all", FULL), ("45 %", KEEP_45), ("35 %", KEEP_35)):
-        sizes = prefill_sizes(audio, video, text, compression, ROOM)
-        arguments = target.abstract(
-            (
-                weights,
-                encoded,
-                clip(padded).replace(patches=None, mel=None),
-                PromptArrays.from_prompt(prompt),
-                jnp.int32(0),
-                jax.random.key(0),
-            )
-        )
-        static: dict[str, Any] = {"config": config, "compression": compression, **sizes}
-        static["kernels"] = kernels
-        yield target.compile(f"first token, {name}", weights, first_token, *arguments, **static)
-        if generation is None:
-            generation = first_token.eval_shape(*arguments, **static)[0]
+    for name, method in (("all", FULL), ("45 %", KEEP_45), ("35 %", KEEP_35)):
+        reading = Reading(config, method, config.spec, Medium(True, True), kernels)
+        program, found = _first_token(target, name, weights, reading, encoded, clip(count))
+        generation = found if generation is None else generation
+        yield program
     yield _decoding(target, weights, generation, config)
     yield from _streaming(target, weights, clip(1), config)
+
+
+def _first_token(
+    target: Target, name: str, weights: Any, reading: Reading, encoded: Any, windows: Window
+) -> tuple[Compiled, Any]:
+    """A clip that is read, then a question to it; and the generation that then begins."""
+    config, prompt = reading.config, presets.random_prompt(reading.config)
+    counts = token_counts(windows, config)
+    prefix, _, length = padded_text(prompt.prefix[: -len(reading.markers)])
+    capacity = read_size(*counts, len(prompt.prefix), reading.method)
+    key = jax.random.key(0)
+    arguments = target.abstract(
+        (
+            weights,
+            None,
+            jax.eval_shape(lambda: Past.nothing(capacity, None, key)),
+            prefix,
+            length,
+            encoded,
+            pad_windows(geometry(windows), len(encoded.video_mask)),
+            length,
+        )
+    )
+    static: dict[str, Any] = {"reading": reading, "capacity": capacity, "fresh": True}
+    clip = target.compile("", weights, read_clip, *arguments, **static)
+    cache, past, _ = read_clip.eval_shape(*arguments, **static)
+
+    tokens, offsets, count = padded_text(prompt.suffix, prompt.suffix_positions)
+    filled = reading.method.bound(*counts) + len(prompt.prefix)
+    capacity = max(capacity, bucket(filled + len(tokens) + ROOM))
+    dtype = cache.keys.dtype
+    cache = jax.eval_shape(lambda: KVCache.empty(config.text, capacity, dtype))
+    asked = target.abstract((weights, cache, tokens, offsets, count))
+    static = {"config": config, "kernels": reading.kernels}
+    question = target.compile("", weights, append_text, *asked, **static)
+    cache, logits = append_text.eval_shape(*asked, **static)
+    generation = Generation(cache, logits, past.after, past.key, past.in_video)
+    return in_turn(f"first token, {name}", clip, question), generation
 
 
 def _decoding(target: Target, weights: Any, generation: Any, config: Any) -> Compiled:
@@ -238,29 +284,41 @@ def _decoding(target: Target, weights: Any, generation: Any, config: Any) -> Com
 
 
 def _streaming(target: Target, weights: Any, clip: Any, config: Any) -> Iterator[Compiled]:
-    def begin(weights: Any) -> Any:
-        params = presets.random_params(config, jnp.dtype(jnp.bfloat16), weights)
-        return stream.init_stream(params, OmniZipConfig(), capacity=CAPACITY)
-
-    with (  # nothing is there to be read, or to be moved to
-        mock.patch.object(stream, "fingerprint", lambda params: ()),
-        mock.patch.object(stream, "_commit", lambda tree, like: tree),
-    ):
-        state = jax.eval_shape(begin, weights)
-    state = state.replace(settings=dataclasses.replace(state.settings, kernels=target.kernels))
-    cache, rest = target.abstract((state.cache, state.replace(cache=None)))
+    method = OmniZipConfig()
+    reading = Reading(config, method, config.spec, Medium(True, True), target.kernels)
     window = target.abstract(jax.tree.map(lambda x: x[0], clip))
-    yield target.compile("a streamed window", weights, stream._feed, weights, cache, rest, window)
+
+    def begin(weights: Any, window: Window) -> tuple[KVCache, Past]:
+        encoded = encode_window(weights, window, config)
+        past = Past.nothing(CAPACITY, method.begin(encoded), jax.random.key(0))
+        return KVCache.empty(config.text, CAPACITY, weights_dtype(weights)), past
+
+    cache, past = target.abstract(jax.eval_shape(begin, weights, window))
+    yield target.compile(
+        "a streamed window",
+        weights,
+        stream._feed,
+        *(weights, cache, past, window),
+        reading=reading,
+    )
     tokens = target.abstract(jnp.zeros(TEXT_BLOCK, jnp.int32))
     yield target.compile(
         "a streamed question",
         weights,
-        stream._append_text,
+        append_text,
         *(weights, cache, tokens, tokens, target.abstract(jnp.int32(1))),
-        config=state.settings.model,
+        config=config,
         kernels=target.kernels,
     )
-    yield target.compile("forgetting", weights, stream._forget, cache, rest)
+    yield target.compile(
+        "forgetting",
+        weights,
+        _forget,
+        *(cache, past),
+        config=config,
+        memory="recent",
+        low_water=CAPACITY // 2,
+    )
 
 
 def table(title: str, rows: list[Compiled]) -> Table:

@@ -1,56 +1,33 @@
-"""A clip and a question on the device, and the programs of ``generate`` that read them."""
+"""A random clip and a question, and the way of ``generate`` from them to the first token."""
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import functools
+import importlib
+from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import jax
-import jax.numpy as jnp
 
 from benchmarks import presets
 from benchmarks.bench import Bench
 from benchmarks.harness import program_bytes
-from omnizip_jax.compression import OmniZipConfig
+from omnizip_jax.compression import AllTokens, Method, OmniZipConfig
 from omnizip_jax.decode import Generation
-from omnizip_jax.generate import (
-    PromptArrays,
-    encode_clip,
-    first_token,
-    pad_windows,
-    prefill_sizes,
-    token_counts,
-)
-from omnizip_jax.models.kernels import Kernels
+from omnizip_jax.generate import encode_clip, read_parts
+from omnizip_jax.layout import padded_text
+from omnizip_jax.models.families import family
+from omnizip_jax.prompt import Text
+from omnizip_jax.reply import begin
 from omnizip_jax.types import EncodedWindow
 
-FULL = None
+FULL = AllTokens()
 KEEP_45 = OmniZipConfig()
 KEEP_35 = OmniZipConfig(rho_audio=0.4, rho_video=0.7)
-
-
-@dataclasses.dataclass(frozen=True)
-class Prefill:
-    """The compiled program from encoder outputs to the first token.
-
-    Attributes:
-        tokens: that the decoder reads.
-        slots: of its input, padding included.
-        temporary: bytes that the program needs besides its arguments and results.
-        result: bytes of its results, the cache first of all.
-    """
-
-    tokens: int
-    slots: int
-    temporary: int
-    result: int
-    program: Any
-    arguments: Any
-
-    def __call__(self, encoded: EncodedWindow) -> Generation:
-        generation, _, _ = self.program(self.arguments[0], encoded, *self.arguments[1:])
-        return jax.block_until_ready(generation)
+# By name: in the package the functions hide the modules that are called like them.
+GENERATE, REPLY = map(importlib.import_module, ("omnizip_jax.generate", "omnizip_jax.reply"))
 
 
 class NoiseClip:
@@ -58,9 +35,21 @@ class NoiseClip:
 
     def __init__(self, bench: Bench):
         self.config, self.weights = bench.config, bench.weights
-        self.windows = presets.random_windows(bench.windows, bench.config)
-        self.prompt = presets.random_prompt(bench.config)
+        # The words are random, and so are the ids of markers: the tokenizer is never asked.
+        params = presets.random_params(bench.config, bench.dtype, bench.weights)
+        self.params = params.replace(config=bench.config)
         self.count = bench.windows
+        self.clip = presets.random_clip(bench.windows, bench.config)
+        self.windows = self.clip.windows
+        self.prompt = presets.random_prompt(bench.config)
+
+    @property
+    def texts(self) -> list[Text]:
+        """The prompt as ``generate`` has it: start markers are the clip's."""
+        prompt = self.prompt
+        starts = len(family(self.config).start_markers(self.config, audio=True, video=True))
+        before = Text(prompt.prefix[:-starts], prompt.prefix_positions[:-starts])
+        return [before, Text(prompt.suffix, prompt.suffix_positions)]
 
     def encode(self) -> EncodedWindow:
         """Both encoders, as ``generate`` runs them."""
@@ -70,38 +59,60 @@ class NoiseClip:
     def encoded(self) -> EncodedWindow:
         return self.encode()
 
-    def prefill(self, compression: OmniZipConfig | None, room: int = 64) -> Prefill:
-        """Compile compression and prefill with the sizes that ``generate`` would choose.
+    def prefill(self, method: Method, room: int = 64) -> Prefill:
+        """``room`` is for the tokens of the answer."""
+        return Prefill(self, method, room)
 
-        ``room`` is for the tokens of the answer.
-        """
-        audio, video = token_counts(self.windows)
-        text = len(self.prompt.prefix) + len(self.prompt.suffix)
-        sizes = prefill_sizes(audio, video, text, compression, room)
-        layout = self.windows.replace(patches=None, mel=None)
-        arguments = (
-            self.weights,
-            pad_windows(layout, self.encoded.video_mask.shape[0]),
-            PromptArrays.from_prompt(self.prompt),
-            jnp.int32(self.count - 1),
-            jax.random.key(0),
-        )
-        program = first_token.lower(
-            arguments[0],
-            self.encoded,
-            *arguments[1:],
-            config=self.config,
-            compression=compression,
-            kernels=Kernels.of(self.weights),
-            **sizes,
-        ).compile()
-        _, _, count = program(arguments[0], self.encoded, *arguments[1:])
-        temporary, result = program_bytes(program)
-        return Prefill(
-            tokens=int(count),
-            slots=sizes["capacity"],
-            temporary=temporary,
-            result=result,
-            program=program,
-            arguments=arguments,
-        )
+
+class Prefill:
+    """To the first token's logits, by the calls that ``generate`` makes once the media are loaded.
+
+    Attributes:
+        tokens: that the decoder reads.
+        slots: of its inputs, padding included.
+        temporary: bytes that a program needs besides its arguments and results, at most.
+        result: bytes of a program's results, the cache first of all, at most.
+    """
+
+    def __init__(self, clip: NoiseClip, method: Method, room: int):
+        self.clip, self.method, self.room = clip, method, room
+        with recorded(GENERATE, "read_clip") as clips, recorded(REPLY, "append_text") as questions:
+            generation = self(clip.encoded)
+        (of_clip,), (of_question,) = clips, questions
+        sizes = [program_bytes(program) for program, _, _ in (of_clip, of_question)]
+        self.temporary, self.result = map(max, zip(*sizes, strict=True))
+        self.tokens = int(generation.cache.length)
+        self.slots = of_clip[2]["capacity"] + len(of_question[1][2])
+
+    def __call__(self, encoded: EncodedWindow | None = None) -> Generation:
+        """From given outputs of the encoders; without, the encoders run too."""
+        clip, question = self.clip, self.clip.texts[-1]
+        given = encode_clip if encoded is None else lambda *_: encoded
+        room = len(padded_text(question.tokens)[0]) + self.room
+        with mock.patch.object(GENERATE, "encode_clip", given):
+            context, _ = read_parts(
+                clip.params,
+                [clip.clip, "?"],
+                clip.texts,
+                self.method,
+                system="",
+                room=room,
+                seed=0,
+                seconds={},
+                progress=False,
+            )
+        reply = begin(clip.params, context, question, max_new_tokens=self.room, copy=False)
+        return jax.block_until_ready(reply.generation)
+
+
+@contextlib.contextmanager
+def recorded(module: Any, name: str) -> Iterator[list[tuple[Any, tuple[Any, ...], dict[str, Any]]]]:
+    """Each call of a jitted function in a module: the compiled program, and its arguments."""
+    function, calls = getattr(module, name), []
+
+    def call(*args: Any, **static: Any) -> Any:
+        calls.append((function.lower(*args, **static).compile(), args, static))
+        return function(*args, **static)
+
+    with mock.patch.object(module, name, call):
+        yield calls

@@ -23,11 +23,12 @@ from rich.table import Table
 
 from benchmarks import machine
 from benchmarks.presets import PRESETS, default_dtype, random_params, random_windows
-from omnizip_jax import stream
+from omnizip_jax import context, stream
 from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.memory import Memory
 from omnizip_jax.models.params import Params
+from omnizip_jax.reply import ask
 from omnizip_jax.types import Window
 
 QUESTION = "What happens?"
@@ -95,13 +96,13 @@ def endure(
         work.append(time.process_time() - worked)
         evictions += int(state.cache.length) < length
         fills.append(state.fill)
-        position = max(position, int(state.time))
+        position = max(position, int(state.past.time))
         if number % ASK_EVERY == 0:
             keep = number % (2 * ASK_EVERY) == 0
-            _, state = stream.ask(params, state, QUESTION, keep=keep, max_new_tokens=8)
+            _, state = ask(params, state, QUESTION, keep=keep, max_new_tokens=8)
         if number % every == 0:
             gc.collect()
-            used = np.asarray(state.slots.unit)[: int(state.cache.length)]
+            used = np.asarray(state.past.slots.unit)[: int(state.cache.length)]
             yield Stretch(
                 windows=number,
                 seconds=statistics.median(seconds),
@@ -118,7 +119,7 @@ def endure(
 
 def programs() -> int:
     """Compiled programs of all that a stream runs."""
-    functions: tuple[Any, ...] = (stream._feed, stream._append_text, stream._forget)
+    functions: tuple[Any, ...] = (stream._feed, context.append_text, context._forget)
     return sum(function._cache_size() for function in functions)
 
 

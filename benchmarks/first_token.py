@@ -9,7 +9,7 @@ import jax
 from benchmarks import flops
 from benchmarks.bench import Bench
 from benchmarks.clip import FULL, KEEP_45, NoiseClip
-from benchmarks.harness import Row, peak_memory
+from benchmarks.harness import Call, Row, peak_memory
 
 
 def run(bench: Bench) -> Iterator[Row]:
@@ -19,7 +19,7 @@ def run(bench: Bench) -> Iterator[Row]:
         clip.encode()
         peak = encoders_peak()
     packed, full = clip.prefill(KEEP_45), clip.prefill(FULL)
-    calls = [clip.encode, lambda: packed(clip.encode()), lambda: full(clip.encode())]
+    calls: list[Call] = [clip.encode, packed, full]
     if bench.has_torch:
         from benchmarks.peers.thinker import Thinker
 

@@ -21,8 +21,7 @@ def run(bench: Bench) -> Iterator[Row]:
     bench.say(f"memory: compiling the programs of the {MODEL}, {WINDOWS} windows, bfloat16")
     weights = tree_bytes(abstract_params(presets.PRESETS[MODEL].model, jnp.bfloat16))
     for program in programs(Target(device, device.platform), MODEL, WINDOWS):
-        needed = weights + program.arguments + program.temporaries
-        needed += program.results - program.in_place
+        needed = weights + program.needed
         yield bench.figure(
             f"memory.{program.name}",
             needed / weights,

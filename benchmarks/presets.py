@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from omnizip_jax.media import Clip
 from omnizip_jax.models.config import TextConfig
 from omnizip_jax.models.params import Params
 from omnizip_jax.models.qwen2_5_omni.config import AudioConfig, ModelConfig, VisionConfig
@@ -238,6 +239,18 @@ def random_prompt(config: ModelConfig, seed: int = 0) -> Prompt:
     return Prompt(
         *(np.array(x, np.int32) for x in (prefix, prefix_positions)),
         *(np.array(x, np.int32) for x in (suffix, suffix_positions)),
+    )
+
+
+def random_clip(count: int, config: ModelConfig) -> Clip:
+    """``random_windows`` as ``generate`` takes a clip that is loaded already."""
+    return Clip(
+        random_windows(count, config),
+        duration=float(count * config.spec.seconds),
+        seconds_per_grid=config.spec.seconds / config.spec.grids,
+        has_video=True,
+        has_audio=True,
+        spec=config.spec,
     )
 
 

@@ -17,10 +17,12 @@ from benchmarks.bench import Bench
 from benchmarks.clip import FULL, KEEP_45
 from benchmarks.harness import Row
 from omnizip_jax import stream
-from omnizip_jax.compression import OmniZipConfig
+from omnizip_jax.compression import Method
+from omnizip_jax.context import commit
 from omnizip_jax.media import windows
 from omnizip_jax.models import attention
 from omnizip_jax.models.params import Params
+from omnizip_jax.reply import ask
 from omnizip_jax.testbed.bouncing import write_clip
 from omnizip_jax.types import Window
 
@@ -36,24 +38,26 @@ class Stream:
     What the slots hold does not matter for the time, only how many of them are in use.
     """
 
-    def __init__(self, params: Params, compression: OmniZipConfig | None, window: Window):
+    def __init__(self, params: Params, method: Method, window: Window):
         self.params, self.window = params, window
-        self.state = stream.init_stream(params, compression, capacity=CAPACITY)
+        self.state = stream.init_stream(params, method, capacity=CAPACITY)
         self.begin = int(self.state.cache.length)
-        settings = self.state.settings
-        self.full = CAPACITY - settings.block - settings.text_slots  # no window is forgotten yet
+        # No window is forgotten yet.
+        self.full = CAPACITY - self.state.reading.block - self.state.keeping.text_slots
         self.feed()
         self.per_window = int(self.state.cache.length) - self.begin
 
     def at(self, length: int) -> Stream:
         """Go to a history of so many slots."""
         state = self.state
-        position = min(length, state.settings.model.text.max_positions // 2)
-        slots, now = (
-            jax.device_put(jnp.int32(x), state.cache.length.sharding) for x in (length, position)
+        position = min(length, state.reading.config.text.max_positions // 2)
+        slots, now = (commit(jnp.int32(x), state.cache.length) for x in (length, position))
+        self.state = state.replace(
+            cache=state.cache.replace(length=slots),
+            past=state.past.replace(time=now, base=now, after=now),
+            filled=length,
+            reached=position,
         )
-        cache = state.cache.replace(length=slots)
-        self.state = state.replace(cache=cache, time=now, base=now, after=now)
         return self
 
     def feed(self) -> None:
@@ -61,7 +65,7 @@ class Stream:
 
     def ask(self) -> None:
         """A question and the first token of its answer."""
-        _, self.state = stream.ask(self.params, self.state, QUESTION, max_new_tokens=1)
+        ask(self.params, self.state, QUESTION, max_new_tokens=1)
 
 
 def run(bench: Bench) -> Iterator[Row]:
@@ -71,7 +75,7 @@ def run(bench: Bench) -> Iterator[Row]:
     bench.say(f"stream: a cache of {CAPACITY} slots, compiling one program")
     ours = Stream(params, KEEP_45, window)
     # The window is the last that fits below a quarter or a half; the whole leaves room to ask.
-    block = ours.state.settings.block
+    block = ours.state.reading.block
     lengths = [max(ours.begin, min(round(f * CAPACITY) - block, ours.full)) for f in FILLS]
 
     timings = bench.alternate(*(_at(ours, n, ours.feed) for n in lengths))
@@ -120,14 +124,17 @@ def _at(of: Stream, length: int, call: Callable[[], None]) -> Callable[[], None]
 
 
 def _whole(ours: Stream) -> Callable[[], None]:
-    """``feed``'s program, where attention always goes over the whole cache."""
+    """``feed``, where attention always goes over the whole cache."""
     program: Any = stream._feed
-    own = jax.jit(lambda *arguments: program.__wrapped__(*arguments), donate_argnums=1)
+    own = jax.jit(
+        lambda *arguments, reading: program.__wrapped__(*arguments, reading=reading),
+        static_argnames="reading",
+        donate_argnums=1,
+    )
 
     def feed() -> None:
-        state, weights = ours.state, ours.params.weights
-        cache, rest = own(weights, state.cache, state.replace(cache=None), ours.window)
-        ours.state = jax.block_until_ready(rest.replace(cache=cache))
+        with mock.patch.object(stream, "_feed", own):
+            ours.feed()
 
     with mock.patch.object(attention, "SMALLEST_ATTENDED", CAPACITY):
         feed()
@@ -169,7 +176,7 @@ def _overlap(bench: Bench, params: Params) -> Row:
 
 def _attention_share(bench: Bench, of: Stream, length: int) -> float:
     """Of a window's operations: attention to the attended length, encoders and matrices else."""
-    text, block = bench.config.text, of.state.settings.block
+    text, block = bench.config.text, of.state.reading.block
     attended = next(n for n in attention.attended_lengths(CAPACITY) if n >= length + block)
     own = 4.0 * text.layers * text.heads * text.head_dim * attended * block
     rest = 2.0 * flops.decoder_weights(text) * block + flops.encoder_flops(bench.config, 1)

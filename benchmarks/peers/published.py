@@ -12,7 +12,7 @@ import itertools
 import torch
 import torch.nn.functional as F
 
-from omnizip_jax.compression import OmniZipConfig
+from omnizip_jax.compression import PublishedOmniZip
 
 
 @torch.no_grad()
@@ -23,7 +23,7 @@ def compress(
     grid: int,
     audio_id: int,
     video_id: int,
-    config: OmniZipConfig,
+    config: PublishedOmniZip,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mask of the prompt's tokens that stay, and the prompt with merged anchors.
 
@@ -48,7 +48,7 @@ def _unit(x: torch.Tensor) -> torch.Tensor:
     return x / (x.norm(dim=-1, keepdim=True) + 1e-6)
 
 
-def _select(audio, video, scores, config: OmniZipConfig):
+def _select(audio, video, scores, config: PublishedOmniZip):
     """Salient tokens, anchors, and the candidates that each anchor takes."""
     count = len(audio)
     keep = torch.zeros(count, dtype=torch.bool)
@@ -100,7 +100,7 @@ def _runs(places: torch.Tensor) -> list[tuple[int, int]]:
     return list(itertools.pairwise(edges))
 
 
-def _rates(retention: list[float], sizes: list[int], total: int, config: OmniZipConfig):
+def _rates(retention: list[float], sizes: list[int], total: int, config: PublishedOmniZip):
     """Eq. 5, then one scaling and one correction of all windows but the first two extremes."""
     low, high = config.rho_min, config.rho_max
     rates = [min(max(high - (high - low) * kept, low), high) for kept in retention]
@@ -126,7 +126,7 @@ def _rates(retention: list[float], sizes: list[int], total: int, config: OmniZip
     return rates
 
 
-def _prune_video(video, grid, audio_runs, video_runs, keep_audio, config: OmniZipConfig):
+def _prune_video(video, grid, audio_runs, video_runs, keep_audio, config: PublishedOmniZip):
     """Window by window and grid by grid: density peaks in even grids, novelty in odd ones."""
     keep = torch.zeros(len(video), dtype=torch.bool)
     guided = list(zip(audio_runs, video_runs, strict=False))

@@ -58,7 +58,7 @@ def test_published_steps_reproduce_the_recording(name):
 
 
 def test_batched_paper_rule_is_ours():
-    config = OmniZipConfig()
+    config = OmniZipConfig.paper()
     tokens = compression.random_tokens(6, 64, np.float32, 36)
     ours = compression.program(config)(tokens)
     arrays = (tokens.audio, tokens.audio_scores, tokens.video)

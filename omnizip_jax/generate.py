@@ -19,7 +19,7 @@ from tqdm import tqdm
 from omnizip_jax import prompt as prompts
 from omnizip_jax.answer import Answer
 from omnizip_jax.compression import Method, OmniZipConfig
-from omnizip_jax.config import WindowSpec
+from omnizip_jax.config import WindowSpec, check_flags, check_spec
 from omnizip_jax.context import (
     Block,
     Context,
@@ -30,6 +30,7 @@ from omnizip_jax.context import (
     after_media,
     append,
     append_text,
+    check_params,
     commit,
     make_room,
     measured,
@@ -37,7 +38,7 @@ from omnizip_jax.context import (
     open_context,
     remember_text,
 )
-from omnizip_jax.decode import Sampling
+from omnizip_jax.decode import Sampling, check_count, check_seed
 from omnizip_jax.layout import (
     ENCODE_BLOCK,
     bucket,
@@ -54,7 +55,7 @@ from omnizip_jax.models.kernels import Kernels
 from omnizip_jax.models.params import Params
 from omnizip_jax.models.text import KVCache
 from omnizip_jax.prompt import Medium, Text
-from omnizip_jax.reply import begin, finish, run
+from omnizip_jax.reply import begin, check_callback, finish, run
 from omnizip_jax.stream import as_method
 from omnizip_jax.types import EncodedWindow, Selection, Window
 
@@ -147,14 +148,17 @@ def converse(
 
     The other arguments, and what is raised, are those of ``generate``.
     """
+    check_params(params)
     Sampling.of(temperature, top_p, seed)
+    check_count("max_new_tokens", max_new_tokens, 1)
+    check_callback(on_text)
     method = as_method(compression)
     seconds: dict[str, float] = {}
     with _timed(seconds, "media"):
         loaded = _load_parts(params, parts, spec, max_frames, use_audio, use_video, progress)
         texts = part_texts(params, loaded, system)
     check_positions(loaded, texts, max_new_tokens, params.config)
-    room = len(padded_text(texts[-1].tokens)[0]) + max(max_new_tokens, 1)
+    room = len(padded_text(texts[-1].tokens)[0]) + max_new_tokens
     context, clip = read_parts(params, loaded, texts, method, system, room, seed, seconds, progress)
     del loaded  # the pixels are not needed to decode
     reply = begin(
@@ -203,6 +207,9 @@ def read(
 
     The other arguments, and what is raised, are those of ``generate``.
     """
+    check_params(params)
+    check_seed(seed)
+    check_count("room", room, 0)
     parts = video if isinstance(video, list) else [] if video is None else [{"video": video}]
     seconds: dict[str, float] = {}
     loaded = _load_parts(params, parts, spec, max_frames, use_audio, use_video, progress)
@@ -447,6 +454,8 @@ def _load_parts(
     progress: bool,
 ) -> list[str | Clip]:
     spec = params.config.spec if spec is None else spec
+    check_spec(spec)
+    check_flags(use_audio=use_audio, use_video=use_video)
     family(params.config).check_spec(spec, params.config)
     out: list[str | Clip] = []
     for part in parts:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -81,16 +82,25 @@ class WeightsMark:
     def __init__(self, params: Params):
         self._leaf = _leaf(params)
         self.fingerprint = params.fingerprint
-        self.values = tuple(np.asarray(self._leaf[:8], np.float32).tolist())
+        self.values = _values(self._leaf)
 
     def matches(self, params: Params) -> bool:
-        if len({self.fingerprint, params.fingerprint} - {""}) > 1:
-            return False
-        return _leaf(params) is self._leaf or WeightsMark(params).values == self.values
+        leaf = _leaf(params)
+        values = self.values if leaf is self._leaf else _values(leaf)
+        return self.is_like(params.fingerprint, values)
+
+    def is_like(self, fingerprint: str, values: Sequence[float]) -> bool:
+        """Whether another mark is of the same weights; those made by hand have no fingerprint."""
+        known = {self.fingerprint, fingerprint} - {""}
+        return len(known) < 2 and self.values == tuple(values)
 
 
 def _leaf(params: Params) -> Array:
     return params.weights["text"]["norm"]["scale"]
+
+
+def _values(leaf: Array) -> tuple[float, ...]:
+    return tuple(np.asarray(leaf[:8], np.float32).tolist())
 
 
 class Past(struct.PyTreeNode):

@@ -110,15 +110,20 @@ def init_stream(
             f"text_slots {text_slots} are too many for a model of {config.text.max_positions} "
             f"positions: take at most {config.text.max_positions - span - len(prefix)}"
         )
-    encoded = jax.eval_shape(
-        functools.partial(family(config).encode_window, config=config),
-        params.weights,
-        Window.empty(spec),
-    )
     keeping = Keeping(memory, low, text_slots, system, WeightsMark(params))
-    plan = reading.method.begin(encoded)
+    plan = first_plan(params.weights, reading)
     context = open_context(params, reading, keeping, prefix, capacity, plan, seed)
     return context.replace(trace=_no_trace(spec))
+
+
+def first_plan(weights: Any, reading: Reading) -> Any:
+    """What the method remembers before the first window.
+
+    Raises:
+        ValueError: it needs the whole clip.
+    """
+    encode = functools.partial(family(reading.config).encode_window, config=reading.config)
+    return reading.method.begin(jax.eval_shape(encode, weights, Window.empty(reading.spec)))
 
 
 def feed(params: Params, state: Context, window: Window) -> Context:

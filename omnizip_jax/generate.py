@@ -160,6 +160,7 @@ def converse(
     check_positions(loaded, texts, max_new_tokens, params.config)
     room = len(padded_text(texts[-1].tokens)[0]) + max_new_tokens
     context, clip = read_parts(params, loaded, texts, method, system, room, seed, seconds, progress)
+    read_before = sum(len(text.tokens) for text in texts[:-1]) + _start_markers(params, loaded)
     del loaded  # the pixels are not needed to decode
     reply = begin(
         params,
@@ -175,7 +176,7 @@ def converse(
     del context
     answer, _ = finish(params, run(params, reply, on_text))
     prefill = seconds["prefill"] + answer.seconds["prefill"]
-    text = answer.counts.text + sum(len(text.tokens) for text in texts[:-1])
+    text = read_before + answer.counts.text
     return dataclasses.replace(
         answer,
         counts=dataclasses.replace(answer.counts, text=text),
@@ -495,6 +496,13 @@ def part_texts(params: Params, parts: Sequence[str | Clip], system: str) -> list
     opening = prompts.segments(tokenizer, config, [Medium(True, True), "?"], system)[0]
     cut, tokens = len(opening.tokens), texts[0].tokens
     return [Text(part, np.arange(len(part), dtype=np.int32)) for part in np.split(tokens, [cut])]
+
+
+def _start_markers(params: Params, parts: Sequence[str | Clip]) -> int:
+    """Tokens that open the clips; no text has them."""
+    config = params.config
+    shapes = [(part.has_audio, part.has_video) for part in parts if isinstance(part, Clip)]
+    return sum(len(family(config).start_markers(config, *shape)) for shape in shapes)
 
 
 @contextmanager

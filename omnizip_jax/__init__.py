@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from omnizip_jax.generate import converse, generate, read
     from omnizip_jax.media import PushSource, windows
     from omnizip_jax.reply import ask, stream_answer
+    from omnizip_jax.saved import restore, save
     from omnizip_jax.stream import feed, init_stream
     from omnizip_jax.warmup import warmup
 
@@ -33,6 +34,8 @@ __all__ = [
     "init_stream",
     "load",
     "read",
+    "restore",
+    "save",
     "stream_answer",
     "warmup",
     "windows",
@@ -54,6 +57,8 @@ _HOMES = {
     "init_stream": "stream",
     "load": "checkpoint.load",
     "read": "generate",
+    "restore": "saved",
+    "save": "saved",
     "stream_answer": "reply",
     "warmup": "warmup",
     "windows": "media",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,3 +72,16 @@ class WindowSpec:
     def positions(self) -> int:
         """Position ids in a window, 25 a second."""
         return 25 * self.seconds
+
+
+def check_flags(**flags: Any) -> None:
+    """Raise ``ValueError`` for one that is neither True nor False, by its name."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
+def check_spec(spec: Any) -> None:
+    """Raise ``ValueError`` unless it is the shape of a window."""
+    if not isinstance(spec, WindowSpec):
+        raise ValueError(f"spec must be a WindowSpec, or None for the checkpoint's, got {spec!r}")

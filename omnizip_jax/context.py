@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -73,18 +74,33 @@ class Keeping:
 
 
 class WeightsMark:
-    """A few numbers of the weights; fetched once, then compared by identity."""
+    """What tells weights from others: the fingerprint they came with, and a few of their numbers.
+
+    The numbers are fetched once, then compared by identity.
+    """
 
     def __init__(self, params: Params):
         self._leaf = _leaf(params)
-        self.values = tuple(np.asarray(self._leaf[:8], np.float32).tolist())
+        self.fingerprint = params.fingerprint
+        self.values = _values(self._leaf)
 
     def matches(self, params: Params) -> bool:
-        return _leaf(params) is self._leaf or WeightsMark(params).values == self.values
+        leaf = _leaf(params)
+        values = self.values if leaf is self._leaf else _values(leaf)
+        return self.is_like(params.fingerprint, values)
+
+    def is_like(self, fingerprint: str, values: Sequence[float]) -> bool:
+        """Whether another mark is of the same weights; those made by hand have no fingerprint."""
+        known = {self.fingerprint, fingerprint} - {""}
+        return len(known) < 2 and self.values == tuple(values)
 
 
 def _leaf(params: Params) -> Array:
     return params.weights["text"]["norm"]["scale"]
+
+
+def _values(leaf: Array) -> tuple[float, ...]:
+    return tuple(np.asarray(leaf[:8], np.float32).tolist())
 
 
 class Past(struct.PyTreeNode):
@@ -192,20 +208,36 @@ def fork(context: Context) -> Context:
     return context.replace(cache=jax.tree.map(jnp.copy, context.cache))
 
 
+def check_params(params: Params) -> None:
+    """Raise ``ValueError`` unless it is a loaded model."""
+    if not isinstance(params, Params):
+        raise ValueError(
+            f"params must be what omnizip_jax.load returns, got {type(params).__name__}"
+        )
+
+
 def check_context(params: Params, context: Context) -> None:
     """Raise ``ValueError`` unless the context was read with these weights and is not used up."""
+    check_params(params)
+    check_usable(context)
     if params.config != context.reading.config or not context.keeping.mark.matches(params):
         raise ValueError(
             "this context was begun with another model: use the params that it was read with, or "
             "begin a new one"
         )
-    check_usable(context)
 
 
 def check_usable(context: Context) -> None:
+    """Raise ``ValueError`` unless it is a context that no feed has used up."""
+    if not isinstance(context, Context):
+        raise ValueError(
+            "the context must be what omnizip_jax.read, init_stream or feed returns, got "
+            f"{type(context).__name__}"
+        )
     if context.cache.keys.is_deleted():
         raise ValueError(
-            "this state was used up by an earlier feed: go on with the one that it returned"
+            "this state was used up by an earlier feed: go on with the one that it returned (or "
+            "begin anew, if it was interrupted; a fork outlives its original)"
         )
 
 
@@ -452,7 +484,7 @@ def make_room(context: Context, slots: int, positions: int) -> Context:
     if not _fits(context, slots, positions):
         if context.keeping.memory is not None:
             context = measured(thin(context, context.keeping.memory))
-        elif context.filled + slots > context.capacity:
+        elif _reaches(context, positions):
             context = _grow(context, bucket(context.filled + slots))
     if not _fits(context, slots, positions):
         raise ValueError(
@@ -464,8 +496,11 @@ def make_room(context: Context, slots: int, positions: int) -> Context:
 
 
 def _fits(context: Context, slots: int, positions: int) -> bool:
-    limit = context.reading.config.text.max_positions
-    return context.filled + slots <= context.capacity and context.reached + positions <= limit
+    return context.filled + slots <= context.capacity and _reaches(context, positions)
+
+
+def _reaches(context: Context, positions: int) -> bool:
+    return context.reached + positions <= context.reading.config.text.max_positions
 
 
 def measured(context: Context) -> Context:

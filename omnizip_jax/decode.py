@@ -48,6 +48,14 @@ def check_seed(seed: int) -> None:
         raise ValueError(f"seed must be an integer from 0 to 2**32 - 1, got {seed!r}")
 
 
+def check_count(name: str, count: int, least: int) -> None:
+    """Raise ``ValueError`` unless it is an integer of at least that."""
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise ValueError(f"{name} must be an integer, got {count!r}")
+    if count < least:
+        raise ValueError(f"{name} must be at least {least}, got {count}")
+
+
 class Generation(struct.PyTreeNode):
     """A generation in progress; the loop's state.
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from omnizip_jax import prompt as prompts
 from omnizip_jax.answer import Answer
 from omnizip_jax.compression import Method, OmniZipConfig
-from omnizip_jax.config import WindowSpec
+from omnizip_jax.config import WindowSpec, check_flags, check_spec
 from omnizip_jax.context import (
     Context,
     Keeping,
@@ -29,6 +29,7 @@ from omnizip_jax.context import (
     after_media,
     append,
     append_text,
+    check_params,
     commit,
     join,
     make_room,
@@ -38,7 +39,7 @@ from omnizip_jax.context import (
     remember_text,
     text_block,
 )
-from omnizip_jax.decode import Sampling
+from omnizip_jax.decode import Sampling, check_count, check_seed
 from omnizip_jax.layout import (
     ENCODE_BLOCK,
     bucket,
@@ -54,7 +55,7 @@ from omnizip_jax.models.kernels import Kernels
 from omnizip_jax.models.params import Params
 from omnizip_jax.models.text import KVCache
 from omnizip_jax.prompt import Medium, Text
-from omnizip_jax.reply import Reply, begin, begin_at, finish, run
+from omnizip_jax.reply import Reply, begin, begin_at, check_callback, finish, run
 from omnizip_jax.staged import read_staged, stage_sizes
 from omnizip_jax.stream import as_method
 from omnizip_jax.types import EncodedWindow, Selection, Window
@@ -148,13 +149,17 @@ def converse(
 
     The other arguments, and what is raised, are those of ``generate``.
     """
+    check_params(params)
     Sampling.of(temperature, top_p, seed)
+    check_count("max_new_tokens", max_new_tokens, 1)
+    check_callback(on_text)
     method = as_method(compression)
     seconds: dict[str, float] = {}
     with _timed(seconds, "media"):
         loaded = _load_parts(params, parts, spec, max_frames, use_audio, use_video, progress)
         texts = part_texts(params, loaded, system)
     check_positions(loaded, texts, max_new_tokens, params.config)
+    read_before = sum(len(text.tokens) for text in texts[:-1]) + _start_markers(params, loaded)
     settings: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
@@ -164,7 +169,7 @@ def converse(
     if method.stages(params.config.text.layers) and any(isinstance(p, Clip) for p in loaded):
         reply, clip = _begin_staged(params, loaded, texts, method, system, seconds, settings)
     else:
-        room = len(padded_text(texts[-1].tokens)[0]) + max(max_new_tokens, 1)
+        room = len(padded_text(texts[-1].tokens)[0]) + max_new_tokens
         context, clip = read_parts(
             params, loaded, texts, method, system, room, seed, seconds, progress
         )
@@ -174,7 +179,7 @@ def converse(
     trace = reply.context.trace
     answer, _ = finish(params, run(params, reply, on_text))
     prefill = seconds["prefill"] + answer.seconds["prefill"]
-    text = answer.counts.text + sum(len(text.tokens) for text in texts[:-1])
+    text = read_before + answer.counts.text
     return dataclasses.replace(
         answer,
         counts=dataclasses.replace(answer.counts, text=text),
@@ -206,6 +211,9 @@ def read(
 
     The other arguments, and what is raised, are those of ``generate``.
     """
+    check_params(params)
+    check_seed(seed)
+    check_count("room", room, 0)
     parts = video if isinstance(video, list) else [] if video is None else [{"video": video}]
     seconds: dict[str, float] = {}
     method = as_method(compression)
@@ -499,6 +507,8 @@ def _load_parts(
     progress: bool,
 ) -> list[str | Clip]:
     spec = params.config.spec if spec is None else spec
+    check_spec(spec)
+    check_flags(use_audio=use_audio, use_video=use_video)
     family(params.config).check_spec(spec, params.config)
     out: list[str | Clip] = []
     for part in parts:
@@ -538,6 +548,13 @@ def part_texts(params: Params, parts: Sequence[str | Clip], system: str) -> list
     opening = prompts.segments(tokenizer, config, [Medium(True, True), "?"], system)[0]
     cut, tokens = len(opening.tokens), texts[0].tokens
     return [Text(part, np.arange(len(part), dtype=np.int32)) for part in np.split(tokens, [cut])]
+
+
+def _start_markers(params: Params, parts: Sequence[str | Clip]) -> int:
+    """Tokens that open the clips; no text has them."""
+    config = params.config
+    shapes = [(part.has_audio, part.has_video) for part in parts if isinstance(part, Clip)]
+    return sum(len(family(config).start_markers(config, *shape)) for shape in shapes)
 
 
 @contextmanager

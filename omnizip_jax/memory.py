@@ -65,7 +65,7 @@ def survivors(
     low_water: int,
     span: int,
 ) -> Bool[Array, " S"]:
-    """Which slots stay: the prefix, and at most about ``low_water`` slots in all.
+    """Which slots stay: the prefix, and at most ``low_water`` slots in all.
 
     "recent" lets the oldest units leave. "fading" lets those leave that are old and of little
     salience: of a unit of age a about 1/a of the newest unit's tokens remain, so that long ago is
@@ -80,15 +80,21 @@ def survivors(
     age = (jnp.max(jnp.where(exists, slots.unit, 0)) - slots.unit + 1).astype(jnp.float32)
     priority = age if memory == "recent" else age * (slots.rank + 1)
     priority = jnp.where(slots.kind == PREFIX, 0.0, priority)
-    limit = jnp.sort(jnp.where(exists, priority, jnp.inf))[low_water]
-    stays = exists & (priority < limit) & (now - slots.time <= span) & (slots.kind != START)
-
+    ranked = jnp.sort(jnp.where(exists, priority, jnp.inf))
     base = jnp.where(exists, slots.base, jnp.iinfo(jnp.int32).max)
-    so_far = jnp.cumsum(stays)
     last_of_video = jnp.searchsorted(base, base, side="right") - 1
-    has_video = so_far[last_of_video] > so_far
     prefix = exists & (slots.kind == PREFIX)
-    return stays | prefix | (exists & (slots.kind == START) & has_video)
+
+    def choice(room: Array | int) -> tuple[Array, Array]:
+        """What stays of all else, at most ``room`` with the prefix, and the starts it needs."""
+        stays = exists & (priority < ranked[room]) & (now - slots.time <= span)
+        stays &= slots.kind != START
+        so_far = jnp.cumsum(stays)
+        return stays, exists & (slots.kind == START) & (so_far[last_of_video] > so_far)
+
+    _, starts = choice(low_water)
+    stays, starts = choice(jnp.maximum(low_water - jnp.sum(starts), 0))  # fewer need no more
+    return stays | prefix | starts
 
 
 def forget(

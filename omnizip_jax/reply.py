@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from omnizip_jax import prompt as prompts
 from omnizip_jax.answer import Answer, TokenCounts
+from omnizip_jax.config import check_flags
 from omnizip_jax.context import (
     Context,
     append_text,
@@ -21,12 +22,14 @@ from omnizip_jax.context import (
     commit,
     fork,
     make_room,
+    measured,
     remember_text,
 )
 from omnizip_jax.decode import (
     DECODE_BLOCK,
     Generation,
     Sampling,
+    check_count,
     end_tokens,
     generate_tokens,
     new_text,
@@ -34,7 +37,7 @@ from omnizip_jax.decode import (
 from omnizip_jax.layout import TEXT_BLOCK, padded_text
 from omnizip_jax.models.params import Params
 from omnizip_jax.prompt import Text
-from omnizip_jax.stream import advance, check_window
+from omnizip_jax.stream import advance, check_stream, check_window
 from omnizip_jax.types import Window
 
 
@@ -103,6 +106,8 @@ def ask(
     Raises:
         ValueError: a question that does not fit, a bad setting or window, other parameters.
     """
+    check_flags(keep=keep)
+    check_callback(on_text)
     reply = begin(
         params,
         context,
@@ -120,13 +125,34 @@ def ask(
 
 
 def stream_answer(
-    params: Params, context: Context, question: str, **settings: Any
+    params: Params,
+    context: Context,
+    question: str,
+    *,
+    window: Window | None = None,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
 ) -> Iterator[str]:
-    """The pieces of an answer's text as they are made; settings as for ``ask``.
+    """The pieces of an answer's text as they are made; settings and errors as for ``ask``.
 
     Leave the loop whenever you like: the context stays as it is.
     """
-    reply = begin(params, context, question, **settings)
+    reply = begin(
+        params,
+        context,
+        question,
+        window=window,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+    )
+    return _pieces(params, reply)
+
+
+def _pieces(params: Params, reply: Reply) -> Iterator[str]:
     while not reply.finished:
         reply = step(params, reply)
         if reply.piece:
@@ -157,13 +183,11 @@ def begin(
     """
     began = time.perf_counter()
     Sampling.of(temperature, top_p, seed)
-    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int):
-        raise ValueError(f"max_new_tokens must be an integer, got {max_new_tokens!r}")
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    check_count("max_new_tokens", max_new_tokens, 1)
     check_context(params, context)
     reading = context.reading
     if window is not None:
+        check_stream(context)
         check_window(window, reading)
     if isinstance(question, str):
         open_clip = window is not None or bool(context.past.in_video)
@@ -176,8 +200,7 @@ def begin(
     context = fork(context) if copy else context
     if window is not None:
         context = advance(params, context, window, room=text)
-    context = make_room(context, text, text)
-    slot = int(context.cache.length)
+    context = measured(make_room(context, text, text))
     cache, logits = append_text(
         params.weights,
         context.cache,
@@ -192,7 +215,7 @@ def begin(
         context.replace(cache=cache), logits, question, max_new_tokens, temperature, top_p, seed
     )
     seconds = {"prefill": time.perf_counter() - began, "generation": 0.0}
-    return dataclasses.replace(reply, begin=slot, seconds=seconds)
+    return dataclasses.replace(reply, seconds=seconds)
 
 
 def begin_at(
@@ -216,7 +239,7 @@ def begin_at(
         context=context.replace(cache=None),
         generation=generation,
         question=len(question.tokens),
-        begin=0,
+        begin=context.filled,
         ids=(),
         text="",
         piece="",
@@ -257,6 +280,12 @@ def step(params: Params, reply: Reply, tokens: int = DECODE_BLOCK) -> Reply:
         finished=finished,
         seconds=reply.seconds | {"generation": took},
     )
+
+
+def check_callback(on_text: Any) -> None:
+    """Raise ``ValueError`` unless it is None or can be called."""
+    if on_text is not None and not callable(on_text):
+        raise ValueError(f"on_text must be a function of a text, or None, got {on_text!r}")
 
 
 def run(params: Params, reply: Reply, on_text: Callable[[str], None] | None = None) -> Reply:

@@ -17,7 +17,7 @@ import numpy as np
 
 from omnizip_jax import prompt as prompts
 from omnizip_jax.compression import AllTokens, Method, OmniZipConfig
-from omnizip_jax.config import WindowSpec
+from omnizip_jax.config import WindowSpec, check_flags, check_spec
 from omnizip_jax.context import (
     Context,
     Keeping,
@@ -27,6 +27,7 @@ from omnizip_jax.context import (
     after_media,
     append,
     check_context,
+    check_params,
     make_room,
     media_block,
     open_context,
@@ -75,10 +76,13 @@ def init_stream(
         ValueError: settings out of range, a method that needs the whole clip, or a capacity too
             small for the prompt, a window and a question.
     """
+    check_params(params)
     config = params.config
     spec = params.config.spec if spec is None else spec
+    check_spec(spec)
     family(config).check_spec(spec, config)
     check_seed(seed)
+    check_flags(audio=audio, video=video)
     _check_settings(capacity, memory, low_water, text_slots)
     if not (audio or video):
         raise ValueError("audio and video are both False: nothing would be left")
@@ -99,15 +103,29 @@ def init_stream(
             f"the model has {config.text.max_positions} positions; a capacity of {capacity} slots "
             "could never be filled"
         )
-    encoded = jax.eval_shape(
-        functools.partial(family(config).encode_window, config=config, wants=reading.method.wants),
-        params.weights,
-        Window.empty(spec),
-    )
+    # Forgetting brings positions down to half of what the model has, and a window must fit then.
+    span = config.text.max_positions // 2 + config.window_positions + 1
+    if len(prefix) + span + text_slots > config.text.max_positions:
+        raise ValueError(
+            f"text_slots {text_slots} are too many for a model of {config.text.max_positions} "
+            f"positions: take at most {config.text.max_positions - span - len(prefix)}"
+        )
     keeping = Keeping(memory, low, text_slots, system, WeightsMark(params))
-    plan = reading.method.begin(encoded)
+    plan = first_plan(params.weights, reading)
     context = open_context(params, reading, keeping, prefix, capacity, plan, seed)
     return context.replace(trace=_no_trace(spec))
+
+
+def first_plan(weights: Any, reading: Reading) -> Any:
+    """What the method remembers before the first window.
+
+    Raises:
+        ValueError: it needs the whole clip.
+    """
+    encode = functools.partial(
+        family(reading.config).encode_window, config=reading.config, wants=reading.method.wants
+    )
+    return reading.method.begin(jax.eval_shape(encode, weights, Window.empty(reading.spec)))
 
 
 def feed(params: Params, state: Context, window: Window) -> Context:
@@ -124,6 +142,7 @@ def feed(params: Params, state: Context, window: Window) -> Context:
             The state is then still good.
     """
     check_context(params, state)
+    check_stream(state)
     check_window(window, state.reading)
     return advance(params, state, window, room=state.keeping.text_slots)
 
@@ -183,6 +202,15 @@ def as_method(compression: Method | None) -> Method:
     return compression
 
 
+def check_stream(context: Context) -> None:
+    """Raise ``ValueError`` unless windows may follow."""
+    if context.keeping.memory is None:
+        raise ValueError(
+            "this context was read from whole clips and takes no windows: begin a stream with "
+            "omnizip_jax.init_stream"
+        )
+
+
 def _check_settings(capacity: int, memory: str, low_water: float, text_slots: int) -> None:
     if memory not in ("recent", "fading"):
         raise ValueError(f'memory must be "recent" or "fading", got {memory!r}')
@@ -197,6 +225,11 @@ def _check_settings(capacity: int, memory: str, low_water: float, text_slots: in
 
 def check_window(window: Window, reading: Reading) -> None:
     """Raise ``ValueError`` unless it is one window of the stream's shape, of finite values."""
+    if not isinstance(window, Window):
+        raise ValueError(
+            f"window must be a Window, as omnizip_jax.windows makes them, got "
+            f"{type(window).__name__}"
+        )
     spec = reading.spec
     for name, like in vars(Window.empty(spec)).items():
         value = getattr(window, name)

@@ -357,6 +357,7 @@ def _stream(arguments: argparse.Namespace) -> int:
             memory=arguments.memory,
             text_slots=arguments.max_new_tokens + ROOM_TO_ASK,
             audio=source.has_audio,
+            video=source.has_video,
             spec=spec,
             system=DEFAULT_SYSTEM if arguments.system is None else arguments.system,
         )

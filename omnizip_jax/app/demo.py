@@ -97,7 +97,15 @@ def run_stream(folder: Path, seed: int) -> None:
     questions = Questions([(time, question.text) for time, question in asked])
     with Screen(console) as screen, windows(path, SPEC) as source:
         screen.status("compiling (once)")
-        state = begin_stream(params, SETTINGS["45 %"], capacity=1024, text_slots=200, spec=SPEC)
+        state = begin_stream(
+            params,
+            SETTINGS["45 %"],
+            capacity=1024,
+            text_slots=200,
+            audio=source.has_audio,
+            video=source.has_video,
+            spec=SPEC,
+        )
 
         def show(event: Event) -> None:
             screen(event)

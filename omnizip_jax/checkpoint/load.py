@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +35,7 @@ ADVICE = "write one with `omnizip convert SOURCE TARGET`"
 
 
 def load(
-    path: str | Path, dtype: jax.typing.DTypeLike | None = None, *, verify: bool = False
+    path: str | os.PathLike[str], dtype: jax.typing.DTypeLike | None = None, *, verify: bool = False
 ) -> Params:
     """Load a converted checkpoint onto the default device.
 
@@ -49,6 +50,8 @@ def load(
         ValueError: the folder is not a finished converted checkpoint, does not fit its
             configuration, or is damaged; another dtype.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f'path must be a path or "small", got {path!r}')
     wanted = None if dtype is None else weights_dtype(dtype)
     path = (small_checkpoint() if path == "small" else Path(path)).expanduser()
     _check_folder(path)

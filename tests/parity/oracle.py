@@ -14,6 +14,9 @@ from omnizip_jax.prompt import Prompt
 from omnizip_jax.types import Window
 from tests.models.hf import to_flax
 
+_NONE = np.zeros(0, np.int32)
+_NOTHING = Prompt(_NONE, _NONE, _NONE, _NONE)
+
 
 class Thinker:
     """The oracle, fed with windows and prompts like this library's functions."""
@@ -61,6 +64,71 @@ class Thinker:
             out["use_audio_in_video"] = bool(grids.any() and lengths.any())
         ids = torch.tensor(np.concatenate([*ids, prompt.suffix]))[None].long()
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **out}
+
+    def conversation(self, ids: list[int], clips: list[Window]) -> dict[str, Any]:
+        """The same of a conversation in which the template put one placeholder for every clip.
+
+        Positions are what ``get_rope_index`` gives each clip with the text after it: it knows no
+        conversation in which some videos have sound of their own and others have none.
+        """
+        c, places = self.config, []
+        rest, pieces, start = iter(clips), [[]], 0
+        for place in [i for i, x in enumerate(ids) if x in (c.video_token, c.audio_token)]:
+            windows = next(rest)
+            both = bool(np.any(windows.mel_length) and np.any(windows.grid_mask))
+            inner = self.inputs(windows, _NOTHING)["input_ids"][0].tolist()
+            wrapped = [c.audio_start_token, *inner, c.audio_end_token] if both else inner
+            pieces[-1] += ids[start : place - 1]
+            pieces.append([ids[place - 1], *wrapped])
+            start = place + 1
+        pieces[-1] += ids[start:]
+        pieces = [pieces[0] + pieces[1], *pieces[2:]] if clips else pieces
+        media = [self.inputs(windows, _NOTHING) for windows in clips]
+        for piece, inputs in zip(pieces, media or [{}], strict=True):
+            inputs = inputs | {"input_ids": torch.tensor(piece)[None]}
+            begins = places[-1][:, :, -1].max() + 1 if places else 0
+            places.append(self.positions(inputs) + begins)
+        out = {"input_ids": torch.tensor([i for piece in pieces for i in piece])[None]}
+        for name in ("pixel_values_videos", "video_grid_thw", "video_second_per_grid"):
+            if found := [inputs[name] for inputs in media if name in inputs]:
+                out[name] = torch.cat(found)
+        if mels := [inputs["input_features"][0] for inputs in media if "input_features" in inputs]:
+            lengths = torch.tensor([mel.shape[1] for mel in mels])
+            longest = int(lengths.max())
+            padded = [torch.nn.functional.pad(mel, (0, longest - mel.shape[1])) for mel in mels]
+            out["input_features"] = torch.stack(padded)
+            out["feature_attention_mask"] = (torch.arange(longest) < lengths[:, None]).long()
+        out["position_ids"] = torch.cat(places, dim=2)
+        return out | {"attention_mask": torch.ones_like(out["input_ids"])}
+
+    def positions(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """Positions of every token, by transformers' own rule: [3, 1, T]."""
+        mask = inputs.get("feature_attention_mask")
+        found, _ = self.model.model.get_rope_index(
+            inputs["input_ids"],
+            video_grid_thw=inputs.get("video_grid_thw"),
+            attention_mask=torch.ones_like(inputs["input_ids"]),
+            use_audio_in_video=inputs.get("use_audio_in_video", False),
+            audio_seqlens=None if mask is None else mask.sum(1),
+            second_per_grids=inputs.get("video_second_per_grid"),
+        )
+        return found
+
+    def continued(self, inputs: dict[str, Any], tokens: int, end: tuple[int, ...]) -> list[int]:
+        """The greedy continuation of a conversation, one whole prefill after the other."""
+        made: list[int] = []
+        while len(made) < tokens and not (made and made[-1] in end):
+            token = int(self.logits(inputs)[-1].argmax())
+            made.append(token)
+            ids = torch.cat([inputs["input_ids"], torch.tensor([[token]])], dim=1)
+            places = inputs["position_ids"]
+            following = places[:, :, -1:].max().expand(3, 1, 1) + 1
+            inputs = inputs | {
+                "input_ids": ids,
+                "attention_mask": torch.ones_like(ids),
+                "position_ids": torch.cat([places, following], dim=2),
+            }
+        return made
 
     @torch.no_grad()
     def logits(self, inputs: dict[str, Any]) -> np.ndarray:

@@ -154,6 +154,12 @@ def test_every_room_is_there(found):
     assert {room(file) for file in files} == set(LINES)
 
 
+def test_contributing_names_every_room():
+    table = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    rooms = {name.partition(".")[0] for name in LINES} - {"", "__main__"}
+    assert not {name for name in rooms if f"`{name}" not in table}
+
+
 def test_imports_point_down(found):
     assert not upward(found)
 

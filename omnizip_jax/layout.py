@@ -31,7 +31,7 @@ def padded_length(windows: int) -> int:
 def pad_windows(windows: Window, total: int) -> Window:
     """Append empty windows up to ``total``."""
 
-    def pad(x: Array) -> np.ndarray:
+    def pad(x: Array | np.ndarray) -> np.ndarray:
         return np.pad(x, [(0, total - len(x))] + [(0, 0)] * (np.ndim(x) - 1))
 
     return jax.tree.map(pad, windows)

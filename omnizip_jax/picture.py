@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from matplotlib.figure import Figure
 
-from omnizip_jax.generate import Answer
+from omnizip_jax.answer import Answer
 from omnizip_jax.media import window_frames
 
 DIMMED = 0.18  # brightness of what was dropped

@@ -199,7 +199,7 @@ def test_kept_turns_read_like_one_conversation(params, random_windows, first_log
 
 
 @pytest.mark.parametrize("memory", ["recent", "fading"])
-def test_a_full_cache_forgets_and_goes_on(params, random_windows, memory):
+def test_a_full_cache_forgets_and_goes_on(params, random_windows, memory, first_logits):
     """Nothing differs until the first eviction; after it, length and positions stay in bounds."""
     windows = each(random_windows([2] * 6, [200] * 6))
     state = begin(params, capacity=768, memory=memory)
@@ -225,7 +225,8 @@ def test_a_full_cache_forgets_and_goes_on(params, random_windows, memory):
     assert int(state.past.time) <= 50 * len(units) + 400 and (np.diff(times) >= 0).all()
     assert (memory == "fading") == (len(units) > 12)
     answer, _ = ask(params, state, QUESTION, max_new_tokens=4)
-    assert np.isfinite(answer.counts.retained)
+    assert (answer.counts.audio, answer.counts.video) == (60 * 50, 60 * 2 * 15)  # all that came
+    assert len(answer.token_ids) == 4 and np.isfinite(first_logits[-1]).all()
 
 
 def test_after_eviction_it_reads_as_if_begun_later(params, random_windows):

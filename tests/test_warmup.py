@@ -6,18 +6,21 @@ import numpy as np
 
 import omnizip_jax
 from omnizip_jax import WindowSpec
+from omnizip_jax.context import append_text
 from omnizip_jax.decode import generate_tokens
 from omnizip_jax.generate import read_clip
 from omnizip_jax.models.qwen2_5_omni.encoders import encode_windows
 
-PROGRAMS = (encode_windows, read_clip, generate_tokens)
+PROGRAMS = (encode_windows, read_clip, append_text, generate_tokens)
 
 
 def test_nothing_compiles_after_a_warm_up(params):
     spec = WindowSpec(grid_slots=16)
     report = omnizip_jax.warmup(params, [3, 4], size=(64, 36), max_new_tokens=9, spec=spec)
-    assert len(report) == 6 and all(seconds > 0 for seconds in report.values())
+    stages = ("encoders", "compression and prefill", "generation")
+    assert list(report) == [f"{stage}, {s} s" for s in (3, 4) for stage in stages]
     before = [program._cache_size() for program in PROGRAMS]
+    assert all(before)  # it ran them all
     rng = np.random.default_rng(1)
     frames = rng.integers(0, 256, (16, 36, 64, 3), dtype=np.uint8)
     sound = rng.standard_normal(4 * 16000).astype(np.float32) * 0.1

@@ -7,7 +7,7 @@ import queue
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import numpy as np
@@ -17,12 +17,10 @@ from omnizip_jax.app.times import END
 from omnizip_jax.compression import Method
 from omnizip_jax.context import Context, thin
 from omnizip_jax.media import WindowStream
+from omnizip_jax.models.params import Params
 from omnizip_jax.reply import ask
 from omnizip_jax.stream import feed, init_stream
 from omnizip_jax.types import Window
-
-if TYPE_CHECKING:
-    from omnizip_jax.models.params import Params
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from omnizip_jax.compression.counts import (
     ceil_share,
@@ -25,9 +25,9 @@ def initial_rates(retention: Float[Array, "*W"], config: Settings) -> Float[Arra
 
 def water_fill(
     weights: Float[Array, " W"],
-    lower: Float[Array, " W"],
-    upper: Float[Array, " W"],
-    total: Float[Array, ""],
+    lower: Num[Array, " W"],
+    upper: Num[Array, " W"],
+    total: Num[Array, ""],
 ) -> Float[Array, " W"]:
     """``clip(weights * s, lower, upper)`` with the one ``s`` for which the sum is ``total``.
 

@@ -12,7 +12,7 @@ from fractions import Fraction
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 HostRule = Callable[[np.ndarray], np.ndarray]
 
@@ -64,7 +64,7 @@ def salience_order(scores: Float[Array, " n"], valid: Bool[Array, " n"]) -> Int[
 
 
 def top_mask(
-    scores: Array, valid: Bool[Array, " n"], count: Int[Array, ""] | int
+    scores: Array, valid: Bool[Array, " n"], count: Num[Array, ""] | int
 ) -> Bool[Array, " n"]:
     """The ``count`` highest scores among the valid ones; of equal scores the lower index wins."""
     return (salience_order(scores, valid) < count) & valid

@@ -129,7 +129,7 @@ def attend_cached(
     q: Float[Array, "T N H"],
     keys: Float[Array, "L S K H"],
     values: Float[Array, "L S K H"],
-    layer: Int[Array, ""],
+    layer: Int[Array, ""] | int,
     start: Int[Array, ""],
     fused: bool = False,
 ) -> Float[Array, "T N H"]:

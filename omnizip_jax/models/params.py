@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from flax import struct
 
-from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
+from omnizip_jax.models.families import Config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,6 +24,6 @@ class Params(struct.PyTreeNode):
     """
 
     weights: Any
-    config: ModelConfig = struct.field(pytree_node=False)
+    config: Config = struct.field(pytree_node=False)
     tokenizer: PreTrainedTokenizerBase = struct.field(pytree_node=False)
     fingerprint: str = struct.field(pytree_node=False, default="")

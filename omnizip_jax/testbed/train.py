@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 import flax.serialization
 import jax
-import matplotlib
 import numpy as np
 import optax
 import optax.contrib
+from matplotlib.figure import Figure
 
 from omnizip_jax.models.kernels import Kernels
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
@@ -320,11 +320,9 @@ def validate(params: Any, lessons: Dialogues, config: ModelConfig, batches: int 
 
 def draw_curves(folder: Path) -> Path:
     """Draw the log; returns the picture's path."""
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    figure, (upper, lower) = plt.subplots(2, 1, sharex=True, figsize=(9, 6))
+    figure = Figure(figsize=(9, 6))
+    upper, lower = figure.subplots(2, 1, sharex=True)
     upper.semilogy([line["loss"] for line in lines])
     upper.set_ylabel("loss")
     for name in ("colour", "shape", "sound", "answers", "validation"):
@@ -333,7 +331,6 @@ def draw_curves(folder: Path) -> Path:
     lower.legend()
     path = folder / "curves.png"
     figure.savefig(path, dpi=120)
-    plt.close(figure)
     return path
 
 

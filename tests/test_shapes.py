@@ -1,0 +1,60 @@
+"""While tests run, functions of the package refuse arrays that are not what they say."""
+
+from __future__ import annotations
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import TypeCheckError
+
+from omnizip_jax.compression.video import squared_distances
+from omnizip_jax.config import WindowSpec
+from omnizip_jax.layout import padded_text
+from omnizip_jax.media.pixels import fit_grid
+from omnizip_jax.prompt import Text
+from omnizip_jax.types import Window
+
+GRID, MASK = jnp.ones((3, 4)), jnp.ones(3, bool)
+
+
+@pytest.mark.parametrize(
+    "transformed", [lambda f: f, jax.jit, jax.vmap], ids=["as is", "jit", "vmap"]
+)
+@pytest.mark.parametrize(
+    ("grid", "mask"),
+    [(GRID, MASK[:2]), (GRID[0], MASK), (GRID, MASK.astype(jnp.int32)), (GRID.astype(int), MASK)],
+    ids=["length", "axes", "mask's type", "grid's type"],
+)
+def test_wrong_arrays_are_refused(transformed, grid, mask):
+    if transformed is jax.vmap:
+        grid, mask = grid[None], mask[None]
+    with pytest.raises(TypeCheckError):
+        transformed(squared_distances)(grid, mask)
+
+
+def test_host_and_device_are_told_apart():
+    with pytest.raises(TypeCheckError):
+        squared_distances(np.ones((3, 4), np.float32), MASK)
+    with pytest.raises(TypeCheckError):
+        padded_text(jnp.ones(3, jnp.int32))
+
+
+def test_dataclasses_are_checked_and_pytrees_hold_anything():
+    with pytest.raises(TypeCheckError):
+        Text(np.ones(3, np.int32), np.ones(4, np.int32))
+    window = Window.empty(WindowSpec())
+    assert jax.tree.map(lambda x: None, window).mel is None
+    assert jax.eval_shape(lambda w: w, window).mel.shape == (128, 200)
+
+
+def test_other_types_are_left_alone():
+    assert fit_grid(height=36, width=64, slots=16) == fit_grid(36.0, 64.0, 16)
+
+
+def test_all_files_are_checked():
+    ours = {name: module for name, module in sys.modules.items() if name.startswith("omnizip_jax")}
+    loaders = {name: type(module.__spec__.loader).__name__ for name, module in ours.items()}
+    assert len(loaders) > 20 and set(loaders.values()) == {"_JaxtypingLoader"}, loaders

@@ -100,7 +100,7 @@ def init_stream(
             "could never be filled"
         )
     encoded = jax.eval_shape(
-        functools.partial(family(config).encode_window, config=config),
+        functools.partial(family(config).encode_window, config=config, kernels=kernels),
         params.weights,
         Window.empty(spec),
     )

@@ -219,7 +219,7 @@ def programs(target: Target, preset: str, count: int) -> Iterator[Compiled]:
         kernels=kernels,
     )
 
-    encoded = jax.eval_shape(lambda w, x: encode_windows(w, x, config=config), weights, block)
+    encoded = encode_windows.eval_shape(weights, block, config=config, kernels=kernels)
     padded = padded_length(count)
     encoded = jax.tree.map(lambda x: jax.ShapeDtypeStruct((padded, *x.shape[1:]), x.dtype), encoded)
     generation = None
@@ -289,7 +289,7 @@ def _streaming(target: Target, weights: Any, clip: Any, config: Any) -> Iterator
     window = target.abstract(jax.tree.map(lambda x: x[0], clip))
 
     def begin(weights: Any, window: Window) -> tuple[KVCache, Past]:
-        encoded = encode_window(weights, window, config)
+        encoded = encode_window(weights, window, config, target.kernels)
         past = Past.nothing(CAPACITY, method.begin(encoded), jax.random.key(0))
         return KVCache.empty(config.text, CAPACITY, weights_dtype(weights)), past
 

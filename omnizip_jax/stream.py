@@ -88,6 +88,11 @@ def init_stream(
         raise ValueError("audio and video are both False: nothing would be left")
     kernels = Kernels.of(params.weights)
     reading = Reading(config, as_method(compression), spec, Medium(audio, video), kernels)
+    if reading.method.stages(config.text.layers):
+        raise ValueError(
+            f"{type(reading.method).__name__} reads with the eyes of a question and cannot follow a "
+            "stream; Seats(before_only=True) can"
+        )
     prefix = prompts.segments(params.tokenizer, config, [reading.medium, "?"], system)[0].tokens
     room = capacity - reading.block - text_slots  # what the history may grow to
     low = int(low_water * room)
@@ -123,7 +128,10 @@ def first_plan(weights: Any, reading: Reading) -> Any:
         ValueError: it needs the whole clip.
     """
     encode = functools.partial(
-        family(reading.config).encode_window, config=reading.config, wants=reading.method.wants
+        family(reading.config).encode_window,
+        config=reading.config,
+        kernels=reading.kernels,
+        wants=reading.method.wants,
     )
     return reading.method.begin(jax.eval_shape(encode, weights, Window.empty(reading.spec)))
 

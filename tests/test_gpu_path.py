@@ -13,7 +13,7 @@ import pytest
 from jax.extend.core import Jaxpr
 
 import omnizip_jax
-from benchmarks.ahead import as_on_gpu, main, weight_copies
+from benchmarks.ahead import Compiled, Target, as_on_gpu, in_turn, main, programs, weight_copies
 from benchmarks.presets import PRESETS, random_weights
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.models import attention, layers, rope
@@ -200,6 +200,44 @@ def test_copies_of_weights_are_counted():
     once_a_layer = text.replace("  %other", 2 * ("  %copy = bf16[1,20,30] copy(%x)\n") + "  %other")
     assert weight_copies(once_a_layer, layers) == 3 * 20 * 30 * 2
     assert weight_copies(text.replace("20,30]{2,1,0} fusion", "30]{1,0} fusion"), layers) == 0
+
+
+def test_every_program_lowers_for_a_gpu(monkeypatch):
+    """As far as it goes without a compiler: the kernels are the GPU's, the cache is given away."""
+    lowered = {}
+
+    def lower(self, name, weights, function, *args, **static):
+        text = function.trace(*args, **static).lower(lowering_platforms=("cuda",)).as_text()
+        lowered.setdefault(name, []).append((function.__name__, text))
+        return Compiled(name, 1.0, 1, 2, 3, 0, 0, 0)
+
+    monkeypatch.setattr(Target, "compile", lower)
+    target = Target(jax.devices()[0], "cuda")
+    target.kernels = GPU
+    with as_on_gpu():
+        names = [row.name for row in programs(target, "tiny", 3)]
+    assert names == [
+        "encoders, 8 windows",
+        "first token, all",
+        "first token, 45 %",
+        "first token, 35 %",
+        "8 tokens, after all",
+        "a streamed window",
+        "a streamed question",
+        "forgetting",
+    ]
+    assert [name for name, _ in lowered[""]] == 3 * ["read_clip", "append_text"]
+    for name, text in (call for calls in lowered.values() for call in calls):
+        attends = name not in ("generate_tokens", "_forget")  # one query is XLA's own
+        assert ("__cudnn$fmha" in text) == attends, name
+        reads_on = name not in ("encode_windows", "read_clip")
+        assert ("jax.buffer_donor" in text or "tf.aliasing_output" in text) == reads_on, name
+
+
+def test_programs_in_turn_need_what_the_largest_needs():
+    small, large = Compiled("a", 1, 10, 20, 30, 5, 7, 1), Compiled("b", 2, 10, 50, 30, 5, 8, 2)
+    assert small.needed == 55
+    assert in_turn("both", small, large) == Compiled("both", 3, 10, 50, 30, 5, 15, 3)
 
 
 def test_without_a_compiler_it_says_what_to_install(monkeypatch):

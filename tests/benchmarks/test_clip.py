@@ -1,0 +1,64 @@
+"""What the suites call is what ``generate``, ``feed`` and ``ask`` do."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import methods, stream
+from benchmarks.bench import Bench
+from benchmarks.clip import FULL, GENERATE, KEEP_45, REPLY, NoiseClip
+from benchmarks.presets import PRESETS, random_params, random_windows
+from omnizip_jax.compression import METHODS
+from omnizip_jax.context import append_text
+from omnizip_jax.generate import read_clip
+
+CONFIG = PRESETS["tiny"].model
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return NoiseClip(Bench("tiny", windows=1))
+
+
+def test_a_prefill_with_and_without_the_encoders_is_the_same(clip):
+    prefill = clip.prefill(KEEP_45)
+    given, whole = prefill(clip.encoded), prefill()
+    np.testing.assert_allclose(given.logits, whole.logits, atol=1e-5)
+    assert int(given.cache.length) == int(whole.cache.length) == prefill.tokens
+
+
+def test_a_prefill_knows_its_size(clip):
+    full, packed = clip.prefill(FULL), clip.prefill(KEEP_45)
+    assert full.tokens == 1 * (2 * 144 + 50) + 60
+    assert packed.tokens == pytest.approx(0.45 * 338 + 60, abs=2)
+    for prefill in (full, packed):
+        assert prefill.tokens <= prefill.slots <= 1.25 * prefill.tokens + 32
+        cache = 2 * CONFIG.text.layers * CONFIG.text.kv_heads * CONFIG.text.head_dim * 4
+        assert prefill.result >= prefill.tokens * cache
+        assert prefill.temporary > 0
+    assert (GENERATE.read_clip, REPLY.append_text) == (read_clip, append_text)
+
+
+@pytest.mark.slow
+def test_a_stream_goes_to_any_length_of_history(monkeypatch):
+    monkeypatch.setattr(stream, "CAPACITY", 2048)
+    params = random_params(CONFIG, np.dtype(np.float32))
+    window = jax.tree.map(lambda x: x[0], random_windows(1, CONFIG))
+    ours = stream.Stream(params, KEEP_45, window)
+    for length in (ours.begin, ours.full):
+        ours.at(length).ask()
+        assert int(ours.state.cache.length) == length
+        ours.feed()
+        assert length + 100 < int(ours.state.cache.length) <= ours.state.filled <= 2048
+    ours.at(ours.full + 1).feed()  # one more would not fit
+    assert int(ours.state.cache.length) < ours.full
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_finds_what_it_asks_for(name):
+    encoded = jax.eval_shape(lambda: methods.random_encoded(2, 16, CONFIG, np.float32))
+    chosen = jax.eval_shape(methods.program(METHODS[name]()), encoded)
+    assert chosen.audio_keep.shape == encoded.audio.token_mask.shape
+    assert chosen.video_keep.shape == encoded.video_mask.shape

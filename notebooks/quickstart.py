@@ -98,20 +98,20 @@ for piece in omnizip_jax.stream_answer(params, context, "Which sound came first?
 # ## Other methods
 #
 # `omnizip_jax.METHODS` has them by name, and `docs/methods.md` describes them and how to write one.
-# Here they all keep 45 % of the tokens but `all` and the authors' published rule, which cannot hold
-# a share.
+# Here they keep 45 % of the tokens, all but the authors' published rule, which cannot hold a share.
 #
 # The paper's spatial step, taken to the letter, can drop a small thing on a still backdrop: then a
 # question about it goes wrong. `OmniZipConfig()` therefore measures distances relative to the
 # largest in the grid. `docs/accuracy.md` says why, and how often it matters.
 
 # %%
-methods = {name: METHODS[name](keep=0.45) for name in METHODS if name not in ("all", "published")}
-methods |= {
-    "all": None,
-    "published": OmniZipConfig.published(rho_audio=0.45, rho_video=0.65),
+rivals = ("random", "temporal", "dycoke", "visionzip", "evs", "vidcom2")
+methods = {
+    "all tokens": None,
+    "omnizip": OmniZipConfig(keep=0.45),
     "the paper's letter": OmniZipConfig.paper(keep=0.45),
-}
+    "published": OmniZipConfig.published(rho_audio=0.45, rho_video=0.65),
+} | {name: METHODS[name](keep=0.45) for name in rivals}
 print(f"{'':>20}  {'kept':>6}  {' '.join(f'{truth:<7}' for truth in QUESTIONS.values())}(truth)")
 for name, method in methods.items():
     context = omnizip_jax.read(params, CLIP, method)

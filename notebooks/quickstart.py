@@ -13,13 +13,12 @@
 # %% [markdown]
 # # Quickstart
 #
-# Load a model, ask about a clip, and look at what compression kept.
+# Load a model, ask about a clip, look at what compression kept, ask again, and compare methods.
 #
 # With the released weights, convert them once (`omnizip convert Qwen2.5-Omni-3B TARGET`), set
-# `CHECKPOINT` to that folder, `SPEC` to `WindowSpec()`, `CLIP` to your video and `QUESTION` to what
-# you want to know. Without them the notebook uses the small model that comes along: the same
-# architecture with 1.4 million parameters, trained on clips in which shapes are seen and sounds are
-# heard.
+# `CHECKPOINT` to that folder, `CLIP` to your video and `QUESTIONS` to what you want to know.
+# Without them the notebook uses the small model that comes along: the same architecture with 1.4
+# million parameters, trained on clips in which shapes are seen and sounds are heard.
 
 # %%
 # %matplotlib inline
@@ -27,9 +26,9 @@ import tempfile
 from pathlib import Path
 
 import omnizip_jax
-from omnizip_jax import OmniZipConfig
+from omnizip_jax import METHODS, OmniZipConfig
 from omnizip_jax.picture import plot_compression
-from omnizip_jax.testbed.clips import SPEC, make_clip
+from omnizip_jax.testbed.clips import make_clip
 from omnizip_jax.testbed.questions import NAMES
 
 CHECKPOINT = "small"
@@ -37,24 +36,27 @@ made = make_clip(seed=0)
 CLIP = made.write(Path(tempfile.mkdtemp()) / "clip.mp4")
 for thing in made.things:
     print(f"second {thing.slot}: {thing.colour} {thing.shape}, sound: {thing.sound}")
-event = made.events[1]
-QUESTION = f"Which colour was seen during the {NAMES[event.sound]}?"
+QUESTIONS = {  # and the true answers
+    f"Which colour was seen during the {NAMES[event.sound]}?": event.colour for event in made.events
+}
 
 # %% [markdown]
 # ## Load and ask
+#
+# `keep=0.45` keeps 45 % of the tokens, those of sound and picture together.
 
 # %%
 params = omnizip_jax.load(CHECKPOINT, dtype="float32")  # bfloat16 on a GPU
-compression = OmniZipConfig(rho_audio=0.45, rho_video=0.65)
+question, truth = next(iter(QUESTIONS.items()))
 answer = omnizip_jax.generate(
-    params, CLIP, QUESTION, compression=compression, max_new_tokens=16, spec=SPEC
+    params, CLIP, question, compression=OmniZipConfig(keep=0.45), max_new_tokens=16
 )
-print(QUESTION, answer)
-print("true answer:", event.colour)
+print(question, answer)
+print("true answer:", truth)
 
 # %% [markdown]
 # The answer carries what led to it: tokens by modality before and after compression, and seconds
-# by stage.
+# by stage (the first time, programs are compiled).
 
 # %%
 print(answer.counts)
@@ -71,37 +73,53 @@ print({stage: round(seconds, 2) for stage, seconds in answer.seconds.items()})
 plot_compression(answer)
 
 # %% [markdown]
-# ## Fewer tokens, all tokens, other rules
+# ## Ask again
 #
-# With the released models `OmniZipConfig(rho_audio=0.3, rho_video=0.6)` keeps 45 % of the tokens.
-# In the small model's windows sound has a larger share of the tokens (50 of 122, not 50 of 338),
-# so other settings make the same shares.
-#
-# The paper's spatial step can drop a small thing on a still backdrop, as it did above in the first
-# second of the second window; then a question about it goes wrong. The authors' published rule
-# and the option `relative_distance` keep it. `docs/accuracy.md` says why, and how often.
+# `generate` forgets. `read` prefills the clip once, and a question to the context costs its own
+# tokens only. With `keep=True` question and answer stay, so that a later question can refer to
+# them. A context that `ask` was given stays as it is, so that others can go on from it as well.
 
 # %%
-lost = made.events[0]
-questions = {
-    QUESTION: event.colour,
-    f"Which colour was seen during the {NAMES[lost.sound]}?": lost.colour,
-}
-share = {"rho_audio": 0.45, "rho_video": 0.65}
-settings = {
+context = omnizip_jax.read(params, CLIP, OmniZipConfig(keep=0.45))
+for question, truth in QUESTIONS.items():
+    answer, _ = omnizip_jax.ask(params, context, question, max_new_tokens=16)
+    print(f"{question} {answer} (truth: {truth})")
+print({stage: f"{1e3 * seconds:.0f} ms" for stage, seconds in answer.seconds.items()})
+
+dialogue = context
+for question in QUESTIONS:
+    answer, dialogue = omnizip_jax.ask(params, dialogue, question, max_new_tokens=16, keep=True)
+print(f"{context.cache.length} tokens are remembered in one, {dialogue.cache.length} in the other")
+
+for piece in omnizip_jax.stream_answer(params, context, "Which sound came first?"):
+    print(piece, end="", flush=True)  # as it is made
+
+# %% [markdown]
+# ## Other methods
+#
+# `omnizip_jax.METHODS` has them by name, and `docs/methods.md` describes them and how to write one.
+# Here they keep 45 % of the tokens, all but the authors' published rule, which cannot hold a share.
+#
+# The paper's spatial step, taken to the letter, can drop a small thing on a still backdrop: then a
+# question about it goes wrong. `OmniZipConfig()` therefore measures distances relative to the
+# largest in the grid. `docs/accuracy.md` says why, and how often it matters.
+
+# %%
+rivals = ("random", "temporal", "dycoke", "visionzip", "evs", "vidcom2")
+methods = {
     "all tokens": None,
-    "45 %": OmniZipConfig(**share),
-    "35 %": OmniZipConfig(rho_audio=0.6, rho_video=0.71),
-    "45 %, published rule": OmniZipConfig.published(**share),
-    "45 %, relative_distance": OmniZipConfig(**share, relative_distance=True),
-}
-for question, truth in questions.items():
-    print(f"{question} In truth: {truth}")
-    for name, compression in settings.items():
-        answer = omnizip_jax.generate(
-            params, CLIP, question, compression=compression, max_new_tokens=16, spec=SPEC
-        )
-        counts = answer.counts
-        print(
-            f"{name:>24}: {counts.kept} of {counts.media} tokens ({counts.retained:.1%}): {answer}"
-        )
+    "omnizip": OmniZipConfig(keep=0.45),
+    "the paper's letter": OmniZipConfig.paper(keep=0.45),
+    "published": OmniZipConfig.published(rho_audio=0.45, rho_video=0.65),
+} | {name: METHODS[name](keep=0.45) for name in rivals}
+print(f"{'':>20}  {'kept':>6}  {' '.join(f'{truth:<7}' for truth in QUESTIONS.values())}(truth)")
+for name, method in methods.items():
+    context = omnizip_jax.read(params, CLIP, method)
+    said = [omnizip_jax.ask(params, context, q, max_new_tokens=16)[0] for q in QUESTIONS]
+    words = " ".join(f"{answer.text:<7}" for answer in said)
+    print(f"{name:>20}  {said[0].counts.retained:>6.1%}  {words}")
+
+# %%
+paper = OmniZipConfig.paper(keep=0.45)
+answer = omnizip_jax.generate(params, CLIP, question, compression=paper, max_new_tokens=16)
+plot_compression(answer)

@@ -15,10 +15,10 @@
 #
 # Feed a video window by window as it comes, ask at any moment, and watch what the stream keeps.
 #
-# With the released weights, set `CHECKPOINT` to the folder that `omnizip convert` wrote, `SPEC` to
-# `WindowSpec()` and `SOURCE` to a file, a URL, or a camera such as `"device:v4l2:/dev/video0"`.
-# Without them the notebook uses the small trained model that comes along, and three of its clips
-# one after the other.
+# With the released weights, set `CHECKPOINT` to the folder that `omnizip convert` wrote, and
+# `SOURCE` to a file, a URL, or a camera such as `"device:v4l2:/dev/video0"`. Without them the
+# notebook uses the small trained model that comes along, and three of its clips one after the
+# other.
 
 # %%
 # %matplotlib inline
@@ -31,7 +31,7 @@ import numpy as np
 import omnizip_jax
 from omnizip_jax import OmniZipConfig
 from omnizip_jax.app.follow import begin_stream
-from omnizip_jax.testbed.clips import FPS, SAMPLE_RATE, SPEC, make_clip
+from omnizip_jax.testbed.clips import FPS, SAMPLE_RATE, make_clip
 from omnizip_jax.testbed.questions import NAMES, NUMBERS
 
 CHECKPOINT = "small"
@@ -45,15 +45,16 @@ for number, clip in enumerate(clips):
 # %% [markdown]
 # ## A stream
 #
-# Its state is a pytree that is handed from call to call. The cache is small here, so that it
-# overflows before the clip ends; `memory="fading"` then thins out old windows, the older the more.
-# `live.begin` is `omnizip_jax.init_stream` with the programs compiled beforehand, so that the times
-# below are those of a stream that runs.
+# Its state is a context, handed from call to call. The cache is small here, so that it overflows
+# before the clip ends; `memory="fading"` then thins out old windows, the older the more. A share to
+# keep is a running balance in a stream. `begin_stream` is `omnizip_jax.init_stream` with the
+# programs compiled beforehand, so that the times below are those of a stream that runs.
 
 # %%
 params = omnizip_jax.load(CHECKPOINT, dtype="float32")  # bfloat16 on a GPU
-compression = OmniZipConfig(rho_audio=0.45, rho_video=0.65)
-state = begin_stream(params, compression, capacity=768, memory="fading", text_slots=160, spec=SPEC)
+state = begin_stream(
+    params, OmniZipConfig(keep=0.45), capacity=768, memory="fading", text_slots=160
+)
 
 # %% [markdown]
 # ## Feed the first clip, one window of 2 s at a time
@@ -62,7 +63,7 @@ state = begin_stream(params, compression, capacity=768, memory="fading", text_sl
 # program: encode, score, select, merge, rate, thin, and prefill into the cache.
 
 # %%
-source = omnizip_jax.windows(SOURCE, SPEC)
+source = omnizip_jax.windows(SOURCE, params.config.spec)
 log = []
 
 
@@ -89,16 +90,18 @@ print(f"{source.emitted} windows, the cache is {state.fill:.0%} full")
 # ## Ask in the middle
 #
 # An answer is forgotten again: the stream goes on as if nobody had asked. With `keep=True`
-# question and answer stay, so that a later question can refer to them.
+# question and answer stay, so that a later question can refer to them. `feed` uses up the state
+# that it is given, `ask` does not; `fork` makes a copy that goes its own way.
 
 # %%
 event = clips[0].events[1]
 question = f"Which colour was seen during the {NAMES[event.sound]}?"
-answer, state = omnizip_jax.reply(params, state, question, max_new_tokens=4)
+answer, state = omnizip_jax.ask(params, state, question, max_new_tokens=4)
 print(f"8 s, forgotten:  {question} {answer} (truth: {event.colour})")
 question = "How many sounds were there?"
-answer, state = omnizip_jax.reply(params, state, question, max_new_tokens=4, keep=True)
+answer, state = omnizip_jax.ask(params, state, question, max_new_tokens=4, keep=True)
 print(f"8 s, remembered: {question} {answer} (truth: {NUMBERS[len(clips[0].events)]})")
+past = omnizip_jax.fork(state)  # the first clip, whatever comes
 
 # %% [markdown]
 # ## The rest, and a question at the end
@@ -111,10 +114,13 @@ for window in source:
     feed(window)
 colour = clips[2].things[-1].colour
 question = f"Was there a {colour} shape?"
-answer, state = omnizip_jax.reply(params, state, question, max_new_tokens=4)
+answer, state = omnizip_jax.ask(params, state, question, max_new_tokens=4)
 print(f"{source.time + 2:.0f} s: {question} {answer} (truth: yes)")
 print(answer.counts)
 print({stage: f"{1e3 * seconds:.0f} ms" for stage, seconds in answer.seconds.items()})
+question = "Which sound came first?"
+answer, past = omnizip_jax.ask(params, past, question, max_new_tokens=4)
+print(f"fork, at {past.seconds} s: {question} {answer} (truth: {clips[0].events[0].sound})")
 
 # %% [markdown]
 # ## What the stream did

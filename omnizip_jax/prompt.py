@@ -2,7 +2,7 @@
 
 The template is rendered once for a whole turn, with a mark in place of every text of the user, and
 split at the media. Only the template's own markup becomes control tokens: in the words of a
-question or a system prompt ``<|im_end|>`` is seven characters of text.
+question or a system prompt ``<|im_end|>`` is ten characters of text.
 """
 
 from __future__ import annotations

@@ -58,6 +58,5 @@ def print_methods() -> None:
     for name, kind in METHODS.items():
         first = (inspect.getdoc(kind) or "").split("\n\n")[0].replace("\n", " ")
         settings = "\n".join(f"{f.name}={f.default}" for f in dataclasses.fields(kind))
-        streams = "yes" if kind.begin is not Method.begin else "no"
-        table.add_row(name, first, settings, streams)
+        table.add_row(name, first, settings, "yes" if kind().streams else "no")
     Console().print(table)

@@ -33,6 +33,7 @@ class AllTokens(Share):
 
     audio: bool = True
     video: bool = True
+    streams: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()

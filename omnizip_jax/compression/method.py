@@ -30,9 +30,11 @@ class Method:
     Attributes:
         wants: what it needs of the encoders beyond embeddings: "vision" for
             ``EncodedWindow.vision``.
+        streams: it can follow a stream.
     """
 
     wants: ClassVar[frozenset[str]] = frozenset()
+    streams: ClassVar[bool] = False
 
     def __post_init__(self):
         check_types(self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,7 @@ class OmniZipConfig(PaperSettings, Rule, Parts):
     """
 
     causal: bool = False
+    streams: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from fractions import Fraction
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -82,14 +82,9 @@ class Parts(Share):
     """A method that chooses a given number of the audio tokens and a given number of the video's.
 
     Subclasses write ``sound`` and ``picture``, and may change the counts that they keep by
-    themselves.
-
-    Attributes:
-        streams: what is chosen of a window does not depend on others; the method can follow a
-            stream, and holds its counts at every moment of it.
+    themselves. Those whose choice in a window does not depend on others say that they can follow a
+    stream (``streams``), and hold their counts at every moment of it.
     """
-
-    streams: ClassVar[bool] = False
 
     def sound(self, windows: EncodedWindow, count: Int[Array, ""], key: PRNGKeyArray) -> Part:
         """``count`` of the audio tokens of a clip."""

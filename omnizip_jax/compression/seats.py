@@ -64,6 +64,7 @@ class Seats(Parts):
     """
 
     wants: ClassVar[frozenset[str]] = frozenset({"vision"})
+    streams: ClassVar[bool] = True
 
     target_audio: float = 0.65
     target_video: float = 0.30

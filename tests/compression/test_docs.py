@@ -1,5 +1,6 @@
 """docs/methods.md: its example is a method like the others, and its numbers are true."""
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from omnizip_jax.compression import METHODS, Mixed, OmniZipConfig
+from omnizip_jax.compression import METHODS, Mixed, OmniZipConfig, VisionZip
 from omnizip_jax.compression.causal import nominal_rates
 from tests.compression import loops
 from tests.compression.oracle import half_even
@@ -60,6 +61,16 @@ def test_the_example_streams_and_mixes(longest):
 def test_every_method_has_its_row():
     rows = dict(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", DOCS, re.MULTILINE))
     assert rows == {name: method.__name__ for name, method in METHODS.items()}
+
+
+def test_what_can_stream():
+    said = dict(re.findall(r"^\| `(\w+)` \|.*\| ([a-z ]+) \|$", DOCS, re.MULTILINE))
+    first = jax.tree.map(lambda x: x[0], loops.encoded_clip(0))
+    methods = [(kind(), said[name] == "yes") for name, kind in METHODS.items()]
+    for method, streams in [*methods, (VisionZip(per_window=True), True)]:
+        assert method.streams == streams
+        with contextlib.nullcontext() if streams else pytest.raises(ValueError, match="stream"):
+            method.begin(first)
 
 
 def test_shares_of_the_paper_s_settings():

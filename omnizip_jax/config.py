@@ -84,4 +84,4 @@ def check_flags(**flags: Any) -> None:
 def check_spec(spec: Any) -> None:
     """Raise ``ValueError`` unless it is the shape of a window."""
     if not isinstance(spec, WindowSpec):
-        raise ValueError(f"spec must be a WindowSpec, or None for the checkpoint's, got {spec!r}")
+        raise ValueError(f"spec must be a WindowSpec, got {spec!r}")

@@ -106,6 +106,7 @@ def generate(
         ValueError: an unreadable video, an empty question, a setting out of range, or a prompt
             that is longer than the model's positions.
     """
+    prompts.check_question(question)
     return converse(
         params,
         [question] if video is None else [{"video": video}, question],
@@ -403,7 +404,7 @@ def _read_next(
     tokens, offsets, length = padded_text(text.tokens, text.offsets)
     audio, video = token_counts(clip.windows, reading.config)
     last = len(audio) - 1
-    starts = len(reading.markers) + (len(text.tokens) if context is None else 0)
+    starts = len(reading.markers) + (len(tokens) if context is None else 0)
     capacity = read_size(audio, video, starts, reading.method)
     fresh = context is None
     if context is None:
@@ -510,11 +511,18 @@ def _load_parts(
     check_spec(spec)
     check_flags(use_audio=use_audio, use_video=use_video)
     family(params.config).check_spec(spec, params.config)
+    if not isinstance(parts, list | tuple):
+        raise ValueError(
+            f"parts must be a list of texts and clips with the question last, got "
+            f"{type(parts).__name__}"
+        )
     out: list[str | Clip] = []
     for part in parts:
         if isinstance(part, Mapping):
             if set(part) != {"video"}:
-                raise ValueError(f'a clip among the parts is {{"video": source}}, got {part!r}')
+                raise ValueError(
+                    f'a clip among the parts is {{"video": source}}, got a mapping of {list(part)}'
+                )
             part = part["video"]
         elif not isinstance(part, str | Path | tuple | Clip):
             raise ValueError(

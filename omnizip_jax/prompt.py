@@ -54,10 +54,10 @@ def segments(
     """
     media = [part for part in parts if isinstance(part, Medium)]
     texts = [part for part in parts if not isinstance(part, Medium)]
-    if not texts or not isinstance(texts[-1], str) or not texts[-1].strip():
-        raise ValueError(f"the question must be a text, got {texts[-1] if texts else None!r}")
-    for text in (*texts, system):
-        _check_text(text)
+    check_question(parts[-1] if parts else None)
+    for text in texts:
+        _check_text("a part of the conversation", text)
+    _check_text("the system prompt", system)
     mark = _unused(texts, system)
     content = [
         {"type": "text", "text": mark + str(i) + mark}
@@ -162,15 +162,21 @@ def _ends(config: Config, medium: Medium) -> tuple[int, ...]:
     return family(config).end_markers(config, medium.audio, medium.video)
 
 
-def _check_text(text: Any) -> None:
+def check_question(question: Any) -> None:
+    """Raise ``ValueError`` unless it is a text with something in it."""
+    if not isinstance(question, str) or not question.strip():
+        raise ValueError(f"the question must be a text, got {question!r}")
+
+
+def _check_text(name: str, text: Any) -> None:
     if not isinstance(text, str):
-        raise ValueError(f"a part of the conversation must be a text, got {text!r}")
+        raise ValueError(f"{name} must be a text, got {text!r}")
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{text!r} is not Unicode text, for it holds half a character (a lone surrogate): "
-            "read it as UTF-8"
+            f"{name} is not Unicode text but holds half a character (a lone surrogate): read it "
+            f"as UTF-8, got {text!r}"
         ) from error
 
 

@@ -189,7 +189,8 @@ def begin(
     if window is not None:
         check_stream(context)
         check_window(window, reading)
-    if isinstance(question, str):
+    if not isinstance(question, Text):
+        prompts.check_question(question)
         open_clip = window is not None or bool(context.past.in_video)
         medium = reading.medium if open_clip else None
         question = prompts.question(params.tokenizer, reading.config, question, medium)

@@ -90,8 +90,8 @@ def init_stream(
     reading = Reading(config, as_method(compression), spec, Medium(audio, video), kernels)
     if reading.method.stages(config.text.layers):
         raise ValueError(
-            f"{type(reading.method).__name__} reads with the eyes of a question and cannot follow a "
-            "stream; Seats(before_only=True) can"
+            f"{type(reading.method).__name__} reads with the eyes of a question and cannot follow "
+            "a stream; Seats(before_only=True) can"
         )
     prefix = prompts.segments(params.tokenizer, config, [reading.medium, "?"], system)[0].tokens
     room = capacity - reading.block - text_slots  # what the history may grow to

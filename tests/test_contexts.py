@@ -11,16 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import omnizip_jax
 from omnizip_jax import OmniZipConfig, WindowSpec, ask, feed, fork, init_stream, read, stream_answer
 from omnizip_jax import generate as generate_whole
 from omnizip_jax.compression import AllTokens
 from omnizip_jax.context import append_text, make_room
 from omnizip_jax.decode import generate_tokens
-from omnizip_jax.generate import read_clip
+from omnizip_jax.generate import encode_clip, read_clip
+from omnizip_jax.layout import padded_text
 from omnizip_jax.memory import TEXT
+from omnizip_jax.prompt import Medium, segments
 from omnizip_jax.reply import begin, run
 from omnizip_jax.stream import _feed
+from omnizip_jax.types import Window
 from tests.conftest import clip_of
 
 SPEC = WindowSpec(grid_slots=16)
@@ -184,7 +186,7 @@ FAILURES = {
     "temperature": ({"temperature": float("nan")}, ValueError),
     "top_p": ({"top_p": 0}, ValueError),
     "window": ({"window": "bad"}, ValueError),
-    "shape_of_a_window": ({"window": lambda: one(one_window())}, ValueError),
+    "shape_of_a_window": ({"window": lambda: Window.empty(SPEC, 2)}, ValueError),
     "params": ({"params": lambda: None}, ValueError),
     "question": ({"question": "word " * 60000}, ValueError),
     "no_text": ({"question": None}, ValueError),
@@ -192,10 +194,6 @@ FAILURES = {
     "too_many_tokens": ({"max_new_tokens": 10**9}, ValueError),
     "keep": ({"keep": "yes"}, ValueError),
 }
-
-
-def one_window():
-    return omnizip_jax.types.Window.empty(SPEC, 2)
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -274,7 +272,7 @@ def test_turns_and_openings_never_overfill_a_cache(params, windows, memory):
     for i in range(40):
         before = int(state.cache.length)
         state = feed(params, state, one(windows) if i % 9 == 0 else quiet)
-        question = "word " * 80 + "?" if i % 7 == 3 else "?"
+        question = "word " * 15 + "?" if i % 7 == 3 else "?"
         _, state = ask(params, state, question, keep=True, max_new_tokens=2)
         length = int(state.cache.length)
         forgotten |= length < before
@@ -293,15 +291,15 @@ def test_room_that_cannot_be_made_is_an_error(params, clip_context, stream):
             make_room(fork(context), 10**9, 10**9)
         for a, b in zip(plain(context), before, strict=True):
             np.testing.assert_array_equal(a, b)
-    with pytest.raises(ValueError, match="text_slots 40000 are too many"):
-        new_stream(params, capacity=32768 + 20000, text_slots=40000)
+    with pytest.raises(ValueError, match="text_slots 17000 are too many"):
+        new_stream(params, capacity=32768, text_slots=17000)
 
 
 @pytest.fixture
 def watched(monkeypatch):
     """Weak references to the encoders' outputs, and how many live when decoding begins."""
     arrays, alive = [], []
-    encode, decode = omnizip_jax.generate.__globals__["encode_clip"], run
+    encode, decode = encode_clip, run
 
     def encoding(*given, **settings):
         encoded = encode(*given, **settings)
@@ -314,8 +312,8 @@ def watched(monkeypatch):
         alive.append(sum(array() is not None for array in arrays))
         return decode(*given)
 
-    monkeypatch.setitem(omnizip_jax.generate.__globals__, "encode_clip", encoding)
-    monkeypatch.setitem(omnizip_jax.generate.__globals__, "run", decoding)
+    monkeypatch.setitem(generate_whole.__globals__, "encode_clip", encoding)
+    monkeypatch.setitem(generate_whole.__globals__, "run", decoding)
     return arrays, alive
 
 
@@ -360,15 +358,24 @@ def use(params, windows, system, question, tokens):
     feed(params, state, one(windows))
 
 
+def blocks(params, system, question):
+    """Padded lengths of what is read before and after a clip."""
+    clip = segments(params.tokenizer, params.config, [Medium(True, True), question], system)
+    return [len(padded_text(text.tokens)[0]) for text in clip]
+
+
 def test_words_and_weights_compile_nothing_anew(params, windows):
-    use(params, windows, "You are a friend.", "What?", 9)
-    use(params, windows, "You are a friend.", "What?", 9)
+    words = {"system": "Be brief.", "question": "Why?"}
+    use(params, windows, **words, tokens=9)
     before = programs()
     tuned = params.replace(weights=jax.tree.map(lambda x: x * 1.01, params.weights))
-    use(params, windows, "You are a very good friend, and brief.", "What?", 9)
-    use(tuned, windows, "You are a friend.", "What?", 9)
-    use(params, windows, "You are a friend.", "What was it that they said?", 9)
-    use(params, windows, "You are a friend.", "What?", 17)
+    use(tuned, windows, **words, tokens=9)
+    use(params, windows, **words, tokens=17)
+    for name in words:
+        longer = words | {name: words[name] + "!"}
+        while blocks(params, **longer | {name: longer[name] + "!"}) == blocks(params, **words):
+            longer[name] += "!"  # to the end of its block
+        use(params, windows, **longer, tokens=9)
     assert programs() == before
 
 
@@ -408,7 +415,7 @@ def test_half_precision(params, windows, clip):
     for single, other in (contexts, states):
         assert other.cache.keys.dtype == jnp.bfloat16
         np.testing.assert_array_equal(single.seen, other.seen)
-        logits = first_logits(half, other, QUESTION)
+        logits = first_logits(half, other, QUESTION, max_new_tokens=8)
         assert logits.dtype == np.float32 and np.isfinite(logits).all()
         keep = [
             np.concatenate([x.trace.audio_keep, x.trace.video_keep], None) for x in (single, other)

@@ -27,6 +27,7 @@ from omnizip_jax.checkpoint.folder import (
 )
 from omnizip_jax.checkpoint.released import listing
 from omnizip_jax.checkpoint.small import small_checkpoint
+from omnizip_jax.config import check_flags
 from omnizip_jax.models.params import Params
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.parameters import abstract_params
@@ -52,6 +53,7 @@ def load(
     """
     if not isinstance(path, str | os.PathLike):
         raise ValueError(f'path must be a path or "small", got {path!r}')
+    check_flags(verify=verify)
     wanted = None if dtype is None else weights_dtype(dtype)
     path = (small_checkpoint() if path == "small" else Path(path)).expanduser()
     _check_folder(path)

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Generator, Iterator
 from typing import Literal
 
-from omnizip_jax.config import WindowSpec
+from omnizip_jax.config import WindowSpec, check_flags, check_spec
 from omnizip_jax.media.assemble import Assembler
 from omnizip_jax.media.channel import Channel, Closed, fill
 from omnizip_jax.media.clock import FrameSampler
@@ -85,6 +85,8 @@ def windows(
         ValueError: the source cannot be opened or holds nothing of what was asked for, or an
             option is wrong. While iterating: reading fails, or a picture or sound is of no use.
     """
+    check_spec(spec)
+    check_flags(use_audio=use_audio, use_video=use_video, realtime=realtime, two_pass=two_pass)
     if not (use_audio or use_video):
         raise ValueError("use_audio and use_video are both False: nothing would be left")
     if when_slow not in (None, "wait", "skip"):

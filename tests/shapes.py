@@ -5,6 +5,7 @@ given. It lets beartype look at the annotations that name an array, and at no ot
 
 * Other types are pyright's. Public functions answer a wrong one with a ``ValueError`` of their own,
   which tests provoke.
+* ``Array`` takes numpy too, as all of jax does; ``np.ndarray`` is of the host alone.
 * The fields of pytrees are documentation. Transformations put tracers, abstract shapes, None and
   more axes in them, and on the host they hold numpy. Functions say what they take out of them.
 """
@@ -14,9 +15,11 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 import jax
+import numpy as np
 from beartype import beartype
 from flax import struct
 from jaxtyping import AbstractArray
@@ -28,7 +31,7 @@ def arrays(function: Callable) -> Callable:
     if not any(map(_names_array, hints.values())):
         return function
     function.__annotations__ = {
-        name: hint if _names_array(hint) else Any for name, hint in hints.items()
+        name: _with_numpy(hint) if _names_array(hint) else Any for name, hint in hints.items()
     }
     checked = beartype(function)
     return _unless_pytree(checked) if function.__name__ == "__init__" else checked
@@ -38,6 +41,17 @@ def _names_array(hint: Any) -> bool:
     if inspect.isclass(hint) and issubclass(hint, AbstractArray | jax.Array):
         return True
     return any(map(_names_array, get_args(hint)))
+
+
+def _with_numpy(hint: Any) -> Any:
+    if hint is jax.Array:
+        return jax.Array | np.ndarray | np.generic
+    if inspect.isclass(hint) and issubclass(hint, AbstractArray) and hint.array_type is jax.Array:
+        return hint.dtype[jax.Array | np.ndarray | np.generic, hint.dim_str]
+    origin, parts = get_origin(hint), tuple(map(_with_numpy, get_args(hint)))
+    if origin in (Union, UnionType):
+        return Union[parts]  # noqa: UP007
+    return tuple[parts] if origin is tuple else hint
 
 
 def _unless_pytree(init: Callable) -> Callable:

@@ -35,9 +35,11 @@ def test_wrong_arrays_are_refused(transformed, grid, mask):
         transformed(squared_distances)(grid, mask)
 
 
-def test_host_and_device_are_told_apart():
+def test_numpy_may_go_to_the_device_but_not_the_other_way():
+    grid = np.ones((3, 4), np.float32)
+    assert not np.any(squared_distances(grid, np.ones(3, bool)))
     with pytest.raises(TypeCheckError):
-        squared_distances(np.ones((3, 4), np.float32), MASK)
+        squared_distances(grid, np.ones(4, bool))
     with pytest.raises(TypeCheckError):
         padded_text(jnp.ones(3, jnp.int32))
 
@@ -52,6 +54,11 @@ def test_dataclasses_are_checked_and_pytrees_hold_anything():
 
 def test_other_types_are_left_alone():
     assert fit_grid(height=36, width=64, slots=16) == fit_grid(36.0, 64.0, 16)
+
+
+def test_it_can_be_turned_off(unchecked):
+    with pytest.raises(ValueError, match="broadcast"):
+        squared_distances(GRID, MASK[:2])
 
 
 def test_all_files_are_checked():

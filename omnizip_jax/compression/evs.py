@@ -38,4 +38,4 @@ class EVS(TemporalOnly):
             return super().bound(audio_counts, video_counts)
         first = next((int(n) for n in video_counts if n), 0)  # a grid has no more than its window
         kept = int(floor_share(self.shares[1], np.sum(video_counts)))
-        return super().bound(audio_counts, np.zeros(1, int)) + max(kept, first)
+        return super().bound(audio_counts, 0 * video_counts) + max(kept, first)

@@ -3,7 +3,6 @@
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -100,7 +99,7 @@ def test_a_running_share_is_rounded_at_every_moment(share):
     running, tokens, taken = RunningShare.even(), 0, 0
     for _ in range(300):
         new = int(rng.choice([0, 1, 2, 50, 338]))
-        running, count = running.come(jnp.int32(new), exact(share))
+        running, count = running.come(np.int32(new), exact(share))
         tokens, taken = tokens + new, taken + int(count)
         assert taken == half_even(share, tokens)
         assert 0 <= count <= most_at_once(exact(share), new)

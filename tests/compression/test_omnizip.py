@@ -91,8 +91,9 @@ def test_bound_on_an_ordinary_clip():
     clip = compress(tokens, config=PAPER)
     assert clip.audio_keep.sum() + clip.video_keep.sum() == PAPER.bound(*counts)
     # The paper's 45 %: 35 + 2 of 50 audio tokens and 115 of 288 video tokens in each window.
-    assert OmniZipConfig().bound([50] * 10, [288] * 10) == 10 * 37 + 1152
-    assert OmniZipConfig(merge_size=0).bound([50] * 10, [288] * 10) == 10 * 35 + 1152
+    counts = np.full(10, 50), np.full(10, 288)
+    assert OmniZipConfig().bound(*counts) == 10 * 37 + 1152
+    assert OmniZipConfig(merge_size=0).bound(*counts) == 10 * 35 + 1152
 
 
 @few

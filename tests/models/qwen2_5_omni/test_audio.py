@@ -155,6 +155,6 @@ def test_parameter_count_as_released(output, released):
 
 
 @pytest.mark.parametrize("shape", [(8, 20), (4, 40), (2, 8, 40)])
-def test_wrong_shape_is_refused(oracle, shape):
+def test_wrong_shape_is_refused(oracle, shape, unchecked):
     with pytest.raises(ValueError, match="mel spectrogram of one window"):
         AudioEncoder(CONFIG).apply({"params": to_flax(oracle.state_dict())}, jnp.zeros(shape), 40)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import wave
 from argparse import Namespace
 
@@ -62,7 +63,8 @@ def test_a_stream_of_sound_alone_has_no_picture(params, tmp_path, monkeypatch):
         raise ValueError("enough")
 
     monkeypatch.setattr("omnizip_jax.app.follow.begin_stream", begin_stream)
-    monkeypatch.setattr("omnizip_jax.checkpoint.load.load", lambda *_, **__: params)
+    module = importlib.import_module("omnizip_jax.checkpoint.load")  # the function hides it
+    monkeypatch.setattr(module, "load", lambda *_, **__: params)
     assert main(["stream", str(tmp_path / "sound.wav"), "--checkpoint", "any", "--json"]) == 1
     assert begun["audio"] is True and begun["video"] is False
 

@@ -90,7 +90,7 @@ def save(context: Context, path: str | os.PathLike[str]) -> None:
         "arrays": {name: [x.dtype.name, list(x.shape)] for name, x in arrays.items()},
     }
     text = json.dumps(about, indent=1)
-    with unfinished(target) as folder:
+    with unfinished(target, work="save") as folder:
         settings = ocp.Context()
         settings.memory.deepcopy_host_arrays = False  # the arrays are ours and do not change
         with settings:

@@ -263,7 +263,7 @@ def test_a_bound_that_is_too_low_is_an_error(params, clip, windows):
     assert ask(params, enough, QUESTION, max_new_tokens=2)[0].counts.retained == 1
 
 
-@pytest.mark.parametrize("memory", ["recent", "fading"])
+@pytest.mark.parametrize("memory", [pytest.param("recent", marks=pytest.mark.slow), "fading"])
 def test_turns_and_openings_never_overfill_a_cache(params, windows, memory):
     """A question after every window opens a video each time; a turn may be as large as it may."""
     state = new_stream(params, capacity=640, memory=memory, low_water=0.95, text_slots=160)

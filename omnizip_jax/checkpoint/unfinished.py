@@ -16,7 +16,7 @@ from omnizip_jax.checkpoint.released import ConversionError
 
 
 @contextlib.contextmanager
-def unfinished(target: Path, wait: bool = False) -> Iterator[Path]:
+def unfinished(target: Path, wait: bool = False, work: str = "conversion") -> Iterator[Path]:
     """An empty folder on the disk of ``target``, to be renamed to it when all is written.
 
     It lies in ``TARGET.unfinished`` beside a marker, which its maker holds locked for as long as
@@ -26,14 +26,15 @@ def unfinished(target: Path, wait: bool = False) -> Iterator[Path]:
     Args:
         target: what is made; its parents are created.
         wait: for another maker of the same target to end, instead of refusing.
+        work: what a maker does, for messages.
 
     Raises:
         ConversionError: another maker is at it; something else lies in the way; no room there.
     """
     room = target.with_name(f"{target.name}.unfinished")
-    with _lock(room, wait):
+    with _lock(room, wait, work):
         if _others(room):
-            print(f"{room}: removing the remains of an interrupted conversion", file=sys.stderr)
+            print(f"{room}: removing the remains of an interrupted {work}", file=sys.stderr)
             _clear(room)
         try:
             folder = room / "checkpoint"
@@ -66,7 +67,7 @@ def _others(room: Path) -> list[Path]:
     return [path for path in room.iterdir() if path.name != UNFINISHED]
 
 
-def _lock(room: Path, wait: bool) -> IO[str]:
+def _lock(room: Path, wait: bool, work: str) -> IO[str]:
     """The marker, open and locked; closing it is enough to unlock."""
     marker = room / UNFINISHED
     while True:
@@ -75,7 +76,7 @@ def _lock(room: Path, wait: bool) -> IO[str]:
             names = [path.name for path in room.iterdir()]  # at one moment: makers come and go
             if names and UNFINISHED not in names:
                 raise ConversionError(
-                    f"{room}: in the way, and not the remains of a conversion; remove it"
+                    f"{room}: in the way, and not the remains of a {work}; remove it"
                 )
             file = marker.open("a")
         except FileNotFoundError:
@@ -86,7 +87,7 @@ def _lock(room: Path, wait: bool) -> IO[str]:
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(file.fileno()), marker.stat()):
                 if not file.tell():
-                    file.write("The remains of an interrupted conversion. Safe to delete.\n")
+                    file.write(f"The remains of an interrupted {work}. Safe to delete.\n")
                     file.flush()
                 return file
         except FileNotFoundError:
@@ -94,7 +95,7 @@ def _lock(room: Path, wait: bool) -> IO[str]:
         except BlockingIOError as error:
             file.close()
             raise ConversionError(
-                f"{room}: another conversion to this target is running; let it finish, or choose "
+                f"{room}: another {work} to this target is running; let it finish, or choose "
                 "another target"
             ) from error
         except BaseException:

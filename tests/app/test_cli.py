@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import wave
 from argparse import Namespace
 
 import pytest
@@ -47,6 +49,24 @@ def test_no_compression(folder, capsys):
     arguments = ["generate", clip, "Why?", "--checkpoint", checkpoint, "--method", "all"]
     assert main([*arguments, "--max-new-tokens", "2"]) == 0
     assert "= 100%" in capsys.readouterr().err
+
+
+def test_a_stream_of_sound_alone_has_no_picture(params, tmp_path, monkeypatch):
+    """Its prompt opens as that of ``generate`` does."""
+    with wave.open(str(tmp_path / "sound.wav"), "wb") as file:
+        file.setparams((1, 2, 16000, 16000, "NONE", ""))
+        file.writeframes(bytes(32000))
+    begun = {}
+
+    def begin_stream(_, method, **settings):
+        begun.update(settings)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("omnizip_jax.app.follow.begin_stream", begin_stream)
+    module = importlib.import_module("omnizip_jax.checkpoint.load")  # the function hides it
+    monkeypatch.setattr(module, "load", lambda *_, **__: params)
+    assert main(["stream", str(tmp_path / "sound.wav"), "--checkpoint", "any", "--json"]) == 1
+    assert begun["audio"] is True and begun["video"] is False
 
 
 def test_grid_slots_are_the_checkpoints_unless_given():

@@ -5,7 +5,10 @@ given. It lets beartype look at the annotations that name an array, and at no ot
 
 * Other types are pyright's. Public functions answer a wrong one with a ``ValueError`` of their own,
   which tests provoke.
-* ``Array`` takes numpy too, as all of jax does; ``np.ndarray`` is of the host alone.
+* ``Array`` takes numpy too, as all of jax does; ``np.ndarray`` is of the host alone. What numpy
+  makes of an array without axes, a scalar, passes for one.
+* ``media`` is left out: what comes there is the user's, and it refuses wrong arrays itself, some of
+  them in threads of a test that would wait for ever.
 * The fields of pytrees are documentation. Transformations put tracers, abstract shapes, None and
   more axes in them, and on the host they hold numpy. Functions say what they take out of them.
 """
@@ -24,11 +27,15 @@ from beartype import beartype
 from flax import struct
 from jaxtyping import AbstractArray
 
+OF_HOST = np.ndarray | np.generic
+
 
 def arrays(function: Callable) -> Callable:
     """Check the array annotations of a function, shapes included."""
     hints = function.__annotations__
-    if not any(map(_names_array, hints.values())):
+    if function.__module__.startswith("omnizip_jax.media") or not any(
+        map(_names_array, hints.values())
+    ):
         return function
     function.__annotations__ = {
         name: _with_numpy(hint) if _names_array(hint) else Any for name, hint in hints.items()
@@ -45,9 +52,10 @@ def _names_array(hint: Any) -> bool:
 
 def _with_numpy(hint: Any) -> Any:
     if hint is jax.Array:
-        return jax.Array | np.ndarray | np.generic
-    if inspect.isclass(hint) and issubclass(hint, AbstractArray) and hint.array_type is jax.Array:
-        return hint.dtype[jax.Array | np.ndarray | np.generic, hint.dim_str]
+        return jax.Array | OF_HOST
+    if inspect.isclass(hint) and issubclass(hint, AbstractArray):
+        kinds = OF_HOST if hint.array_type is np.ndarray else jax.Array | OF_HOST
+        return hint.dtype[kinds, hint.dim_str]
     origin, parts = get_origin(hint), tuple(map(_with_numpy, get_args(hint)))
     if origin in (Union, UnionType):
         return Union[parts]  # noqa: UP007

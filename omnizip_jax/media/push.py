@@ -51,7 +51,7 @@ class PushSource:
         self._last, self._gap = 0.0, 1 / 25  # of the pictures, seconds
 
     def push_frames(
-        self, frames: UInt8[np.ndarray, "T H W 3"], times: float | Iterable[float]
+        self, frames: UInt8[np.ndarray, "*T H W 3"], times: float | Iterable[float]
     ) -> None:
         """Add pictures. They are copied.
 

@@ -12,7 +12,7 @@ from omnizip_jax.types import Window
 
 def window_positions(
     window: Window,
-    time: Int[Array, ""],
+    time: Int[Array, ""] | int,
     base: Int[Array, ""] | int,
     grid_slots: int,
     audio_slots: int,
@@ -40,7 +40,7 @@ def window_positions(
 def position_after(
     window: Window,
     audio_mask: Bool[Array, "A"],
-    time: Int[Array, ""],
+    time: Int[Array, ""] | int,
     base: Int[Array, ""] | int,
 ) -> Int[Array, ""]:
     """The position that follows a window, if it is the last of its video.

@@ -82,7 +82,15 @@ def test_grid_slots_are_the_checkpoints_unless_given():
         (["generate", "{clip}", "Why?", "--checkpoint", "nowhere"], "omnizip convert"),
         (["generate", "{clip}", " ", "--checkpoint", "{checkpoint}"], "question must be a text"),
         (
-            ["generate", "{clip}", "Why?", "--checkpoint", "{checkpoint}", "--rho-video", "0.9"],
+            [
+                "generate",
+                "{clip}",
+                "Why?",
+                "--checkpoint",
+                "{checkpoint}",
+                "--set",
+                "rho_video=0.9",
+            ],
             "raise rho_max",
         ),
         (["convert", "nowhere", "target"], "nowhere"),

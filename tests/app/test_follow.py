@@ -166,7 +166,7 @@ def test_a_source_that_breaks_off_is_an_error(stream, monkeypatch):
 def test_bytes_that_are_no_text_are_refused_and_the_stream_goes_on(folder):
     source = windows(folder / "clip.mp4")
     params = load(folder / "checkpoint")
-    state = live.begin(params, OmniZipConfig(), **SETTINGS)
+    state = live.begin_stream(params, OmniZipConfig(), **SETTINGS)
     events = []
     questions = Questions([(2, "Wh\udcff?"), (4, "Why?")])
     live.follow(params, state, source, questions, events.append, max_new_tokens=2)
@@ -184,7 +184,7 @@ def test_skipped_windows_are_reported(folder):
     while stream.skipped < 9:
         time.sleep(0.01)
     params = load(folder / "checkpoint")
-    state = live.begin(params, OmniZipConfig(), **SETTINGS)
+    state = live.begin_stream(params, OmniZipConfig(), **SETTINGS)
     events = []
     live.follow(params, state, stream, Questions([(END, "Why?")]), events.append, max_new_tokens=2)
     read, answered, ended = events

@@ -69,7 +69,7 @@ class Linear(nn.Module):
     kernels: Kernels
 
     @nn.compact
-    def __call__(self, x: Float[Array, "T I"]) -> Float[Array, "T O"]:
+    def __call__(self, x: Float[Array, "*T I"]) -> Float[Array, "*T O"]:
         init = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
         weight = self.param("weight", init, (self.features, x.shape[-1]), self.dtype)
         if x.shape[0] == 1 and self.kernels.summed_rows:

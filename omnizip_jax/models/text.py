@@ -69,7 +69,7 @@ class Linear(nn.Module):
     kernels: Kernels
 
     @nn.compact
-    def __call__(self, x: Float[Array, "T I"]) -> Float[Array, "T O"]:
+    def __call__(self, x: Float[Array, "*T I"]) -> Float[Array, "*T O"]:
         init = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
         weight = self.param("weight", init, (self.features, x.shape[-1]), self.dtype)
         if x.shape[0] == 1 and self.kernels.summed_rows:
@@ -192,12 +192,12 @@ class Decoder(nn.Module):
         layer = self._layer(False)
         self.layers = layers.stacked(self, "layers", layer, config.layers, carry, 0, angle)
 
-    def embed(self, tokens: Int[Array, "T"]) -> Float[Array, "T D"]:
+    def embed(self, tokens: Int[Array, "*T"]) -> Float[Array, "*T D"]:
         """Embeddings of text tokens."""
         return self.embed_tokens(tokens)
 
     @exact
-    def logits(self, hidden: Float[Array, "T D"]) -> Float[Array, "T V"]:
+    def logits(self, hidden: Float[Array, "*T D"]) -> Float[Array, "*T V"]:
         """Next-token logits, float32."""
         out = self.embed_tokens.attend(hidden) if self.config.tied else self.lm_head(hidden)
         return out.astype(jnp.float32)

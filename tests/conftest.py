@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 
 import jax
@@ -23,6 +24,8 @@ from omnizip_jax.types import Window
 
 def pytest_configure(config):
     """One compilation cache for the run, so that its processes compile a program once."""
+    # A shell lets its background jobs ignore Ctrl-C, and so would all that the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers and children inherit it
         folder = tempfile.TemporaryDirectory(prefix="omnizip_xla_")
         config.add_cleanup(folder.cleanup)

@@ -7,8 +7,6 @@ given. It lets beartype look at the annotations that name an array, and at no ot
   which tests provoke.
 * ``Array`` takes numpy too, as all of jax does; ``np.ndarray`` is of the host alone. What numpy
   makes of an array without axes, a scalar, passes for one.
-* ``media`` is left out: what comes there is the user's, and it refuses wrong arrays itself, some of
-  them in threads of a test that would wait for ever.
 * The fields of pytrees are documentation. Transformations put tracers, abstract shapes, None and
   more axes in them, and on the host they hold numpy. Functions say what they take out of them.
 """
@@ -33,9 +31,7 @@ OF_HOST = np.ndarray | np.generic
 def arrays(function: Callable) -> Callable:
     """Check the array annotations of a function, shapes included."""
     hints = function.__annotations__
-    if function.__module__.startswith("omnizip_jax.media") or not any(
-        map(_names_array, hints.values())
-    ):
+    if not any(map(_names_array, hints.values())):
         return function
     function.__annotations__ = {
         name: _with_numpy(hint) if _names_array(hint) else Any for name, hint in hints.items()

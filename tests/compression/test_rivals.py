@@ -272,7 +272,7 @@ def test_what_always_holds(name):
         kept = chosen.audio_keep.sum() + chosen.video_keep.sum()
         sizes = loops.sizes(windows)
         assert kept <= method.bound(*sizes)
-        if name in SHARES:
+        if name in SHARES and not isinstance(method, FastV):  # its share is one of the layers
             factor = 1.4 if isinstance(method, Seats) else 1
             assert kept == half_even(round(factor * method.keep, 6), sum(n.sum() for n in sizes))
         # Padding is never read.

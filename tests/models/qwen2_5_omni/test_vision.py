@@ -245,7 +245,7 @@ def test_parameter_count_as_released(output, released):
 
 
 @pytest.mark.parametrize("shape", [(575, 24), (576, 12), (2, 576, 24)])
-def test_wrong_shape_is_refused(oracle, shape):
+def test_wrong_shape_is_refused(oracle, shape, unchecked):
     params = {"params": to_flax(oracle.state_dict())}
     with pytest.raises(ValueError, match="patches of one grid"):
         VisionEncoder(CONFIG).apply(params, jnp.zeros(shape, jnp.uint8), jnp.array([1, 1]))

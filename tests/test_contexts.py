@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import importlib
 import weakref
 
 import jax
@@ -312,8 +313,9 @@ def watched(monkeypatch):
         alive.append(sum(array() is not None for array in arrays))
         return decode(*given)
 
-    monkeypatch.setitem(generate_whole.__globals__, "encode_clip", encoding)
-    monkeypatch.setitem(generate_whole.__globals__, "run", decoding)
+    module = importlib.import_module("omnizip_jax.generate")  # the function hides it
+    monkeypatch.setattr(module, "encode_clip", encoding)
+    monkeypatch.setattr(module, "run", decoding)
     return arrays, alive
 
 

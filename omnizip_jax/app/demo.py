@@ -181,7 +181,7 @@ def answers_table(questions: list[Question], answers: dict[str, list[Answer]]) -
 def results_table(answers: dict[str, list[Answer]]) -> Table:
     """Tokens and times of the first question at each setting."""
     table = Table(title="tokens and times of one question, without compilation")
-    for heading in ("tokens", "audio", "video", "kept", "media", "encoders", "prefill", "answer"):
+    for heading in ("tokens", "audio", "video", "kept", "media", "encode", "prefill", "answer"):
         table.add_column(heading, justify="left" if heading == "tokens" else "right")
     for name, (answer, *_) in answers.items():
         counts, seconds = answer.counts, answer.seconds

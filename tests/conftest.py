@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,8 @@ from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.testbed.random_checkpoint import write_random_checkpoint
 from omnizip_jax.types import Window
 
+MAPPINGS = 25_000
+
 
 def pytest_configure(config):
     """One compilation cache for the run, so that its processes compile a program once."""
@@ -33,6 +36,15 @@ def pytest_configure(config):
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_mappings():
+    """Let go of compiled programs before Linux runs out of memory mappings (65,530 a process)."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > MAPPINGS:
+        jax.clear_caches()  # what is needed again comes from the run's compilation cache
 
 
 @pytest.fixture(scope="session", autouse=True)

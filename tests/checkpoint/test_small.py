@@ -13,7 +13,7 @@ import pytest
 from omnizip_jax import load
 from omnizip_jax.checkpoint.checksums import damaged_files
 from omnizip_jax.checkpoint.small import RELEASED, cache_folder, small_checkpoint
-from omnizip_jax.compression import OmniZipConfig
+from omnizip_jax.compression import AllTokens, OmniZipConfig
 from omnizip_jax.decode import end_tokens
 from omnizip_jax.generate import generate
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
@@ -128,8 +128,8 @@ def test_transformers_gives_the_same_answers(small):
 def test_it_answers_right(small):
     """A floor for the shipped weights; docs/accuracy.md has the measurement."""
     methods = {
-        "full tokens": (evaluate.full_tokens, OmniZipConfig()),
-        "45 %": (evaluate.omnizip(), OmniZipConfig(**evaluate.BUDGETS["45 %"])),  # pyright: ignore
+        "full tokens": AllTokens(),
+        "45 %": OmniZipConfig(**evaluate.BUDGETS["45 %"]),  # pyright: ignore
     }
     measured = evaluate.evaluate(small, CLIPS, DIFFICULTIES["easy"], "test", methods)
     assert measured.right["full tokens"].mean() >= 0.92

@@ -64,7 +64,6 @@ class Seats(Parts):
     """
 
     wants: ClassVar[frozenset[str]] = frozenset({"vision"})
-    streams: ClassVar[bool] = True
 
     target_audio: float = 0.65
     target_video: float = 0.30
@@ -74,6 +73,11 @@ class Seats(Parts):
         super().__post_init__()
         check_share("Seats.target_audio", self.target_audio)
         check_share("Seats.target_video", self.target_video)
+
+    @property
+    def streams(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Without its stages, which need a question."""
+        return self.before_only
 
     def stages(self, layers: int) -> tuple[Stage, ...]:
         if self.before_only:
@@ -162,7 +166,7 @@ class Seats(Parts):
         return self.bound(np.array([audio_slots]), np.array([video_slots]))
 
     def begin(self, window: EncodedWindow) -> RunningShare:
-        return RunningShare.even()
+        return RunningShare.even() if self.streams else super().begin(window)
 
     def step(
         self, state: RunningShare, window: EncodedWindow, key: PRNGKeyArray

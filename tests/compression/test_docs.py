@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from omnizip_jax.compression import METHODS, Mixed, OmniZipConfig, VisionZip
+from omnizip_jax.compression import METHODS, Mixed, OmniZipConfig, Seats, VisionZip
 from omnizip_jax.compression.causal import nominal_rates
 from tests.compression import loops
 from tests.compression.oracle import half_even
@@ -67,7 +67,11 @@ def test_what_can_stream():
     said = dict(re.findall(r"^\| `(\w+)` \|.*\| ([a-z ]+) \|$", DOCS, re.MULTILINE))
     first = jax.tree.map(lambda x: x[0], loops.encoded_clip(0))
     methods = [(kind(), said[name] == "yes") for name, kind in METHODS.items()]
-    for method, streams in [*methods, (VisionZip(per_window=True), True)]:
+    for method, streams in [
+        *methods,
+        (VisionZip(per_window=True), True),
+        (Seats(before_only=True), True),
+    ]:
         assert method.streams == streams
         with contextlib.nullcontext() if streams else pytest.raises(ValueError, match="stream"):
             method.begin(first)

@@ -76,18 +76,23 @@ class Keeping:
 class WeightsMark:
     """What tells weights from others: the fingerprint they came with, and a few of their numbers.
 
-    The numbers are fetched once, then compared by identity.
+    The numbers are fetched from the device only where other weights, or a save, ask for them.
     """
 
     def __init__(self, params: Params):
         self._leaf = _leaf(params)
         self.fingerprint = params.fingerprint
-        self.values = _values(self._leaf)
+
+    @functools.cached_property
+    def values(self) -> tuple[float, ...]:
+        """A few of the weights."""
+        return _values(self._leaf)
 
     def matches(self, params: Params) -> bool:
         leaf = _leaf(params)
-        values = self.values if leaf is self._leaf else _values(leaf)
-        return self.is_like(params.fingerprint, values)
+        if leaf is self._leaf and params.fingerprint == self.fingerprint:
+            return True
+        return self.is_like(params.fingerprint, _values(leaf))
 
     def is_like(self, fingerprint: str, values: Sequence[float]) -> bool:
         """Whether another mark is of the same weights; those made by hand have no fingerprint."""

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import flops
 from benchmarks.bench import Bench
 from benchmarks.clip import FULL, KEEP_45, NoiseClip
 from benchmarks.harness import Call, Row, program_bytes
 from omnizip_jax.decode import DECODE_BLOCK, Generation, Sampling, generate_tokens
+from omnizip_jax.evaluation.operations import cache_values, decode_weights
 from omnizip_jax.models.kernels import Kernels
 from omnizip_jax.models.text import KVCache
 
@@ -61,14 +61,14 @@ def run(bench: Bench) -> Iterator[Row]:
         apart = np.abs(np.asarray(full.state.logits) - theirs.logits.float().cpu().numpy()).max()
         bench.say(f"decode: logits differ from transformers' by {apart:.1e} at the end")
 
-    item = bench.dtype.itemsize
-    weights = flops.decode_weight_count(bench.config.text) * item
+    text, item = bench.config.text, bench.dtype.itemsize
+    weights = decode_weights(text) * item
     floor = bench.machine.floor(2 * weights / item, weights)
     for name, timing, tokens, what in (
         ("vs_transformers", ours, prefills[0].tokens, "transformers, same tokens"),
         ("vs_transformers_45", ours_packed, prefills[1].tokens, "transformers, full tokens"),
     ):
-        cache = flops.cache_values(bench.config.text, tokens) * item
+        cache = cache_values(text, [tokens] * text.layers) * item
         note = (
             f"per token, after {tokens}; the floor reads {weights / 1e6:.0f} MB of weights, "
             f"the cache holds {cache / 1e6:.0f} MB"

@@ -10,6 +10,7 @@ from benchmarks import flops
 from benchmarks.bench import Bench
 from benchmarks.clip import FULL, KEEP_45, NoiseClip
 from benchmarks.harness import Call, Row, peak_memory
+from omnizip_jax.evaluation.operations import prefill_operations
 
 
 def run(bench: Bench) -> Iterator[Row]:
@@ -38,8 +39,9 @@ def run(bench: Bench) -> Iterator[Row]:
         """The encoders, and a prefill of so many tokens."""
         seconds = bench.machine.floor(encoding, size["audio"] + size["vision"])
         if tokens:
-            operations = flops.prefill_flops(bench.config.text, tokens)
-            seconds += bench.machine.floor(operations, size["text"])
+            text = bench.config.text
+            prefill = prefill_operations(text, [tokens] * text.layers)
+            seconds += bench.machine.floor(prefill, size["text"])
         return seconds
 
     peer = "transformers, full tokens"

@@ -1,42 +1,10 @@
-"""Floating-point operations of each stage: the true count, and the paper's eq. 9."""
+"""Floating-point operations of what comes before the decoder: encoders and compression."""
 
 from __future__ import annotations
 
-from omnizip_jax.models.config import TextConfig
 from omnizip_jax.models.qwen2_5_omni.config import AudioConfig, ModelConfig, VisionConfig
 
 PATCHES_PER_TOKEN = 4
-
-
-def decoder_weights(config: TextConfig) -> int:
-    """Weights that one token is multiplied with in the layers (no embedding, no logits)."""
-    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    attention = config.hidden * (2 * queries + 2 * keys)
-    return config.layers * (attention + 3 * config.hidden * config.ffn)
-
-
-def prefill_flops(config: TextConfig, tokens: int) -> float:
-    """True count: grouped-query, causal attention, three SwiGLU matrices, one token's logits."""
-    matrices = 2.0 * decoder_weights(config) * tokens
-    width = config.heads * config.head_dim
-    attention = 2.0 * config.layers * tokens**2 * width  # scores and values, half of each
-    return matrices + attention + 2.0 * config.hidden * config.vocabulary
-
-
-def paper_flops(config: TextConfig, tokens: int) -> float:
-    """Prefill part of the paper's eq. 9, which only the tokens of the clip enter."""
-    d, m = config.hidden, config.ffn
-    return config.layers * (4.0 * tokens * d**2 + 2.0 * tokens**2 * d + 2.0 * tokens * d * m)
-
-
-def decode_weight_count(config: TextConfig) -> int:
-    """Weights read to make one token: the layers' and the output matrix."""
-    return decoder_weights(config) + config.hidden * config.vocabulary
-
-
-def cache_values(config: TextConfig, slots: int) -> int:
-    """Numbers in the keys and values of so many tokens."""
-    return 2 * config.layers * slots * config.kv_heads * config.head_dim
 
 
 def vision_flops(config: VisionConfig, tokens: int) -> float:

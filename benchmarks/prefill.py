@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from benchmarks import flops
 from benchmarks.bench import Bench
 from benchmarks.clip import FULL, KEEP_35, KEEP_45, NoiseClip, Prefill
 from benchmarks.harness import Row, peak_memory
+from omnizip_jax.evaluation.operations import paper_operations, prefill_operations
 
 
 def run(bench: Bench) -> Iterator[Row]:
@@ -28,25 +28,29 @@ def run(bench: Bench) -> Iterator[Row]:
     full, *packed, peer = [*bench.alternate(*calls), *([] if bench.has_torch else [None])]
 
     text, weights = bench.config.text, sum(x.nbytes for x in jax.tree.leaves(clip.weights["text"]))
+
+    def true(program: Prefill) -> float:
+        return prefill_operations(text, [program.tokens] * text.layers)
+
+    def equation(program: Prefill) -> float:
+        return paper_operations(text, [program.tokens] * text.layers, decoded=0)
+
     for name, timing, program, peak in zip(
         ("full", "packed_45", "packed_35"), (full, *packed), programs, peaks, strict=True
     ):
-        floor = bench.machine.floor(flops.prefill_flops(text, program.tokens), weights)
+        floor = bench.machine.floor(true(program), weights)
         note = f"{program.tokens} tokens in {program.slots} slots; {_memory(program, peak)}"
         if program is programs[0]:
             yield bench.timed(f"prefill.{name}", timing, floor=floor, note=note)
             continue
-        ideal, paper = (
-            count(text, programs[0].tokens) / count(text, program.tokens)
-            for count in (flops.prefill_flops, flops.paper_flops)
-        )
+        ideal, paper = (count(programs[0]) / count(program) for count in (true, equation))
         note += f"; ideal {ideal:.2f}x by true count, {paper:.2f}x by eq. 9"
         note += f"; {floor / timing.median:.0%} of the machine's matrix rate"
         yield bench.timed(
             f"prefill.{name}", timing, full, "full tokens", floor=full.median / ideal, note=note
         )
     if peer is not None:
-        floor = bench.machine.floor(flops.prefill_flops(text, programs[0].tokens), weights)
+        floor = bench.machine.floor(true(programs[0]), weights)
         yield bench.timed(
             "prefill.vs_transformers", full, peer, "transformers, same tokens", floor=floor
         )

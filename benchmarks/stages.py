@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from benchmarks import flops, presets
+from benchmarks import presets
 from benchmarks.bench import Bench
 from benchmarks.harness import Row
 from omnizip_jax.compression.fastv import Attended
 from omnizip_jax.compression.stages import TEXT, VIDEO, Stage, Tokens
-from omnizip_jax.models.config import TextConfig
+from omnizip_jax.evaluation.operations import prefill_operations
 from omnizip_jax.models.kernels import Kernels
 from omnizip_jax.models.text import Decoder
 
@@ -47,16 +46,10 @@ def run(bench: Bench) -> Iterator[Row]:
 
     full, fastv = bench.alternate(compiled(), compiled(stage))
     left = stage.bound(presets.TEXT_TOKENS, media)
-    operations = _layers(config, stage.after, total)
-    operations += _layers(config, config.layers - stage.after, left)
-    ideal = _layers(config, config.layers, total) / operations
+    plain = [total] * config.layers
+    staged = plain[: stage.after] + [left] * (config.layers - stage.after)
+    ideal = prefill_operations(config, plain) / prefill_operations(config, staged)
     note = f"{total} tokens, {left} after layer {stage.after}; ideal {ideal:.2f}x by true count"
     yield bench.timed(
         "stages.fastv", fastv, full, "all tokens", floor=full.median / ideal, note=note
     )
-
-
-def _layers(config: TextConfig, layers: int, tokens: int) -> float:
-    """Operations of some layers, without the logits."""
-    logits = 2.0 * config.hidden * config.vocabulary
-    return flops.prefill_flops(dataclasses.replace(config, layers=layers), tokens) - logits

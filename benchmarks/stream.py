@@ -19,6 +19,7 @@ from benchmarks.harness import Row
 from omnizip_jax import stream
 from omnizip_jax.compression import Method
 from omnizip_jax.context import commit
+from omnizip_jax.evaluation.operations import layer_weights
 from omnizip_jax.media import windows
 from omnizip_jax.models import attention
 from omnizip_jax.models.params import Params
@@ -179,5 +180,5 @@ def _attention_share(bench: Bench, of: Stream, length: int) -> float:
     text, block = bench.config.text, of.state.reading.block
     attended = next(n for n in attention.attended_lengths(CAPACITY) if n >= length + block)
     own = 4.0 * text.layers * text.heads * text.head_dim * attended * block
-    rest = 2.0 * flops.decoder_weights(text) * block + flops.encoder_flops(bench.config, 1)
+    rest = 2.0 * text.layers * layer_weights(text) * block + flops.encoder_flops(bench.config, 1)
     return own / (own + rest)

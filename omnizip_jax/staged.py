@@ -59,7 +59,14 @@ def read_staged(
     capacity: int,
     sizes: tuple[int, ...],
     room: int,
-) -> tuple[tuple[KVCache, ...], Float[Array, " V"], Past, Selection, Int[Array, " stages"]]:
+) -> tuple[
+    tuple[KVCache, ...],
+    Float[Array, " V"],
+    Past,
+    Selection,
+    Int[Array, "stages 2"],
+    Int[Array, " bounds"],
+]:
     """One program from the encoders' outputs to the logits of the first token.
 
     Args:
@@ -71,7 +78,8 @@ def read_staged(
         room: slots for the answer.
 
     Returns:
-        The cache in segments, the logits, the past, the trace, and the tokens beyond each bound.
+        The cache in segments, the logits, the past, the trace, how many tokens of audio and video
+        went on after each stage, and the tokens beyond each bound.
     """
     config, method = reading.config, reading.method
     decoder = family(config).bound_decoder(weights, config, reading.kernels)
@@ -89,9 +97,10 @@ def read_staged(
     x, tokens, cache, wanted = decoder.prefill(x, tokens, stages, sizes, room)
     logits = decoder.logits(x[tokens.count - 1][None])[0]
     lost = jnp.concatenate(
-        [jnp.sum(block.keep)[None] - capacity, wanted - jnp.array(sizes, jnp.int32)]
+        [jnp.sum(block.keep)[None] - capacity, jnp.sum(wanted, 1) - jnp.array(sizes, jnp.int32)]
     )
-    return cache, logits, after, selection.trace, jnp.maximum(lost, 0)
+    went_on = wanted[:, jnp.array([AUDIO, VIDEO])]
+    return cache, logits, after, selection.trace, went_on, jnp.maximum(lost, 0)
 
 
 def _tokens(block: Block, windows: int) -> Tokens:

@@ -29,6 +29,7 @@ ROOMS = (
     ("generate",),
     ("warmup", "picture"),
     ("testbed",),
+    ("evaluation",),
     ("",),  # the names of the package itself
     ("app",),
     ("__main__",),

@@ -241,7 +241,7 @@ class Decoder(nn.Module):
         stages: tuple[Stage, ...],
         sizes: tuple[int, ...],
         room: int,
-    ) -> tuple[Float[Array, "S D"], Tokens, tuple[KVCache, ...], Int[Array, " stages"]]:
+    ) -> tuple[Float[Array, "S D"], Tokens, tuple[KVCache, ...], Int[Array, "stages 3"]]:
         """Run a whole prompt through the decoder, with fewer tokens after every stage.
 
         Args:
@@ -253,8 +253,8 @@ class Decoder(nn.Module):
 
         Returns:
             The last hidden states (normalised) of the tokens that went all the way, what those are,
-            the cache in segments, and how many tokens each stage wanted to keep: what is beyond its
-            size was cut off, which the caller must not let pass.
+            the cache in segments, and how many tokens of text, video and audio each stage wanted to
+            keep: what is beyond its size was cut off, which the caller must not let pass.
 
         Raises:
             ValueError: stages out of order or after no layer.
@@ -284,15 +284,15 @@ class Decoder(nn.Module):
                 exists = jnp.arange(x.shape[0]) < tokens.count
                 attended = self._attention_of_last(enters, angle, tokens.count - 1, asked)
                 keep = stage.keep(attended, tokens) & exists
+                wanted.append(jnp.zeros(3, jnp.int32).at[tokens.kind].add(keep))
                 index, used = front(keep, size)
                 x, tokens = x[index], tokens.take(index, jnp.sum(used))
-                wanted.append(jnp.sum(keep))
                 places = [place[index] for place in places]
                 if stage.prunes_past:
                     pairs = zip(segments, places, strict=True)
                     segments = [past.take(place, tokens.count, room) for past, place in pairs]
                     places = [jnp.arange(size)] * len(segments)
-        return self.norm(x), tokens, tuple(segments), jnp.array(wanted, jnp.int32)
+        return self.norm(x), tokens, tuple(segments), jnp.array(wanted, jnp.int32).reshape(-1, 3)
 
     def _run(
         self,

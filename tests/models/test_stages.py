@@ -153,7 +153,8 @@ def run(weights, prompt, stages, sizes):
     tokens = tokens_of(positions)
     prefill(weights, embeddings * 0.5, tokens)
     logits, left, cache, wanted = prefill(weights, embeddings, tokens)
-    assert (np.asarray(wanted) <= sizes).all()
+    assert (np.asarray(wanted).sum(1) <= sizes).all()
+    assert np.asarray(wanted)[-1].tolist() == np.bincount(left.kind[: left.count], None, 3).tolist()
     end = jnp.int32(positions.max() + 1)
     begin = Generation(cache, logits, end, jax.random.key(0), jnp.bool_(False))
     made, _, after = generate_tokens(

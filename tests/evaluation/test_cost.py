@@ -1,0 +1,101 @@
+"""The cost of an answer against numbers by hand, and against the caches that were really filled."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from omnizip_jax import generate, reply
+from omnizip_jax.answer import TokenCounts
+from omnizip_jax.compression import METHODS, AllTokens, FastV, Method, OmniZipConfig, Seats
+from omnizip_jax.compression.stages import Stage
+from omnizip_jax.evaluation.cost import cost, without_compression
+from omnizip_jax.evaluation.operations import prefill_operations
+from tests.conftest import clip_of
+from tests.evaluation.test_operations import TOY
+
+COUNTS = TokenCounts(audio=10, audio_kept=6, video=30, video_kept=12, text=4, generated=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Staged(Method):
+    """So many stages, after the first layer, the second, and so on."""
+
+    count: int = 0
+    prunes_past: bool = False
+
+    def stages(self, layers):
+        return tuple(Stage(1 + i, prunes_past=self.prunes_past) for i in range(self.count))
+
+
+def test_shares_and_caches_by_hand():
+    whole = cost(TOY, Staged(), COUNTS)
+    assert (whole.audio, whole.video, whole.kept) == (0.6, 0.4, 0.45)
+    assert whole.kept_with_text == 22 / 44
+    assert (whole.audio_by_layer, whole.by_layer) == (whole.audio, whole.kept)
+    assert whole.tokens == (22, 22, 22)
+    assert whole.cache_bytes == 3 * 22 * (2 * 2 * 2) * 2  # keys and values, heads, their width
+
+    staged = cost(TOY, Staged(2), COUNTS, [(3, 5), (0, 2)], value_bytes=4)
+    assert staged.tokens == (22, 12, 6)
+    assert (staged.audio, staged.kept_with_text) == (whole.audio, whole.kept_with_text)
+    assert staged.audio_by_layer == pytest.approx((6 + 3 + 0) / 30)
+    assert staged.video_by_layer == pytest.approx((12 + 5 + 2) / 90)
+    assert staged.by_layer == pytest.approx((18 + 8 + 2) / 120)
+    assert staged.by_layer_with_text == pytest.approx((22 + 12 + 6) / 132)
+    assert staged.operations == prefill_operations(TOY, (22, 12, 6)) == 2 * staged.seats_operations
+    assert staged.cache_bytes == (22 + 12 + 6) * 8 * 4
+
+    forgetful = cost(TOY, Staged(2, True), COUNTS, [(3, 5), (0, 2)])
+    assert forgetful.cache_bytes == (6 + 6 + 6) * 8 * 2
+    assert forgetful.operations == staged.operations
+
+
+def test_what_is_not_there_is_not_missed():
+    silent = dataclasses.replace(COUNTS, audio=0, audio_kept=0)
+    assert cost(TOY, Staged(), silent).audio == 1
+    assert cost(TOY, Staged(), without_compression(COUNTS)).kept_with_text == 1
+
+
+def test_counts_of_another_method_are_refused():
+    with pytest.raises(ValueError, match=r"Staged has 1 stages .* 3 layers, got token counts of 0"):
+        cost(TOY, Staged(1), COUNTS)
+
+
+@pytest.mark.parametrize(
+    "method", [OmniZipConfig(), AllTokens(), FastV(), FastV(keep=0.6), Seats(keep=0.3)]
+)
+def test_the_cache_holds_what_is_counted(params, random_windows, monkeypatch, method):
+    filled: list[Any] = []
+    made = reply.generate_tokens
+
+    def watched(weights: Any, generation: Any, *rest: Any, **settings: Any) -> Any:
+        cache = generation.cache
+        for segment in cache if isinstance(cache, tuple) else (cache,):
+            filled.extend([int(segment.length)] * segment.keys.shape[0])
+        return made(weights, generation, *rest, **settings)
+
+    monkeypatch.setattr(reply, "generate_tokens", watched)
+    clip = clip_of(random_windows([2, 2, 1], [200, 200, 77]))
+    answer = generate(params, clip, "What?", compression=method, max_new_tokens=1)
+    config = params.config.text
+    spent = cost(config, method, answer.counts, answer.stages, value_bytes=4)
+    width = config.kv_heads * config.head_dim
+    assert spent.cache_bytes == sum(filled) * 2 * width * 4
+    if not any(stage.prunes_past for stage in method.stages(config.layers)):
+        assert list(spent.tokens) == filled
+    assert len(filled) == config.layers
+
+
+@pytest.mark.parametrize("name", ["fastv", "seats"])
+def test_a_share_by_layers_is_met(params, random_windows, name):
+    """``keep`` of the methods that prune inside the decoder is the average over its layers."""
+    clip = clip_of(random_windows([2] * 6, [200] * 6))
+    method = METHODS[name](keep=0.45)
+    answer = generate(params, clip, "What?", compression=method, max_new_tokens=1)
+    spent = cost(params.config.text, method, answer.counts, answer.stages)
+    rounding = len(answer.stages) + 1
+    assert spent.by_layer == pytest.approx(0.45, abs=rounding / answer.counts.media)
+    assert spent.kept > 0.45

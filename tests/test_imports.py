@@ -28,8 +28,8 @@ ROOMS = (
     ("reply", "saved"),
     ("generate",),
     ("warmup", "picture"),
-    ("testbed",),
     ("evaluation",),
+    ("testbed",),
     ("",),  # the names of the package itself
     ("app",),
     ("__main__",),

@@ -105,6 +105,20 @@ class EncodedWindow(struct.PyTreeNode):
     vision: VisionFeatures | None = None
 
 
+class EncodedClip(struct.PyTreeNode):
+    """Windows behind one another after the encoders; a stream's window is a clip of one.
+
+    Attributes:
+        windows: what the encoders made of them, and of empty ones as padding.
+        layout: the same windows without their content: what positions are made of.
+        last: which window is the last real one.
+    """
+
+    windows: EncodedWindow
+    layout: Window
+    last: Int[Array, ""]
+
+
 class WindowTokens(struct.PyTreeNode):
     """What the encoders make of a window: embeddings in the decoder's space, and audio scores.
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from omnizip_jax.checkpoint.load import load
 from omnizip_jax.compression import AllTokens, Method, OmniZipConfig, RandomTokens, TemporalOnly
-from omnizip_jax.generate import encode_clip, generate, read_encoded
+from omnizip_jax.generate import generate
 from omnizip_jax.media import load_clip
 from omnizip_jax.models.families import Config, family
 from omnizip_jax.models.kernels import Kernels
@@ -32,6 +32,7 @@ from omnizip_jax.models.params import Params
 from omnizip_jax.models.text import KVCache
 from omnizip_jax.prompt import Medium
 from omnizip_jax.prompt import question as question_text
+from omnizip_jax.reader import encode_clip, read_encoded
 from omnizip_jax.testbed.clips import DIFFICULTIES, SPEC, Difficulty, Split, TestClip, make_clip
 from omnizip_jax.testbed.questions import FAMILIES, Question, draw_question
 

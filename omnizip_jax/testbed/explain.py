@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from omnizip_jax.checkpoint.load import load
 from omnizip_jax.compression import AllTokens, Method, OmniZipConfig
-from omnizip_jax.generate import encode_clip
 from omnizip_jax.models.params import Params
+from omnizip_jax.reader import encode_clip
 from omnizip_jax.testbed.batches import cut
 from omnizip_jax.testbed.clips import DIFFICULTIES, SLOTS_PER_WINDOW, Difficulty, Split
 from omnizip_jax.testbed.evaluate import (

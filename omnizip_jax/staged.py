@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from omnizip_jax.block import Block, after_media, join, media_block, text_block
 from omnizip_jax.compression import Method
+from omnizip_jax.compression.pack import unpacked
 from omnizip_jax.compression.stages import AUDIO, TEXT, VIDEO, Stage, Tokens
 from omnizip_jax.context import Context, Past, Reading
 from omnizip_jax.layout import PaddedText, bucket, padded_text, token_counts
@@ -110,7 +111,8 @@ def read_staged(
         room: slots for the answer.
 
     Returns:
-        The cache in segments, the logits, the past, the trace, and the tokens beyond each bound.
+        The cache in segments, the logits, the past, the trace with the depth that each token
+        reaches, and the tokens beyond each bound.
     """
     config = reading.config
     decoder = family(config).bound_decoder(weights, config, reading.kernels)
@@ -120,13 +122,25 @@ def read_staged(
     media = media_block(decoder, reading, past, clip, selection)
     after = after_media(reading, past, clip, selection)
     asked = text_block(decoder, question, after.after)
-    packed, lost = join(join(opening, media), asked).packed(capacity)
+    whole = join(join(opening, media), asked)
+    packed, lost = whole.packed(capacity)
     tokens = _tokens(packed, len(clip.layout.grid_size))
     stages = reading.method.stages(config.text.layers)
-    x, tokens, cache, wanted = decoder.prefill(packed.embeddings, tokens, stages, sizes, room)
+    x, tokens, cache, depth = decoder.prefill(packed.embeddings, tokens, stages, sizes, room)
     logits = decoder.logits(x[tokens.count - 1][None])[0]
+    wanted = jnp.array([jnp.sum(depth > stage.after) for stage in stages])
     beyond = jnp.maximum(wanted - jnp.array(sizes, jnp.int32), 0)
-    return cache, logits, after, selection.trace, jnp.concatenate([lost[None], beyond])
+    depth = unpacked(depth / config.text.layers, whole.keep)
+    windows = slice(len(prefix.tokens) + len(reading.markers), -len(question.tokens))
+    trace = _with_depth(selection.trace, depth[windows])
+    return cache, logits, after, trace, jnp.concatenate([lost[None], beyond])
+
+
+def _with_depth(trace: Selection, depth: Float[Array, " slots"]) -> Selection:
+    """The trace with the depth that each slot of the clip's windows reaches."""
+    windows, grids, cells = trace.video_keep.shape
+    video, audio = jnp.split(depth.reshape(windows, -1), [grids * cells], axis=1)
+    return trace.replace(audio_depth=audio, video_depth=video.reshape(trace.video_keep.shape))
 
 
 def _tokens(block: Block, windows: int) -> Tokens:

@@ -48,7 +48,7 @@ def explain(
         full, ours = (
             answers(params, asked, method, [0]).tokens[0] for method in (AllTokens(), compression)
         )
-        kept = choose(jax.tree.map(lambda x: x[0], asked.encoded), jax.random.key(0))
+        kept = choose(jax.tree.map(lambda x: x[0], asked.clips.windows), jax.random.key(0))
         for index, question in enumerate(questions):
             truth = params.tokenizer.encode(question.answer)[0]
             if question.thing is None or full[index] != truth:

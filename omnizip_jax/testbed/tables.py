@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from omnizip_jax.answer import TokenCounts
 from omnizip_jax.compression import Method
-from omnizip_jax.evaluation.cost import cost
+from omnizip_jax.evaluation.cost import cost_of
 from omnizip_jax.models.families import Config
 from omnizip_jax.testbed.clips import SPEC
 from omnizip_jax.testbed.measure import CLIP_WINDOWS, FULL, Measurement
@@ -71,7 +71,7 @@ def _cost(config: Config, method: Method, measured: Measurement, name: str) -> d
         text=round(measured.text),
         generated=1,
     )
-    spent = cost(config.text, method, counts, [(a, v) for a, v in stages])
+    spent = cost_of(config.text, method, counts, [(a, v) for a, v in stages])
     shares = ("audio", "video", "kept", "audio_by_layer", "video_by_layer", "by_layer")
     return {name: round(getattr(spent, name), 4) for name in (*shares, *COUNTS)}
 

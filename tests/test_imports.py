@@ -27,7 +27,8 @@ ROOMS = (
     ("stream", "staged"),
     ("reply", "saved"),
     ("generate",),
-    ("warmup", "picture"),
+    ("warmup", "attended"),
+    ("picture",),
     ("testbed",),
     ("evaluation",),
     ("",),  # the names of the package itself

@@ -18,14 +18,14 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from omnizip_jax.compression import Method
 from omnizip_jax.compression.method import Counts
 from omnizip_jax.compression.stages import AUDIO, VIDEO, Stage
-from omnizip_jax.generate import _begin_staged, part_texts
 from omnizip_jax.layout import interleave, token_counts
 from omnizip_jax.media import Clip
 from omnizip_jax.models.families import Config, family
 from omnizip_jax.models.kernels import Kernels
 from omnizip_jax.models.params import Params
 from omnizip_jax.models.text import KVCache
-from omnizip_jax.prompt import DEFAULT_SYSTEM
+from omnizip_jax.staged import read_with_question
+from omnizip_jax.turn import Turn
 from omnizip_jax.types import EncodedWindow, Selection
 
 
@@ -61,23 +61,20 @@ def attended(
         ValueError: as ``generate``.
     """
     config = params.config
-    texts = part_texts(params, [clip, question], DEFAULT_SYSTEM)
-    settings = {"max_new_tokens": 1, "temperature": 0.0, "top_p": 1.0, "seed": seed}
-    reply, _ = _begin_staged(
-        params, [clip, question], texts, _Remembered(method), DEFAULT_SYSTEM, {}, settings
-    )
-    cache, trace = reply.generation.cache, reply.context.trace
+    turn = Turn.of(params, [clip, question])
+    context, _, _ = read_with_question(params, turn, _Remembered(method), 1, seed)
+    cache, trace = context.cache, context.trace
     assert isinstance(cache, tuple) and trace is not None
-    last = jnp.asarray(texts[-1].tokens[-1:], jnp.int32)
+    last = turn.question
     rows = _rows(
         params.weights,
         cache,
-        last,
-        reply.generation.position - 1,
+        jnp.asarray(last.tokens[-1:], jnp.int32),
+        context.past.after + int(last.offsets[-1]),
         config=config,
-        kernels=Kernels.of(params.weights),
+        kernels=context.reading.kernels,
     )
-    before = len(texts[0].tokens) + len(reply.context.reading.markers)
+    before = len(turn.texts[0].tokens) + len(context.reading.markers)
     exists, kind, window = _tokens(clip, config)
     depth = np.rint(_in_order(trace.video_depth, trace.audio_depth)[exists] * config.text.layers)
     media, text, first = [], [], 0

@@ -17,7 +17,7 @@ from omnizip_jax.app.follow import Event, Questions, WindowRead, begin_stream, f
 from omnizip_jax.app.terminal import Screen, Terminal
 from omnizip_jax.app.times import END, clock
 from omnizip_jax.checkpoint.load import load
-from omnizip_jax.compression import FastV, Method, OmniZipConfig, RandomTokens
+from omnizip_jax.compression import AllTokens, FastV, Method, OmniZipConfig, RandomTokens
 from omnizip_jax.generate import generate
 from omnizip_jax.media import windows
 from omnizip_jax.models.params import Params
@@ -32,8 +32,8 @@ from omnizip_jax.testbed.questions import (
 
 LETTER = "paper, 45 %"
 # All tokens, the shares that the paper measures, and the paper to the letter.
-SETTINGS: dict[str, Method | None] = {
-    "all": None,
+SETTINGS: dict[str, Method] = {
+    "all": AllTokens(),
     "45 %": OmniZipConfig(keep=0.45),
     "35 %": OmniZipConfig(keep=0.35),
     LETTER: OmniZipConfig.paper(keep=0.45),
@@ -67,7 +67,7 @@ def run(folder: Path, seed: int) -> None:
     console.print("[bold]5.[/] Three methods beside each other, 35 % averaged over the layers")
     rivals = {"omnizip": answers["35 %"]} | _answer(params, path, questions, RIVALS, console)
     first = {name: said for name, (said, *_) in rivals.items()}
-    costs = costs_of(params, {"omnizip": OmniZipConfig(keep=0.35), **RIVALS}, first)
+    costs = costs_of(params, {"omnizip": SETTINGS["35 %"], **RIVALS}, first)
     console.print(answers_table(questions, rivals))
     console.print(tokens_table(first, costs))
     picture = folder / "methods.png"
@@ -88,7 +88,7 @@ def _answer(
     params: Params,
     clip: Path,
     questions: list[Question],
-    settings: Mapping[str, Method | None],
+    settings: Mapping[str, Method],
     console: Console,
 ) -> dict[str, list[Answer]]:
     """The answers to all questions at each setting, timed without compilation."""

@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap, LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from omnizip_jax.answer import Answer
 from omnizip_jax.attended import Attended
@@ -191,8 +192,7 @@ def plot_attention(attentions: Mapping[str, Attended]) -> Figure:
         len(attentions), 2, squeeze=False, sharex="col", sharey="row", width_ratios=[4, 1]
     )
     seen = np.concatenate([each.media[each.media > 0] for each in attentions.values()])
-    low, high = np.percentile(seen, [2, 99.5]) if seen.size else (1e-6, 1.0)
-    norm = LogNorm(low, max(high, 2 * low))
+    norm = LogNorm(*_decades(np.percentile(seen, [2, 99.5]) if seen.size else np.ones(1)))
     for (name, each), (ax, beside) in zip(attentions.items(), axes, strict=True):
         _draw_attention(ax, each, norm, 0.1 / height)
         _draw_means(beside, each)
@@ -204,7 +204,11 @@ def plot_attention(attentions: Mapping[str, Attended]) -> Figure:
     axes[0, 1].set_title("mean of a token", fontsize=10)
     axes[0, 1].legend(fontsize=8)
     scale = ScalarMappable(norm, COLOURS)
-    figure.colorbar(scale, ax=axes, shrink=1 / len(attentions) ** 0.5, label="attention")
+    bar = figure.colorbar(scale, ax=axes, shrink=1 / len(attentions) ** 0.5, label="attention")
+    bar.minorformatter = NullFormatter()
+    means = [line.get_xdata() for beside in axes[:, 1] for line in beside.lines]
+    seen = np.concatenate(means)
+    axes[0, 1].set_xlim(*_decades(seen[seen > 0]))
     return figure
 
 
@@ -233,6 +237,14 @@ def _draw_attention(ax: Any, each: Attended, norm: LogNorm, strip_height: float)
     strip.set_xticklabels([f"{window[i] * each.seconds} s" for i in marked], fontsize=8)
 
 
+def _decades(values: np.ndarray) -> tuple[float, float]:
+    """The powers of ten around positive values."""
+    if not values.size:
+        return 0.1, 1.0
+    low, high = np.floor(np.log10(values.min())), np.ceil(np.log10(values.max()))
+    return 10.0**low, 10.0 ** max(high, low + 1)
+
+
 def _columns(each: Attended) -> np.ndarray:
     """Where columns begin: a token each, or a few neighbours of one window and kind."""
     group = 2 * each.window + (each.kind == SOUND)
@@ -251,5 +263,6 @@ def _draw_means(ax: Any, each: Attended) -> None:
         mean = np.where(read > 0, np.nansum(media, 1) / np.maximum(read, 1), np.nan)
         ax.plot(mean, layers, "o-", color=colour, label=label, markersize=3)
     ax.set_xscale("log")
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.tick_params(labelsize=8)
     ax.grid(axis="x", alpha=0.3)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from unittest import mock
 
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 
 from omnizip_jax.answer import Answer, TokenCounts
 from omnizip_jax.attended import Attended
@@ -50,12 +52,18 @@ def staged(answer):
 
 def boxes(figure):
     """What is written in a figure, and where."""
+    drawn, draw = [], Text.draw
+
+    def watched(text, renderer):
+        drawn.append(text)
+        draw(text, renderer)
+
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with mock.patch.object(Text, "draw", watched):
+        canvas.draw()
     renderer = canvas.get_renderer()
-    texts = figure.findobj(lambda x: hasattr(x, "get_text") and x.get_visible() and x.get_text())
-    found = [(text.get_text(), text.get_window_extent(renderer)) for text in texts]
-    return [(text, box) for text, box in found if box.width > 0]
+    texts = [text for text in drawn if text.get_visible() and text.get_text().strip()]
+    return [(text.get_text(), text.get_window_extent(renderer)) for text in texts]
 
 
 def check_readable(figure):

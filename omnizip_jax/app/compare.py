@@ -150,7 +150,7 @@ def said_table(answers: Mapping[str, Answer]) -> Table:
 
 def tokens_table(answers: Mapping[str, Answer], costs: Mapping[str, Cost]) -> Table:
     """Tokens by modality, and how much the layers read."""
-    table = Table(title="tokens that enter the decoder, and the average over its layers")
+    table = Table(title="tokens that enter the decoder; layers: averaged over them")
     headings = ("method", "audio", "video", "kept", "with text", "layers")
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "method" else "right")

@@ -78,13 +78,18 @@ def test_a_broken_video_is_a_row_with_its_error(whole):
 
 def test_clips_are_encoded_and_read_once(engine, questions, tmp_path, monkeypatch):
     calls = {"encode_clip": 0, "read_encoded": 0}
-    for name in calls:
 
-        def counted(*args, name=name, call=getattr(engine_module, name), **kwargs):
+    def count(name: str) -> None:
+        call = getattr(engine_module, name)
+
+        def counted(*args, **kwargs):
             calls[name] += 1
             return call(*args, **kwargs)
 
         monkeypatch.setattr(engine_module, name, counted)
+
+    for name in calls:
+        count(name)
     evaluate(engine, questions, tmp_path / "results.jsonl")
     assert calls == {"encode_clip": 3, "read_encoded": 6}
 
@@ -138,11 +143,15 @@ def test_other_settings_are_refused(small, questions, whole):
     assert whole.read_bytes() == before
 
 
-def test_methods_that_draw_have_several_seeds(small, questions, tmp_path):
-    engine = make_engine(small, {"random": RandomTokens(keep=0.35)}, seeds=3)
-    evaluate(engine, questions[:1], tmp_path / "results.jsonl")
-    rows = rows_of(tmp_path / "results.jsonl")
-    assert [row["seed"] for row in rows] == [0, 1, 2]
+def test_methods_that_draw_have_several_seeds(small):
+    methods = {"all": METHODS["all"](), "random": RandomTokens(keep=0.35)}
+    runs = make_engine(small, methods, seeds=3).settings.runs()
+    assert [(name, seed) for name, _, seed in runs] == [
+        ("all", 0),
+        ("random", 0),
+        ("random", 1),
+        ("random", 2),
+    ]
 
 
 def test_a_method_with_stages(small, questions, tmp_path):
@@ -160,14 +169,12 @@ def test_a_method_with_stages(small, questions, tmp_path):
     assert row["cost"]["by_layer"] < row["cost"]["kept"] == 1
 
 
-def test_parts_of_a_video(small, folder, questions, tmp_path):
+def test_parts_of_a_video(engine, folder, questions, tmp_path):
     columns = questions[0].columns | {"video": str(folder / "0.mp4")}
     parts = [columns | {"id": str(end), "end": end} for end in (2.0, 4.0)]
     write_questions(parts, tmp_path / "q.jsonl")
-    engine = make_engine(small, {"all": METHODS["all"]()})
-    evaluate(engine, read_questions(tmp_path / "q.jsonl"), tmp_path / "results.jsonl")
-    tokens = [row["tokens"] for row in rows_of(tmp_path / "results.jsonl")]
-    assert [(count["audio"], count["video"]) for count in tokens] == [(50, 72), (100, 144)]
+    clips = [engine.prepare(group).clip for group in by_clip(read_questions(tmp_path / "q.jsonl"))]
+    assert [len(clip.windows.mel_length) for clip in clips] == [1, 2]
 
 
 @pytest.mark.slow

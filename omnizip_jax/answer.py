@@ -45,8 +45,6 @@ class Answer:
             stream, and for a question without media.
         clip: the clip as it was read, with the pictures of a few windows to look at.
         seconds: wall time of "media", "encoders", "prefill" (compression included), "generation".
-        stages: audio and video tokens that went on after each stage inside the decoder; () for
-            methods that choose before it.
     """
 
     text: str
@@ -55,7 +53,6 @@ class Answer:
     compression: Selection | None
     clip: Clip | None
     seconds: dict[str, float]
-    stages: tuple[tuple[int, int], ...] = ()
 
     def __str__(self) -> str:
         return self.text

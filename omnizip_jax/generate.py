@@ -168,11 +168,8 @@ def converse(
         "seed": seed,
     }
     if method.stages(params.config.text.layers) and any(isinstance(p, Clip) for p in loaded):
-        reply, clip, stages = _begin_staged(
-            params, loaded, texts, method, system, seconds, settings
-        )
+        reply, clip = _begin_staged(params, loaded, texts, method, system, seconds, settings)
     else:
-        stages = ()
         room = len(padded_text(texts[-1].tokens)[0]) + max_new_tokens
         context, clip = read_parts(
             params, loaded, texts, method, system, room, seed, seconds, progress
@@ -190,7 +187,6 @@ def converse(
         compression=trace,
         clip=clip,
         seconds=seconds | answer.seconds | {"prefill": prefill},
-        stages=stages,
     )
 
 
@@ -455,12 +451,8 @@ def _begin_staged(
     system: str,
     seconds: dict[str, float],
     settings: dict[str, Any],
-) -> tuple[Reply, Clip, tuple[tuple[int, int], ...]]:
-    """Clip and question in one prefill, for methods with stages inside the decoder.
-
-    Returns:
-        The reply, the clip with a few pictures, and what went on after each stage.
-    """
+) -> tuple[Reply, Clip]:
+    """Clip and question in one prefill, for methods with stages inside the decoder."""
     clips = [part for part in parts if isinstance(part, Clip)]
     if len(clips) > 1:
         raise ValueError(
@@ -479,7 +471,7 @@ def _begin_staged(
     question, offsets, count = padded_text(texts[1].tokens, texts[1].offsets)
     past = commit(Past.nothing(1, None, jax.random.key(settings["seed"])), prefix)
     with _timed(seconds, "prefill"):
-        cache, logits, past, trace, went_on, lost = read_staged(
+        cache, logits, past, trace, lost = read_staged(
             weights,
             past,
             prefix,
@@ -503,8 +495,7 @@ def _begin_staged(
     trace = jax.tree.map(lambda x: np.asarray(x)[: len(audio)], trace)
     keeping = Keeping(None, 0, 0, system, WeightsMark(params))
     context = Context(cache, past, trace, reading, keeping, 0, 0)
-    left = tuple((audio, video) for audio, video in np.asarray(went_on).tolist())
-    return begin_at(context, logits, texts[1], **settings), clip.sample(SHOWN), left
+    return begin_at(context, logits, texts[1], **settings), clip.sample(SHOWN)
 
 
 def _load_parts(

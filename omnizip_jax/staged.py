@@ -59,14 +59,7 @@ def read_staged(
     capacity: int,
     sizes: tuple[int, ...],
     room: int,
-) -> tuple[
-    tuple[KVCache, ...],
-    Float[Array, " V"],
-    Past,
-    Selection,
-    Int[Array, "stages 2"],
-    Int[Array, " bounds"],
-]:
+) -> tuple[tuple[KVCache, ...], Float[Array, " V"], Past, Selection, Int[Array, " stages"]]:
     """One program from the encoders' outputs to the logits of the first token.
 
     Args:
@@ -78,8 +71,8 @@ def read_staged(
         room: slots for the answer.
 
     Returns:
-        The cache in segments, the logits, the past, the trace, how many tokens of audio and video
-        went on after each stage, and the tokens beyond each bound.
+        The cache in segments, the logits, the past, the trace with the depth that each token
+        reaches, and the tokens beyond each bound.
     """
     config, method = reading.config, reading.method
     decoder = family(config).bound_decoder(weights, config, reading.kernels)
@@ -94,13 +87,21 @@ def read_staged(
     x = jnp.where(used[:, None], block.embeddings[index], 0)
     tokens = _tokens(block, len(layout.grid_size)).take(index, jnp.sum(used))
     stages = method.stages(config.text.layers)
-    x, tokens, cache, wanted = decoder.prefill(x, tokens, stages, sizes, room)
+    x, tokens, cache, depth = decoder.prefill(x, tokens, stages, sizes, room)
     logits = decoder.logits(x[tokens.count - 1][None])[0]
-    lost = jnp.concatenate(
-        [jnp.sum(block.keep)[None] - capacity, jnp.sum(wanted, 1) - jnp.array(sizes, jnp.int32)]
-    )
-    went_on = wanted[:, jnp.array([AUDIO, VIDEO])]
-    return cache, logits, after, selection.trace, went_on, jnp.maximum(lost, 0)
+    wanted = [block.keep, *(depth > stage.after for stage in stages)]
+    lost = jnp.array([jnp.sum(mask) for mask in wanted]) - jnp.array([capacity, *sizes])
+    reached = jnp.zeros(len(block.keep)).at[index].max(depth / config.text.layers)
+    begin = len(prefix) + len(reading.markers)
+    trace = _with_depth(selection.trace, reached[begin : len(reached) - len(question)])
+    return cache, logits, after, trace, jnp.maximum(lost, 0)
+
+
+def _with_depth(trace: Selection, depth: Float[Array, " slots"]) -> Selection:
+    """The trace with the depth that each slot of the clip's windows reaches."""
+    windows, grids, cells = trace.video_keep.shape
+    video, audio = jnp.split(depth.reshape(windows, -1), [grids * cells], axis=1)
+    return trace.replace(audio_depth=audio, video_depth=video.reshape(trace.video_keep.shape))
 
 
 def _tokens(block: Block, windows: int) -> Tokens:

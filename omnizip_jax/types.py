@@ -136,6 +136,8 @@ class Selection(struct.PyTreeNode):
         video_order: place of each video token in its grid's.
         audio_retention: S_a, kept share of each window's audio tokens; 0 without audio.
         video_rate: discarded share of each window's video tokens; 0 without video.
+        audio_depth, video_depth: share of the decoder's layers that read each token, where a method
+            has stages inside the decoder; None: all of them read what stays.
     """
 
     audio: Float[Array, "*W A D"] | None
@@ -147,6 +149,8 @@ class Selection(struct.PyTreeNode):
     video_order: Int[Array, "*W G P"]
     audio_retention: Float[Array, "*W"]
     video_rate: Float[Array, "*W"]
+    audio_depth: Float[Array, "*W A"] | None = None
+    video_depth: Float[Array, "*W G P"] | None = None
 
     @classmethod
     def of(

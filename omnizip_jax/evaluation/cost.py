@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from omnizip_jax.answer import TokenCounts
 from omnizip_jax.compression import Method
 from omnizip_jax.evaluation import operations
 from omnizip_jax.models.config import TextConfig
+from omnizip_jax.types import Selection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ def cost(
     config: TextConfig,
     method: Method,
     counts: TokenCounts,
-    stages: Sequence[tuple[int, int]] = (),
+    trace: Selection | None = None,
     *,
     value_bytes: int = 2,
 ) -> Cost:
@@ -64,23 +64,17 @@ def cost(
     Args:
         config: sizes of the decoder, ``params.config.text``.
         method: what chose among the tokens.
-        counts, stages: of the ``Answer``.
+        counts: the answer's.
+        trace: ``answer.compression``, which methods with stages inside the decoder need.
         value_bytes: of a number in the cache; 2 for bfloat16.
 
     Raises:
-        ValueError: not one entry in ``stages`` for each stage of the method.
+        ValueError: a method with stages, and no trace of them.
     """
-    reductions = method.stages(config.layers)
-    if len(stages) != len(reductions):
-        raise ValueError(
-            f"{type(method).__name__} has {len(reductions)} stages inside a decoder of "
-            f"{config.layers} layers, got token counts of {len(stages)}: take them from the "
-            "answer that the method led to"
-        )
     media = np.tile([counts.audio_kept, counts.video_kept], (config.layers, 1))
     cached = media.copy()
-    for stage, left in zip(reductions, stages, strict=True):
-        media[stage.after :] = cached[stage.after :] = left
+    for stage in method.stages(config.layers):
+        media[stage.after :] = cached[stage.after :] = left = _beyond(stage.after, config, trace)
         if stage.prunes_past:
             cached[: stage.after] = left
     tokens = tuple((media.sum(1) + counts.text).tolist())
@@ -103,6 +97,20 @@ def cost(
         paper_operations=operations.paper_operations(config, media.sum(1).tolist()),
         cache_bytes=operations.cache_values(config, remembered) * value_bytes,
     )
+
+
+def _beyond(layer: int, config: TextConfig, trace: Selection | None) -> tuple[int, int]:
+    """Audio and video tokens that the layers after the first so many read."""
+    if trace is None or trace.audio_depth is None or trace.video_depth is None:
+        raise ValueError(
+            "the method reduces inside the decoder, and the trace does not say when tokens left: "
+            "take the compression of an answer that the method led to"
+        )
+    audio, video = (
+        int(np.sum(np.rint(np.asarray(depth) * config.layers) > layer))
+        for depth in (trace.audio_depth, trace.video_depth)
+    )
+    return audio, video
 
 
 def without_compression(counts: TokenCounts) -> TokenCounts:

@@ -241,7 +241,7 @@ class Decoder(nn.Module):
         stages: tuple[Stage, ...],
         sizes: tuple[int, ...],
         room: int,
-    ) -> tuple[Float[Array, "S D"], Tokens, tuple[KVCache, ...], Int[Array, "stages 3"]]:
+    ) -> tuple[Float[Array, "S D"], Tokens, tuple[KVCache, ...], Int[Array, " T"]]:
         """Run a whole prompt through the decoder, with fewer tokens after every stage.
 
         Args:
@@ -253,8 +253,9 @@ class Decoder(nn.Module):
 
         Returns:
             The last hidden states (normalised) of the tokens that went all the way, what those are,
-            the cache in segments, and how many tokens of text, video and audio each stage wanted to
-            keep: what is beyond its size was cut off, which the caller must not let pass.
+            the cache in segments, and how many layers each token of the prompt was to pass, 0 for
+            padding: of those that a stage keeps, what is beyond its size was cut off, which the
+            caller must not let pass.
 
         Raises:
             ValueError: stages out of order or after no layer.
@@ -265,7 +266,9 @@ class Decoder(nn.Module):
                 f"stages should follow different layers between 1 and {self.config.layers - 1}, in "
                 f"their order; they follow {cuts}"
             )
-        x, first, wanted = embeddings, 0, []
+        x, first, ends = embeddings, 0, [*cuts, self.config.layers]
+        origin = jnp.arange(x.shape[0])  # the places in the prompt of the tokens that go on
+        depth = jnp.where(origin < tokens.count, ends[0], 0)
         segments: list[KVCache] = []
         places: list[Array] = []  # where the tokens that go on are, in each segment
         for stage, size in zip([*stages, None], [*sizes, 0], strict=True):
@@ -284,15 +287,15 @@ class Decoder(nn.Module):
                 exists = jnp.arange(x.shape[0]) < tokens.count
                 attended = self._attention_of_last(enters, angle, tokens.count - 1, asked)
                 keep = stage.keep(attended, tokens) & exists
-                wanted.append(jnp.zeros(3, jnp.int32).at[tokens.kind].add(keep))
+                depth = depth.at[origin].max(jnp.where(keep, ends[len(segments)], 0))
                 index, used = front(keep, size)
-                x, tokens = x[index], tokens.take(index, jnp.sum(used))
+                x, origin, tokens = x[index], origin[index], tokens.take(index, jnp.sum(used))
                 places = [place[index] for place in places]
                 if stage.prunes_past:
                     pairs = zip(segments, places, strict=True)
                     segments = [past.take(place, tokens.count, room) for past, place in pairs]
                     places = [jnp.arange(size)] * len(segments)
-        return self.norm(x), tokens, tuple(segments), jnp.array(wanted, jnp.int32).reshape(-1, 3)
+        return self.norm(x), tokens, tuple(segments), depth
 
     def _run(
         self,

@@ -147,14 +147,16 @@ def run(weights, prompt, stages, sizes):
     @chex.assert_max_traces(n=1)
     def prefill(weights, embeddings, tokens):
         decoder = Decoder(CONFIG).bind({"params": weights})
-        hidden, left, cache, wanted = decoder.prefill(embeddings, tokens, stages, sizes, ROOM)
-        return decoder.logits(hidden[left.count - 1][None])[0], left, cache, wanted
+        hidden, left, cache, depth = decoder.prefill(embeddings, tokens, stages, sizes, ROOM)
+        return decoder.logits(hidden[left.count - 1][None])[0], left, cache, depth
 
     tokens = tokens_of(positions)
     prefill(weights, embeddings * 0.5, tokens)
-    logits, left, cache, wanted = prefill(weights, embeddings, tokens)
-    assert (np.asarray(wanted).sum(1) <= sizes).all()
-    assert np.asarray(wanted)[-1].tolist() == np.bincount(left.kind[: left.count], None, 3).tolist()
+    logits, left, cache, depth = prefill(weights, embeddings, tokens)
+    wanted = [int(jnp.sum(depth > stage.after)) for stage in stages]
+    assert (np.asarray(wanted) <= sizes).all()
+    all_the_way = np.asarray(depth) == CONFIG.layers
+    assert (np.asarray(tokens.kind)[all_the_way] == np.asarray(left.kind[: left.count])).all()
     end = jnp.int32(positions.max() + 1)
     begin = Generation(cache, logits, end, jax.random.key(0), jnp.bool_(False))
     made, _, after = generate_tokens(

@@ -216,7 +216,7 @@ class Engine:
             self.params.config.text,
             method,
             answer.counts,
-            answer.stages,
+            answer.compression,
             value_bytes=self._bytes,
         )
         values = dataclasses.asdict(found) | {"seats_operations": found.seats_operations}

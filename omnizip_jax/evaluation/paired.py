@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
 
 DRAWS = 2000
 
@@ -49,7 +48,7 @@ class Median:
     high: float
 
 
-def median_of(values: Sequence[float] | Float[np.ndarray, " N"]) -> Median:
+def median_of(values: Sequence[float]) -> Median:
     """The median of values that vary from case to case, such as times."""
     ordered, count = np.sort(np.asarray(values, np.float64)), len(values)
     reach = 0.98 * np.sqrt(count)  # 1.96 standard deviations of a binomial with one half

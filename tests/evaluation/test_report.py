@@ -242,12 +242,9 @@ def test_every_benchmark_from_its_layout_to_the_tables(small, tmp_path):
         folder.mkdir()
         annotations, videos = write_layout(name, folder, make_clip(0).write)
         write_questions(read_benchmark(name, annotations, videos), folder / "q.jsonl")
-        evaluate(
-            make_engine(small, methods),
-            read_questions(folder / "q.jsonl"),
-            folder / f"{name}.jsonl",
-        )
-        summary = summarise(folder / f"{name}.jsonl")
+        results = folder / f"{name}.jsonl"
+        evaluate(make_engine(small, methods), read_questions(folder / "q.jsonl"), results)
+        summary = summarise(results)
         for method in summary["methods"].values():
             assert method["errors"] == 0
             assert method["accuracy"][name]["questions"] == len(LAYOUTS[name].expected)

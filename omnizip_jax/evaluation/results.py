@@ -45,9 +45,11 @@ class Results:
             raise ValueError(f"{self.path}: results go to a file whose name ends in .jsonl")
         with contextlib.ExitStack() as stack:
             self._rows = stack.enter_context(_Lines(self.path))
-            self._times = stack.enter_context(_Lines(self.path.with_suffix(".times.jsonl")))
-            _check_run(self.path, run, empty=not self._rows.size)
+            _check_run(self.path, run)
             self.done = _done(self.path, questions)
+            self._times = stack.enter_context(_Lines(self.path.with_suffix(".times.jsonl")))
+            for lines in (self._rows, self._times):  # nothing was touched until here
+                lines.trim()
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Results:
@@ -120,10 +122,10 @@ def write_whole(path: Path, text: str) -> None:
 
 
 class _Lines:
-    """A file to which whole lines are appended; a torn last one is cut off when it is opened."""
+    """A file to which whole lines are appended, locked while it is open."""
 
     def __init__(self, path: Path):
-        self._path = path
+        self._path, self._size = path, 0
         try:
             self._file = path.open("a+b", buffering=0)
         except OSError as error:
@@ -135,9 +137,12 @@ class _Lines:
             raise ValueError(
                 f"{path}: another run is writing to it: let it finish, or give another --out"
             ) from error
+
+    def trim(self) -> None:
+        """Cut off a torn last line; call it before the first ``append``."""
         self._file.seek(0)
-        self.size = self._file.read().rfind(b"\n") + 1
-        self._file.truncate(self.size)
+        self._size = self._file.read().rfind(b"\n") + 1
+        self._file.truncate(self._size)
 
     def __enter__(self) -> _Lines:
         return self
@@ -154,18 +159,18 @@ class _Lines:
             os.fsync(self._file.fileno())
         except OSError as error:
             with contextlib.suppress(OSError):
-                self._file.truncate(self.size)
+                self._file.truncate(self._size)
             raise ValueError(
                 f"{self._path}: writing failed: {error.strerror}; the rows that are written are "
                 "whole: make room, and run the same command again to go on"
             ) from error
-        self.size += len(data)
+        self._size += len(data)
 
 
-def _check_run(path: Path, run: dict[str, Any], empty: bool) -> None:
+def _check_run(path: Path, run: dict[str, Any]) -> None:
     """Compare with what was run before; write it down if nothing was."""
     file = path.with_suffix(".run.json")
-    if empty:
+    if not path.stat().st_size:
         write_whole(file, json.dumps(run, ensure_ascii=False, indent=1) + "\n")
         return
     before = read_run(path)

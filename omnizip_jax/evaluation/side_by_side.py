@@ -221,14 +221,15 @@ def _table_3(entries: Sequence[Entry]) -> str:
 
 
 def _figure_4(entries: Sequence[Entry]) -> str:
-    mine = [entry for entry in _of(entries, "worldsense") if "rho_audio" in entry.settings]
+    rates = {"rho_audio", "rho_video"}
+    mine = [entry for entry in _of(entries, "worldsense") if rates <= entry.settings.keys()]
     if len(mine) < 2:
         return ""
     rows = [
         [
             entry.name,
             str(entry.settings["rho_audio"]),
-            str(entry.settings.get("rho_video")),
+            str(entry.settings["rho_video"]),
             share(entry.kept),
             percent(entry.right("worldsense")),
         ]

@@ -69,10 +69,11 @@ def test_a_question_that_has_changed_is_refused(path):
 
 def test_files_that_are_no_results_stay_as_they_are(tmp_path):
     path = tmp_path / "notes.jsonl"
-    path.write_text("my notes\n")
-    with pytest.raises(ValueError, match="does not say what was run"):
-        Results(path, RUN, QUESTIONS)
-    assert path.read_text() == "my notes\n"
+    for notes in ("my notes\n", "no end"):
+        path.write_text(notes)
+        with pytest.raises(ValueError, match="does not say what was run"):
+            Results(path, RUN, QUESTIONS)
+        assert path.read_text() == notes and [*tmp_path.iterdir()] == [path]
     with pytest.raises(ValueError, match=r"whose name ends in \.jsonl"):
         Results(tmp_path / "results.json", RUN, QUESTIONS)
     with pytest.raises(ValueError, match="cannot be written to"):
@@ -91,8 +92,11 @@ def test_files_that_are_no_results_stay_as_they_are(tmp_path):
 def test_damaged_rows_are_named(path, line, message):
     with path.open("a") as file:
         file.write(line)
+        file.write("torn")
+    before = path.read_bytes()
     with pytest.raises(ValueError, match=message):
         Results(path, RUN, QUESTIONS)
+    assert path.read_bytes() == before
 
 
 def test_two_runs_at_once(path):

@@ -41,9 +41,10 @@ def evaluate(
     """
     run = {"checkpoint": checkpoint, **engine.describe()}
     with Results(out, run, questions) as results:
-        results.note({"session": machine() | {"one by one": one_by_one}})
         done, keys = results.done, engine.keys(questions)
         groups = [group for group in by_clip(questions) if not done.issuperset(engine.keys(group))]
+        if groups:
+            results.note({"session": machine() | {"one by one": one_by_one}})
         with (
             tqdm(
                 total=len(keys),

@@ -121,10 +121,10 @@ def test_a_stopped_run_goes_on(engine, questions, whole, tmp_path, monkeypatch, 
 
 
 def test_a_finished_run_asks_nothing(engine, questions, whole, monkeypatch):
-    before = whole.read_bytes()
+    before, times = whole.read_bytes(), read_times(whole)
     monkeypatch.setattr(engine, "prepare", None)
     evaluate(engine, questions, whole, checkpoint="small")
-    assert whole.read_bytes() == before
+    assert whole.read_bytes() == before and read_times(whole) == times
 
 
 def test_more_questions_are_added(engine, questions, whole, tmp_path):

@@ -32,9 +32,9 @@ from benchmarks.clip import FULL, KEEP_35, KEEP_45
 from benchmarks.stream import CAPACITY
 from omnizip_jax import stream
 from omnizip_jax.compression import OmniZipConfig
-from omnizip_jax.context import Past, Reading, _forget, append_text
+from omnizip_jax.context import Past, Reading
 from omnizip_jax.decode import DECODE_BLOCK, Generation, Sampling, generate_tokens
-from omnizip_jax.generate import read_clip, read_size
+from omnizip_jax.entry import append_text
 from omnizip_jax.layout import (
     ENCODE_BLOCK,
     TEXT_BLOCK,
@@ -50,7 +50,9 @@ from omnizip_jax.models.qwen2_5_omni.encoders import encode_window, encode_windo
 from omnizip_jax.models.qwen2_5_omni.parameters import abstract_params
 from omnizip_jax.models.text import KVCache
 from omnizip_jax.prompt import Medium
-from omnizip_jax.types import Window
+from omnizip_jax.reader import read_clip, read_size
+from omnizip_jax.room import _forget
+from omnizip_jax.types import EncodedClip, Window
 
 ROOM = 64  # tokens of an answer
 # An H200: compute capability 9.0, 132 multiprocessors, 141 GB at 4.8 TB/s (NVIDIA's data sheet).
@@ -238,22 +240,20 @@ def _first_token(
     """A clip that is read, then a question to it; and the generation that then begins."""
     config, prompt = reading.config, presets.random_prompt(reading.config)
     counts = token_counts(windows, config)
-    prefix, _, length = padded_text(prompt.prefix[: -len(reading.markers)])
+    prefix = padded_text(prompt.prefix[: -len(reading.markers)])
+    layout = pad_windows(geometry(windows), len(encoded.video_mask))
     capacity = read_size(*counts, len(prompt.prefix), reading.method)
     key = jax.random.key(0)
     arguments = target.abstract(
         (
             weights,
             None,
-            jax.eval_shape(lambda: Past.nothing(capacity, None, key)),
+            jax.eval_shape(lambda: Past.nothing(0, None, key)),
             prefix,
-            length,
-            encoded,
-            pad_windows(geometry(windows), len(encoded.video_mask)),
-            length,
+            EncodedClip(encoded, layout, prefix.count),
         )
     )
-    static: dict[str, Any] = {"reading": reading, "capacity": capacity, "fresh": True}
+    static: dict[str, Any] = {"reading": reading, "capacity": capacity}
     clip = target.compile("", weights, read_clip, *arguments, **static)
     cache, past, _ = read_clip.eval_shape(*arguments, **static)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -14,20 +13,19 @@ import jax
 from benchmarks import presets
 from benchmarks.bench import Bench
 from benchmarks.harness import program_bytes
+from omnizip_jax import entry, reader
 from omnizip_jax.compression import AllTokens, Method, OmniZipConfig
-from omnizip_jax.decode import Generation
-from omnizip_jax.generate import encode_clip, read_parts
-from omnizip_jax.layout import padded_text
+from omnizip_jax.decode import Decoding, Generation
 from omnizip_jax.models.families import family
 from omnizip_jax.prompt import Text
+from omnizip_jax.reader import encode_clip, read_turn
 from omnizip_jax.reply import begin
+from omnizip_jax.turn import Turn
 from omnizip_jax.types import EncodedWindow
 
 FULL = AllTokens()
 KEEP_45 = OmniZipConfig()
 KEEP_35 = OmniZipConfig(rho_audio=0.4, rho_video=0.7)
-# By name: in the package the functions hide the modules that are called like them.
-GENERATE, REPLY = map(importlib.import_module, ("omnizip_jax.generate", "omnizip_jax.reply"))
 
 
 class NoiseClip:
@@ -44,12 +42,13 @@ class NoiseClip:
         self.prompt = presets.random_prompt(bench.config)
 
     @property
-    def texts(self) -> list[Text]:
-        """The prompt as ``generate`` has it: start markers are the clip's."""
+    def turn(self) -> Turn:
+        """Clip and prompt as ``generate`` has them: start markers are the clip's."""
         prompt = self.prompt
         starts = len(family(self.config).start_markers(self.config, audio=True, video=True))
         before = Text(prompt.prefix[:-starts], prompt.prefix_positions[:-starts])
-        return [before, Text(prompt.suffix, prompt.suffix_positions)]
+        question = Text(prompt.suffix, prompt.suffix_positions)
+        return Turn((self.clip,), (before, question), system="")
 
     def encode(self) -> EncodedWindow:
         """Both encoders, as ``generate`` runs them."""
@@ -76,7 +75,7 @@ class Prefill:
 
     def __init__(self, clip: NoiseClip, method: Method, room: int):
         self.clip, self.method, self.room = clip, method, room
-        with recorded(GENERATE, "read_clip") as clips, recorded(REPLY, "append_text") as questions:
+        with recorded(reader, "read_clip") as clips, recorded(entry, "append_text") as questions:
             generation = self(clip.encoded)
         (of_clip,), (of_question,) = clips, questions
         sizes = [program_bytes(program) for program, _, _ in (of_clip, of_question)]
@@ -86,22 +85,11 @@ class Prefill:
 
     def __call__(self, encoded: EncodedWindow | None = None) -> Generation:
         """From given outputs of the encoders; without, the encoders run too."""
-        clip, question = self.clip, self.clip.texts[-1]
+        params, turn = self.clip.params, self.clip.turn
         given = encode_clip if encoded is None else lambda *_: encoded
-        room = len(padded_text(question.tokens)[0]) + self.room
-        with mock.patch.object(GENERATE, "encode_clip", given):
-            context, _ = read_parts(
-                clip.params,
-                [clip.clip, "?"],
-                clip.texts,
-                self.method,
-                system="",
-                room=room,
-                seed=0,
-                seconds={},
-                progress=False,
-            )
-        reply = begin(clip.params, context, question, max_new_tokens=self.room, copy=False)
+        with mock.patch.object(reader, "encode_clip", given):
+            context, _ = read_turn(params, turn, self.method, turn.room(self.room))
+        reply = begin(params, context, turn.question, Decoding(self.room), copy=False)
         return jax.block_until_ready(reply.generation)
 
 

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from benchmarks import machine
 from benchmarks.presets import PRESETS, default_dtype, random_params, random_windows
-from omnizip_jax import context, stream
+from omnizip_jax import entry, room, stream
 from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.memory import Memory
@@ -119,7 +119,7 @@ def endure(
 
 def programs() -> int:
     """Compiled programs of all that a stream runs."""
-    functions: tuple[Any, ...] = (stream._feed, context.append_text, context._forget)
+    functions: tuple[Any, ...] = (stream._feed, entry.append_text, room._forget)
     return sum(function._cache_size() for function in functions)
 
 

@@ -22,6 +22,7 @@ class WindowSpec:
         merge: patches along a token's side.
         temporal_patch: frames in a grid.
         mel_bins: bands of the log-mel spectrogram.
+        positions_per_second: position ids in a second.
 
     Raises:
         ValueError: a field that is not a positive integer.
@@ -35,6 +36,7 @@ class WindowSpec:
     merge: int = 2
     temporal_patch: int = 2
     mel_bins: int = 128
+    positions_per_second: int = 25
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -70,8 +72,8 @@ class WindowSpec:
 
     @property
     def positions(self) -> int:
-        """Position ids in a window, 25 a second."""
-        return 25 * self.seconds
+        """Position ids in a window."""
+        return self.positions_per_second * self.seconds
 
 
 def check_flags(**flags: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -40,6 +41,28 @@ class Sampling(struct.PyTreeNode):
             )
         check_seed(seed)
         return cls(jnp.float32(temperature), jnp.float32(top_p))
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How an answer is made: where it stops if the model does not, and how tokens are drawn.
+
+    Raises:
+        ValueError: a value without meaning.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self):
+        check_count("max_new_tokens", self.max_new_tokens, 1)
+        Sampling.of(self.temperature, self.top_p, self.seed)
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling.of(self.temperature, self.top_p)
 
 
 def check_seed(seed: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,14 +86,22 @@ def clip_positions(
     return positions.transpose(1, 0, 2).reshape(3, -1)
 
 
+class PaddedText(NamedTuple):
+    """A text in whole blocks: tokens, their positions from where it begins, how many are real."""
+
+    tokens: Int[Array, " P"]
+    offsets: Int[Array, " P"]
+    count: Int[Array, ""]
+
+
 def padded_text(
     tokens: Int[np.ndarray, " T"], offsets: Int[np.ndarray, " T"] | None = None
-) -> tuple[Int[Array, " P"], Int[Array, " P"], Int[Array, ""]]:
-    """Tokens and offsets (by default counting from 0) in whole blocks, and how many are real."""
+) -> PaddedText:
+    """Fill up the last block; offsets count from 0 by default."""
     length = len(tokens)
     offsets = np.arange(length, dtype=np.int32) if offsets is None else offsets
     padding = (0, -length % TEXT_BLOCK)
-    return (
+    return PaddedText(
         jnp.asarray(np.pad(tokens, padding), jnp.int32),
         jnp.asarray(np.pad(offsets, padding), jnp.int32),
         jnp.int32(length),

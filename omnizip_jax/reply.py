@@ -15,28 +15,21 @@ from jaxtyping import Array, Float
 from omnizip_jax import prompt as prompts
 from omnizip_jax.answer import Answer, TokenCounts
 from omnizip_jax.config import check_flags
-from omnizip_jax.context import (
-    Context,
-    append_text,
-    check_context,
-    commit,
-    fork,
-    make_room,
-    measured,
-    remember_text,
-)
+from omnizip_jax.context import Context, check_context, commit, fork
 from omnizip_jax.decode import (
     DECODE_BLOCK,
+    Decoding,
     Generation,
     Sampling,
-    check_count,
     end_tokens,
     generate_tokens,
     new_text,
 )
+from omnizip_jax.entry import read_text, remember_text
 from omnizip_jax.layout import TEXT_BLOCK, padded_text
 from omnizip_jax.models.params import Params
 from omnizip_jax.prompt import Text
+from omnizip_jax.room import make_room, measured
 from omnizip_jax.stream import advance, check_stream, check_window
 from omnizip_jax.types import Window
 
@@ -108,17 +101,8 @@ def ask(
     """
     check_flags(keep=keep)
     check_callback(on_text)
-    reply = begin(
-        params,
-        context,
-        question,
-        window=window,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-        keep=keep,
-    )
+    decoding = Decoding(max_new_tokens, temperature, top_p, seed)
+    reply = begin(params, context, question, decoding, window=window, keep=keep)
     reply = run(params, reply, on_text)
     answer, after = finish(params, reply, keep=keep)
     return answer, after if after is not None else context
@@ -139,16 +123,8 @@ def stream_answer(
 
     Leave the loop whenever you like: the context stays as it is.
     """
-    reply = begin(
-        params,
-        context,
-        question,
-        window=window,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-    )
+    decoding = Decoding(max_new_tokens, temperature, top_p, seed)
+    reply = begin(params, context, question, decoding, window=window)
     return _pieces(params, reply)
 
 
@@ -163,18 +139,16 @@ def begin(
     params: Params,
     context: Context,
     question: str | Text,
+    decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
     *,
     window: Window | None = None,
-    max_new_tokens: int = 128,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
     keep: bool = False,
     copy: bool = True,
 ) -> Reply:
     """Read a question into a copy of the context's cache; ``step`` makes the answer.
 
     Args:
+        decoding: how the answer will be made.
         keep: leave room for closing the turn.
         copy: False uses the context up, and saves the memory of a second cache.
 
@@ -182,8 +156,6 @@ def begin(
         ValueError: see ``ask``.
     """
     began = time.perf_counter()
-    Sampling.of(temperature, top_p, seed)
-    check_count("max_new_tokens", max_new_tokens, 1)
     check_context(params, context)
     reading = context.reading
     if window is not None:
@@ -194,46 +166,30 @@ def begin(
         open_clip = window is not None or bool(context.past.in_video)
         medium = reading.medium if open_clip else None
         question = prompts.question(params.tokenizer, reading.config, question, medium)
-    tokens, offsets, count = padded_text(question.tokens, question.offsets)
-    text = len(tokens) + max_new_tokens + (_closing_room(params) if keep else 0)
-    _check_room(context, len(question.tokens), text, max_new_tokens)
+    padded = padded_text(question.tokens, question.offsets)
+    room = len(padded.tokens) + decoding.max_new_tokens + (_closing_room(params) if keep else 0)
+    _check_room(context, len(question.tokens), room, decoding.max_new_tokens)
 
     context = fork(context) if copy else context
     if window is not None:
-        context = advance(params, context, window, room=text)
-    context = measured(make_room(context, text, text))
-    cache, logits = append_text(
-        params.weights,
-        context.cache,
-        tokens,
-        context.past.after + offsets,
-        count,
-        config=reading.config,
-        kernels=reading.kernels,
-    )
+        context = advance(params, context, window, room=room)
+    context = measured(make_room(context, room, room))
+    context, logits = read_text(params, context, padded, context.past.after)
     jax.block_until_ready(logits)
-    reply = begin_at(
-        context.replace(cache=cache), logits, question, max_new_tokens, temperature, top_p, seed
-    )
+    reply = begin_at(context, logits, question, decoding)
     seconds = {"prefill": time.perf_counter() - began, "generation": 0.0}
     return dataclasses.replace(reply, seconds=seconds)
 
 
 def begin_at(
-    context: Context,
-    logits: Float[Array, " V"],
-    question: Text,
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    seed: int,
+    context: Context, logits: Float[Array, " V"], question: Text, decoding: Decoding
 ) -> Reply:
     """The reply to a question that the context's cache has just read, with these logits."""
     generation = Generation(
         cache=context.cache,
         logits=logits,
         position=context.past.after + int(question.offsets[-1]) + 1,
-        key=commit(jax.random.key(seed), logits),
+        key=commit(jax.random.key(decoding.seed), logits),
         finished=commit(jnp.bool_(False), logits),
     )
     return Reply(
@@ -245,8 +201,8 @@ def begin_at(
         text="",
         piece="",
         finished=False,
-        max_new_tokens=max_new_tokens,
-        sampling=Sampling.of(temperature, top_p, seed),
+        max_new_tokens=decoding.max_new_tokens,
+        sampling=decoding.sampling,
         seconds={"prefill": 0.0, "generation": 0.0},
     )
 
@@ -318,18 +274,9 @@ def _remember(params: Params, reply: Reply) -> Context:
     generation, closing = reply.generation, prompts.closing(params.tokenizer)
     if not bool(generation.finished):
         closing = np.insert(closing, 0, end_tokens(params.tokenizer)[0])
-    tokens, offsets, count = padded_text(closing)
-    cache, _ = append_text(
-        params.weights,
-        generation.cache,
-        tokens,
-        generation.position + offsets,
-        count,
-        config=reply.context.reading.config,
-        kernels=reply.context.reading.kernels,
-    )
-    context = reply.context.replace(cache=cache)
-    return remember_text(context, reply.begin, generation.position + count)
+    text, context = padded_text(closing), reply.context.replace(cache=generation.cache)
+    context, _ = read_text(params, context, text, generation.position)
+    return remember_text(context, reply.begin, generation.position + text.count)
 
 
 def _closing_room(params: Params) -> int:

@@ -26,21 +26,12 @@ from omnizip_jax.checkpoint.folder import CHECKSUMS
 from omnizip_jax.checkpoint.unfinished import unfinished
 from omnizip_jax.compression import METHODS, Method
 from omnizip_jax.config import WindowSpec
-from omnizip_jax.context import (
-    Context,
-    Keeping,
-    Past,
-    Reading,
-    WeightsMark,
-    check_params,
-    check_usable,
-    measured,
-)
+from omnizip_jax.context import Context, Keeping, Past, Reading, check_usable
 from omnizip_jax.models.families import Config
-from omnizip_jax.models.kernels import Kernels
-from omnizip_jax.models.params import Params
+from omnizip_jax.models.params import Params, WeightsMark, check_params
 from omnizip_jax.models.text import Cache, KVCache
 from omnizip_jax.prompt import Medium
+from omnizip_jax.room import measured
 from omnizip_jax.stream import first_plan
 from omnizip_jax.types import Selection
 
@@ -121,13 +112,9 @@ def restore(params: Params, path: str | os.PathLike[str]) -> Context:
         raise ValueError(
             f"{folder}: was read with another model: load the weights that it was read with"
         )
-    reading = Reading(
-        config=params.config,
-        method=_method(about["method"], folder),
-        spec=WindowSpec(**about["spec"]),
-        medium=Medium(**about["medium"]),
-        kernels=Kernels.of(params.weights),
-    )
+    method = _method(about["method"], folder)
+    spec, medium = WindowSpec(**about["spec"]), Medium(**about["medium"])
+    reading = Reading.of(params, method, spec, medium)
     shapes = {
         name: jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype))
         for name, (dtype, shape) in about["arrays"].items()
@@ -148,7 +135,7 @@ def restore(params: Params, path: str | os.PathLike[str]) -> Context:
         trace=trace if streams else jax.tree.map(np.asarray, trace),
         reading=reading,
         keeping=Keeping(
-            about["memory"], about["low_water"], about["text_slots"], about["system"], mark
+            about["system"], mark, about["memory"], about["low_water"], about["text_slots"]
         ),
         filled=about["filled"],
         reached=about["reached"],

@@ -11,25 +11,71 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
-from omnizip_jax.compression.pack import front
+from omnizip_jax.block import Block, after_media, join, media_block, text_block
+from omnizip_jax.compression import Method
+from omnizip_jax.compression.pack import unpacked
 from omnizip_jax.compression.stages import AUDIO, TEXT, VIDEO, Stage, Tokens
-from omnizip_jax.context import (
-    Block,
-    Past,
-    Reading,
-    after_media,
-    join,
-    media_block,
-    text_block,
-)
-from omnizip_jax.layout import bucket
+from omnizip_jax.context import Context, Past, Reading
+from omnizip_jax.layout import PaddedText, bucket, padded_text, token_counts
 from omnizip_jax.memory import AUDIO as AUDIO_SLOT
 from omnizip_jax.memory import VIDEO as VIDEO_SLOT
 from omnizip_jax.models.families import family
+from omnizip_jax.models.params import Params
 from omnizip_jax.models.text import KVCache
-from omnizip_jax.types import EncodedWindow, Selection, Window
+from omnizip_jax.reader import choose, encode, nothing_read, of_clip, of_windows, timed
+from omnizip_jax.turn import Turn
+from omnizip_jax.types import EncodedClip, Selection
+
+
+def read_with_question(
+    params: Params, turn: Turn, method: Method, room: int, seed: int = 0, progress: bool = False
+) -> tuple[Context, Float[Array, " V"], dict[str, float]]:
+    """Clip and question in one prefill.
+
+    Args:
+        room: slots for the answer.
+        seed, progress: as for ``read_turn``.
+
+    Returns:
+        The context, the logits of the answer's first token, the seconds as from ``read_turn``.
+
+    Raises:
+        ValueError: several clips; a method or a stage that kept more than its bound.
+    """
+    clip, *others = turn.clips
+    if others:
+        raise ValueError(
+            f"{type(method).__name__} prunes inside the decoder, which takes one clip at a time; "
+            f"got {len(turn.clips)}"
+        )
+    seconds: dict[str, float] = {}
+    with timed(seconds, "encoders"):
+        encoded = encode(params, clip, method, progress)
+    context = nothing_read(params, method, turn.system, seed)
+    reading = of_clip(context.reading, clip)
+    media = method.bound(*token_counts(clip.windows, params.config))
+    text = sum(len(part.tokens) for part in turn.texts) + len(reading.markers)
+    with timed(seconds, "prefill"):
+        cache, logits, past, trace, lost = read_staged(
+            params.weights,
+            context.past,
+            encoded,
+            *(padded_text(part.tokens, part.offsets) for part in turn.texts),
+            reading=reading,
+            capacity=bucket(media + text),
+            sizes=stage_sizes(method.stages(params.config.text.layers), text, media),
+            room=bucket(room),
+        )
+        if np.any(np.asarray(lost)):
+            raise ValueError(
+                f"{method} kept {np.asarray(lost).tolist()} tokens more than its bounds, and they "
+                "were lost: the bound of its selection or of a stage is too low"
+            )
+    trace = of_windows(trace, clip)
+    return context.replace(cache=cache, past=past, trace=trace, reading=reading), logits, seconds
 
 
 def stage_sizes(stages: tuple[Stage, ...], text: int, media: int) -> tuple[int, ...]:
@@ -46,14 +92,9 @@ def stage_sizes(stages: tuple[Stage, ...], text: int, media: int) -> tuple[int, 
 def read_staged(
     weights: Any,
     past: Past,
-    prefix: Int[Array, " P"],
-    length: Int[Array, ""],
-    encoded: EncodedWindow,
-    layout: Window,
-    last: Int[Array, ""],
-    question: Int[Array, " Q"],
-    offsets: Int[Array, " Q"],
-    count: Int[Array, ""],
+    clip: EncodedClip,
+    prefix: PaddedText,
+    question: PaddedText,
     *,
     reading: Reading,
     capacity: int,
@@ -63,9 +104,8 @@ def read_staged(
     """One program from the encoders' outputs to the logits of the first token.
 
     Args:
-        prefix, length: the text before the clip, padded, and how many of its tokens are real.
-        encoded, layout, last: as for ``read_clip``.
-        question, offsets, count: the text after the clip.
+        clip: the clip's windows, padded with empty ones.
+        prefix, question: the texts before and after it.
         capacity: static bound on the tokens that enter the decoder.
         sizes: static bounds on those that go on after each stage.
         room: slots for the answer.
@@ -74,27 +114,26 @@ def read_staged(
         The cache in segments, the logits, the past, the trace with the depth that each token
         reaches, and the tokens beyond each bound.
     """
-    config, method = reading.config, reading.method
+    config = reading.config
     decoder = family(config).bound_decoder(weights, config, reading.kernels)
-    selection = method.select(encoded, jax.random.fold_in(past.key, past.windows))
-    past = past.replace(origin=length, time=length, base=length, after=length)
-    opening = text_block(decoder, prefix, jnp.arange(len(prefix)), length)
-    clip = media_block(decoder, reading, past, layout, encoded, selection)
-    after = after_media(reading, past, layout, encoded, selection, last)
-    asked = text_block(decoder, question, after.after + offsets, count)
-    block = join(join(opening, clip), asked)
-    index, used = front(block.keep, capacity)
-    x = jnp.where(used[:, None], block.embeddings[index], 0)
-    tokens = _tokens(block, len(layout.grid_size)).take(index, jnp.sum(used))
-    stages = method.stages(config.text.layers)
-    x, tokens, cache, depth = decoder.prefill(x, tokens, stages, sizes, room)
+    selection = choose(reading, past, clip)
+    past = past.opened(prefix.count, 0)
+    opening = text_block(decoder, prefix, 0)
+    media = media_block(decoder, reading, past, clip, selection)
+    after = after_media(reading, past, clip, selection)
+    asked = text_block(decoder, question, after.after)
+    whole = join(join(opening, media), asked)
+    packed, lost = whole.packed(capacity)
+    tokens = _tokens(packed, len(clip.layout.grid_size))
+    stages = reading.method.stages(config.text.layers)
+    x, tokens, cache, depth = decoder.prefill(packed.embeddings, tokens, stages, sizes, room)
     logits = decoder.logits(x[tokens.count - 1][None])[0]
-    wanted = [block.keep, *(depth > stage.after for stage in stages)]
-    lost = jnp.array([jnp.sum(mask) for mask in wanted]) - jnp.array([capacity, *sizes])
-    reached = jnp.zeros(len(block.keep)).at[index].max(depth / config.text.layers)
-    begin = len(prefix) + len(reading.markers)
-    trace = _with_depth(selection.trace, reached[begin : len(reached) - len(question)])
-    return cache, logits, after, trace, jnp.maximum(lost, 0)
+    wanted = jnp.array([jnp.sum(depth > stage.after) for stage in stages])
+    beyond = jnp.maximum(wanted - jnp.array(sizes, jnp.int32), 0)
+    depth = unpacked(depth / config.text.layers, whole.keep)
+    windows = slice(len(prefix.tokens) + len(reading.markers), -len(question.tokens))
+    trace = _with_depth(selection.trace, depth[windows])
+    return cache, logits, after, trace, jnp.concatenate([lost[None], beyond])
 
 
 def _with_depth(trace: Selection, depth: Float[Array, " slots"]) -> Selection:
@@ -105,6 +144,7 @@ def _with_depth(trace: Selection, depth: Float[Array, " slots"]) -> Selection:
 
 
 def _tokens(block: Block, windows: int) -> Tokens:
+    """What a packed block holds, in the words of stages."""
     kind = jnp.where(block.slots.kind == VIDEO_SLOT, VIDEO, TEXT)
     kind = jnp.where(block.slots.kind == AUDIO_SLOT, AUDIO, kind)
-    return Tokens(block.positions, kind, block.slots.unit - 1, jnp.int32(len(kind)), windows)
+    return Tokens(block.positions, kind, block.slots.unit - 1, jnp.sum(block.keep), windows)

@@ -16,31 +16,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from omnizip_jax import prompt as prompts
-from omnizip_jax.compression import AllTokens, Method, OmniZipConfig
+from omnizip_jax.block import after_media, media_block
+from omnizip_jax.compression import Method, OmniZipConfig, as_method
 from omnizip_jax.config import WindowSpec, check_flags, check_spec
 from omnizip_jax.context import (
     Context,
     Keeping,
     Past,
     Reading,
-    WeightsMark,
-    after_media,
-    append,
     check_context,
-    check_params,
-    make_room,
-    media_block,
-    open_context,
 )
 from omnizip_jax.decode import check_seed
+from omnizip_jax.entry import append, read_prefix
 from omnizip_jax.layout import geometry
 from omnizip_jax.memory import Memory
 from omnizip_jax.models.families import family
-from omnizip_jax.models.kernels import Kernels
-from omnizip_jax.models.params import Params
+from omnizip_jax.models.params import Params, WeightsMark, check_params
 from omnizip_jax.models.text import KVCache
 from omnizip_jax.prompt import Medium
-from omnizip_jax.types import Selection, Window
+from omnizip_jax.room import make_room
+from omnizip_jax.types import EncodedClip, Selection, Window
 
 
 def init_stream(
@@ -86,8 +81,7 @@ def init_stream(
     _check_settings(capacity, memory, low_water, text_slots)
     if not (audio or video):
         raise ValueError("audio and video are both False: nothing would be left")
-    kernels = Kernels.of(params.weights)
-    reading = Reading(config, as_method(compression), spec, Medium(audio, video), kernels)
+    reading = Reading.of(params, as_method(compression), spec, Medium(audio, video))
     if reading.method.stages(config.text.layers):
         raise ValueError(
             f"{type(reading.method).__name__} reads with the eyes of a question and cannot follow "
@@ -115,10 +109,10 @@ def init_stream(
             f"text_slots {text_slots} are too many for a model of {config.text.max_positions} "
             f"positions: take at most {config.text.max_positions - span - len(prefix)}"
         )
-    keeping = Keeping(memory, low, text_slots, system, WeightsMark(params))
+    keeping = Keeping(system, WeightsMark(params), memory, low, text_slots)
     plan = first_plan(params.weights, reading)
-    context = open_context(params, reading, keeping, prefix, capacity, plan, seed)
-    return context.replace(trace=_no_trace(spec))
+    context = Context.nothing(params, reading, keeping, seed, plan)
+    return read_prefix(params, context, prefix, capacity).replace(trace=_no_trace(spec))
 
 
 def first_plan(weights: Any, reading: Reading) -> Any:
@@ -186,28 +180,14 @@ def _feed(
     encoded = family(config).encode_window(weights, window, config, kernels, wants=wants)
     key = jax.random.fold_in(past.key, past.windows)
     plan, selection = reading.method.step(past.plan, encoded, key)
-    layout, tokens, chosen = jax.tree.map(lambda x: x[None], (geometry(window), encoded, selection))
-    block = media_block(decoder, reading, past, layout, tokens, chosen)
-    _, cache, slots, needed = append(decoder, cache, past.slots, block, reading.block)
-    after = after_media(reading, past, layout, tokens, chosen, last=0)
-    lost = past.overflow + jnp.maximum(needed - reading.block, 0)
-    return cache, after.replace(slots=slots, plan=plan, overflow=lost), selection.trace
-
-
-def as_method(compression: Method | None) -> Method:
-    """None keeps all tokens.
-
-    Raises:
-        ValueError: neither None nor a method.
-    """
-    if compression is None:
-        return AllTokens()
-    if not isinstance(compression, Method):
-        raise ValueError(
-            f"compression must be a method such as OmniZipConfig(), or None for all tokens; got "
-            f"{compression!r}"
-        )
-    return compression
+    layout, encoded, chosen = jax.tree.map(
+        lambda x: x[None], (geometry(window), encoded, selection)
+    )
+    clip = EncodedClip(encoded, layout, jnp.int32(0))
+    block = media_block(decoder, reading, past, clip, chosen)
+    after = after_media(reading, past, clip, chosen)
+    cache, past = append(decoder, cache, after, block, reading.block)
+    return cache, past.replace(plan=plan), selection.trace
 
 
 def check_stream(context: Context) -> None:

@@ -24,7 +24,7 @@ class Window(struct.PyTreeNode):
             front of the slots; a patch is laid out channel, frame, row, column.
         grid_size: rows and columns of tokens in each grid; the rest of the slots is padding.
         grid_mask: grids that exist.
-        grid_time: position ids between the start of the window and each grid (25 a second).
+        grid_time: position ids between the start of the window and each grid.
         mel: log-mel spectrogram, 100 frames a second, zeros after ``mel_length``.
         mel_length: mel frames that exist; 0 is a window without sound.
     """
@@ -103,6 +103,20 @@ class EncodedWindow(struct.PyTreeNode):
     video: Float[Array, "*W G P D"]
     video_mask: Bool[Array, "*W G P"]
     vision: VisionFeatures | None = None
+
+
+class EncodedClip(struct.PyTreeNode):
+    """Windows behind one another after the encoders; a stream's window is a clip of one.
+
+    Attributes:
+        windows: what the encoders made of them, and of empty ones as padding.
+        layout: the same windows without their content: what positions are made of.
+        last: which window is the last real one.
+    """
+
+    windows: EncodedWindow
+    layout: Window
+    last: Int[Array, ""]
 
 
 class WindowTokens(struct.PyTreeNode):

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from omnizip_jax import prompt as prompts
-from omnizip_jax.compression import Method, OmniZipConfig
+from omnizip_jax.compression import Method, OmniZipConfig, as_method
 from omnizip_jax.config import WindowSpec
-from omnizip_jax.generate import part_texts, read_parts
-from omnizip_jax.layout import padded_text
+from omnizip_jax.decode import Decoding
 from omnizip_jax.media import Clip
 from omnizip_jax.media.pixels import fit_grid
 from omnizip_jax.models.params import Params
+from omnizip_jax.reader import read_turn
 from omnizip_jax.reply import begin, step
-from omnizip_jax.stream import as_method
+from omnizip_jax.turn import Turn
 from omnizip_jax.types import Window
 
 
@@ -53,14 +53,13 @@ def warmup(
     spec, method = params.config.spec if spec is None else spec, as_method(compression)
     for length in lengths:
         clip = _noise(length, size, audio, spec)
-        parts, took = [clip, "What happens?"], {}
-        texts = part_texts(params, parts, system)
-        room = len(padded_text(texts[-1].tokens)[0]) + max_new_tokens
-        context, _ = read_parts(params, parts, texts, method, system, room, 0, took, False)
+        turn = Turn.of(params, [clip, "What happens?"], system)
+        context, took = read_turn(params, turn, method, turn.room(max_new_tokens))
         report[f"encoders, {length:g} s"] = took["encoders"]
         report[f"compression and prefill, {length:g} s"] = took["prefill"]
         began = time.perf_counter()
-        step(params, begin(params, context, texts[-1], max_new_tokens=max_new_tokens, copy=False))
+        decoding = Decoding(max_new_tokens)
+        step(params, begin(params, context, turn.question, decoding, copy=False))
         report[f"generation, {length:g} s"] = time.perf_counter() - began
     return report
 

@@ -12,16 +12,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from omnizip_jax import OmniZipConfig, WindowSpec, ask, feed, fork, init_stream, read, stream_answer
+from omnizip_jax import (
+    OmniZipConfig,
+    WindowSpec,
+    ask,
+    feed,
+    fork,
+    init_stream,
+    read,
+    reader,
+    stream_answer,
+)
 from omnizip_jax import generate as generate_whole
 from omnizip_jax.compression import AllTokens
-from omnizip_jax.context import append_text, make_room
-from omnizip_jax.decode import generate_tokens
-from omnizip_jax.generate import encode_clip, read_clip
+from omnizip_jax.decode import Decoding, generate_tokens
+from omnizip_jax.entry import append_text
 from omnizip_jax.layout import padded_text
 from omnizip_jax.memory import TEXT
 from omnizip_jax.prompt import Medium, segments
+from omnizip_jax.reader import encode_clip, read_clip
 from omnizip_jax.reply import begin, run
+from omnizip_jax.room import make_room
 from omnizip_jax.stream import _feed
 from omnizip_jax.types import Window
 from tests.conftest import clip_of
@@ -313,9 +324,9 @@ def watched(monkeypatch):
         alive.append(sum(array() is not None for array in arrays))
         return decode(*given)
 
-    module = importlib.import_module("omnizip_jax.generate")  # the function hides it
-    monkeypatch.setattr(module, "encode_clip", encoding)
-    monkeypatch.setattr(module, "run", decoding)
+    monkeypatch.setattr(reader, "encode_clip", encoding)
+    generate = importlib.import_module("omnizip_jax.generate")  # the function hides it
+    monkeypatch.setattr(generate, "run", decoding)
     return arrays, alive
 
 
@@ -363,7 +374,7 @@ def use(params, windows, system, question, tokens):
 def blocks(params, system, question):
     """Padded lengths of what is read before and after a clip."""
     clip = segments(params.tokenizer, params.config, [Medium(True, True), question], system)
-    return [len(padded_text(text.tokens)[0]) for text in clip]
+    return [len(padded_text(text.tokens).tokens) for text in clip]
 
 
 def test_words_and_weights_compile_nothing_anew(params, windows):
@@ -417,7 +428,7 @@ def test_half_precision(params, windows, clip):
     for single, other in (contexts, states):
         assert other.cache.keys.dtype == jnp.bfloat16
         np.testing.assert_array_equal(single.seen, other.seen)
-        logits = first_logits(half, other, QUESTION, max_new_tokens=8)
+        logits = first_logits(half, other, QUESTION, decoding=Decoding(8))
         assert logits.dtype == np.float32 and np.isfinite(logits).all()
         keep = [
             np.concatenate([x.trace.audio_keep, x.trace.video_keep], None) for x in (single, other)

@@ -12,8 +12,8 @@ import pytest
 import omnizip_jax
 from omnizip_jax import OmniZipConfig, WindowSpec
 from omnizip_jax.decode import Sampling, end_tokens, new_text, sample
-from omnizip_jax.generate import read_clip
 from omnizip_jax.layout import bucket
+from omnizip_jax.reader import read_clip
 
 SPEC = WindowSpec(grid_slots=16)
 QUESTION = "What happens?"

@@ -37,6 +37,13 @@ def test_clips_share_a_program(params, random_windows, method):
     assert first.counts == again.counts and first.counts.generated > 0
 
 
+@pytest.mark.parametrize("method", [None, FastV()])
+def test_encoding_shows_a_bar_where_asked(params, random_windows, capfd, method):
+    for progress in (True, False):
+        answer(params, random_windows([2, 2], [200, 200]), method, progress=progress)
+        assert ("encoding: 100%" in capfd.readouterr().err) == progress
+
+
 def test_what_reads_with_the_question_cannot_be_read_ahead(params, random_windows):
     with pytest.raises(ValueError, match="use generate"):
         read(params, clip_of(random_windows([2], [200])), FastV())

@@ -11,8 +11,8 @@ import pytest
 
 from omnizip_jax import OmniZipConfig, WindowSpec, prompt, read, stream
 from omnizip_jax.compression.causal import init_plan
-from omnizip_jax.context import append_text
-from omnizip_jax.decode import end_tokens
+from omnizip_jax.decode import Decoding, end_tokens
+from omnizip_jax.entry import append_text
 from omnizip_jax.memory import TEXT
 from omnizip_jax.models.qwen2_5_omni.encoders import encode_window
 from omnizip_jax.reply import ask, finish, run
@@ -51,7 +51,7 @@ def feed_all(params, state, windows):
 def offline(params, windows, new_tokens, compression=CAUSAL):
     """``generate`` from given windows: logits of the first token, tokens, trace."""
     context = read(params, clip_of(windows, SPEC), compression)
-    reply = begin_reply(params, context, QUESTION, max_new_tokens=new_tokens)
+    reply = begin_reply(params, context, QUESTION, Decoding(new_tokens))
     logits = np.asarray(reply.generation.logits)
     answer, _ = finish(params, run(params, reply))
     return logits, answer.token_ids, context.trace

@@ -6,10 +6,10 @@ import numpy as np
 
 import omnizip_jax
 from omnizip_jax import WindowSpec
-from omnizip_jax.context import append_text
 from omnizip_jax.decode import generate_tokens
-from omnizip_jax.generate import read_clip
+from omnizip_jax.entry import append_text
 from omnizip_jax.models.qwen2_5_omni.encoders import encode_windows
+from omnizip_jax.reader import read_clip
 
 PROGRAMS = (encode_windows, read_clip, append_text, generate_tokens)
 

@@ -15,10 +15,11 @@ import numpy as np
 from omnizip_jax.answer import TokenCounts
 from omnizip_jax.app.times import END
 from omnizip_jax.compression import Method
-from omnizip_jax.context import Context, thin
+from omnizip_jax.context import Context
 from omnizip_jax.media import WindowStream
 from omnizip_jax.models.params import Params
 from omnizip_jax.reply import ask
+from omnizip_jax.room import thin
 from omnizip_jax.stream import feed, init_stream
 from omnizip_jax.types import Window
 

@@ -51,4 +51,21 @@ __all__ = [
     "TemporalOnly",
     "VidCom2",
     "VisionZip",
+    "as_method",
 ]
+
+
+def as_method(compression: Method | None) -> Method:
+    """None keeps all tokens.
+
+    Raises:
+        ValueError: neither None nor a method.
+    """
+    if compression is None:
+        return AllTokens()
+    if not isinstance(compression, Method):
+        raise ValueError(
+            f"compression must be a method such as OmniZipConfig(), or None for all tokens; got "
+            f"{compression!r}"
+        )
+    return compression

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 def front(keep: Bool[Array, " N"], capacity: int) -> tuple[Int[Array, " C"], Bool[Array, " C"]]:
@@ -14,3 +14,10 @@ def front(keep: Bool[Array, " N"], capacity: int) -> tuple[Int[Array, " C"], Boo
     """
     (index,) = jnp.nonzero(keep, size=capacity, fill_value=0)
     return index, jnp.arange(capacity) < jnp.sum(keep)
+
+
+def unpacked(values: Float[Array, " C"], keep: Bool[Array, " N"]) -> Float[Array, " N"]:
+    """Values of packed tokens back where the tokens were, 0 for those that did not stay."""
+    place = jnp.cumsum(keep) - 1
+    there = keep & (place < len(values))
+    return jnp.where(there, values[jnp.clip(place, 0, len(values) - 1)], 0)

@@ -84,8 +84,29 @@ class Seats(Parts):
             return ()
         return tuple(
             Seated(last, share=level / before)
-            for (last, before), (_, level) in itertools.pairwise(schedule(layers))
+            for (last, before), (_, level) in itertools.pairwise(self.levels(layers))
         )
+
+    def levels(self, layers: int) -> tuple[tuple[int, float], ...]:
+        """``schedule``; with ``keep`` the later levels are scaled until the mean is the target.
+
+        Raises:
+            ValueError: the layers without media leave less than ``keep``.
+        """
+        first, *later = schedule(layers)
+        if not self.keep or not later:
+            return (first, *later)
+        kept = min(first[1], 1 / self.keep)
+        ends = [first[0], *(last for last, _ in later)]
+        rest = sum(level * (ends[i + 1] - ends[i]) for i, (_, level) in enumerate(later))
+        scale = (layers - first[0] * kept) / rest
+        if scale * later[0][1] > kept:
+            most = (first[0] + rest / later[0][1]) / layers
+            raise ValueError(
+                f"SEATS lets all media go before the last layers: keep at most {most:.3f}, "
+                f"got {self.keep}"
+            )
+        return ((first[0], kept), *((last, level * scale) for last, level in later))
 
     def first(self, target: float, counts: np.ndarray) -> np.ndarray:
         """Tokens that stage I keeps of windows with so many, at least one."""

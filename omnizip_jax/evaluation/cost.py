@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -71,10 +72,27 @@ def cost(
     Raises:
         ValueError: a method with stages, and no trace of them.
     """
+    beyond = [_beyond(stage.after, config, trace) for stage in method.stages(config.layers)]
+    return cost_of(config, method, counts, beyond, value_bytes=value_bytes)
+
+
+def cost_of(
+    config: TextConfig,
+    method: Method,
+    counts: TokenCounts,
+    beyond: Sequence[tuple[int, int]],
+    *,
+    value_bytes: int = 2,
+) -> Cost:
+    """``cost`` where what went on after each of the method's stages was counted.
+
+    Args:
+        beyond: audio and video tokens, a pair for each stage.
+    """
     media = np.tile([counts.audio_kept, counts.video_kept], (config.layers, 1))
     cached = media.copy()
-    for stage in method.stages(config.layers):
-        media[stage.after :] = cached[stage.after :] = left = _beyond(stage.after, config, trace)
+    for stage, left in zip(method.stages(config.layers), beyond, strict=True):
+        media[stage.after :] = cached[stage.after :] = left
         if stage.prunes_past:
             cached[: stage.after] = left
     tokens = tuple((media.sum(1) + counts.text).tolist())

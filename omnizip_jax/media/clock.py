@@ -13,8 +13,6 @@ from jaxtyping import Float, UInt8
 
 from omnizip_jax.media.sound import SAMPLE_RATE
 
-POSITIONS_PER_SECOND = 25  # position ids, and audio tokens
-
 _TICK = 1e-3  # s; containers round timestamps, Matroska to the millisecond
 JITTER = 0.05  # s; smaller disagreements of a sound's timestamps
 LIMIT = 3600.0  # s; a longer jump between timestamps is a fault
@@ -138,6 +136,6 @@ def check_jump(before: float, after: float, what: str) -> None:
         raise ValueError(f"timestamps of the {what} jump from {before:.1f} s to {after:.1f} s")
 
 
-def grid_position(grid: int, seconds_per_grid: float) -> int:
+def grid_position(grid: int, seconds_per_grid: float, positions_per_second: int) -> int:
     """Position ids between the start of the clip and a grid."""
-    return int(grid * seconds_per_grid * POSITIONS_PER_SECOND + 1e-6)
+    return int(grid * seconds_per_grid * positions_per_second + 1e-6)

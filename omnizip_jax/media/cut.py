@@ -78,9 +78,10 @@ class Grids:
 
 def count_windows(end: int, mel_frames: int, seconds_per_grid: float, spec: WindowSpec) -> int:
     """Windows that it takes for the grids before ``end`` and so many mel frames; at least one."""
+    last = grid_position(end - 1, seconds_per_grid, spec.positions_per_second)
     return max(
         1,
-        grid_position(end - 1, seconds_per_grid) // spec.positions + 1 if end else 0,
+        last // spec.positions + 1 if end else 0,
         -(-(mel_frames - _MEL_FOR_TOKEN + 1) // spec.mel_frames),
     )
 
@@ -112,7 +113,8 @@ def cut_windows(
     mask, time = np.asarray(windows.grid_mask), np.asarray(windows.grid_time)
     for grid in sorted(grids):
         values = grids.pop(grid)
-        window, offset = divmod(grid_position(grid, seconds_per_grid), spec.positions)
+        position = grid_position(grid, seconds_per_grid, spec.positions_per_second)
+        window, offset = divmod(position, spec.positions)
         window -= first
         slot = mask[window].sum()
         patches[window, slot, : len(values)] = values

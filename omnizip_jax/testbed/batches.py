@@ -361,7 +361,9 @@ def clip_positions(windows: int, start: int) -> Int[np.ndarray, "3 slots"]:
     empty = Window.empty(SPEC)
     layout = empty.replace(grid_size=empty.grid_size * GRID, grid_mask=~empty.grid_mask)
     each = [
-        tmrope.window_positions(layout, start + 50 * i, start, GRID**2, SPEC.audio_slots)
+        tmrope.window_positions(
+            layout, start + SPEC.positions * i, start, GRID**2, SPEC.audio_slots
+        )
         for i in range(windows)
     ]
     return np.concatenate(each, axis=1)

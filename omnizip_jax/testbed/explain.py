@@ -17,16 +17,12 @@ from tqdm import tqdm
 
 from omnizip_jax.checkpoint.load import load
 from omnizip_jax.compression import AllTokens, Method, OmniZipConfig
-from omnizip_jax.generate import encode_clip
 from omnizip_jax.models.params import Params
+from omnizip_jax.testbed.asking import answers, prepare
 from omnizip_jax.testbed.batches import cut
-from omnizip_jax.testbed.clips import DIFFICULTIES, SLOTS_PER_WINDOW, Difficulty, Split
-from omnizip_jax.testbed.evaluate import (
-    BUDGETS,
-    ask,
-    markdown,
-    quiz,
-)
+from omnizip_jax.testbed.clips import DIFFICULTIES, SLOTS_PER_WINDOW, Split
+from omnizip_jax.testbed.measure import quiz
+from omnizip_jax.testbed.tables import markdown
 
 STEPS = ("spatial", "temporal")
 
@@ -34,7 +30,7 @@ STEPS = ("spatial", "temporal")
 def explain(
     params: Params,
     clips: int,
-    difficulty: Difficulty,
+    difficulty: str,
     split: Split,
     compression: Method,
 ) -> list[dict[str, Any]]:
@@ -44,23 +40,25 @@ def explain(
         "kind" of the question, "step" that thinned the thing's tokens, "right" with compression,
         and the shares of the thing's "video" and "audio" tokens that were kept; None without any.
     """
-    rows, methods = [], {"full": AllTokens(), "rule": compression}
+    rows = []
     choose = jax.jit(compression.select)
     for seed in tqdm(range(clips), unit="clip"):
         clip, questions = quiz(seed, split, difficulty)
-        answers = ask(params, clip, [question.text for question in questions], methods)
-        encoded = encode_clip(params.weights, cut(clip), params.config)
-        kept = choose(encoded, jax.random.key(0))
+        asked = prepare(params, [cut(clip)], [[question.text for question in questions]])
+        full, ours = (
+            answers(params, asked, method, [0]).tokens[0] for method in (AllTokens(), compression)
+        )
+        kept = choose(jax.tree.map(lambda x: x[0], asked.clips.windows), jax.random.key(0))
         for index, question in enumerate(questions):
             truth = params.tokenizer.encode(question.answer)[0]
-            if question.thing is None or answers["full"][0][0, index] != truth:
+            if question.thing is None or full[index] != truth:
                 continue
             number = clip.things.index(question.thing)
             rows.append(
                 {
                     "kind": question.kind,
                     "step": STEPS[question.thing.slot % SLOTS_PER_WINDOW],
-                    "right": bool(answers["rule"][0][0, index] == truth),
+                    "right": bool(ours[index] == truth),
                     "video": _share(np.asarray(kept.video_keep).ravel(), clip.cells == number),
                     "audio": _share(np.asarray(kept.audio_keep).ravel(), clip.active == number),
                 }
@@ -97,14 +95,15 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=1000)
     parser.add_argument("--split", choices=["validation", "test"], default="test")
     parser.add_argument("--difficulty", choices=list(DIFFICULTIES), default="easy")
-    parser.add_argument("--budget", choices=list(BUDGETS), default="35 %")
+    parser.add_argument("--keep", type=float, default=0.35, help="share of the tokens")
+    parser.add_argument("--paper", action="store_true", help="the paper to the letter")
     arguments = parser.parse_args()
     rows = explain(
         load(arguments.checkpoint, dtype="float32"),
         arguments.clips,
-        DIFFICULTIES[arguments.difficulty],
+        arguments.difficulty,
         arguments.split,
-        OmniZipConfig(**BUDGETS[arguments.budget]),  # pyright: ignore[reportArgumentType]
+        OmniZipConfig(keep=arguments.keep, relative_distance=not arguments.paper),
     )
     print(table(rows))
 

@@ -8,11 +8,12 @@ import pytest
 
 from benchmarks import methods, stream
 from benchmarks.bench import Bench
-from benchmarks.clip import FULL, GENERATE, KEEP_45, REPLY, NoiseClip
+from benchmarks.clip import FULL, KEEP_45, NoiseClip
 from benchmarks.presets import PRESETS, random_params, random_windows
+from omnizip_jax import entry, reader
 from omnizip_jax.compression import METHODS
-from omnizip_jax.context import append_text
-from omnizip_jax.generate import read_clip
+from omnizip_jax.entry import append_text
+from omnizip_jax.reader import read_clip
 
 CONFIG = PRESETS["tiny"].model
 
@@ -38,7 +39,7 @@ def test_a_prefill_knows_its_size(clip):
         cache = 2 * CONFIG.text.layers * CONFIG.text.kv_heads * CONFIG.text.head_dim * 4
         assert prefill.result >= prefill.tokens * cache
         assert prefill.temporary > 0
-    assert (GENERATE.read_clip, REPLY.append_text) == (read_clip, append_text)
+    assert (reader.read_clip, entry.append_text) == (read_clip, append_text)
 
 
 @pytest.mark.slow

@@ -17,9 +17,9 @@ from omnizip_jax.compression import AllTokens, OmniZipConfig
 from omnizip_jax.decode import end_tokens
 from omnizip_jax.generate import generate
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.testbed import evaluate
 from omnizip_jax.testbed.batches import cut
-from omnizip_jax.testbed.clips import DIFFICULTIES, SPEC, make_clip
+from omnizip_jax.testbed.clips import SPEC, make_clip
+from omnizip_jax.testbed.measure import FULL, SWAPPED, Measurement, measure, quiz
 
 CLIPS = 50
 ROOT = Path(__file__).parents[2]
@@ -117,7 +117,7 @@ def test_transformers_gives_the_same_answers(small):
 
     thinker = Thinker(RELEASED, ModelConfig.from_file(RELEASED / "config.json"))
     for seed in range(CLIPS):
-        clip, questions = evaluate.quiz(seed, "test", DIFFICULTIES["easy"])
+        clip, questions = quiz(seed, "test", "easy")
         windows, question = cut(clip), questions[seed % 3].text
         asked, _, tokens, _ = run(small, windows, question, 4)
         assert tokens == thinker.greedy(
@@ -127,15 +127,12 @@ def test_transformers_gives_the_same_answers(small):
 
 def test_it_answers_right(small):
     """A floor for the shipped weights; docs/accuracy.md has the measurement."""
-    methods = {
-        "full tokens": AllTokens(),
-        "45 %": OmniZipConfig(**evaluate.BUDGETS["45 %"]),  # pyright: ignore
-    }
-    measured = evaluate.evaluate(small, CLIPS, DIFFICULTIES["easy"], "test", methods)
-    assert measured.right["full tokens"].mean() >= 0.92
+    methods = {FULL: AllTokens(), "45 %": OmniZipConfig(keep=0.45)}
+    measured = Measurement.of(measure(small, methods, range(CLIPS), "easy"))
+    assert measured.right[FULL].mean() >= 0.92
     assert measured.right["45 %"].mean() >= 0.75
     # Without the sound that belongs to the picture, what needs both is guessed.
-    assert measured.right["sound of another clip"][..., 0].mean() < 0.6
+    assert measured.right[SWAPPED[0]][..., 0].mean() < 0.6
 
 
 def test_generate_reads_a_file(small, tmp_path):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from omnizip_jax.compression.pack import front
+from omnizip_jax.compression.pack import front, unpacked
 
 
 @pytest.mark.parametrize("capacity", [5, 7, 12, 20])
@@ -17,3 +17,7 @@ def test_kept_tokens_move_to_the_front_in_order(kept, capacity):
     np.testing.assert_array_equal(used, np.arange(capacity) < len(kept))
     np.testing.assert_array_equal(np.asarray(index)[: len(kept)], kept)
     assert not np.any(np.asarray(index)[len(kept) :])  # any token will do, and this one is there
+    values = jnp.arange(1.0, capacity + 1)
+    back = np.zeros(12)
+    back[kept[:capacity]] = 1 + np.arange(min(len(kept), capacity))
+    np.testing.assert_array_equal(unpacked(values, keep), back)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import http.server
 import threading
@@ -50,6 +51,13 @@ def test_shapes_of_an_ordinary_clip(tmp_path):
     assert clip.has_video and clip.has_audio and clip.seconds_per_grid == 1.0
     assert 5.0 <= clip.duration < 5.03  # the sound's last block may be padded
     assert window_frames(clip.windows).shape == (10, 252, 448, 3)
+
+
+def test_positions_are_those_of_the_spec():
+    spec = dataclasses.replace(SMALL, positions_per_second=10)
+    clip = load_clip((grey([50] * 10), 2.0, None, 0), spec)
+    assert clip.windows.grid_time.tolist() == [[0, 10]] * 3
+    assert clip.windows.grid_mask.tolist() == [[True, True], [True, True], [True, False]]
 
 
 def test_the_picture_in_the_middle_of_each_half_second(tmp_path):

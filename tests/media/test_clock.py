@@ -65,6 +65,7 @@ def test_sound_gaps_overlaps_and_jitter():
 
 @given(grids=st.integers(2, 400), seconds=st.floats(1.0, 30.0))
 def test_a_window_never_holds_more_than_two_grids(grids, seconds):
-    windows = [grid_position(grid, seconds) // 50 for grid in range(grids)]
+    windows = [grid_position(grid, seconds, 25) // 50 for grid in range(grids)]
     assert max(np.bincount(windows)) <= 2
-    assert [grid_position(grid, 1.0) for grid in range(5)] == [0, 25, 50, 75, 100]
+    assert [grid_position(grid, 1.0, 25) for grid in range(5)] == [0, 25, 50, 75, 100]
+    assert [grid_position(grid, 1.0, 10) for grid in range(3)] == [0, 10, 20]

@@ -9,6 +9,80 @@ from typing import Any
 import numpy as np
 import torch
 from flax.traverse_util import unflatten_dict
+from transformers.models.qwen2_5_omni import configuration_qwen2_5_omni as sizes
+from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as networks
+
+from omnizip_jax.models.config import TextConfig
+from omnizip_jax.models.qwen2_5_omni.config import AudioConfig, VisionConfig
+
+TEXT_CONFIG = TextConfig(
+    vocabulary=100,
+    layers=3,
+    hidden=64,
+    heads=4,
+    kv_heads=2,
+    ffn=96,
+    rope_theta=1e4,
+    mrope_section=(2, 3, 3),
+    rms_eps=1e-6,
+    max_positions=512,
+    tied=True,
+)
+
+
+def oracle(config: AudioConfig | VisionConfig | TextConfig) -> torch.nn.Module:
+    """transformers' network of these sizes, with random weights and attention written out."""
+    if isinstance(config, AudioConfig):
+        network = networks.Qwen2_5OmniAudioEncoder
+        theirs = sizes.Qwen2_5OmniAudioEncoderConfig(
+            num_mel_bins=config.mel_bins,
+            encoder_layers=config.layers,
+            d_model=config.hidden,
+            encoder_attention_heads=config.heads,
+            encoder_ffn_dim=config.ffn,
+            n_window=config.n_window,
+            output_dim=config.output,
+        )
+    elif isinstance(config, VisionConfig):
+        network = networks.Qwen2_5OmniVisionEncoder
+        theirs = sizes.Qwen2_5OmniVisionEncoderConfig(
+            depth=config.layers,
+            hidden_size=config.hidden,
+            num_heads=config.heads,
+            intermediate_size=config.ffn,
+            in_channels=config.channels,
+            patch_size=config.patch,
+            temporal_patch_size=config.temporal_patch,
+            spatial_merge_size=config.merge,
+            window_size=config.window,
+            fullatt_block_indexes=list(config.full_attention_layers),
+            out_hidden_size=config.output,
+        )
+    else:
+        network = networks.Qwen2_5OmniThinkerTextModel
+        theirs = sizes.Qwen2_5OmniTextConfig(
+            vocab_size=config.vocabulary,
+            num_hidden_layers=config.layers,
+            hidden_size=config.hidden,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.kv_heads,
+            intermediate_size=config.ffn,
+            rope_parameters={
+                "rope_type": "default",
+                "rope_theta": config.rope_theta,
+                "mrope_section": list(config.mrope_section),
+            },
+            rms_norm_eps=config.rms_eps,
+        )
+    theirs._attn_implementation = "eager"
+    return randomise(network(theirs))
+
+
+def random_block(length: int, config: TextConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Random embeddings, and growing positions that differ on the three axes."""
+    rng = np.random.default_rng(0)
+    embeddings = rng.standard_normal((length, config.hidden)).astype(np.float32)
+    return embeddings, np.cumsum(rng.integers(0, 4, (3, length)), axis=1).astype(np.int32)
 
 
 def to_flax(state_dict: dict[str, torch.Tensor]) -> dict[str, Any]:

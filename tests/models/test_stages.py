@@ -11,51 +11,22 @@ import numpy as np
 import pytest
 import torch
 from transformers import DynamicCache
-from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as hf
-from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTextConfig
 
 from omnizip_jax.compression.fastv import Attended
 from omnizip_jax.compression.stages import AUDIO, TEXT, VIDEO, Stage, Tokens
 from omnizip_jax.decode import Generation, Sampling, generate_tokens
-from omnizip_jax.models.config import TextConfig
 from omnizip_jax.models.text import Decoder
-from tests.models.hf import randomise, to_flax
+from tests.models import hf
+from tests.models.hf import to_flax
 
-CONFIG = TextConfig(
-    vocabulary=100,
-    layers=5,
-    hidden=64,
-    heads=4,
-    kv_heads=2,
-    ffn=96,
-    rope_theta=1e4,
-    mrope_section=(2, 3, 3),
-    rms_eps=1e-6,
-    max_positions=512,
-    tied=True,
-)
+CONFIG = dataclasses.replace(hf.TEXT_CONFIG, layers=5)
 LENGTH, PADDED, ROOM, GREEDY = 50, 64, 16, 6
 KIND = np.repeat([TEXT, VIDEO, AUDIO, VIDEO, TEXT], [6, 20, 9, 8, 7])
 
 
 @pytest.fixture(scope="module")
 def model():
-    config = Qwen2_5OmniTextConfig(
-        vocab_size=CONFIG.vocabulary,
-        num_hidden_layers=CONFIG.layers,
-        hidden_size=CONFIG.hidden,
-        num_attention_heads=CONFIG.heads,
-        num_key_value_heads=CONFIG.kv_heads,
-        intermediate_size=CONFIG.ffn,
-        rope_parameters={
-            "rope_type": "default",
-            "rope_theta": CONFIG.rope_theta,
-            "mrope_section": list(CONFIG.mrope_section),
-        },
-        rms_norm_eps=CONFIG.rms_eps,
-        attn_implementation="eager",
-    )
-    return randomise(hf.Qwen2_5OmniThinkerTextModel(config))
+    return hf.oracle(CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +36,7 @@ def weights(model):
 
 @pytest.fixture(scope="module")
 def prompt():
-    """Embeddings and positions that differ on the three axes."""
-    rng = np.random.default_rng(0)
-    embeddings = rng.standard_normal((LENGTH, CONFIG.hidden)).astype(np.float32)
-    return embeddings, np.cumsum(rng.integers(0, 4, (3, LENGTH)), axis=1).astype(np.int32)
+    return hf.random_block(LENGTH, CONFIG)
 
 
 class Pruned:

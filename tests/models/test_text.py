@@ -8,56 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as hf
-from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTextConfig
 
-from omnizip_jax.models.config import TextConfig
 from omnizip_jax.models.text import Decoder, KVCache
-from tests.models.hf import randomise, to_flax
+from tests.models import hf
+from tests.models.hf import to_flax
 
-CONFIG = TextConfig(
-    vocabulary=100,
-    layers=3,
-    hidden=64,
-    heads=4,
-    kv_heads=2,
-    ffn=96,
-    rope_theta=1e4,
-    mrope_section=(2, 3, 3),
-    rms_eps=1e-6,
-    max_positions=512,
-    tied=True,
-)
+CONFIG = hf.TEXT_CONFIG
 LENGTH, SLOTS = 40, 64
 
 
 @pytest.fixture(scope="module")
 def oracle():
-    config = Qwen2_5OmniTextConfig(
-        vocab_size=CONFIG.vocabulary,
-        num_hidden_layers=CONFIG.layers,
-        hidden_size=CONFIG.hidden,
-        num_attention_heads=CONFIG.heads,
-        num_key_value_heads=CONFIG.kv_heads,
-        intermediate_size=CONFIG.ffn,
-        rope_parameters={
-            "rope_type": "default",
-            "rope_theta": CONFIG.rope_theta,
-            "mrope_section": list(CONFIG.mrope_section),
-        },
-        rms_norm_eps=CONFIG.rms_eps,
-        attn_implementation="eager",
-    )
-    return randomise(hf.Qwen2_5OmniThinkerTextModel(config))
+    return hf.oracle(CONFIG)
 
 
 @pytest.fixture(scope="module")
 def block():
-    """Random embeddings with increasing positions that differ on the three axes."""
-    rng = np.random.default_rng(0)
-    embeddings = rng.standard_normal((LENGTH, CONFIG.hidden)).astype(np.float32)
-    positions = np.cumsum(rng.integers(0, 4, (3, LENGTH)), axis=1).astype(np.int32)
-    return embeddings, positions
+    return hf.random_block(LENGTH, CONFIG)
 
 
 @pytest.fixture(scope="module")

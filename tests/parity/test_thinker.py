@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from omnizip_jax import prompt
-from omnizip_jax.decode import end_tokens
+from omnizip_jax.decode import Decoding, end_tokens
 from omnizip_jax.generate import read
 from omnizip_jax.reply import begin, finish
 from omnizip_jax.reply import run as complete
@@ -31,7 +31,7 @@ def run(params, windows, question, new_tokens):
     video = windows is not None and bool(np.any(windows.grid_mask))
     asked = prompt.build(params.tokenizer, params.config, question, audio=audio, video=video)
     context = read(params, None if windows is None else clip_of(windows), None)
-    reply = begin(params, context, question, max_new_tokens=new_tokens)
+    reply = begin(params, context, question, Decoding(new_tokens))
     logits = np.asarray(reply.generation.logits)
     answer, _ = finish(params, complete(params, reply))
     text = len(asked.prefix) + len(asked.suffix)

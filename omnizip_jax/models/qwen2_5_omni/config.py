@@ -89,12 +89,13 @@ class ModelConfig:
             merge=vision.merge,
             temporal_patch=vision.temporal_patch,
             mel_bins=self.audio.mel_bins,
+            positions_per_second=self.positions_per_second,
         )
 
     @property
     def window_positions(self) -> int:
         """Positions between the beginnings of two windows (50 as released)."""
-        return self.positions_per_second * self.seconds_per_chunk
+        return self.spec.positions
 
     def untied(self) -> ModelConfig:
         """The same, with a head of its own."""

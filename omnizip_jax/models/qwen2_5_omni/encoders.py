@@ -37,7 +37,7 @@ def check_spec(spec: WindowSpec, config: ModelConfig) -> None:
             f"the model's audio blocks are {frames / 100:g} s and {frames // 4} tokens; "
             f"WindowSpec has {spec.seconds} s and {spec.audio_slots}"
         )
-    for name in ("patch", "merge", "temporal_patch", "mel_bins"):
+    for name in ("patch", "merge", "temporal_patch", "mel_bins", "positions_per_second"):
         ours, theirs = getattr(config.spec, name), getattr(spec, name)
         if ours != theirs:
             raise ValueError(

@@ -10,14 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as hf
-from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import (
-    Qwen2_5OmniAudioEncoderConfig,
-)
 
 from omnizip_jax.models.qwen2_5_omni.audio import AudioEncoder
 from omnizip_jax.models.qwen2_5_omni.config import AudioConfig
-from tests.models.hf import randomise, to_flax
+from tests.models import hf
+from tests.models.hf import to_flax
 
 CONFIG = AudioConfig(mel_bins=8, layers=3, hidden=32, heads=4, ffn=48, n_window=20, output=24)
 FRAMES = 2 * CONFIG.n_window
@@ -25,17 +22,7 @@ FRAMES = 2 * CONFIG.n_window
 
 @pytest.fixture(scope="module")
 def oracle():
-    config = Qwen2_5OmniAudioEncoderConfig(
-        num_mel_bins=CONFIG.mel_bins,
-        encoder_layers=CONFIG.layers,
-        d_model=CONFIG.hidden,
-        encoder_attention_heads=CONFIG.heads,
-        encoder_ffn_dim=CONFIG.ffn,
-        n_window=CONFIG.n_window,
-        output_dim=CONFIG.output,
-    )
-    config._attn_implementation = "eager"
-    return randomise(hf.Qwen2_5OmniAudioEncoder(config))
+    return hf.oracle(CONFIG)
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ def test_it_follows_from_the_sizes():
         audio=dataclasses.replace(SMALL.audio, n_window=50, mel_bins=80),
         vision=dataclasses.replace(SMALL.vision, patch=16, merge=4, temporal_patch=1),
         seconds_per_chunk=1,
+        positions_per_second=20,
         grid_slots=64,
     )
     assert config.spec == WindowSpec(
@@ -40,10 +41,14 @@ def test_it_follows_from_the_sizes():
         merge=4,
         temporal_patch=1,
         mel_bins=80,
+        positions_per_second=20,
     )
+    assert config.window_positions == 20
 
 
-@pytest.mark.parametrize("name", ["patch", "merge", "temporal_patch", "mel_bins"])
+@pytest.mark.parametrize(
+    "name", ["patch", "merge", "temporal_patch", "mel_bins", "positions_per_second"]
+)
 def test_another_shape_is_refused(name):
     check_spec(SMALL.spec, SMALL)
     with pytest.raises(ValueError, match=f"encoders have {name}="):

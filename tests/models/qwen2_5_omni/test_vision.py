@@ -10,14 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as hf
-from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import (
-    Qwen2_5OmniVisionEncoderConfig,
-)
+from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as networks
 
 from omnizip_jax.models.qwen2_5_omni.config import VisionConfig
 from omnizip_jax.models.qwen2_5_omni.vision import VisionEncoder, normalise
-from tests.models.hf import randomise, to_flax
+from tests.models import hf
+from tests.models.hf import to_flax
 
 # 4 x 4 tokens of 2 x 2 patches in a window, and 144 slots, as released.
 CONFIG = VisionConfig(
@@ -38,21 +36,7 @@ SLOTS = 144
 
 @pytest.fixture(scope="module")
 def oracle():
-    config = Qwen2_5OmniVisionEncoderConfig(
-        depth=CONFIG.layers,
-        hidden_size=CONFIG.hidden,
-        num_heads=CONFIG.heads,
-        intermediate_size=CONFIG.ffn,
-        in_channels=CONFIG.channels,
-        patch_size=CONFIG.patch,
-        temporal_patch_size=CONFIG.temporal_patch,
-        spatial_merge_size=CONFIG.merge,
-        window_size=CONFIG.window,
-        fullatt_block_indexes=list(CONFIG.full_attention_layers),
-        out_hidden_size=CONFIG.output,
-    )
-    config._attn_implementation = "eager"
-    return randomise(hf.Qwen2_5OmniVisionEncoder(config))
+    return hf.oracle(CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +112,7 @@ def test_any_number_of_slots(oracle, slots, grid):
 def received_in(oracle, monkeypatch, patches, rows, columns):
     """What transformers' last full attention does: attention received, and keys, by token."""
     last, seen = oracle.blocks[max(CONFIG.full_attention_layers)].attn, []
-    forward = hf.eager_attention_forward
+    forward = networks.eager_attention_forward
 
     def listen(module, query, key, *arguments, **settings):
         out, weights = forward(module, query, key, *arguments, **settings)
@@ -136,7 +120,7 @@ def received_in(oracle, monkeypatch, patches, rows, columns):
             seen.append((weights[0].double().numpy(), key[0].double().numpy()))
         return out, weights
 
-    monkeypatch.setattr(hf, "eager_attention_forward", listen)
+    monkeypatch.setattr(networks, "eager_attention_forward", listen)
     run_oracle(oracle, patches, rows, columns)
     ((weights, keys),) = seen  # [heads, patches, patches], [heads, patches, size]
     side = CONFIG.window // (CONFIG.patch * CONFIG.merge)

@@ -1,0 +1,214 @@
+"""Every method answers the same questions about the same clips, a block of clips per program.
+
+Answers are one token, so the first token decides. The programs are those of ``generate`` and
+``ask``, looped over clips on the device.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Int, Key
+
+from omnizip_jax.compression import Method
+from omnizip_jax.context import Past, Reading
+from omnizip_jax.layout import PaddedText, bucket, geometry, padded_text, token_counts
+from omnizip_jax.models.families import family
+from omnizip_jax.models.kernels import Kernels
+from omnizip_jax.models.params import Params
+from omnizip_jax.prompt import DEFAULT_SYSTEM, Medium, Text, segments
+from omnizip_jax.prompt import question as question_text
+from omnizip_jax.reader import read_clip
+from omnizip_jax.staged import read_staged, stage_sizes
+from omnizip_jax.testbed.clips import SPEC
+from omnizip_jax.types import EncodedClip, EncodedWindow, Window
+
+SUFFIX = 20  # tokens after the media, at most
+ENCODED_AT_ONCE = 8  # windows
+BOTH = Medium(audio=True, video=True)
+
+
+class Asked(struct.PyTreeNode):
+    """Clips of equal shape, leading axis B, and as many questions about each: [B, Q]."""
+
+    clips: EncodedClip
+    questions: PaddedText
+
+
+class Answered(struct.PyTreeNode):
+    """What a method answered.
+
+    Attributes:
+        tokens: the first one of each answer.
+        kept: audio and video tokens that entered the decoder, and that went on after each of the
+            method's stages inside it (with the eyes of the first question).
+    """
+
+    tokens: Int[Array, "B Q"]
+    kept: Int[Array, "B parts 2"]
+
+
+def prepare(
+    params: Params,
+    clips: Sequence[Window],
+    questions: Sequence[Sequence[str]],
+    wants: frozenset[str] = frozenset(),
+) -> Asked:
+    """Encode clips of equal length, and tokenise the questions about each."""
+
+    def padded(question: str) -> PaddedText:
+        text = question_text(params.tokenizer, params.config, question, BOTH)
+        padding = (0, SUFFIX - len(text.tokens))
+        tokens, offsets = (jnp.array(np.pad(x, padding)) for x in (text.tokens, text.offsets))
+        return PaddedText(tokens, offsets, jnp.int32(len(text.tokens)))
+
+    rows = [_stacked([padded(question) for question in of_clip]) for of_clip in questions]
+    layout = _stacked([geometry(clip) for clip in clips])
+    last = jnp.full(len(clips), len(clips[0].mel_length) - 1, jnp.int32)
+    return Asked(EncodedClip(_encode(params, clips, wants), layout, last), _stacked(rows))
+
+
+def _stacked(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _encode(params: Params, clips: Sequence[Window], wants: frozenset[str]) -> EncodedWindow:
+    together: Any = jax.tree.map(lambda *leaves: np.concatenate(leaves), *clips)
+    blocks = []
+    for start in range(0, len(together.mel_length), ENCODED_AT_ONCE):
+        block = jax.tree.map(lambda x, at=start: x[at : at + ENCODED_AT_ONCE], together)
+        blocks.append(
+            family(params.config).encode_windows(
+                params.weights,
+                block,
+                config=params.config,
+                kernels=Kernels.of(params.weights),
+                wants=wants,
+            )
+        )
+    whole = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *blocks)
+    return jax.tree.map(lambda x: x.reshape(len(clips), -1, *x.shape[1:]), whole)
+
+
+def opening(params: Params) -> Text:
+    """The text before a clip."""
+    return segments(params.tokenizer, params.config, [BOTH, "?"], DEFAULT_SYSTEM)[0]
+
+
+def text_tokens(params: Params, asked: Asked) -> Float[np.ndarray, " B"]:
+    """Tokens of text in a prompt, those that open the clip included: mean over the questions."""
+    markers = family(params.config).start_markers(params.config, BOTH.audio, BOTH.video)
+    before = len(opening(params).tokens) + len(markers)
+    return before + np.asarray(asked.questions.count).mean(1)
+
+
+def answers(params: Params, asked: Asked, method: Method, seeds: Sequence[int]) -> Answered:
+    """Answer every question of every clip.
+
+    Args:
+        seeds: one for each clip, as ``generate`` takes it.
+
+    Raises:
+        ValueError: the method kept more than its bound.
+    """
+    reading = Reading.of(params, method, SPEC, BOTH)
+    before = opening(params)
+    text = len(before.tokens) + len(reading.markers)
+    one = jax.tree.map(lambda x: x[0], asked.clips.layout)
+    media = method.bound(*token_counts(one, params.config))
+    stages = method.stages(params.config.text.layers)
+    answered, lost = (_with_stages if stages else _without_stages)(
+        params.weights,
+        jax.vmap(jax.random.key)(jnp.array(seeds)),
+        padded_text(before.tokens),
+        asked,
+        reading=reading,
+        # Room for the question, whose length differs, is in every size.
+        capacity=bucket(media + text + SUFFIX),
+        sizes=stage_sizes(stages, text + SUFFIX, media),
+    )
+    if np.any(np.asarray(lost)):
+        raise ValueError(f"{method} kept more tokens than its bound")
+    return jax.tree.map(np.asarray, answered)
+
+
+STATIC = ("reading", "capacity", "sizes")
+
+
+@functools.partial(jax.jit, static_argnames=STATIC)
+def _without_stages(
+    weights: Any,
+    keys: Key[Array, " B"],
+    prefix: PaddedText,
+    asked: Asked,
+    *,
+    reading: Reading,
+    capacity: int,
+    sizes: tuple[int, ...],
+) -> tuple[Answered, Array]:
+    """The clip is read once; the questions do not see each other."""
+    decoder = family(reading.config).bound_decoder(weights, reading.config, reading.kernels)
+
+    def of_clip(row: tuple[Array, Asked]) -> tuple[Answered, Array]:
+        key, about = row
+        past = Past.nothing(0, None, key)
+        cache, past, _ = read_clip(
+            weights, None, past, prefix, about.clips, reading=reading, capacity=capacity
+        )
+
+        def answer(text: PaddedText) -> Array:
+            positions = jnp.broadcast_to(past.after + text.offsets, (3, len(text.tokens)))
+            hidden, _ = decoder(decoder.embed(text.tokens), positions, cache)
+            return jnp.argmax(decoder.logits(hidden[text.count - 1][None])[0])
+
+        tokens = jax.vmap(answer)(about.questions)
+        return Answered(tokens, past.kept[None]), past.overflow
+
+    return jax.lax.map(of_clip, (keys, asked))
+
+
+@functools.partial(jax.jit, static_argnames=STATIC)
+def _with_stages(
+    weights: Any,
+    keys: Key[Array, " B"],
+    prefix: PaddedText,
+    asked: Asked,
+    *,
+    reading: Reading,
+    capacity: int,
+    sizes: tuple[int, ...],
+) -> tuple[Answered, Array]:
+    """Clip and question are read together, once for every question."""
+    layers = reading.config.text.layers
+    stages = reading.method.stages(layers)
+
+    def of_clip(row: tuple[Array, Asked]) -> tuple[Answered, Array]:
+        key, about = row
+
+        def answer(text: PaddedText) -> tuple[Array, Array, Array]:
+            _, logits, past, trace, lost = read_staged(
+                weights,
+                Past.nothing(0, None, key),
+                about.clips,
+                prefix,
+                text,
+                reading=reading,
+                capacity=capacity,
+                sizes=sizes,
+                room=1,
+            )
+            depths = trace.audio_depth, trace.video_depth
+            passed = [[jnp.sum(d * layers > s.after + 0.5) for d in depths] for s in stages]
+            kept = jnp.concatenate([past.kept[None], jnp.array(passed, jnp.int32)])
+            return jnp.argmax(logits), kept, jnp.max(lost)
+
+        tokens, kept, lost = jax.lax.map(answer, about.questions)
+        return Answered(tokens, kept[0]), jnp.max(lost)
+
+    return jax.lax.map(of_clip, (keys, asked))

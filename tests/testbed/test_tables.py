@@ -1,0 +1,76 @@
+"""What a measurement looks like."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from omnizip_jax.compression import AllTokens, FastV, RandomTokens
+from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
+from omnizip_jax.testbed import tables
+from omnizip_jax.testbed.evaluate import write_tables
+from omnizip_jax.testbed.measure import FULL, Measurement
+from omnizip_jax.testbed.model import small_config, small_tokenizer
+from omnizip_jax.testbed.questions import FAMILIES
+
+METHODS = {
+    FULL: AllTokens(),
+    "random | 35%": RandomTokens(keep=0.35),
+    "fastv | 35%": FastV(keep=0.35),
+}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    right = {
+        FULL: np.ones((4, 1, 3), bool),
+        "random | 35%": np.array([[[1, 0, 1]] * 5] * 4, bool),
+        "fastv | 35%": np.array([[[1, 1, 1]]] * 3 + [[[0, 0, 0]]], bool),
+    }
+    kept = {
+        FULL: np.array([[200.0, 288.0]]),
+        "random | 35%": np.array([[70.2, 100.8]]),
+        "fastv | 35%": np.array([[200.0, 288.0], [27.0, 38.0]]),
+    }
+    kinds = np.array([["silent", "count", "seen"]] * 4)
+    config = ModelConfig.from_dict(small_config(small_tokenizer()))
+    return tables.summarise(Measurement(right, kept, kinds, 40.0), METHODS, config)
+
+
+def test_intervals_hold_the_mean():
+    values = np.random.default_rng(0).integers(0, 2, 400).astype(float)
+    low, high = tables.interval(values)
+    error = 1.96 * values.std() / 20
+    assert low == pytest.approx(values.mean() - error, abs=0.01)
+    assert high == pytest.approx(values.mean() + error, abs=0.01)
+
+
+def test_the_table_compares_with_all_tokens(rows):
+    lines = tables.accuracy_table(rows).splitlines()
+    assert all(family in lines[0] for family in FAMILIES)
+    assert lines[3].startswith("| random, 35% | 35.0% | 35.0% |")
+    assert "| 100.0% | 0.0% | 100.0% | 66.7% | +0.0 (+0.0 to +0.0) | -33.3" in lines[3]
+    by_kind = tables.kinds_table(rows, 0.35).splitlines()
+    assert by_kind[0] == "| method | count | seen | silent |"
+    assert by_kind[3] == "| random, 35% | 0% | 100% | 100% |"
+
+
+def test_costs_are_shares_of_all_tokens(rows):
+    assert rows[FULL]["cost"]["operations"] == rows[FULL]["cost"]["by_layer"] == 1
+    staged = rows["fastv | 35%"]["cost"]
+    assert staged["kept"] == 1 and staged["by_layer"] == pytest.approx(0.35, abs=1e-3)
+    # One of four layers reads everything; text is 40 of 528 tokens, which all layers read.
+    assert 0.35 < staged["operations"] < 0.45
+
+
+def test_files_for_the_documentation(rows, tmp_path):
+    write_tables({"easy": rows, "hard": rows}, 4, tmp_path)
+    read = json.loads((tmp_path / "accuracy.json").read_text())
+    assert read["clips"] == 4 and read["rows"]["hard"] == rows
+    assert "## Hard clips" in (tmp_path / "accuracy_tables.md").read_text()
+    assert (tmp_path / "accuracy.png").stat().st_size > 10_000
+    short = tables.short_table(read["rows"], [0.35]).splitlines()
+    assert short[0] == "| method | easy, 35% | hard, 35% |"
+    assert "| random | 66.7% | 66.7% |" in short and "| dycoke | - | - |" in short

@@ -12,17 +12,18 @@ import jax
 from omnizip_jax.answer import Answer
 from omnizip_jax.compression import Method, RandomTokens
 from omnizip_jax.config import WindowSpec
-from omnizip_jax.context import Context, WeightsMark
+from omnizip_jax.context import Context
 from omnizip_jax.evaluation.cost import cost
 from omnizip_jax.evaluation.memory import peak_bytes
 from omnizip_jax.evaluation.protocol import Protocol
 from omnizip_jax.evaluation.questions import Question
 from omnizip_jax.evaluation.results import Key
-from omnizip_jax.generate import encode_clip, generate, read_encoded
+from omnizip_jax.generate import answer_encoded
 from omnizip_jax.layout import token_counts
 from omnizip_jax.media import Clip, load_clip
 from omnizip_jax.models.families import family
-from omnizip_jax.models.params import Params
+from omnizip_jax.models.params import Params, WeightsMark
+from omnizip_jax.reader import encode_clip, read_encoded
 from omnizip_jax.reply import ask
 from omnizip_jax.types import EncodedWindow
 
@@ -249,11 +250,12 @@ class _Reader:
         words = settings.protocol.prompt(question)
         system, tokens = settings.protocol.system_of(question), settings.reply_tokens
         if self.method.stages(params.config.text.layers):
-            answer = generate(
+            answer = answer_encoded(
                 params,
                 clip,
+                encoded,
                 words,
-                compression=self.method,
+                self.method,
                 system=system,
                 seed=self._seed,
                 max_new_tokens=tokens,

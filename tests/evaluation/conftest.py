@@ -13,7 +13,7 @@ from omnizip_jax.evaluation.engine import Engine, Settings
 from omnizip_jax.evaluation.protocol import PROTOCOLS
 from omnizip_jax.evaluation.questions import read_questions, write_questions
 from omnizip_jax.testbed.clips import DIFFICULTIES
-from omnizip_jax.testbed.evaluate import quiz
+from omnizip_jax.testbed.measure import quiz
 
 CLIPS = 3
 

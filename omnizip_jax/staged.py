@@ -146,7 +146,7 @@ def read_staged(
     stages = reading.method.stages(config.text.layers)
     x, tokens, cache, depth = decoder.prefill(packed.embeddings, tokens, stages, sizes, room)
     logits = decoder.logits(x[tokens.count - 1][None])[0]
-    wanted = jnp.array([jnp.sum(depth > stage.after) for stage in stages])
+    wanted = jnp.array([jnp.sum(depth > stage.after) for stage in stages], jnp.int32)
     beyond = jnp.maximum(wanted - jnp.array(sizes, jnp.int32), 0)
     depth = unpacked(depth / config.text.layers, whole.keep)
     windows = slice(len(prefix.tokens) + len(reading.markers), -len(question.tokens))

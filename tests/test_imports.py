@@ -29,7 +29,8 @@ ROOMS = (
     ("reader", "stream"),
     ("staged", "reply", "saved"),
     ("generate",),
-    ("warmup", "picture"),
+    ("warmup", "attended"),
+    ("picture",),
     ("evaluation",),
     ("testbed",),
     ("",),  # the names of the package itself

@@ -27,6 +27,8 @@ from omnizip_jax.evaluation.readers import BENCHMARKS
 if TYPE_CHECKING:  # jax is imported once the arguments are read
     from omnizip_jax.compression import Method
     from omnizip_jax.config import WindowSpec
+    from omnizip_jax.media import Clip
+    from omnizip_jax.models.params import Params
 
 ROOM_TO_ASK = 384  # tokens of a question in a stream and of what stands around it
 STOPPED = 130  # the exit code after Ctrl-C
@@ -101,6 +103,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     methods = commands.add_parser("methods", help="list the methods that choose among tokens")
+    methods.add_argument(
+        "name", nargs="?", metavar="NAME", help="one of them, with its settings and their defaults"
+    )
     methods.set_defaults(run=_methods)
 
     generate = commands.add_parser(
@@ -139,6 +144,57 @@ def build_parser() -> argparse.ArgumentParser:
         "--picture", type=Path, metavar="FILE", help="draw what was kept: .png, .jpg, .pdf or .svg"
     )
     generate.set_defaults(run=_generate)
+
+    compare = commands.add_parser(
+        "compare",
+        help="ask a question under several methods: answers, tokens, operations, times, picture",
+        description="Answers one question about one clip under each method, twice, so that times "
+        "are those of compiled programs; prints answers, tokens and cost, and draws what each "
+        "method kept.",
+        formatter_class=_Help,
+    )
+    compare.add_argument("clip", metavar="CLIP", help="video file or URL")
+    compare.add_argument(
+        "question", type=utf8, metavar="QUESTION", help="what you want to know about it"
+    )
+    _add_methods_arguments(compare, "all,omnizip,random,fastv")
+    compare.add_argument(
+        "--max-new-tokens", type=positive, default=128, metavar="N", help="longest answer"
+    )
+    compare.add_argument(
+        "--out",
+        type=Path,
+        default=Path("omnizip-compare"),
+        metavar="FOLDER",
+        help="folder to write the picture to",
+    )
+    compare.set_defaults(run=_compare)
+
+    picture = commands.add_parser(
+        "picture",
+        help="draw what methods keep of a clip, and where the decoder attends",
+        description="Draws the frames of a clip with dropped tokens dimmed, its sound and the "
+        "rates of every window (the paper's Fig. 8 and 5), and what the last token of a question "
+        "attends to in every layer (Fig. 2); for several methods one below the other.",
+        formatter_class=_Help,
+    )
+    picture.add_argument("clip", metavar="CLIP", help="video file or URL")
+    _add_methods_arguments(picture, "omnizip")
+    picture.add_argument(
+        "--question",
+        type=utf8,
+        default="What happens in the video?",
+        metavar="TEXT",
+        help="whose last token attends, and what methods inside the decoder go by",
+    )
+    picture.add_argument(
+        "--out",
+        type=Path,
+        default=Path("omnizip-picture"),
+        metavar="FOLDER",
+        help="folder to write the pictures to",
+    )
+    picture.set_defaults(run=_picture)
 
     _add_evaluation(commands)
 
@@ -307,6 +363,47 @@ def add_compression_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_methods_arguments(parser: argparse.ArgumentParser, methods: str) -> None:
+    """What the commands share that set methods beside each other."""
+    parser.add_argument(
+        "--checkpoint",
+        default="small",
+        metavar="DIR",
+        help='folder that `omnizip convert` wrote, or "small": the small model that comes along',
+    )
+    parser.add_argument(
+        "--methods",
+        "--method",
+        default=methods,
+        metavar="NAMES",
+        help="with commas between; `omnizip methods` lists them",
+    )
+    parser.add_argument(
+        "--keep",
+        type=finite,
+        metavar="SHARE",
+        help="share of all media tokens that each method keeps; `all` keeps everything",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of those methods that have it; may be repeated",
+    )
+    parser.add_argument(
+        "--max-frames", type=positive, metavar="N", help="sample at most N frames of a long clip"
+    )
+    parser.add_argument(
+        "--grid-slots",
+        type=positive,
+        metavar="N",
+        help="video tokens for each second, at most (default: the checkpoint's)",
+    )
+    parser.add_argument("--seed", type=seed, default=0, help="for methods that draw")
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], help="run in another dtype")
+
+
 def method_from(arguments: argparse.Namespace) -> Method:
     """The method that the command line asks for."""
     from omnizip_jax.app.methods import parse_method
@@ -330,10 +427,14 @@ def enable_compilation_cache() -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
 
 
-def _methods(_: argparse.Namespace) -> int:
-    from omnizip_jax.app.methods import print_methods
+def _methods(arguments: argparse.Namespace) -> int:
+    from omnizip_jax.app.methods import print_method, print_methods
+    from omnizip_jax.app.terminal import Terminal
 
-    print_methods()
+    if arguments.name is None:
+        print_methods(Terminal())
+    else:
+        print_method(arguments.name, Terminal())
     return 0
 
 
@@ -392,6 +493,50 @@ def _generate(arguments: argparse.Namespace) -> int:
         plot_compression(answer).savefig(arguments.picture)
         print(f"[picture: {arguments.picture}]", file=sys.stderr)
     return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    check_question("QUESTION", arguments.question)
+    make_folder("--out", arguments.out)
+
+    from omnizip_jax.app.compare import compare
+
+    compare(
+        *_beside_each_other(arguments),
+        arguments.question,
+        arguments.out,
+        max_new_tokens=arguments.max_new_tokens,
+        seed=arguments.seed,
+    )
+    return 0
+
+
+def _picture(arguments: argparse.Namespace) -> int:
+    check_question("--question", arguments.question)
+    make_folder("--out", arguments.out)
+
+    from omnizip_jax.app.compare import picture
+
+    picture(*_beside_each_other(arguments), arguments.question, arguments.out, arguments.seed)
+    return 0
+
+
+def _beside_each_other(arguments: argparse.Namespace) -> tuple[Params, dict[str, Method], Clip]:
+    """The model, the methods and the clip of commands that set methods beside each other."""
+    import omnizip_jax
+    from omnizip_jax.app.compare import check_methods, load_once
+    from omnizip_jax.app.methods import parse_methods
+
+    keep = [] if arguments.keep is None else [f"keep={arguments.keep}"]
+    methods = parse_methods(arguments.methods, [*arguments.set, *keep])
+    enable_compilation_cache()
+    if sys.stderr.isatty():
+        print(f"[loading {arguments.checkpoint}]", file=sys.stderr)
+    params = omnizip_jax.load(arguments.checkpoint, dtype=arguments.dtype)
+    check_methods(params, methods)
+    spec = spec_from(arguments, params.config.spec)
+    clip = load_once(params, arguments.clip, spec, arguments.max_frames, sys.stderr.isatty())
+    return params, methods, clip
 
 
 def _questions(arguments: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -11,15 +12,16 @@ from rich.console import Console
 from rich.table import Table
 
 from omnizip_jax.answer import Answer
+from omnizip_jax.app.compare import costs_of, tokens_table
 from omnizip_jax.app.follow import Event, Questions, WindowRead, begin_stream, follow
 from omnizip_jax.app.terminal import Screen, Terminal
 from omnizip_jax.app.times import END, clock
 from omnizip_jax.checkpoint.load import load
-from omnizip_jax.compression import OmniZipConfig
+from omnizip_jax.compression import AllTokens, FastV, Method, OmniZipConfig, RandomTokens
 from omnizip_jax.generate import generate
 from omnizip_jax.media import windows
 from omnizip_jax.models.params import Params
-from omnizip_jax.picture import plot_compression
+from omnizip_jax.picture import plot_compression, plot_methods
 from omnizip_jax.testbed.clips import TestClip, make_clip
 from omnizip_jax.testbed.questions import (
     FAMILIES,
@@ -30,11 +32,16 @@ from omnizip_jax.testbed.questions import (
 
 LETTER = "paper, 45 %"
 # All tokens, the shares that the paper measures, and the paper to the letter.
-SETTINGS: dict[str, OmniZipConfig | None] = {
-    "all": None,
+SETTINGS: dict[str, Method] = {
+    "all": AllTokens(),
     "45 %": OmniZipConfig(keep=0.45),
     "35 %": OmniZipConfig(keep=0.35),
     LETTER: OmniZipConfig.paper(keep=0.45),
+}
+# Beside omnizip.
+RIVALS: dict[str, Method] = {
+    "random": RandomTokens(keep=0.35),
+    "fastv": FastV(keep=0.35),  # which prunes inside the decoder
 }
 MAX_NEW_TOKENS = 4  # answers are one word
 
@@ -44,20 +51,7 @@ def run(folder: Path, seed: int) -> None:
     console = Terminal()
     params, clip, path = prepare(folder, seed, console)
     questions = ask_about(clip, seed, 2)
-    answers: dict[str, list[Answer]] = {}
-    for name, compression in SETTINGS.items():
-        with console.status(f"compiling, then timing: {name}"):
-            for _ in range(2):
-                answers[name] = [
-                    generate(
-                        params,
-                        path,
-                        question.text,
-                        compression=compression,
-                        max_new_tokens=MAX_NEW_TOKENS,
-                    )
-                    for question in questions
-                ]
+    answers = _answer(params, path, questions, SETTINGS, console)
     console.print("[bold]3.[/] Questions about it, and what the model says")
     console.print(answers_table(questions, answers))
     console.print(results_table(answers))
@@ -70,14 +64,49 @@ def run(folder: Path, seed: int) -> None:
         "docs/accuracy.md says why.",
         soft_wrap=True,
     )
+    console.print("[bold]5.[/] Three methods beside each other, 35 % averaged over the layers")
+    rivals = {"omnizip": answers["35 %"]} | _answer(params, path, questions, RIVALS, console)
+    first = {name: said for name, (said, *_) in rivals.items()}
+    costs = costs_of(params, {"omnizip": SETTINGS["35 %"], **RIVALS}, first)
+    console.print(answers_table(questions, rivals))
+    console.print(tokens_table(first, costs))
+    picture = folder / "methods.png"
+    plot_methods(first).savefig(picture, dpi=110)
+    console.print(f"   What each kept: [bold]{picture}[/]", soft_wrap=True)
     console.print(
         f"\nAsk something else, in words like these:\n  omnizip generate {path} "
         f"'{questions[-1].text}' --checkpoint small --set keep=0.45\n"
+        f"Other methods: omnizip compare {path} '{questions[-1].text}' --keep 0.45\n"
         "Another clip: omnizip demo --seed 1. Window by window: omnizip demo --stream",
         markup=False,
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _answer(
+    params: Params,
+    clip: Path,
+    questions: list[Question],
+    settings: Mapping[str, Method],
+    console: Console,
+) -> dict[str, list[Answer]]:
+    """The answers to all questions at each setting, timed without compilation."""
+    answers: dict[str, list[Answer]] = {}
+    for name, compression in settings.items():
+        with console.status(f"compiling, then timing: {name}"):
+            for _ in range(2):
+                answers[name] = [
+                    generate(
+                        params,
+                        clip,
+                        question.text,
+                        compression=compression,
+                        max_new_tokens=MAX_NEW_TOKENS,
+                    )
+                    for question in questions
+                ]
+    return answers
 
 
 def run_stream(folder: Path, seed: int) -> None:

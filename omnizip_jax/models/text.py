@@ -122,10 +122,14 @@ class Attention(nn.Module):
 
     def of_last(self, x, angle, last: Int[Array, ""]) -> Float[Array, "N T"]:
         """Weights with which the token at ``last`` attends to those up to it."""
-        q, turn = (jax.lax.dynamic_slice_in_dim(y, last, 1) for y in (x, angle))
-        q = rope.rotate(self._heads(self.q_proj(q)), turn)
+        row, turn = (jax.lax.dynamic_slice_in_dim(y, last, 1) for y in (x, angle))
         k = rope.rotate(self._heads(self.k_proj(x)), angle)
-        return attention.weights_of_last(q, k, last)
+        return self.to_keys(row, turn, k, last)
+
+    def to_keys(self, x, angle, keys, last: Int[Array, ""]) -> Float[Array, "N S"]:
+        """Weights with which one token attends to rotated keys, those up to ``last``."""
+        q = rope.rotate(self._heads(self.q_proj(x)), angle)
+        return attention.weights_of_last(q, keys, last)
 
 
 class MLP(nn.Module):
@@ -170,6 +174,10 @@ class Layer(nn.Module):
     def attention_of_last(self, x, angle, last: Int[Array, ""]) -> Float[Array, "N T"]:
         """What the layer's own norm and projections make of hidden states that enter it."""
         return self.self_attn.of_last(self.input_layernorm(x), angle, last)
+
+    def attention_to_keys(self, x, angle, keys, last: Int[Array, ""]) -> Float[Array, "N S"]:
+        """What the layer makes of one token that enters it, against keys of its cache."""
+        return self.self_attn.to_keys(self.input_layernorm(x), angle, keys, last)
 
 
 class Decoder(nn.Module):
@@ -296,6 +304,39 @@ class Decoder(nn.Module):
                     segments = [past.take(place, tokens.count, room) for past, place in pairs]
                     places = [jnp.arange(size)] * len(segments)
         return self.norm(x), tokens, tuple(segments), depth
+
+    @exact
+    def attention_to_cache(
+        self, embedding: Float[Array, "1 D"], positions: Int[Array, "3 1"], cache: Cache
+    ) -> tuple[Float[Array, "L S"], ...]:
+        """What one more token attends to in every layer, mean over heads: a row a layer.
+
+        Args:
+            cache: the past; it has a free slot for the token.
+
+        Returns:
+            For each segment of the cache, its layers against its slots. The token itself is at
+            ``length``; what lies behind has 0.
+        """
+        angle = rope.angles(positions, self.config)
+        apply: Any = self._layer(False).apply
+        segments = cache if isinstance(cache, tuple) else (cache,)
+        x, first, rows = embedding, 0, []
+        for segment in segments:
+            count = segment.keys.shape[0]
+
+            def step(carry: Any, index: Array, first: int = first) -> tuple[Any, Array]:
+                params = {"params": layers.layer_of(self.layers, index, self.kernels.held)}
+                entering, (x, filled) = carry[0], apply(params, carry, index, angle, first)
+                keys = jax.lax.dynamic_index_in_dim(filled.keys, index - first, keepdims=False)
+                given = entering, angle, keys, filled.length
+                attended = apply(params, *given, method=Layer.attention_to_keys)
+                return (x, filled), jnp.mean(attended, axis=0)
+
+            (x, _), attended = jax.lax.scan(step, (x, segment), first + jnp.arange(count))
+            rows.append(attended)
+            first += count
+        return tuple(rows)
 
     def _run(
         self,

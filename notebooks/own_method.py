@@ -16,6 +16,16 @@
 # Write a rule that chooses among the tokens, look at what it keeps, and get its row beside the
 # others. Needs nothing but the package: the small model, its clips and questions come along.
 
+# %% [markdown]
+# ## The rule
+#
+# The idea: what lies far from the mean of its clip is worth keeping. A method is a frozen
+# dataclass, its fields are its settings. `Rates` brings `rho_audio`, `rho_video` and `keep`, and
+# works out how many tokens of each modality stay, to the token. What is left to write is how they
+# are ranked: `sound` and `picture` get the clip's windows and a count, and say which stay.
+#
+# Shapes may not depend on data, so tokens that do not exist are there as well; masks say which do.
+
 # %%
 # %matplotlib inline
 import dataclasses
@@ -34,18 +44,6 @@ from omnizip_jax.testbed.clips import make_clip
 from omnizip_jax.testbed.measure import Measurement, measure
 from omnizip_jax.testbed.questions import FAMILIES
 from omnizip_jax.testbed.tables import interval
-
-# %% [markdown]
-# ## The rule
-#
-# The idea: what lies far from the mean of its clip is worth keeping. A method is a frozen
-# dataclass, its fields are its settings. `Rates` brings `rho_audio`, `rho_video` and `keep`, and
-# works out how many tokens of each modality stay, to the token. What is left to write is how they
-# are ranked: `sound` and `picture` get the clip's windows and a count, and say which stay.
-#
-# Shapes may not depend on data, so tokens that do not exist are there as well; masks say which do.
-
-# %%
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ SUITES = {  # name on the command line: module with a function ``run(bench) -> r
     "prefill": "prefill",
     "first-token": "first_token",
     "questions": "questions",
+    "evaluate": "evaluate",
     "decode": "decode",
     "stages": "stages",
     "stream": "stream",

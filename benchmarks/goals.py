@@ -37,9 +37,12 @@ CPU = {
     "prefill.packed_35": Goal("share", least=0.9),
     "prefill.vs_transformers": Goal("ratio", least=1.0),
     "stages.fastv": Goal("share", least=0.85),
+    "stages.seats": Goal("share", least=0.85),
+    "stages.decode": Goal("ratio", least=0.95),  # no slower, but for noise
     "decode.vs_transformers": Goal("ratio", least=2),
     "first_token.vs_transformers_45": Goal("ratio", least=1.6),
     "questions.second": Goal("value", most=0.05),
+    "evaluate.question": Goal("ratio", least=1.5),
     "stream.bucketed": Goal("ratio", least=1.8),
     "media.realtime": Goal("value", least=25),
     # Times the weights, at the sizes of the real 3B.

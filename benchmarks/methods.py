@@ -1,7 +1,8 @@
-"""Suite ``methods``: what each method takes to choose among the tokens of a clip, beside no other.
+"""Suite ``methods``: what each method takes to choose among the tokens of a clip.
 
 ``select`` alone, jitted, with the settings that a method has by default, on random outputs of the
-encoders, those included that only some methods ask for.
+encoders, those included that only some methods ask for. Beside it the mechanism in PyTorch, where
+an author published one; OmniZip's own rules have theirs in the suite ``compression``.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.bench import Bench
-from benchmarks.compression import random_tokens
-from benchmarks.harness import Row
-from omnizip_jax.compression import METHODS, Method
+from benchmarks.compression import random_tokens, thread_choices, to_torch
+from benchmarks.harness import Call, Row, program_bytes
+from benchmarks.machine import synchronised
+from omnizip_jax.compression import EVS, METHODS, DyCoke, Method, Seats, VidCom2, VisionZip
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.types import AudioFeatures, EncodedWindow, Selection, VisionFeatures
+
+LONG = 128  # windows: 4.3 minutes
+DYCOKE_RATE = 2 / 3  # k, which leaves half of the tokens
 
 
 def run(bench: Bench) -> Iterator[Row]:
@@ -28,13 +33,64 @@ def run(bench: Bench) -> Iterator[Row]:
     size = sum(x.nbytes for x in jax.tree.leaves((windows.audio.tokens, windows.video)))
     clip = f"{count} windows, D={width}, {size / 2**20:.0f} MiB"
     bench.say(f"methods: {', '.join(METHODS)} on {clip}")
-    programs = [program(method()) for method in METHODS.values()]
-    calls = [functools.partial(_finished, choose, windows) for choose in programs]
-    for name, choose, timing in zip(METHODS, programs, bench.alternate(*calls), strict=True):
+    of_torch = peer_calls(windows) if bench.has_torch else {}
+    for name, kind in METHODS.items():
+        choose = program(kind())
         chosen = choose(windows)
         kept = int(jnp.sum(chosen.audio_keep)) + int(jnp.sum(chosen.video_keep))
         note = f"keeps {kept / tokens:.1%} of {tokens} tokens; {clip}"
-        yield bench.timed(f"methods.{name}", timing, note=note)
+        peers = thread_choices(of_torch[name]) if name in of_torch else {}
+        ours = functools.partial(_finished, choose, windows)
+        timing, *others = bench.alternate(ours, *peers.values())
+        best = min(zip(others, peers, strict=True), key=lambda pair: pair[0].median, default=())
+        yield bench.timed(f"methods.{name}", timing, *best, note=note)
+    yield from _peaks(bench)
+
+
+def _peaks(bench: Bench) -> Iterator[Row]:
+    """Temporaries of a long clip: nothing grows with the square of its tokens."""
+    width = bench.preset.compression_width
+    shapes = jax.eval_shape(lambda: random_encoded(LONG, width, bench.config, bench.dtype))
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
+    for name in ("visionzip", "seats", "vidcom2"):
+        used, _ = program_bytes(program(METHODS[name]()).lower(shapes).compile())
+        note = f"{LONG} windows: {used / 2**20:.0f} MiB beside a clip of {size / 2**20:.0f} MiB"
+        yield bench.figure(f"methods.{name}_temporaries", used / size, "share", note=note)
+
+
+def peer_calls(windows: EncodedWindow) -> dict[str, Call]:
+    """The rivals' mechanisms in PyTorch on the same clip, with the settings of our defaults."""
+    from torch import Tensor
+    from torch.nn.functional import pad
+
+    from benchmarks.peers import rivals
+
+    assert windows.vision is not None
+    video, audio = to_torch(windows.video), to_torch(windows.audio.tokens)
+    grids, flat = video.flatten(0, 1), video.flatten(0, 2)
+    received, keys = to_torch(windows.vision.received), to_torch(windows.vision.keys)
+    heard = to_torch(windows.audio.queries), to_torch(windows.audio.keys)
+    seats, zipped, frame = Seats(), VisionZip(), DyCoke().audio_frame
+    frames = pad(audio, (0, 0, 0, -audio.shape[1] % frame)).unflatten(1, (-1, frame))
+
+    def both() -> tuple[Tensor, Tensor]:
+        sound = rivals.seats(audio, rivals.received_in_windows(*heard), seats.target_audio)
+        of_windows = video.flatten(1, 2), received.flatten(1)
+        return sound, rivals.seats(*of_windows, seats.target_video)
+
+    def merge() -> tuple[Tensor, Tensor]:
+        return rivals.dycoke(frames, DYCOKE_RATE), rivals.dycoke(grids[None], DYCOKE_RATE)
+
+    calls = {
+        "dycoke": merge,
+        "visionzip": lambda: rivals.visionzip(
+            flat, keys.flatten(0, 2), received.flatten(), 1 - zipped.rho_video, zipped.contextual
+        ),
+        "evs": lambda: rivals.evs(grids, 1 - EVS().rho_video),
+        "vidcom2": lambda: rivals.vidcom2(grids, 1 - VidCom2().rho_video),
+        "seats": both,
+    }
+    return {name: functools.partial(synchronised, call) for name, call in calls.items()}
 
 
 def _finished(choose: Callable[[EncodedWindow], Selection], windows: EncodedWindow) -> None:

@@ -12,11 +12,13 @@ from omnizip_jax.compression import Method, OmniZipConfig, as_method
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.context import Context
 from omnizip_jax.decode import Decoding, check_count, check_seed
+from omnizip_jax.media import Clip
 from omnizip_jax.models.params import Params, check_params
 from omnizip_jax.reader import read_turn, timed
-from omnizip_jax.reply import begin, begin_at, check_callback, finish, run
+from omnizip_jax.reply import Reply, begin, begin_at, check_callback, finish, run
 from omnizip_jax.staged import read_with_question
-from omnizip_jax.turn import Loading, check_positions, load_turn
+from omnizip_jax.turn import Loading, Turn, check_positions, load_turn
+from omnizip_jax.types import EncodedWindow
 
 
 def generate(
@@ -121,16 +123,45 @@ def _answer(
     else:
         context, took = read_turn(params, turn, method, turn.room(room), drawn, progress)
         reply = begin(params, context, question, decoding, copy=False)
-    trace, clip, text = context.trace, turn.shown, turn.read_before(params.config)
+    clip, text = turn.shown, turn.read_before(params.config)
     del context, turn  # the first cache and the pixels are not needed to decode
-    answer, _ = finish(params, run(params, reply, on_text))
+    answer = _completed(params, run(params, reply, on_text), text, seconds | took)
+    return dataclasses.replace(answer, clip=clip)
+
+
+def answer_encoded(
+    params: Params,
+    clip: Clip,
+    encoded: EncodedWindow,
+    question: str,
+    method: Method,
+    *,
+    max_new_tokens: int = 256,
+    system: str = prompts.DEFAULT_SYSTEM,
+    seed: int = 0,
+) -> Answer:
+    """``generate`` for a method with stages and a clip that is encoded already, greedily.
+
+    Other methods read the clip once for all questions: ``read_encoded``, then ``ask``.
+    """
+    turn = Turn.of(params, [clip, question], system)
+    check_positions(turn, max_new_tokens, params.config)
+    context, logits, took = read_with_question(
+        params, turn, method, max_new_tokens, seed, encoded=encoded
+    )
+    reply = begin_at(context, logits, turn.question, Decoding(max_new_tokens, 0.0, 1.0, seed))
+    return _completed(params, run(params, reply), turn.read_before(params.config), took)
+
+
+def _completed(params: Params, reply: Reply, text: int, took: dict[str, float]) -> Answer:
+    """The answer, with what was read before its question: tokens of text, and seconds."""
+    answer, _ = finish(params, reply)
     prefill = took["prefill"] + answer.seconds["prefill"]
     return dataclasses.replace(
         answer,
         counts=dataclasses.replace(answer.counts, text=text + answer.counts.text),
-        compression=trace,
-        clip=clip,
-        seconds=seconds | took | answer.seconds | {"prefill": prefill},
+        compression=reply.context.trace,
+        seconds=took | answer.seconds | {"prefill": prefill},
     )
 
 

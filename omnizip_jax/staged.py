@@ -25,19 +25,34 @@ from omnizip_jax.memory import VIDEO as VIDEO_SLOT
 from omnizip_jax.models.families import family
 from omnizip_jax.models.params import Params
 from omnizip_jax.models.text import KVCache
-from omnizip_jax.reader import choose, encode, nothing_read, of_clip, of_windows, timed
+from omnizip_jax.reader import (
+    choose,
+    encode,
+    laid_out,
+    nothing_read,
+    of_clip,
+    of_windows,
+    timed,
+)
 from omnizip_jax.turn import Turn
-from omnizip_jax.types import EncodedClip, Selection
+from omnizip_jax.types import EncodedClip, EncodedWindow, Selection
 
 
 def read_with_question(
-    params: Params, turn: Turn, method: Method, room: int, seed: int = 0, progress: bool = False
+    params: Params,
+    turn: Turn,
+    method: Method,
+    room: int,
+    seed: int = 0,
+    progress: bool = False,
+    encoded: EncodedWindow | None = None,
 ) -> tuple[Context, Float[Array, " V"], dict[str, float]]:
     """Clip and question in one prefill.
 
     Args:
         room: slots for the answer.
         seed, progress: as for ``read_turn``.
+        encoded: the clip's windows, where the encoders have seen them already.
 
     Returns:
         The context, the logits of the answer's first token, the seconds as from ``read_turn``.
@@ -53,7 +68,10 @@ def read_with_question(
         )
     seconds: dict[str, float] = {}
     with timed(seconds, "encoders"):
-        encoded = encode(params, clip, method, progress)
+        if encoded is None:
+            ready = encode(params, clip, method, progress)
+        else:
+            ready = laid_out(clip, encoded)
     context = nothing_read(params, method, turn.system, seed)
     reading = of_clip(context.reading, clip)
     media = method.bound(*token_counts(clip.windows, params.config))
@@ -62,7 +80,7 @@ def read_with_question(
         cache, logits, past, trace, lost = read_staged(
             params.weights,
             context.past,
-            encoded,
+            ready,
             *(padded_text(part.tokens, part.offsets) for part in turn.texts),
             reading=reading,
             capacity=bucket(media + text),

@@ -52,7 +52,9 @@ def test_a_clip(params, windows, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "method", [OmniZipConfig(), RandomTokens(), AllTokens()], ids=lambda m: type(m).__name__
+    "method",
+    [OmniZipConfig(), RandomTokens(), pytest.param(AllTokens(), marks=pytest.mark.slow)],
+    ids=lambda m: type(m).__name__,
 )
 def test_a_stream(params, windows, tmp_path, method):
     """Fed until it has forgotten; a method that draws goes on drawing."""

@@ -28,7 +28,15 @@ def test_stages_that_drop_nothing_equal_full_tokens(params, random_windows):
     assert nothing.counts == everything.counts
 
 
-@pytest.mark.parametrize("method", [FastV(), FastV(keep=0.6), Seats(), Seats(keep=0.3)])
+@pytest.mark.parametrize(
+    "method",
+    [
+        FastV(),
+        pytest.param(FastV(keep=0.6), marks=pytest.mark.slow),
+        pytest.param(Seats(), marks=pytest.mark.slow),
+        Seats(keep=0.3),
+    ],
+)
 def test_clips_share_a_program(params, random_windows, method):
     first = answer(params, random_windows([2, 2], [200, 200]), method)
     programs = read_staged._cache_size()

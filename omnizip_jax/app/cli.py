@@ -22,6 +22,7 @@ from omnizip_jax.app.arguments import (
     utf8,
 )
 from omnizip_jax.app.times import parse_time
+from omnizip_jax.evaluation.readers import BENCHMARKS
 
 if TYPE_CHECKING:  # jax is imported once the arguments are read
     from omnizip_jax.compression import Method
@@ -195,6 +196,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     picture.set_defaults(run=_picture)
 
+    _add_evaluation(commands)
+
     stream = commands.add_parser(
         "stream",
         help="watch a file, URL or camera for as long as it runs, and ask meanwhile",
@@ -260,6 +263,83 @@ def build_parser() -> argparse.ArgumentParser:
     )
     stream.set_defaults(run=_stream)
     return parser
+
+
+def _add_evaluation(commands: argparse._SubParsersAction) -> None:
+    """What turns data sets into tables: ``questions``, ``evaluate``, ``report``."""
+    questions = commands.add_parser(
+        "questions",
+        help="turn a benchmark as it lies on disk into a file of questions",
+        description="Reads the annotations of a benchmark and writes what `omnizip evaluate` asks: "
+        "one JSON object a line.",
+    )
+    questions.add_argument(
+        "benchmark", choices=list(BENCHMARKS), metavar="BENCHMARK", help=", ".join(BENCHMARKS)
+    )
+    questions.add_argument(
+        "annotations", type=Path, metavar="FILE", help="its JSON file, or the folder that has it"
+    )
+    questions.add_argument(
+        "--videos", type=Path, metavar="DIR", help="folder with its videos (default: of FILE)"
+    )
+    questions.add_argument("--out", type=Path, required=True, metavar="QUESTIONS.jsonl")
+    questions.set_defaults(run=_questions)
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="ask a file of questions about videos, and report accuracy and cost",
+        description="Asks every question of a file, one JSON object a line: id, video, question, "
+        "and if you like options, answer, start, end, and columns of your own. Rows are appended "
+        "as they come; the same command again goes on where it was stopped.",
+        formatter_class=_Help,
+    )
+    evaluate.add_argument("questions", type=Path, metavar="QUESTIONS.jsonl")
+    evaluate.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="DIR",
+        help='folder that `omnizip convert` wrote, or "small": the small model that comes along',
+    )
+    evaluate.add_argument("--out", type=Path, required=True, metavar="RESULTS.jsonl")
+    add_compression_arguments(evaluate)
+    evaluate.add_argument(
+        "--compare",
+        nargs="+",
+        metavar="METHOD",
+        help="several methods instead, the first one the reference: all omnizip:keep=0.35 "
+        "random:keep=0.35,split=true",
+    )
+    evaluate.add_argument(
+        "--seeds", type=positive, default=3, metavar="N", help="of methods that draw"
+    )
+    evaluate.add_argument(
+        "--protocol", default="authors", metavar="NAME", help="words and scoring: or lmms-eval"
+    )
+    evaluate.add_argument("--no-audio", action="store_true", help="leave the sound out")
+    evaluate.add_argument("--no-video", action="store_true", help="leave the picture out")
+    evaluate.add_argument(
+        "--max-frames", type=positive, metavar="N", help="sample at most N frames of a long clip"
+    )
+    evaluate.add_argument(
+        "--max-new-tokens", type=positive, metavar="N", help="longest reply (default: protocol's)"
+    )
+    evaluate.add_argument("--dtype", choices=["bfloat16", "float32"], help="run in another dtype")
+    evaluate.add_argument(
+        "--one-by-one",
+        action="store_true",
+        help="read no clip ahead: slower, for times that nothing disturbs",
+    )
+    evaluate.set_defaults(run=_evaluate)
+
+    report = commands.add_parser(
+        "report",
+        help="put runs of `omnizip evaluate` side by side, as the paper's tables",
+        description="Tables 1, 2, 3 and 6 and Figures 4, 6 and 7 of the paper, as far as the runs "
+        "give them, with the paper's own figures beside them, marked as theirs.",
+    )
+    report.add_argument("runs", type=Path, nargs="+", metavar="RESULTS.jsonl")
+    report.add_argument("--out", type=Path, metavar="FILE.md", help="write it here instead")
+    report.set_defaults(run=_report)
 
 
 def add_compression_arguments(parser: argparse.ArgumentParser) -> None:
@@ -457,6 +537,38 @@ def _beside_each_other(arguments: argparse.Namespace) -> tuple[Params, dict[str,
     spec = spec_from(arguments, params.config.spec)
     clip = load_once(params, arguments.clip, spec, arguments.max_frames, sys.stderr.isatty())
     return params, methods, clip
+
+
+def _questions(arguments: argparse.Namespace) -> int:
+    from omnizip_jax.app.reports import convert_benchmark
+
+    convert_benchmark(arguments.benchmark, arguments.annotations, arguments.videos, arguments.out)
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    check_modalities(arguments)
+
+    import omnizip_jax
+    from omnizip_jax.app.evaluate import run, settings_from
+    from omnizip_jax.evaluation.questions import read_questions
+
+    settings = settings_from(arguments)
+    questions = read_questions(arguments.questions)
+    enable_compilation_cache()
+    if sys.stderr.isatty():
+        print(f"[loading {arguments.checkpoint}]", file=sys.stderr)
+    params = omnizip_jax.load(arguments.checkpoint, dtype=arguments.dtype)
+    settings = dataclasses.replace(settings, spec=spec_from(arguments, params.config.spec))
+    run(params, questions, settings, arguments)
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from omnizip_jax.app.reports import print_report
+
+    print_report(arguments.runs, arguments.out)
+    return 0
 
 
 def _stream(arguments: argparse.Namespace) -> int:

@@ -211,10 +211,13 @@ class Rates(Parts):
 class SalientSound(Rates):
     """What methods made for the picture do about the sound: OmniZip's ranking, without anchors.
 
-    The audio tokens with the highest attention scores (eq. 2) of the clip stay.
+    The audio tokens with the highest attention scores (eq. 2) of the clip stay. A sound that stays
+    whole is not ranked.
     """
 
     def sound(self, windows, count, key):
         audio = windows.audio
+        if self.keep is None and self.rho_audio == 0:
+            return Part(audio.token_mask)
         scores = attention_scores(audio.queries, audio.keys, audio.frame_mask)
         return top_part(scores, audio.token_mask, count)

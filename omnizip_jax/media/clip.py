@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.media.channel import apart, read_ahead
-from omnizip_jax.media.clock import FrameSampler, Sound, continue_sound
+from omnizip_jax.media.clock import FrameSampler, Picture, Sound, continue_sound
 from omnizip_jax.media.container import note_if_short
 from omnizip_jax.media.cut import Grids, count_windows, cut_windows
+from omnizip_jax.media.excerpt import Excerpt
 from omnizip_jax.media.notes import Notes
 from omnizip_jax.media.pixels import unpatchify
 from omnizip_jax.media.sound import SAMPLE_RATE, clip_log_mel
@@ -66,6 +67,8 @@ def load_clip(
     source: str | os.PathLike[str] | tuple[Any, float, Any, int],
     spec: WindowSpec = WindowSpec(),  # noqa: B008 (frozen)
     *,
+    start: float = 0.0,
+    end: float | None = None,
     max_frames: int | None = None,
     max_windows: int | None = None,
     timeout: float | None = 10.0,
@@ -85,6 +88,8 @@ def load_clip(
         source: path, URL, or (frames uint8 [T, H, W, 3], fps, waveform float [S] or None,
             sample rate).
         spec: shape of the windows.
+        start, end: only this part, seconds; it is read as if it were the whole clip. What lies
+            before it is decoded and dropped; what lies behind it is not read.
         max_frames: at most so many frames, uniformly over the clip; grids then stand for their
             true time and windows hold fewer of them.
         max_windows: a longer clip is an error, found before its pictures are decoded where the
@@ -95,8 +100,10 @@ def load_clip(
 
     Raises:
         ValueError: the source cannot be read, holds nothing of use, or is of a wrong type or
-            shape; it is too long; ``max_frames`` is below one grid.
+            shape; it is too long; there is nothing between ``start`` and ``end``; ``max_frames``
+            is below one grid.
     """
+    part = Excerpt(start, end)
     if max_frames is not None and not (
         isinstance(max_frames, numbers.Integral) and max_frames >= spec.temporal_patch
     ):
@@ -109,7 +116,8 @@ def load_clip(
         raise ValueError("use_audio and use_video are both False: nothing would be left")
     notes, waits = Notes(), not is_local(source)
     media = open_media(source, use_video, use_audio, timeout=timeout, notes=notes)
-    promised, spacing = media.duration, spec.seconds / spec.frames
+    promised = None if media.duration is None else part.length(media.duration)
+    spacing = spec.seconds / spec.frames
 
     def check_length(seconds: float) -> None:
         # A window more, as some milliseconds of sound make no window.
@@ -125,13 +133,15 @@ def load_clip(
         if max_frames is not None and media.has_video:
             max_frames -= max_frames % spec.temporal_patch
             end = apart(media.video_end, media.name) if waits else media.video_end()
-            spacing = max(spacing, end / max_frames)
+            spacing = max(spacing, part.length(end) / max_frames)
         on_error.pop_all()
     sampler = FrameSampler(spacing)
     grids = Grids(spec, max_frames)
     sound, heard, seen = [np.zeros(0, np.float32)], 0, 0.0
     total = None if promised is None else math.ceil(promised)
-    events = closing_media([media], media.decode(sampler.wants))
+    kinds = [kind for kind, has in ((Picture, media.has_video), (Sound, media.has_audio)) if has]
+    events = part.cut(media.decode(part.wants(sampler.wants)), kinds)
+    events = closing_media([media], events)
     if waits:  # from here on its thread alone touches the source
         events = read_ahead(events, media.name, EVENTS)
     with (
@@ -154,7 +164,8 @@ def load_clip(
     check_length(seen)
     grids.add(sampler.finish())
     if not (heard or grids.end):
-        raise ValueError(f"{media.name}: no picture and no sound could be decoded")
+        where = "" if part.whole else f" {part}"
+        raise ValueError(f"{media.name}: no picture and no sound could be decoded{where}")
     duration = max(seen, heard / SAMPLE_RATE)
     if use_audio and use_video:
         note_if_short(notes, media.name, duration, promised)

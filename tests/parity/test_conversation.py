@@ -58,7 +58,14 @@ def given(parts):
     return [part if isinstance(part, str) else clip_of(part) for part in parts]
 
 
-@pytest.mark.parametrize("name", CONVERSATIONS)
+# What sound alone has, the mixed conversation has too.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "sound_alone" else ())
+        for name in CONVERSATIONS
+    ],
+)
 def test_clips_and_texts(name, params, thinker, random_windows):
     parts = shown(CONVERSATIONS[name], random_windows)
     clips = [part for part in parts if not isinstance(part, str)]

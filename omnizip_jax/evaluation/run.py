@@ -1,0 +1,83 @@
+"""A whole file of questions: clips are read ahead of the device, rows are appended as they come."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from tqdm import tqdm
+
+from omnizip_jax.evaluation.engine import Engine, Prepared
+from omnizip_jax.evaluation.machine import machine
+from omnizip_jax.evaluation.questions import Question
+from omnizip_jax.evaluation.results import Results
+
+
+def evaluate(
+    engine: Engine,
+    questions: Sequence[Question],
+    out: str | os.PathLike[str],
+    *,
+    checkpoint: str = "",
+    one_by_one: bool = False,
+    progress: bool = False,
+) -> None:
+    """Ask all questions that have no row yet, and append their rows.
+
+    Stopped at any moment, it goes on from there the next time, and the rows are the same bytes. A
+    clip that cannot be read gives rows with its error; delete them to try again.
+
+    Args:
+        out: the rows, ``NAME.jsonl``; ``NAME.run.json`` and ``NAME.times.jsonl`` lie beside it.
+        checkpoint: where the weights lie, to be noted.
+        one_by_one: do not decode and encode the next clip while this one is asked about: slower,
+            but no stage disturbs the times of another.
+        progress: show a bar with the time left.
+
+    Raises:
+        ValueError: ``out`` belongs to another run, or cannot be written.
+    """
+    run = {"checkpoint": checkpoint, **engine.describe()}
+    with Results(out, run, questions) as results:
+        done, keys = results.done, engine.keys(questions)
+        groups = [group for group in by_clip(questions) if not done.issuperset(engine.keys(group))]
+        if groups:
+            results.note({"session": machine() | {"one by one": one_by_one}})
+        with (
+            tqdm(
+                total=len(keys),
+                initial=len(done.intersection(keys)),
+                unit="question",
+                disable=not progress,
+            ) as bar,
+            contextlib.closing(_ahead(engine, groups, one_by_one)) as prepared,
+        ):
+            for group, clip in zip(groups, prepared, strict=True):
+                for row, times in engine.answer(clip, group, done):
+                    results.append(row, times)
+                    bar.update()
+
+
+def by_clip(questions: Sequence[Question]) -> list[list[Question]]:
+    """Questions about the same clip together, clips in the order of their first question."""
+    groups: dict[tuple[str, float, float | None], list[Question]] = {}
+    for question in questions:
+        groups.setdefault(question.clip, []).append(question)
+    return list(groups.values())
+
+
+def _ahead(
+    engine: Engine, groups: Sequence[Sequence[Question]], one_by_one: bool
+) -> Generator[Prepared]:
+    """Each group's clip; the next one is made while this one is in use."""
+    if one_by_one:
+        yield from map(engine.prepare, groups)
+        return
+    with ThreadPoolExecutor(1, "clips") as thread:
+        following = None
+        for group in [*groups, None]:
+            ready, following = following, group and thread.submit(engine.prepare, group)
+            if ready is not None:
+                yield ready.result()

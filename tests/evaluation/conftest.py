@@ -1,0 +1,67 @@
+"""Made clips with questions to which the answers are known, and the small model to ask."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from omnizip_jax.compression import AllTokens, Method, OmniZipConfig
+from omnizip_jax.evaluation.engine import Engine, Settings
+from omnizip_jax.evaluation.protocol import PROTOCOLS
+from omnizip_jax.evaluation.questions import read_questions, write_questions
+from omnizip_jax.testbed.measure import quiz
+
+CLIPS = 3
+
+
+def made_questions(folder: Path, clips: int = CLIPS) -> list[dict[str, Any]]:
+    """Write clips, and return a question of each family about each of them."""
+    out = []
+    for seed in range(clips):
+        clip, questions = quiz(seed, "test", "easy")
+        clip.write(folder / f"{seed}.mp4")
+        for question in questions:
+            out.append(
+                {
+                    "id": f"{seed}/{question.family}",
+                    "video": f"{seed}.mp4",
+                    "question": question.text,
+                    "answer": question.answer,
+                    "category": question.family,
+                }
+            )
+    return out
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """Clips, ``questions.jsonl`` about them, and one about a video that is not there."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    questions = made_questions(folder)
+    questions.insert(3, {"id": "gone", "video": "gone.mp4", "question": "Why?", "answer": "no"})
+    write_questions(questions, folder / "questions.jsonl")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def questions(folder):
+    return read_questions(folder / "questions.jsonl")
+
+
+@pytest.fixture(scope="session")
+def engine(small):
+    """The small model with all tokens and with 45 %."""
+    return make_engine(small, {"all": AllTokens(), "omnizip": OmniZipConfig(keep=0.45)})
+
+
+def make_engine(params: Any, methods: dict[str, Method], **settings: Any) -> Engine:
+    return Engine(
+        params, Settings(methods, PROTOCOLS["authors"], **{"max_new_tokens": 4, **settings})
+    )
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]

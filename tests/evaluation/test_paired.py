@@ -1,0 +1,53 @@
+"""Means and medians with their intervals, against what chance really does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from omnizip_jax.evaluation.paired import mean_over, median_of
+
+
+def test_a_mean_over_questions():
+    found = mean_over([1, 0, 1, 1], ["a", "a", "b", "c"])
+    assert found.mean == 0.75 and found.questions == 4
+    assert 0 <= found.low <= 0.75 <= found.high <= 1
+
+
+def test_intervals_hold_the_truth():
+    """Of 200 draws, 95 % of the intervals should hold the mean that the draws come from."""
+    random = np.random.default_rng(0)
+    clips = np.arange(100).astype(str)
+    held = 0
+    for _ in range(200):
+        found = mean_over(random.random(100) < 0.7, clips)
+        held += found.low <= 0.7 <= found.high
+    assert 180 <= held <= 198
+
+
+def test_questions_about_one_clip_are_one_draw():
+    values, clips = np.repeat([0.0, 1.0] * 20, 10), np.repeat(np.arange(40), 10).astype(str)
+    together, apart = mean_over(values, clips), mean_over(values, np.arange(400).astype(str))
+    # Ten copies of a clip tell no more than one: the interval is sqrt(10) times as wide.
+    assert (together.high - together.low) / (apart.high - apart.low) == pytest.approx(3.2, abs=0.5)
+
+
+def test_the_same_each_time():
+    assert mean_over([1, 0, 1], ["a", "b", "c"]) == mean_over([1, 0, 1], ["a", "b", "c"])
+
+
+def test_medians_hold_the_truth():
+    random = np.random.default_rng(0)
+    held = 0
+    for _ in range(200):
+        found = median_of(random.exponential(size=51))
+        held += found.low <= np.log(2) <= found.high
+    assert 180 <= held <= 200
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_values_give_all_there_is(count):
+    values = [3.0, 1.0, 2.0][:count]
+    found = median_of(values)
+    assert (found.low, found.high) == (min(values), max(values))
+    assert found.median == np.median(values)

@@ -1,0 +1,58 @@
+"""Words around a question, and what counts as right."""
+
+from __future__ import annotations
+
+import pytest
+
+from omnizip_jax.evaluation.protocol import PROTOCOLS
+from omnizip_jax.evaluation.questions import Question
+
+CHOICE = Question("1", "a.mp4", "Who speaks?", ("he", "she", "both"), "B")
+FREE = Question("2", "a.mp4", "Who speaks?", answer="The Host")
+
+
+def test_the_authors_words():
+    protocol = PROTOCOLS["authors"]
+    assert protocol.prompt(CHOICE) == (
+        "Who speaks?\nOptions:\nA. he\nB. she\nC. both\n"
+        "Answer with the option's letter from the given choices directly."
+    )
+    assert protocol.system_of(CHOICE).endswith("appropriate answer from the given options.")
+    assert protocol.max_new_tokens == 100
+
+
+def test_free_questions_stand_alone():
+    for protocol in PROTOCOLS.values():
+        assert protocol.prompt(FREE) == "Who speaks?"
+        assert "options" not in protocol.system_of(FREE)
+
+
+@pytest.mark.parametrize(
+    ("reply", "authors", "lmms_eval"),
+    [
+        ("B", True, True),
+        (" b. she", True, False),  # lmms-eval looks for capitals
+        ("B. she", True, True),
+        ("The answer is B", False, True),
+        ("The best answer is: B.", False, True),
+        ("Both of them", True, True),  # a quirk of both
+        ("she", False, False),
+        ("A or B", False, False),
+        ("", False, False),
+    ],
+)
+def test_letters(reply, authors, lmms_eval):
+    assert PROTOCOLS["authors"].score(CHOICE, reply) is authors
+    assert PROTOCOLS["lmms-eval"].score(CHOICE, reply) is lmms_eval
+
+
+@pytest.mark.parametrize(
+    ("reply", "right"),
+    [("the host", True), (" The  Host.", True), ("a host", False), ("", False)],
+)
+def test_free_answers_match_word_by_word(reply, right):
+    assert PROTOCOLS["authors"].score(FREE, reply) is right
+
+
+def test_nobody_knows():
+    assert PROTOCOLS["authors"].score(Question("3", "a.mp4", "Why?"), "because") is None

@@ -1,0 +1,255 @@
+"""Reports of runs whose rows are known, and every benchmark from its layout to the tables."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from omnizip_jax.compression import AllTokens, OmniZipConfig
+from omnizip_jax.evaluation import paper
+from omnizip_jax.evaluation.questions import read_questions, write_questions
+from omnizip_jax.evaluation.readers import BENCHMARKS, read_benchmark
+from omnizip_jax.evaluation.report import write_report
+from omnizip_jax.evaluation.run import evaluate
+from omnizip_jax.evaluation.side_by_side import side_by_side
+from omnizip_jax.evaluation.summary import summarise
+from omnizip_jax.testbed.clips import make_clip
+from tests.evaluation.conftest import make_engine
+from tests.evaluation.layouts import LAYOUTS, write_layout
+
+DECODER = {
+    "vocabulary": 1000,
+    "layers": 2,
+    "hidden": 3584,
+    "heads": 4,
+    "kv_heads": 2,
+    "ffn": 8,
+    "rope_theta": 1e6,
+    "mrope_section": [1, 1, 1],
+    "rms_eps": 1e-6,
+    "max_positions": 100,
+    "tied": False,
+}
+SESSION = {
+    "device": "an abacus",
+    "cores": 2,
+    "system": "Linux",
+    "versions": {"jax": "0"},
+    "memory": "device memory",
+    "date": "today",
+    "one by one": True,
+}
+METHODS_OF = {
+    "all": {"method": "AllTokens", "keep": None},
+    "omnizip": {"method": "OmniZipConfig", "rho_audio": 0.3, "rho_video": 0.6, "merge_size": 3},
+}
+
+
+def row(name, method, correct, *, clip, category="Music", seed=0, benchmark="worldsense"):
+    kept = 40 if method == "omnizip" else 100
+    cost = {
+        "audio": kept / 100,
+        "video": kept / 100,
+        "kept": kept / 100,
+        "kept_with_text": 0.5,
+        "by_layer": kept / 100,
+        "by_layer_with_text": 0.5,
+        "operations": 1e12,
+        "paper_operations": 2e12,
+        "seats_operations": 5e11,
+        "cache_bytes": 1000,
+    }
+    tokens = {"audio": 20, "audio_kept": 8, "video": 80, "video_kept": 32, "text": 10}
+    return {
+        "id": name,
+        "video": clip,
+        "benchmark": benchmark,
+        "category": category,
+        "method": method,
+        "seed": seed,
+        "reply": "A",
+        "correct": correct,
+        "tokens": tokens | {"generated": 1, "planned": kept},
+        "cost": cost,
+        "error": None,
+    }
+
+
+def write_run(folder, name, rows, **run):
+    """A run as ``evaluate`` leaves it; every prefill takes 3 s with all tokens, 1 s otherwise."""
+    path = folder / f"{name}.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    used = {each["method"] for each in rows}
+    whole = {
+        "weights": "abc",
+        "dtype": "float32",
+        "protocol": "authors",
+        "decoder": DECODER,
+        "methods": {method: METHODS_OF[method] for method in METHODS_OF if method in used},
+    }
+    path.with_suffix(".run.json").write_text(json.dumps(whole | run))
+    times = [{"session": SESSION}]
+    for each in rows:
+        prefill = 3.0 if each["method"] == "all" else 1.0
+        seconds = {"media": 1.0, "encoders": 1.0, "prefill": prefill, "first token": 1 + prefill}
+        seconds |= {"decoding": 0.5, "latency": 2.5 + prefill}
+        peaks = {"encoders": 1e9, "prefill": 2e9, "decoding": 1.5e9}
+        key = {name: each[name] for name in ("id", "method", "seed")}
+        times.append(key | {"seconds": seconds, "peak bytes": peaks})
+    lines = "".join(json.dumps(each) + "\n" for each in times)
+    path.with_suffix(".times.jsonl").write_text(lines)
+    return path
+
+
+@pytest.fixture
+def path(tmp_path):
+    rows = [row(str(i), "all", True, clip=f"{i}.mp4") for i in range(8)]
+    rows += [row(str(i), "omnizip", i % 4 > 0, clip=f"{i}.mp4") for i in range(8)]
+    return write_run(tmp_path, "results", rows)
+
+
+def test_a_summary(path):
+    summary = summarise(path)
+    full, omnizip = summary["methods"]["all"], summary["methods"]["omnizip"]
+    assert full["accuracy"]["worldsense"]["mean"] == 1.0
+    assert omnizip["accuracy"]["worldsense"]["categories"]["Music"]["mean"] == 0.75
+    minus = omnizip["minus first"]["worldsense"]
+    assert minus["mean"] == -0.25 and minus["low"] < -0.25 < minus["high"] <= 0
+    assert omnizip["kept"]["planned"]["mean"] == omnizip["kept"]["kept"]["mean"] == 0.4
+    # Eq. 9 of 100 tokens in 2 layers of width 3584 with 8 in between, 100 tokens decoded.
+    d, m, n = 3584, 8, 100
+    prefill = 2 * (4 * n * d**2 + 2 * n**2 * d + 2 * n * d * m)
+    decode = 2 * sum(4 * d**2 + 2 * d * m + 2 * d * (n + i) for i in range(1, 101))
+    share = omnizip["operations"]["paper_operations"]["share"]["median"]
+    assert share == pytest.approx(2e12 / (prefill + decode))
+    assert omnizip["seconds"]["latency"]["median"] == 3.5
+    assert summary["peak bytes"] == {"encoders": 1e9, "prefill": 2e9, "decoding": 1.5e9}
+
+
+def test_seeds_are_averaged_question_by_question(tmp_path):
+    rows = [
+        row("a", "omnizip", right, clip="a.mp4", seed=seed)
+        for seed, right in enumerate([True, False])
+    ]
+    rows += [row("b", "omnizip", True, clip="b.mp4", seed=seed) for seed in range(2)]
+    omnizip = summarise(write_run(tmp_path, "r", rows))["methods"]["omnizip"]
+    assert omnizip["accuracy"]["worldsense"]["mean"] == 0.75
+    assert (omnizip["questions"], omnizip["seeds"]) == (2, 2)
+
+
+def test_ovobench_is_the_mean_of_groups_of_tasks(tmp_path):
+    right = {"EPM": [1, 1, 1, 0], "ASI": [0], "OCR": [1], "REC": [0, 0]}
+    group = {"EPM": "backward", "ASI": "backward", "OCR": "realtime", "REC": "forward"}
+    rows = [
+        row(f"{task}{i}", "all", bool(value), clip=task, category=task, benchmark="ovobench")
+        | {"group": group[task]}
+        for task, values in right.items()
+        for i, value in enumerate(values)
+    ]
+    accuracy = summarise(write_run(tmp_path, "r", rows))["methods"]["all"]["accuracy"]["ovobench"]
+    assert accuracy["mean"] == 0.5
+    assert accuracy["mean of groups"] == pytest.approx(((0.75 + 0) / 2 + 1 + 0) / 3)
+
+
+def test_a_report(path):
+    text = write_report(path).read_text()
+    assert "| omnizip | 8 | 75.0 | 75.0 (" in text and "| -25.0 (" in text
+    assert "| omnizip | 40.0% | 40.0% |" in text and "an abacus" in text
+    assert "after prefill 2G" in text and "One clip at a time." in text
+    again = json.loads(path.with_suffix(".report.json").read_text())
+    assert again == json.loads(json.dumps(summarise(path)))
+
+
+def test_rows_without_their_times(path):
+    """As a kill leaves them."""
+    times = path.with_suffix(".times.jsonl")
+    times.write_text(times.read_text().splitlines()[0] + "\n")
+    assert "| omnizip | - | - |" in write_report(path).read_text()
+    times.unlink()
+    assert write_report(path).exists() and side_by_side([summarise(path)])
+
+
+def test_the_papers_tables(tmp_path):
+    domains = paper.WORLDSENSE
+    rows = [
+        row(f"{name}{i}", method, i == 0, clip=f"{name}.mp4", category=name)
+        for method in METHODS_OF
+        for name in domains
+        for i in range(2)
+    ]
+    runs = [write_run(tmp_path, "worldsense", rows)]
+    rows = [row("v", method, True, clip="v.mp4", benchmark="videomme") for method in METHODS_OF]
+    runs.append(write_run(tmp_path, "videomme", rows))
+    alone = [each for each in rows if each["method"] == "omnizip"]
+    merging = METHODS_OF["omnizip"] | {"merge_size": 15}
+    runs.append(write_run(tmp_path, "alone", alone, methods={"omnizip": merging}))
+    text = side_by_side([summarise(run) for run in runs])
+    sections = dict(part.split("\n", 1) for part in text.split("## ")[1:])
+    assert list(sections) == [f"Table {i}" for i in (1, 2, 3, 6)] + ["Figure 6", "Figure 7"]
+    every = " | ".join(["50.0"] * 9)
+    assert "| alone: omnizip |" in sections["Table 1"]
+    assert f"| worldsense: omnizip | 40.0% | 2 | {every} |" in sections["Table 2"]
+    assert f"| worldsense: omnizip | 40.0% | 0.3 | 0.6 | {every} |" in sections["Table 6"]
+    assert "| alone: omnizip | 2G | 1.00 s | 100.0 | 3.50 s |" in sections["Table 3"]
+    assert "| worldsense: omnizip | - | 1.00 s |" in sections["Table 3"]
+    assert "| paper: OmniZip, 7B | 35% | 21.4 | 48.3 |" in sections["Table 2"]
+    assert "3B" not in text  # these are the sizes of the 7B
+    assert "| omnizip | videomme | 1.00 s | 3.00x |" in sections["Figure 6"]
+    assert "2.7 to 3.8 times" in sections["Figure 6"]
+    assert "| alone: omnizip | 15 |" in sections["Figure 7"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns"),
+    [(paper.TABLE_1, 13), (paper.TABLE_2, 12), (paper.TABLE_3, 5), (paper.TABLE_6, 13)],
+)
+def test_the_papers_rows_are_complete(rows, columns):
+    for size in rows.values():
+        assert {len(row) for row in size} == {columns}
+
+
+def test_the_papers_averages_are_those_of_its_columns():
+    """Copied by hand: Table 1's last column follows from the three before it."""
+    for rows in paper.TABLE_1.values():
+        full = [float(x) for x in rows[0][-4:-1]]
+        for row in rows[1:]:
+            pairs = [(float(x), y) for x, y in zip(row[-4:-1], full, strict=True) if x != "-"]
+            mean = sum(x / y for x, y in pairs) / len(pairs)
+            assert 100 * mean == pytest.approx(float(row[-1].rstrip("%")), abs=2.5)
+
+
+def test_what_is_no_run(path):
+    with pytest.raises(ValueError, match="does not say what was run"):
+        summarise(path.with_name("gone.jsonl"))
+    path.unlink()
+    with pytest.raises(ValueError, match="cannot be read"):
+        summarise(path)
+
+
+def test_a_run_without_rows(path):
+    path.write_text("")
+    with pytest.raises(ValueError, match="no row in it yet"):
+        summarise(path)
+
+
+@pytest.mark.slow
+def test_every_benchmark_from_its_layout_to_the_tables(small, tmp_path):
+    methods = {"all": AllTokens(), "omnizip": OmniZipConfig(keep=0.45)}
+    summaries = []
+    for name in BENCHMARKS:
+        folder = tmp_path / name
+        folder.mkdir()
+        annotations, videos = write_layout(name, folder, make_clip(0).write)
+        write_questions(read_benchmark(name, annotations, videos), folder / "q.jsonl")
+        results = folder / f"{name}.jsonl"
+        evaluate(make_engine(small, methods), read_questions(folder / "q.jsonl"), results)
+        summary = summarise(results)
+        for method in summary["methods"].values():
+            assert method["errors"] == 0
+            assert method["accuracy"][name]["questions"] == len(LAYOUTS[name].expected)
+        assert write_report(results).read_text()
+        summaries.append(summary)
+    text = side_by_side(summaries)
+    for title in ("Table 1", "Table 2", "Table 3", "Table 6", "Figure 6", "Other questions"):
+        assert f"## {title}\n" in text

@@ -1,0 +1,226 @@
+"""A whole run: right answers, the same rows however it was stopped, one encoding for all."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import omnizip_jax
+from omnizip_jax.compression import METHODS, OmniZipConfig, RandomTokens
+from omnizip_jax.evaluation import engine as engine_module
+from omnizip_jax.evaluation.questions import read_questions, write_questions
+from omnizip_jax.evaluation.results import read_times
+from omnizip_jax.evaluation.run import by_clip, evaluate
+from tests.evaluation.conftest import made_questions, make_engine, rows_of
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def whole(engine, questions, tmp_path_factory):
+    """The rows of a run that nothing stopped."""
+    path = tmp_path_factory.mktemp("whole") / "results.jsonl"
+    evaluate(engine, questions, path, checkpoint="small")
+    return path
+
+
+def test_every_question_has_a_row_for_every_method(whole, questions):
+    rows = rows_of(whole)
+    asked = [(clip[0].video, q.id) for clip in by_clip(questions) for q in clip]
+    assert len(rows) == 2 * len(questions)
+    assert {(row["id"], row["method"]) for row in rows} == {
+        (name, method) for _, name in asked for method in ("all", "omnizip")
+    }
+    for row in rows:
+        if row["id"] != "gone":
+            counts = row["tokens"]
+            kept = counts["audio_kept"] + counts["video_kept"]
+            assert row["cost"]["kept"] == kept / (counts["audio"] + counts["video"])
+            assert counts["planned"] >= kept
+    kept = [row["cost"]["kept"] for row in rows if row["method"] == "omnizip" and row["cost"]]
+    assert kept and all(share == pytest.approx(0.45, abs=0.01) for share in kept)
+
+
+def test_answers_are_those_of_generate(whole, small, questions):
+    """With tokens and counts: the engine shares what ``generate`` does for each question anew."""
+    rows = {(row["id"], row["method"]): row for row in rows_of(whole)}
+    for question in questions[:3]:
+        for name, method in {"all": None, "omnizip": OmniZipConfig(keep=0.45)}.items():
+            answer = omnizip_jax.generate(
+                small, question.video, question.text, compression=method, max_new_tokens=4
+            )
+            row = rows[question.id, name]
+            assert row["reply"] == answer.text
+            assert row["tokens"]["text"] == answer.counts.text
+            assert row["tokens"]["video_kept"] == answer.counts.video_kept
+            assert row["correct"] == (answer.text.strip() == question.answer)
+
+
+def test_the_small_model_is_right(whole):
+    rows = [row for row in rows_of(whole) if row["method"] == "all" and row["id"] != "gone"]
+    assert sum(row["correct"] for row in rows) >= len(rows) - 1
+
+
+def test_a_broken_video_is_a_row_with_its_error(whole):
+    gone = [row for row in rows_of(whole) if row["id"] == "gone"]
+    assert len(gone) == 2
+    for row in gone:
+        assert "No such file" in row["error"] and row["reply"] is None and row["correct"] is False
+
+
+def test_clips_are_encoded_and_read_once(engine, questions, tmp_path, monkeypatch):
+    calls = {"encode_clip": 0, "read_encoded": 0}
+
+    def count(name: str) -> None:
+        call = getattr(engine_module, name)
+
+        def counted(*args, **kwargs):
+            calls[name] += 1
+            return call(*args, **kwargs)
+
+        monkeypatch.setattr(engine_module, name, counted)
+
+    for name in calls:
+        count(name)
+    evaluate(engine, questions, tmp_path / "results.jsonl")
+    assert calls == {"encode_clip": 3, "read_encoded": 6}
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [1, 4, 7])
+def test_a_stopped_run_goes_on(engine, questions, whole, tmp_path, monkeypatch, after):
+    path, answer = tmp_path / "results.jsonl", engine.answer
+
+    def stopping(*args):
+        for row in answer(*args):
+            if path.exists() and len(rows_of(path)) == after:
+                raise Stop
+            yield row
+
+    monkeypatch.setattr(engine, "answer", stopping)
+    with pytest.raises(Stop):
+        evaluate(engine, questions, path, checkpoint="small")
+    monkeypatch.setattr(engine, "answer", answer)
+    assert len(rows_of(path)) == after
+    path.write_bytes(path.read_bytes()[:-20])  # the last row was torn
+    evaluate(engine, questions, path, checkpoint="small", one_by_one=True)
+    assert path.read_bytes() == whole.read_bytes()
+    sessions = [line["session"] for line in read_times(path) if "session" in line]
+    assert [session["one by one"] for session in sessions] == [False, True]
+
+
+def test_a_finished_run_asks_nothing(engine, questions, whole, monkeypatch):
+    before, times = whole.read_bytes(), read_times(whole)
+    monkeypatch.setattr(engine, "prepare", None)
+    evaluate(engine, questions, whole, checkpoint="small")
+    assert whole.read_bytes() == before and read_times(whole) == times
+
+
+def test_more_questions_are_added(engine, questions, whole, tmp_path):
+    path = tmp_path / "results.jsonl"
+    evaluate(engine, questions[:2], path)
+    evaluate(engine, questions, path)
+    assert sorted(path.read_text().splitlines()) == sorted(whole.read_text().splitlines())
+
+
+def test_other_settings_are_refused(small, questions, whole):
+    before = whole.read_bytes()
+    other = make_engine(small, {"omnizip": OmniZipConfig(keep=0.35)}, max_frames=8)
+    with pytest.raises(ValueError, match=r"another run: max_frames null, not 8; methods \{") as e:
+        evaluate(other, questions, whole)
+    assert '"keep": 0.35' in str(e.value)
+    assert whole.read_bytes() == before
+
+
+def test_methods_that_draw_have_several_seeds(small):
+    methods = {"all": METHODS["all"](), "random": RandomTokens(keep=0.35)}
+    runs = make_engine(small, methods, seeds=3).settings.runs()
+    assert [(name, seed) for name, _, seed in runs] == [
+        ("all", 0),
+        ("random", 0),
+        ("random", 1),
+        ("random", 2),
+    ]
+
+
+def test_a_method_with_stages(small, questions, tmp_path, monkeypatch):
+    engine = make_engine(small, {"fastv": METHODS["fastv"]()})
+    with monkeypatch.context() as patch:
+        patch.setattr("omnizip_jax.staged.encode", None)  # the clip's one encoding serves all
+        evaluate(engine, questions[:1], tmp_path / "results.jsonl")
+    (row,) = rows_of(tmp_path / "results.jsonl")
+    answer = omnizip_jax.generate(
+        small,
+        questions[0].video,
+        questions[0].text,
+        compression=METHODS["fastv"](),
+        max_new_tokens=4,
+    )
+    assert row["reply"] == answer.text
+    assert row["cost"]["by_layer"] < row["cost"]["kept"] == 1
+
+
+def test_parts_of_a_video(engine, folder, questions, tmp_path):
+    columns = questions[0].columns | {"video": str(folder / "0.mp4")}
+    parts = [columns | {"id": str(end), "end": end} for end in (2.0, 4.0)]
+    write_questions(parts, tmp_path / "q.jsonl")
+    clips = [engine.prepare(group).clip for group in by_clip(read_questions(tmp_path / "q.jsonl"))]
+    assert [len(clip.windows.mel_length) for clip in clips] == [1, 2]
+
+
+@pytest.mark.slow
+def test_ten_kills_leave_the_same_bytes(folder, tmp_path):
+    """The command, killed at random moments, against the command left alone."""
+    questions = tmp_path / "questions.jsonl"
+    write_questions(
+        [q | {"video": str(folder / q["video"])} for q in made_questions(folder, clips=12)],
+        questions,
+    )
+    alone, killed = tmp_path / "alone.jsonl", tmp_path / "killed.jsonl"
+
+    def start(out: Path) -> subprocess.Popen[bytes]:
+        command = [
+            sys.executable,
+            "-m",
+            "omnizip_jax",
+            "evaluate",
+            str(questions),
+            "--out",
+            str(out),
+        ]
+        command += ["--checkpoint", "small", "--compare", "all", "random:keep=0.35"]
+        environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+
+    assert start(alone).wait() == 0
+    took = min(_seconds(alone), 30.0)
+    chance, kills = random.Random(0), 0
+    while kills < 10:
+        process = start(killed)
+        while not killed.exists() and process.poll() is None:
+            time.sleep(0.05)
+        time.sleep(chance.uniform(0, took / 8))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        elif json.loads(killed.read_text().splitlines()[-1]):
+            break  # it was faster
+        process.wait()
+    assert kills >= 5 and start(killed).wait() == 0
+    assert killed.read_bytes() == alone.read_bytes()
+
+
+def _seconds(path: Path) -> float:
+    times = [line["seconds"] for line in read_times(path) if "seconds" in line]
+    return sum(line["prefill"] + line["decoding"] for line in times)

@@ -39,11 +39,11 @@ import omnizip_jax
 from omnizip_jax import METHODS
 from omnizip_jax.compression.parts import Rates, top_part
 from omnizip_jax.evaluation.cost import cost
+from omnizip_jax.evaluation.paired import mean_over
 from omnizip_jax.picture import plot_methods
 from omnizip_jax.testbed.clips import make_clip
 from omnizip_jax.testbed.measure import Measurement, measure
 from omnizip_jax.testbed.questions import FAMILIES
-from omnizip_jax.testbed.tables import interval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,12 +113,12 @@ measured = Measurement.of(trials)
 print(f"{'':>12}  {'right':>6}  {'95 %':^12}  {'  '.join(FAMILIES)}")
 for name, right in measured.right.items():
     of_clips = right.mean(axis=(1, 2))  # over seeds and families
-    low, high = interval(of_clips)
+    row = mean_over(of_clips.tolist(), [str(clip) for clip in range(len(of_clips))])
     families = "  ".join(
         f"{share:>{len(family)}.0%}"
         for share, family in zip(right.mean(axis=(0, 1)), FAMILIES, strict=True)
     )
-    print(f"{name:>12}  {of_clips.mean():>6.1%}  {low:>5.0%} -{high:>5.0%}  {families}")
+    print(f"{name:>12}  {row.mean:>6.1%}  {row.low:>5.0%} -{row.high:>5.0%}  {families}")
 
 # %% [markdown]
 # To keep a method, put it into a file of `omnizip_jax/compression/` and its class into `METHODS`

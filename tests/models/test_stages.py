@@ -13,6 +13,7 @@ import torch
 from transformers import DynamicCache
 
 from omnizip_jax.compression.fastv import Attended
+from omnizip_jax.compression.seats import Seats
 from omnizip_jax.compression.stages import AUDIO, TEXT, VIDEO, Stage, Tokens
 from omnizip_jax.decode import Generation, Sampling, generate_tokens
 from omnizip_jax.models.text import Decoder
@@ -96,17 +97,69 @@ class Pruned:
         return first, tokens[:GREEDY]
 
 
-def tokens_of(positions):
+class Seated(Pruned):
+    """The stages of SEATS: the attention that the next layer would have; the past is pruned too."""
+
+    def __init__(self, model, stages, windows):
+        super().__init__(model, stages)
+        self.windows = windows
+
+    def enter(self, number):
+        plain = Pruned.enter(self, -1)
+
+        def hook(module, args, kwargs):
+            hidden = args[0]
+            if number == 0:
+                self.here = torch.arange(LENGTH)
+            if number in self.stages and hidden.shape[1] > 1:
+                turned = tuple(x[..., self.here, :] for x in kwargs["position_embeddings"])
+                normed = module.input_layernorm(hidden)
+                mask = torch.full((1, 1, len(self.here), len(self.here)), float("-inf")).triu(1)
+                module.self_attn(normed, position_embeddings=turned, attention_mask=mask)
+                stays = self.choose(self.attention[:, -1].double().mean(0), self.stages[number])
+                for layer in kwargs["past_key_values"].layers[:number]:
+                    layer.keys, layer.values = layer.keys[:, :, stays], layer.values[:, :, stays]
+                args, self.here = (hidden[:, stays], *args[1:]), self.here[stays]
+                self.kept[number] = self.here
+            return plain(module, args, kwargs)
+
+        return hook
+
+    def choose(self, scores, share):
+        kind, window = torch.tensor(KIND)[self.here], torch.tensor(self.windows)[self.here]
+        stays = kind == TEXT
+        groups = [(kind != TEXT) & (window == w) for w in range(3)]
+        weight = torch.softmax(torch.stack([scores[g].mean() for g in groups]) / 0.1, 0)
+        for modality in (AUDIO, VIDEO):
+            sizes = torch.tensor([int((g & (kind == modality)).sum()) for g in groups])
+            total = round(share * int(sizes.sum()))
+            there = weight * (sizes > 0)
+            exact = total * there / there.sum()
+            counts = exact.floor().int()
+            rest = (exact - counts).argsort(descending=True)[: total - int(counts.sum())]
+            counts[rest] += 1
+            assert share == 0 or (counts <= sizes).all()  # no window gives more than it has
+            for group, count in zip(groups, counts.tolist(), strict=True):
+                own = torch.where(group & (kind == modality), scores, -1.0)
+                stays[own.topk(count).indices] = True
+        return stays
+
+
+WINDOWS = np.repeat([0, 0, 1, 0, 1, 2, 0], [6, 10, 10, 5, 4, 8, 7])
+
+
+def tokens_of(positions, windows=None):
     padding = (0, PADDED - LENGTH)
     return Tokens(
         jnp.asarray(np.pad(positions, ((0, 0), padding))),
         jnp.asarray(np.pad(KIND, padding, constant_values=VIDEO)),
-        jnp.zeros(PADDED, jnp.int32),
+        jnp.asarray(np.pad(np.zeros(LENGTH, int) if windows is None else windows, padding)),
         jnp.int32(LENGTH),
+        1 if windows is None else 3,
     )
 
 
-def run(weights, prompt, stages, sizes):
+def run(weights, prompt, stages, sizes, windows=None):
     embeddings, positions = prompt
     embeddings = np.pad(embeddings, ((0, PADDED - LENGTH), (0, 0)), constant_values=1e3)
     chex.clear_trace_counter()
@@ -118,7 +171,7 @@ def run(weights, prompt, stages, sizes):
         hidden, left, cache, depth = decoder.prefill(embeddings, tokens, stages, sizes, ROOM)
         return decoder.logits(hidden[left.count - 1][None])[0], left, cache, depth
 
-    tokens = tokens_of(positions)
+    tokens = tokens_of(positions, windows)
     prefill(weights, embeddings * 0.5, tokens)
     logits, left, cache, depth = prefill(weights, embeddings, tokens)
     wanted = [int(jnp.sum(depth > stage.after)) for stage in stages]
@@ -158,6 +211,23 @@ def test_fastv(model, weights, prompt, shares):
     assert [int(segment.length) for segment in cache] == lengths
     assert [int(segment.length) for segment in after] == [n + GREEDY for n in lengths]
     assert [len(segment.keys) for segment in cache] == np.diff([0, *shares, CONFIG.layers]).tolist()
+
+
+def test_seats(model, weights, prompt):
+    """From the first stage to greedy tokens that look back at a pruned past."""
+    stages = Seats(keep=0.5).stages(CONFIG.layers)
+    assert [stage.after for stage in stages] == [3, 4] and stages[-1].share == 0
+    text, media, sizes = int((KIND == TEXT).sum()), int((KIND != TEXT).sum()), []
+    for stage in stages:
+        sizes.append(stage.bound(text, media))
+        media = sizes[-1] - text
+    oracle = Seated(model, {stage.after: stage.share for stage in stages}, WINDOWS)
+    expected, greedy = oracle.run(*prompt)
+    logits, made, left, cache, _ = run(weights, prompt, stages, tuple(sizes), WINDOWS)
+    assert len(oracle.kept[3]) > text == left.count == len(oracle.kept[4])
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+    assert made == greedy
+    assert [int(segment.length) for segment in cache] == [text] * 3
 
 
 def test_no_stage_is_a_plain_prefill(model, weights, prompt):

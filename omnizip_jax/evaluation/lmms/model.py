@@ -23,12 +23,13 @@ from tqdm import tqdm
 from omnizip_jax.answer import Answer
 from omnizip_jax.answer import TokenCounts as Kept
 from omnizip_jax.checkpoint.load import load
-from omnizip_jax.config import check_flags
-from omnizip_jax.decode import Decoding
+from omnizip_jax.config import check_flags, check_spec
+from omnizip_jax.decode import Decoding, check_count, check_seed
 from omnizip_jax.evaluation.lmms.messages import Shown, parts_of
 from omnizip_jax.evaluation.lmms.settings import decoding_of, method_of
 from omnizip_jax.generate import converse
 from omnizip_jax.media import Clip, load_clip
+from omnizip_jax.models.families import family
 from omnizip_jax.prompt import DEFAULT_SYSTEM
 
 logger = logging.getLogger(__name__)
@@ -81,13 +82,21 @@ class OmniZip(lmms):
         if str(batch_size) != "1":
             raise ValueError(f"clips are answered one by one: --batch_size 1, not {batch_size}")
         check_flags(use_audio=use_audio, use_video=use_video)
+        check_seed(seed)
         self._method = method_of(method, settings)
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # before jax looks for its devices
             jax.config.update("jax_cuda_visible_devices", os.environ.get("LOCAL_RANK", "0"))
         self._params = load(checkpoint, dtype=dtype)
-        spec, config = self._params.config.spec, self._params.config
+        config = self._params.config
+        spec = config.spec
+        if grid_slots is not None:
+            spec = dataclasses.replace(spec, grid_slots=grid_slots)
+        check_spec(spec)
+        family(config).check_spec(spec, config)
+        if max_frames is not None:
+            check_count("max_frames", max_frames, spec.temporal_patch)
         self._loading: dict[str, Any] = {
-            "spec": dataclasses.replace(spec, grid_slots=grid_slots or spec.grid_slots),
+            "spec": spec,
             "max_frames": max_frames,
             "max_windows": config.text.max_positions // config.window_positions,
             "use_audio": use_audio,
@@ -139,8 +148,9 @@ class OmniZip(lmms):
         )
 
     def clean(self) -> None:
-        """Log what was kept; lmms-eval calls it when all is answered."""
+        """Log what was kept, on average; lmms-eval calls this when all is answered."""
         if self._counts:
+            requests = len(self._counts)
             fields = [field.name for field in dataclasses.fields(Kept)]
             total = Kept(*(sum(getattr(each, name) for each in self._counts) for name in fields))
             log_metrics(
@@ -148,8 +158,8 @@ class OmniZip(lmms):
                 total_gen_tokens=total.generated,
                 avg_speed=total.generated / self._seconds,
                 additional_metrics={
-                    "total_requests": len(self._counts),
-                    **{f"{name}_tokens": getattr(total, name) for name in fields[:-1]},
+                    "total_requests": requests,
+                    **{f"{name}_tokens": getattr(total, name) / requests for name in fields},
                     "kept_share": total.retained,
                 },
             )

@@ -57,7 +57,12 @@ def command(folder: Path, out: str, *launcher: str) -> list[str]:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    own = {"OMNIZIP_QUESTIONS": str(folder), "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1"}
+    own = {
+        "OMNIZIP_QUESTIONS": str(folder),
+        "HF_HOME": str(folder / "hf"),
+        "HF_HUB_OFFLINE": "1",
+        "LMMS_CACHE_RUN_ID": "one",  # a run that was killed is found again by it
+    }
     return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | own
 
 

@@ -17,11 +17,13 @@ from omnizip_jax.testbed.measure import quiz
 CLIPS = 3
 
 
-def made_questions(folder: Path, clips: int = CLIPS) -> list[dict[str, Any]]:
+def made_questions(
+    folder: Path, clips: int = CLIPS, difficulty: str = "easy"
+) -> list[dict[str, Any]]:
     """Write clips, and return a question of each family about each of them."""
     out = []
     for seed in range(clips):
-        clip, questions = quiz(seed, "test", "easy")
+        clip, questions = quiz(seed, "test", difficulty)
         clip.write(folder / f"{seed}.mp4")
         for question in questions:
             out.append(

@@ -30,16 +30,9 @@ class Sampling(struct.PyTreeNode):
     top_p: Float[Array, ""]
 
     @classmethod
-    def of(cls, temperature: float, top_p: float, seed: int = 0) -> Sampling:
+    def of(cls, temperature: float, top_p: float) -> Sampling:
         """Check and convert; raises ``ValueError`` for values without meaning."""
-        for name, value in (("temperature", temperature), ("top_p", top_p)):
-            if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-                raise ValueError(f"{name} must be a number, got {value!r}")
-        if not (math.isfinite(temperature) and temperature >= 0 and 0 < top_p <= 1):
-            raise ValueError(
-                f"temperature must be >= 0 and top_p in (0, 1], got {temperature} and {top_p}"
-            )
-        check_seed(seed)
+        check_sampling(temperature, top_p)
         return cls(jnp.float32(temperature), jnp.float32(top_p))
 
 
@@ -58,11 +51,23 @@ class Decoding:
 
     def __post_init__(self):
         check_count("max_new_tokens", self.max_new_tokens, 1)
-        Sampling.of(self.temperature, self.top_p, self.seed)
+        check_sampling(self.temperature, self.top_p)
+        check_seed(self.seed)
 
     @property
     def sampling(self) -> Sampling:
         return Sampling.of(self.temperature, self.top_p)
+
+
+def check_sampling(temperature: float, top_p: float) -> None:
+    """Raise ``ValueError`` for values without meaning; on the host, no device is touched."""
+    for name, value in (("temperature", temperature), ("top_p", top_p)):
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+            raise ValueError(f"{name} must be a number, got {value!r}")
+    if not (math.isfinite(temperature) and temperature >= 0 and 0 < top_p <= 1):
+        raise ValueError(
+            f"temperature must be >= 0 and top_p in (0, 1], got {temperature} and {top_p}"
+        )
 
 
 def check_seed(seed: int) -> None:

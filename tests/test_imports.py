@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import dataclasses
 import graphlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -219,3 +221,16 @@ def test_a_circle_is_found(files):
 def test_an_import_in_a_function_is_found(files):
     found = files(prompt="class A:\n    def f(self):\n        import torch.nn")
     assert inside_functions(found).keys() == {("prompt", "torch")}
+
+
+def test_importing_everything_touches_no_device():
+    script = (
+        "import pkgutil, importlib, omnizip_jax\n"
+        "from jax._src import xla_bridge\n"
+        "skipped = ('__main__', 'lmms.manifest', 'lmms.model')\n"
+        "for module in pkgutil.walk_packages(omnizip_jax.__path__, 'omnizip_jax.'):\n"
+        "    if not module.name.endswith(skipped):\n"
+        "        importlib.import_module(module.name)\n"
+        "assert not xla_bridge.backends_are_initialized()"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

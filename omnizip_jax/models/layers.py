@@ -46,18 +46,25 @@ def run(
         unrolled: write the layers out one after another instead of the loop.
     """
 
-    def step(carry: Any, index: jax.Array) -> tuple[Any, None]:
+    def step(carry: Any, index: jax.Array | int) -> tuple[Any, None]:
         params = layer_of(stack, index, hold)
         return layer.apply({"params": params}, carry, index, *shared), None
 
+    if unrolled:
+        # Static slices: XLA on a GPU reads them where they are, and copies a whole stack where it
+        # has found out by itself that a dynamic one is static.
+        for index in layers:
+            carry, _ = step(carry, index)
+        return carry
     if not layers:
         return carry
-    indices = jnp.arange(layers.start, layers.stop)
-    return jax.lax.scan(step, carry, indices, unroll=len(layers) if unrolled else 1)[0]
+    return jax.lax.scan(step, carry, jnp.arange(layers.start, layers.stop))[0]
 
 
-def layer_of(stack: Any, index: jax.Array, hold: bool) -> Any:
+def layer_of(stack: Any, index: jax.Array | int, hold: bool) -> Any:
     """One layer's parameters."""
+    if isinstance(index, int):
+        return jax.tree.map(lambda leaf: jax.lax.index_in_dim(leaf, index, keepdims=False), stack)
     if hold:
         stack, index = held(stack, index)
     return jax.tree.map(

@@ -18,7 +18,7 @@ import yaml
 
 import omnizip_jax
 from omnizip_jax.compression import METHODS, AllTokens, OmniZipConfig
-from omnizip_jax.evaluation.lmms import asked
+from omnizip_jax.evaluation.lmms import TASKS, asked
 from omnizip_jax.evaluation.lmms.messages import Shown, parts_of
 from omnizip_jax.evaluation.lmms.settings import decoding_of, method_of
 from omnizip_jax.evaluation.protocol import PROTOCOLS
@@ -26,7 +26,6 @@ from omnizip_jax.testbed.clips import make_clip
 from tests.media import make as make_media
 from tests.test_imports import imports
 
-TASKS = Path(asked.__file__).parent / "tasks"
 PACKAGE = Path(omnizip_jax.__file__).parent
 
 

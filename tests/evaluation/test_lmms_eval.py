@@ -12,14 +12,13 @@ from pathlib import Path
 
 import pytest
 
-import omnizip_jax
 from omnizip_jax.compression import OmniZipConfig
+from omnizip_jax.evaluation.lmms import TASKS
 from omnizip_jax.evaluation.questions import read_questions, write_questions
 from omnizip_jax.evaluation.run import by_clip
 from tests.evaluation.conftest import made_questions, make_engine
 
 PYTHON = os.environ.get("LMMS_EVAL_PYTHON", "")
-TASKS = Path(omnizip_jax.__file__).parent / "evaluation" / "lmms" / "tasks"
 KEEP = 0.25  # little enough for some wrong answers
 
 pytestmark = [

@@ -4,3 +4,7 @@ lmms-eval finds the ``manifest`` by its entry point and makes the ``model``, whi
 ``messages`` take apart; ``asked`` is behind the tasks that lie in ``tasks/``. Only ``manifest`` and
 ``model`` import lmms-eval, and nothing here is imported by the rest of the package.
 """
+
+from pathlib import Path
+
+TASKS = Path(__file__).parent / "tasks"  # for lmms-eval's --include_path

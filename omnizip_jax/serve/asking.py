@@ -134,12 +134,15 @@ def about_stream(
 ) -> Iterator[Any]:
     """Steps of an answer about what a session remembers; the session goes on meanwhile.
 
+    Submit them as ``first``, or windows that come after the question may count, too.
+
     Args:
         arrived: windows before this number count for the answer.
         partial: windows that are not complete, and count too.
     """
-    yield from engine.read_due(session, arrived)
+    engine.read_due(session, arrived)
     context = fork(engine.context_of(session))
+    yield None
     for window in partial:
         context = jax.block_until_ready(feed(engine.params, context, window))
         yield None

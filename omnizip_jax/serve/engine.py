@@ -1,11 +1,12 @@
 """One thread owns the device, and gives everybody a turn.
 
-Work comes in steps: a window of a session; for an answer up to ``DECODE_BLOCK`` tokens, the reading
-of a question, a block of a clip through the encoders, or its prefill. Windows and steps of answers
-take turns, one of each. So a window that is due waits for at most one step of an answer, and for
-the windows that came before it with one step each; and a step of an answer waits for at most one
-window, and for one step of every other answer with one window each. How many sessions and answers
-there can be is bounded.
+Work comes in steps: a window of a session, or its beginning; for an answer up to ``DECODE_BLOCK``
+tokens, the reading of a question, a block of a clip through the encoders, or its prefill. Windows
+and steps of answers take turns, one of each. Sessions begin first; so does a question about one,
+whose first step reads what came before it. So a window that is due waits for at most one step,
+and for the windows that came before it with one step each; and a step of an answer waits for at
+most one window, and for one step of every other answer with one window each. How many sessions and
+answers there can be is bounded.
 """
 
 from __future__ import annotations
@@ -51,10 +52,11 @@ class Job:
         steps: each ``next`` is one step on the device; what it gives, if not None, is told.
         tell: called on the engine's thread with what the steps give; at last with None, or with
             the ``Failure`` that ended them. Not after ``cancel``.
+        answer: it is one of those whose number is bounded.
     """
 
-    def __init__(self, steps: Iterator[Any], tell: Callable[[Any], Any]):
-        self._steps, self._tell = steps, tell
+    def __init__(self, steps: Iterator[Any], tell: Callable[[Any], Any], answer: bool = False):
+        self._steps, self._tell, self.answer = steps, tell, answer
         self._cancelled = threading.Event()
         self.finished = threading.Event()
 
@@ -121,7 +123,9 @@ class Engine:
         self.ready = threading.Event()
         self._changed = threading.Condition(threading.RLock())
         self._sessions: list[Session] = []
+        self._first: deque[Job] = deque()  # their next step comes before all else
         self._jobs: deque[Job] = deque()
+        self._answers = 0  # among both
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
 
@@ -146,18 +150,24 @@ class Engine:
             self._changed.notify_all()
         self._thread.join(wait)
 
-    def submit(self, steps: Iterator[Any], tell: Callable[[Any], Any]) -> Job:
-        """Work for the device; see ``Job``.
+    def submit(
+        self, steps: Iterator[Any], tell: Callable[[Any], Any], *, first: bool = False
+    ) -> Job:
+        """An answer for the device to make; see ``Job``.
+
+        Args:
+            first: its first step comes before all else.
 
         Raises:
             Failure: there is too much already, or the server is closing.
         """
-        job = Job(steps, tell)
+        job = Job(steps, tell, answer=True)
         with self._changed:
-            if len(self._jobs) >= self.limits.answers:
+            if self._answers >= self.limits.answers:
                 raise self._refusal(f"{self.limits.answers} answers are in the making")
             self._check_open()
-            self._jobs.append(job)
+            (self._first if first else self._jobs).append(job)
+            self._answers += 1
             self._count()
             self._changed.notify_all()
         return job
@@ -249,11 +259,10 @@ class Engine:
             raise Failure("the session has ended", 404)
         return session.context
 
-    def read_due(self, session: Session, arrived: int) -> Iterator[None]:
-        """Steps that read the windows that came before the one of that number."""
+    def read_due(self, session: Session, arrived: int) -> None:
+        """Read the windows that came before the one of that number; on the engine's thread."""
         while session.waiting and session.waiting[0].number < arrived:
             self._read(session)
-            yield
 
     def _admitted(self, tell: Callable[[News], Any]) -> Session:
         session = Session(tell)
@@ -267,20 +276,22 @@ class Engine:
 
     def _begin(self, session: Session, make: Callable[[], Context]) -> None:
         def steps() -> Iterator[None]:
+            yield from ()  # all of it is one step
+            if session.ended:
+                return
             context = jax.block_until_ready(make())
             with self._changed:
                 if not session.ended:
                     session.context = context
                     session.size = context.cache.keys.nbytes + context.cache.values.nbytes
                     self._count()
-            yield
 
         def told(failure: Failure | None) -> None:
             if failure is not None:
                 self.end(session, str(failure))
 
-        with self._changed:  # bounded by the number of sessions
-            self._jobs.appendleft(Job(steps(), told))
+        with self._changed:
+            self._first.append(Job(steps(), told))
             self._changed.notify_all()
 
     def _check_open(self) -> None:
@@ -293,7 +304,7 @@ class Engine:
 
     def _count(self) -> None:
         self.metrics.sessions.set(len(self._sessions))
-        self.metrics.answers.set(len(self._jobs))
+        self.metrics.answers.set(self._answers)
         self.metrics.windows_waiting.set(sum(len(each.waiting) for each in self._sessions))
         self.metrics.session_bytes.set(sum(each.size for each in self._sessions))
 
@@ -302,16 +313,19 @@ class Engine:
             self._warm()
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._jobs or self._due() or self._closing, 1.0)
-                if self._closing and not self._jobs:
+                self._changed.wait_for(self._wanted, 1.0)
+                if self._closing and not self._answers:
                     break
-                session = self._due()
+                session = None if self._first else self._due()
             if session is not None:
                 self._read(session)
             self._step()
             self._expire()
         for session in tuple(self._sessions):
             self.end(session, "the server is closing")
+
+    def _wanted(self) -> bool:
+        return bool(self._first or self._jobs or self._due() or self._closing)
 
     def _due(self) -> Session | None:
         """The session whose window came first."""
@@ -320,16 +334,18 @@ class Engine:
 
     def _step(self) -> None:
         with self._changed:
-            job = self._jobs[0] if self._jobs else None
-        if job is None:
-            return
+            queue = self._first or self._jobs
+            if not queue:
+                return
+            job = queue.popleft()
         began = time.perf_counter()
         more = job.step()
         self.metrics.step.observe(time.perf_counter() - began)
         with self._changed:
-            self._jobs.remove(job)
             if more:
                 self._jobs.append(job)
+            else:
+                self._answers -= job.answer
             self._count()
 
     def _read(self, session: Session) -> None:
@@ -379,6 +395,6 @@ class Engine:
             state = feed(self.params, state, Window.empty(state.reading.spec))
             ask(self.params, state, "?", max_new_tokens=1)
             jax.block_until_ready(thin(state, "recent").cache)
-        except ValueError as error:  # the method needs whole clips
-            _LOG.warning("live sessions need another method: %s", error)
+        except ValueError as error:  # of the settings, or the method needs whole clips
+            _LOG.warning("live sessions cannot begin: %s", error)
         self.ready.set()

@@ -24,7 +24,8 @@ class Failure(Exception):
     """
 
     def __init__(self, message: str, status: int = 400, param: str | None = None):
-        super().__init__(message)
+        # What it quotes may hold half characters, which no answer can.
+        super().__init__(message.encode(errors="backslashreplace").decode())
         self.status, self.param = status, param
 
     @property

@@ -81,7 +81,9 @@ def test_sessions_read_and_answer_as_if_they_were_alone(engine, tiny, windows, h
     alone = [lonely(tiny, windows[:2]), lonely(tiny, windows[:2], AllTokens())]
     for session, hears, state in zip(sessions, told, alone, strict=True):
         answer = heard()
-        engine.submit(about_stream(engine, session, session.arrived, [], ASKING), answer.put)
+        engine.submit(
+            about_stream(engine, session, session.arrived, [], ASKING), answer.put, first=True
+        )
         read_windows = [hears.next(), hears.next()]
         assert [one.number for one in read_windows] == [0, 1]
         assert sum(one.audio_kept for one in read_windows) == int(state.kept[0])
@@ -105,7 +107,7 @@ def test_windows_before_a_question_count_and_later_ones_do_not(engine, gate, tin
     told, answer = heard(), heard()
     session = engine.open(told.put)
     engine.push(session, windows[0])
-    engine.submit(about_stream(engine, session, 1, [windows[1]], ASKING), answer.put)
+    engine.submit(about_stream(engine, session, 1, [windows[1]], ASKING), answer.put, first=True)
     engine.push(session, windows[2])
     gate.set()
     expected, _ = ask(tiny, lonely(tiny, windows[:2]), ASKING.question, max_new_tokens=12)
@@ -194,7 +196,7 @@ def test_a_fork_goes_its_own_way(engine, tiny, windows, heard):
     assert told.next().number == 1
     for each, expected in ((session, windows[:1]), (copy, windows[:2])):
         answer = heard()
-        engine.submit(about_stream(engine, each, each.arrived, [], ASKING), answer.put)
+        engine.submit(about_stream(engine, each, each.arrived, [], ASKING), answer.put, first=True)
         alone, _ = ask(tiny, lonely(tiny, expected), ASKING.question, max_new_tokens=12)
         assert answer.all()[0][-1].text == alone.text
 
@@ -206,7 +208,7 @@ def test_an_idle_session_ends(tiny, heard):
     session = engine.open(told.put)
     assert "idle for 0.5 s" in told.next().reason and session.context is None
     answer = heard()
-    engine.submit(about_stream(engine, session, 0, [], ASKING), answer.put)
+    engine.submit(about_stream(engine, session, 0, [], ASKING), answer.put, first=True)
     assert answer.all()[1].status == 404
     engine.close(WAIT)
 
@@ -217,7 +219,7 @@ def test_closing_finishes_answers_and_ends_sessions(tiny, windows, heard):
     told, answer = heard(), heard()
     session = engine.open(told.put)
     engine.push(session, windows[0])
-    engine.submit(about_stream(engine, session, 1, [], ASKING), answer.put)
+    engine.submit(about_stream(engine, session, 1, [], ASKING), answer.put, first=True)
     engine.close(WAIT)
     assert answer.all()[0][-1].made > 0
     assert isinstance(told.next(), WindowRead)

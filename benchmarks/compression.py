@@ -11,12 +11,13 @@ import numpy as np
 
 from benchmarks import flops
 from benchmarks.bench import Bench
-from benchmarks.harness import Call, Row, cores, peak_memory, program_bytes
+from benchmarks.harness import Call, Row, peak_memory, program_bytes
 from benchmarks.machine import synchronised, torch_device
 from omnizip_jax.compression import OmniZipConfig, PublishedOmniZip
 from omnizip_jax.compression.audio import attention_scores
 from omnizip_jax.compression.rule import Rule, compress_clip
 from omnizip_jax.config import WindowSpec
+from omnizip_jax.evaluation.machine import cores
 from omnizip_jax.types import Selection, WindowTokens
 
 LONG_CLIP = 384  # windows: 12.8 minutes, the 768 frames that the authors cap at

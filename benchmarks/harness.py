@@ -5,22 +5,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
-import re
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.goals import Goal
+from omnizip_jax.evaluation.memory import device_peak, process_peak
 
 Call = Callable[[], Any]
 MOST_ROUNDS = 9  # of short calls
@@ -212,29 +208,13 @@ def peak_memory() -> Iterator[Callable[[], str]]:
         Path("/proc/self/clear_refs").write_text("5")
 
     def say() -> str:
-        text = f"process peak {_peak() / 2**20:.0f} MiB"
-        device = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+        text, device = f"process peak {process_peak() / 2**20:.0f} MiB", device_peak()
         return text + (f", device peak so far {device / 2**20:.0f} MiB" if device else "")
 
     yield say
-
-
-def _peak() -> int:
-    with contextlib.suppress(OSError):
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-        if found:
-            return int(found[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
 
 
 def program_bytes(program: Any) -> tuple[int, int]:
     """What a compiled program needs besides its arguments: temporaries, results."""
     memory = program.memory_analysis()
     return memory.temp_size_in_bytes, memory.output_size_in_bytes
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -6,13 +6,12 @@ import dataclasses
 import datetime
 import importlib.metadata
 import platform
-import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
-from benchmarks.harness import alternate, cores
+from benchmarks.harness import alternate
+from omnizip_jax.evaluation.machine import cores, processor
 
 REPEATS = 5
 
@@ -94,7 +93,7 @@ def synchronised(call):
 def describe() -> str:
     """Machine, versions and date, in one line each."""
     device = jax.devices()[0]
-    name = _cpu() if device.platform == "cpu" else device.device_kind
+    name = processor() if device.platform == "cpu" else device.device_kind
     parts = []
     for package in ("jax", "flax", "torch", "transformers", "av"):
         try:
@@ -106,11 +105,3 @@ def describe() -> str:
         f"{name}, {cores()} cores ({platform.system()}, Python {platform.python_version()})\n"
         f"{', '.join(parts)}\n{now:%Y-%m-%d %H:%M} UTC"
     )
-
-
-def _cpu() -> str:
-    try:
-        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()

@@ -21,7 +21,7 @@ from omnizip_jax.types import Selection
 
 DIMMED = 0.18  # brightness of what was dropped
 COLUMNS = 8  # windows whose frames are shown, half as many of each of several methods
-BESIDE = 3  # methods in a row
+BESIDE = 3  # methods in a row, at most
 TOKENS = 1500  # columns of attention; more are averaged
 AUDIO, VIDEO = "#2a7f9e", "#d1663d"
 COLOURS = "magma_r"  # of attention
@@ -57,9 +57,9 @@ def plot_methods(answers: Mapping[str, Answer]) -> Figure:
         if answer.clip is None or answer.compression is None:
             raise ValueError("an answer without a video has nothing to draw: ask about a clip")
     several = len(answers) > 1
-    columns = min(len(answers), BESIDE)
+    rows = -(-len(answers) // BESIDE)
+    columns = -(-len(answers) // rows)
     width, height = map(max, zip(*(_size(each, several) for each in answers.values()), strict=True))
-    rows = -(-len(answers) // columns)
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     parts = figure.subfigures(rows, columns, squeeze=False, hspace=0.03, wspace=0.02)
     for (name, answer), part in zip(answers.items(), parts.flat, strict=False):
@@ -169,7 +169,7 @@ def _draw_rates(ax: Any, trace: Selection, seconds: int) -> None:
     windows = np.arange(len(pruned))
     ax.bar(windows - 0.2, kept, 0.4, color=AUDIO, label="audio kept, $S_a$")
     ax.bar(windows + 0.2, pruned, 0.4, color=VIDEO, label="video pruned, $\\rho_v$")
-    ax.set(xlabel=f"window of {seconds} s", ylabel="share", ylim=(0, 1.25))
+    ax.set(xlabel=f"window of {seconds} s", ylabel="share", ylim=(0, 1.45))
     ax.set(xlim=(-0.6, len(windows) - 0.4), yticks=[0, 0.5, 1])
     ax.locator_params(axis="x", integer=True)
     ax.legend(loc="upper right", fontsize=8, ncols=2, framealpha=1)

@@ -23,12 +23,16 @@ from omnizip_jax.testbed.random_checkpoint import write_random_checkpoint
 from omnizip_jax.types import Window
 
 MAPPINGS = 25_000
+NO_THREADS = " --xla_cpu_multi_thread_eigen=false"
 
 
 def pytest_configure(config):
     """One compilation cache for the run, so that its processes compile a program once."""
     # A shell lets its background jobs ignore Ctrl-C, and so would all that the tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: threads would only wait
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + NO_THREADS
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers and children inherit it
         folder = tempfile.TemporaryDirectory(prefix="omnizip_xla_")
         config.add_cleanup(folder.cleanup)

@@ -411,6 +411,7 @@ def test_feeding_reads_nothing_back(params, stream, windows, no_reading):
         stream = feed(params, stream, one(windows, i % 3))
 
 
+@pytest.mark.slow  # the parts in bfloat16 have quick tests of their own
 def test_half_precision(params, windows, clip):
     """Generation, streams and forgetting in bfloat16, beside float32."""
     half = params.replace(weights=jax.tree.map(lambda x: x.astype(jnp.bfloat16), params.weights))

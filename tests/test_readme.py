@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import pytest
 
 import omnizip_jax
 from omnizip_jax.testbed.clips import make_clip
+from omnizip_jax.testbed.tables import accuracy_table, short_table
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -43,3 +46,11 @@ def test_the_rooms_and_functions_that_it_names_exist():
         text = (package / file).read_text()
         missing |= {n for n in re.findall(r"\w+", names) if f"def {n}(" not in text}
     assert not missing
+
+
+def test_tables_of_accuracy_are_those_that_were_measured():
+    rows = json.loads((ROOT / "docs/accuracy.json").read_text())["rows"]
+    assert short_table(rows, (0.35, 0.25)) in README
+    assert short_table(rows, (0.45, 0.35, 0.25, 0.15)) in (ROOT / "docs/accuracy.md").read_text()
+    whole = (ROOT / "docs/accuracy_tables.md").read_text()
+    assert all(accuracy_table(of_difficulty) in whole for of_difficulty in rows.values())

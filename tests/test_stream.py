@@ -79,7 +79,10 @@ def first_logits(monkeypatch):
     return caught
 
 
-@pytest.mark.parametrize("name", CLIPS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name == "one_window" else ()) for name in CLIPS],
+)
 def test_equals_generate(name, params, random_windows, first_logits):
     windows = random_windows(*CLIPS[name])
     logits, tokens, trace = offline(params, windows, 10)
@@ -95,6 +98,7 @@ def test_equals_generate(name, params, random_windows, first_logits):
     assert answer.counts.video_kept == trace.video_keep.sum()
 
 
+@pytest.mark.slow  # conversations without sound are compared with transformers
 def test_equals_generate_without_sound(params, random_windows, first_logits):
     windows = random_windows([2, 2, 1], [0, 0, 0])
     logits, tokens, _ = offline(params, windows, 6)

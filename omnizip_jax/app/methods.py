@@ -27,7 +27,7 @@ def parse_method(name: str, settings: Sequence[str]) -> Method:
         ValueError: an unknown method or setting, or a value that the method refuses.
     """
     if name not in METHODS:
-        raise ValueError(f"method {name}: unknown; take one of {', '.join(METHODS)}")
+        raise ValueError(f"--method {name}: unknown; take one of {', '.join(METHODS)}")
     kind = METHODS[name]
     known = [field.name for field in dataclasses.fields(kind)]
     values: dict[str, Any] = {}

@@ -34,7 +34,7 @@ from omnizip_jax.testbed.tables import (
 )
 
 SUMMARY = "accuracy.json"
-SHORT = (0.35, 0.25, 0.15)  # shares of the short table
+SHORT = (0.35, 0.25)  # shares of the short table
 
 
 def rows_of(params: Params) -> dict[str, Method]:
@@ -45,7 +45,7 @@ def rows_of(params: Params) -> dict[str, Method]:
 
 def write_tables(summary: dict[str, Rows], clips: int, folder: Path) -> None:
     """The summary, its tables and its curves."""
-    (folder / SUMMARY).write_text(json.dumps({"clips": clips, "rows": summary}, indent=1) + "\n")
+    (folder / SUMMARY).write_text(json.dumps({"clips": clips, "rows": summary}) + "\n")
     parts = []
     for difficulty, rows in summary.items():
         parts.append(f"## {difficulty.capitalize()} clips\n\n{accuracy_table(rows)}")
@@ -58,7 +58,7 @@ def write_tables(summary: dict[str, Rows], clips: int, folder: Path) -> None:
         f"# Accuracy: whole tables\n\n{clips} test clips of each difficulty; what the columns mean "
         "is said in [accuracy.md](accuracy.md).\n\n" + "\n\n".join(parts) + "\n"
     )
-    plot_curves(summary).savefig(folder / "accuracy.png", dpi=110)
+    plot_curves(summary).savefig(folder / "accuracy.png", dpi=90)
 
 
 def compare_files(

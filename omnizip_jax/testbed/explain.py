@@ -17,12 +17,12 @@ from tqdm import tqdm
 
 from omnizip_jax.checkpoint.load import load
 from omnizip_jax.compression import AllTokens, Method, OmniZipConfig
+from omnizip_jax.evaluation import tables
 from omnizip_jax.models.params import Params
 from omnizip_jax.testbed.asking import answers, prepare
 from omnizip_jax.testbed.batches import cut
 from omnizip_jax.testbed.clips import DIFFICULTIES, SLOTS_PER_WINDOW, Split
 from omnizip_jax.testbed.measure import quiz
-from omnizip_jax.testbed.tables import markdown
 
 STEPS = ("spatial", "temporal")
 
@@ -74,14 +74,14 @@ def table(rows: list[dict[str, Any]]) -> str:
     """By kind and step: how often the answer stays right, and what was kept of the thing."""
     heading = ["question", "step", "asked", "still right", "video kept", "audio kept"]
     heading += ["video kept, wrong", "audio kept, wrong"]
-    lines = [heading, ["---", "---"] + ["---:"] * (len(heading) - 2)]
+    lines = []
     for kind, step in sorted({(row["kind"], row["step"]) for row in rows}):
         these = [row for row in rows if (row["kind"], row["step"]) == (kind, step)]
         wrong = [row for row in these if not row["right"]]
         means = [_mean(group, name) for group in (these, wrong) for name in ("video", "audio")]
         right = 1 - len(wrong) / len(these)
         lines.append([kind, step, str(len(these)), f"{right:.0%}", *means])
-    return markdown(lines)
+    return tables.table(heading, lines)
 
 
 def _mean(rows: list[dict[str, Any]], name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,32 +12,24 @@ from matplotlib.figure import Figure
 from omnizip_jax.answer import TokenCounts
 from omnizip_jax.compression import Method
 from omnizip_jax.evaluation.cost import cost_of
+from omnizip_jax.evaluation.paired import mean_over
+from omnizip_jax.evaluation.tables import difference, share, table
 from omnizip_jax.models.families import Config
 from omnizip_jax.testbed.clips import SPEC
 from omnizip_jax.testbed.measure import CLIP_WINDOWS, FULL, Measurement
 from omnizip_jax.testbed.questions import FAMILIES
-from omnizip_jax.testbed.rows import METHODS
+from omnizip_jax.testbed.rows import METHODS, row_name
 
 Summary = dict[str, Any]
 Rows = dict[str, Summary]
 COUNTS = ("operations", "paper_operations", "cache_bytes")  # as shares of all tokens'
 
 
-def interval(
-    values: Float[np.ndarray, "clips"], draws: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """Bootstrap 95 % interval of the mean over clips."""
-    random = np.random.default_rng(seed)
-    picks = random.integers(len(values), size=(draws, len(values)))
-    low, high = np.percentile(values[picks].mean(1), [2.5, 97.5])
-    return float(low), float(high)
-
-
 def summarise(measured: Measurement, methods: Mapping[str, Method], config: Config) -> Rows:
     """Accuracy, its difference from all tokens, and cost, by method; plain numbers throughout.
 
-    Operations and cache bytes are shares of those with all tokens. Every mean comes as [mean, low,
-    high] with a bootstrap 95 % interval over clips; differences are paired.
+    Operations and cache bytes are shares of those with all tokens. Every mean comes with
+    "low" and "high", a bootstrap 95 % interval over clips; differences are paired.
     """
     out: Rows = {}
     full = measured.right[FULL].mean(1)
@@ -76,66 +68,54 @@ def _cost(config: Config, method: Method, measured: Measurement, name: str) -> d
     return {name: round(getattr(spent, name), 4) for name in (*shares, *COUNTS)}
 
 
-def _mean(values: Float[np.ndarray, "clips"]) -> list[float]:
-    return np.round([values.mean(), *interval(values)], 4).tolist()
+def _mean(values: Float[np.ndarray, " clips"]) -> dict[str, float]:
+    mean = mean_over(values.tolist(), [str(clip) for clip in range(len(values))])
+    return {name: round(getattr(mean, name), 4) for name in ("mean", "low", "high")}
 
 
 def accuracy_table(rows: Rows) -> str:
     """Accuracy by family, and the difference from all tokens with its interval, in Markdown."""
     heading = ["method", "kept", "layers", "operations", *FAMILIES, "all"]
     heading += [f"{FAMILIES[0]}, minus full", "all, minus full"]
-    lines = [heading, ["---"] + ["---:"] * (len(heading) - 1)]
+    lines = []
     for name, row in rows.items():
-        lines.append(
-            [
-                label(name),
-                f"{row['cost']['kept']:.1%}",
-                f"{row['cost']['by_layer']:.1%}",
-                f"{row['cost']['operations']:.1%}",
-                *(f"{row['right'][group][0]:.1%}" for group in (*FAMILIES, "all")),
-                *(_difference(row["minus_full"][group]) for group in (FAMILIES[0], "all")),
-            ]
-        )
-    return markdown(lines)
+        costs = (row["cost"][share] for share in ("kept", "by_layer", "operations"))
+        right = (row["right"][group]["mean"] for group in (*FAMILIES, "all"))
+        apart = (difference(row["minus_full"][group]) for group in (FAMILIES[0], "all"))
+        lines.append([label(name), *map(share, (*costs, *right)), *apart])
+    return table(heading, lines)
 
 
-def kinds_table(rows: Rows, share: float) -> str:
+def kinds_table(rows: Rows, keep: float) -> str:
     """Accuracy by kind of question, of the references and of every method at a share."""
     kinds = list(next(iter(rows.values()))["kinds"])
-    lines = [["method", *kinds], ["---"] + ["---:"] * len(kinds)]
-    for name, row in rows.items():
-        if name.endswith(f"| {share:.0%}") or " | " not in name:
-            lines.append([label(name), *(f"{row['kinds'][kind]:.0%}" for kind in kinds)])
-    return markdown(lines)
+    lines = [
+        [label(name), *(f"{row['kinds'][kind]:.0%}" for kind in kinds)]
+        for name, row in rows.items()
+        if name.endswith(f"| {keep:.0%}") or " | " not in name
+    ]
+    return table(["method", *kinds], lines)
 
 
 def short_table(by_difficulty: Mapping[str, Rows], shares: Sequence[float]) -> str:
     """Right answers of every method at a few shares, for a reader in a hurry."""
-    heading = ["method"]
-    heading += [f"{name}, {share:.0%}" for name in by_difficulty for share in shares]
-    lines = [heading, ["---"] + ["---:"] * (len(heading) - 1)]
-    full = [f"{rows[FULL]['right']['all'][0]:.1%}" for rows in by_difficulty.values()]
-    lines.append([FULL, *(x for x in full for _ in shares)])
-    for method in METHODS:
-        names = [(rows, f"{method} | {s:.0%}") for rows in by_difficulty.values() for s in shares]
-        cells = [f"{rows[n]['right']['all'][0]:.1%}" if n in rows else "-" for rows, n in names]
-        lines.append([method, *cells])
-    return markdown(lines)
+    columns = [(rows, keep) for rows in by_difficulty.values() for keep in shares]
+    heading = ["method", *(f"{name}, {keep:.0%}" for name in by_difficulty for keep in shares)]
+
+    def line(name: str, rows: Iterable[tuple[Rows, str]]) -> list[str]:
+        return [name, *(share(r[n]["right"]["all"]["mean"] if n in r else None) for r, n in rows)]
+
+    lines = [line(FULL, ((rows, FULL) for rows, _ in columns))]
+    lines += [
+        line(method, ((rows, row_name(method, keep)) for rows, keep in columns))
+        for method in METHODS
+    ]
+    return table(heading, lines)
 
 
 def label(name: str) -> str:
     """A row's name as a table shows it: the bar would end the cell."""
     return name.replace(" | ", ", ")
-
-
-def _difference(mean: Sequence[float]) -> str:
-    middle, low, high = (100 * x for x in mean)
-    return f"{middle:+.1f} ({low:+.1f} to {high:+.1f})"
-
-
-def markdown(lines: list[list[str]]) -> str:
-    """A table; the first line is the heading, the second the alignment."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 STYLES = {  # colour and marker of a method, in every picture the same
@@ -160,12 +140,12 @@ def plot_curves(by_difficulty: Mapping[str, Rows]) -> Figure:
     costs = {"by_layer": "share of media tokens, mean over layers"}
     costs |= {"operations": "operations of the prefill, share of all tokens'"}
     for row, (difficulty, rows) in zip(axes, by_difficulty.items(), strict=True):
-        full = rows[FULL]["right"]["all"][0]
-        for ax, (share, title) in zip(row, costs.items(), strict=True):
+        full = rows[FULL]["right"]["all"]["mean"]
+        for ax, (against, title) in zip(row, costs.items(), strict=True):
             ax.axhline(full, color="black", linewidth=0.8, linestyle=":")
             for method, (colour, marker) in STYLES.items():
-                points = [row for name, row in rows.items() if name.split(" | ")[0] == method]
-                points = sorted((row["cost"][share], *row["right"]["all"]) for row in points)
+                points = [p for name, p in rows.items() if name.split(" | ")[0] == method]
+                points = sorted((p["cost"][against], *p["right"]["all"].values()) for p in points)
                 if points:
                     x, mean, low, high = np.array(points).T
                     ax.plot(x, mean, color=colour, marker=marker, label=method, linewidth=1.3)

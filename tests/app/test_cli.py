@@ -120,6 +120,7 @@ def test_help(command, capsys):
     assert "usage: omnizip" in capsys.readouterr().out
 
 
+@pytest.mark.slow  # ``.ci/run`` runs the demo by itself
 def test_demo(tmp_path, capsys):
     assert main(["demo", "--out", str(tmp_path / "demo"), "--seed", "1"]) == 0
     out = capsys.readouterr().out

@@ -7,7 +7,7 @@ import pytest
 from omnizip_jax.app.cli import main
 from omnizip_jax.app.methods import parse_methods
 from omnizip_jax.checkpoint.convert import convert
-from omnizip_jax.compression import AllTokens, FastV, OmniZipConfig, RandomTokens
+from omnizip_jax.compression import METHODS, AllTokens, FastV, OmniZipConfig, RandomTokens
 from omnizip_jax.testbed.bouncing import write_clip
 
 QUESTION = "What happens?"
@@ -84,3 +84,22 @@ def test_settings_go_to_the_methods_that_have_them():
         "random": RandomTokens(keep=0.5),
         "fastv": FastV(keep=0.5, after=7),
     }
+
+
+def test_methods_are_listed(capsys):
+    assert main(["methods"]) == 0
+    out = capsys.readouterr().out
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
+    assert set(METHODS) <= set(rows)
+    assert rows["omnizip"][1] == rows["fastv"][1] == "yes"  # streams; inside the decoder
+    assert out.splitlines()[1].index("in decoder") == _column(out, "fastv")
+    assert main(["methods", "dycoke"]) == 0
+    out = capsys.readouterr().out
+    assert "audio_frame" in out and "12" in out
+    assert main(["methods", "nonsense"]) == 1
+    assert "method nonsense: unknown" in capsys.readouterr().err
+
+
+def _column(out, name):
+    """Where the line of a method says yes."""
+    return next(line for line in out.splitlines() if line.split()[:1] == [name]).index("yes")

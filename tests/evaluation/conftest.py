@@ -12,17 +12,18 @@ from omnizip_jax.compression import AllTokens, Method, OmniZipConfig
 from omnizip_jax.evaluation.engine import Engine, Settings
 from omnizip_jax.evaluation.protocol import PROTOCOLS
 from omnizip_jax.evaluation.questions import read_questions, write_questions
-from omnizip_jax.testbed.clips import DIFFICULTIES
 from omnizip_jax.testbed.measure import quiz
 
 CLIPS = 3
 
 
-def made_questions(folder: Path, clips: int = CLIPS) -> list[dict[str, Any]]:
+def made_questions(
+    folder: Path, clips: int = CLIPS, difficulty: str = "easy"
+) -> list[dict[str, Any]]:
     """Write clips, and return a question of each family about each of them."""
     out = []
     for seed in range(clips):
-        clip, questions = quiz(seed, "test", DIFFICULTIES["easy"])
+        clip, questions = quiz(seed, "test", difficulty)
         clip.write(folder / f"{seed}.mp4")
         for question in questions:
             out.append(

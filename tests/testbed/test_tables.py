@@ -39,14 +39,6 @@ def rows():
     return tables.summarise(Measurement(right, kept, kinds, 40.0), METHODS, config)
 
 
-def test_intervals_hold_the_mean():
-    values = np.random.default_rng(0).integers(0, 2, 400).astype(float)
-    low, high = tables.interval(values)
-    error = 1.96 * values.std() / 20
-    assert low == pytest.approx(values.mean() - error, abs=0.01)
-    assert high == pytest.approx(values.mean() + error, abs=0.01)
-
-
 def test_the_table_compares_with_all_tokens(rows):
     lines = tables.accuracy_table(rows).splitlines()
     assert all(family in lines[0] for family in FAMILIES)

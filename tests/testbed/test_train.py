@@ -78,6 +78,7 @@ def _stop_at(call, error):
     return validate
 
 
+@pytest.mark.slow
 def test_a_short_run_learns_an_easy_question(tmp_path):
     """One shape is seen and one sound is heard: which colour was it?"""
     curriculum = (

@@ -1,0 +1,127 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # A method of your own
+#
+# Write a rule that chooses among the tokens, look at what it keeps, and get its row beside the
+# others. Needs nothing but the package: the small model, its clips and questions come along.
+
+# %% [markdown]
+# ## The rule
+#
+# The idea: what lies far from the mean of its clip is worth keeping. A method is a frozen
+# dataclass, its fields are its settings. `Rates` brings `rho_audio`, `rho_video` and `keep`, and
+# works out how many tokens of each modality stay, to the token. What is left to write is how they
+# are ranked: `sound` and `picture` get the clip's windows and a count, and say which stay.
+#
+# Shapes may not depend on data, so tokens that do not exist are there as well; masks say which do.
+
+# %%
+# %matplotlib inline
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import ClassVar
+
+import jax.numpy as jnp
+
+import omnizip_jax
+from omnizip_jax import METHODS
+from omnizip_jax.compression.parts import Rates, top_part
+from omnizip_jax.evaluation.cost import cost
+from omnizip_jax.evaluation.paired import mean_over
+from omnizip_jax.picture import plot_methods
+from omnizip_jax.testbed.clips import make_clip
+from omnizip_jax.testbed.measure import Measurement, measure
+from omnizip_jax.testbed.questions import FAMILIES
+
+
+@dataclasses.dataclass(frozen=True)
+class Unusual(Rates):
+    """The tokens farthest from the mean of their clip, of each modality by itself.
+
+    Args:
+        same_place: of the picture, the mean of the same place over time instead.
+    """
+
+    same_place: bool = False
+    streams: ClassVar[bool] = False  # the mean needs the whole clip
+
+    def sound(self, windows, count, key):
+        tokens, mask = windows.audio.tokens, windows.audio.token_mask
+        return top_part(distance(tokens, mask, axes=(0, 1)), mask, count)
+
+    def picture(self, windows, count, key, audio_keep):
+        axes = (0, 1) if self.same_place else (0, 1, 2)
+        scores = distance(windows.video, windows.video_mask, axes)
+        return top_part(scores, windows.video_mask, count)
+
+
+def distance(tokens, mask, axes):
+    """How far each token is from the mean over some axes of those that exist."""
+    tokens, exists = tokens.astype(jnp.float32), mask[..., None]
+    total = jnp.sum(tokens * exists, axes, keepdims=True)
+    mean = total / jnp.maximum(jnp.sum(exists, axes, keepdims=True), 1)
+    return jnp.linalg.norm(tokens - mean, axis=-1)
+
+
+METHODS["unusual"] = Unusual  # now `METHODS` knows it, as it knows the others
+
+# %% [markdown]
+# ## What it keeps
+#
+# `generate` takes it like any other method. The same question under several, each with 35 % of the
+# tokens; frames are dimmed where tokens were dropped, the strips are the sound.
+
+# %%
+params = omnizip_jax.load("small", dtype="float32")  # bfloat16 on a GPU
+made = make_clip(seed=0)
+clip = made.write(Path(tempfile.mkdtemp()) / "clip.mp4")
+methods = {name: METHODS[name](keep=0.35) for name in ("omnizip", "random", "unusual")}
+methods["unusual here"] = Unusual(keep=0.35, same_place=True)
+answers = {
+    name: omnizip_jax.generate(
+        params, clip, "Which colour was seen during the trill?", compression=method
+    )
+    for name, method in methods.items()
+}
+for name, answer in answers.items():
+    spent = cost(params.config.text, methods[name], answer.counts, answer.compression)
+    print(f"{name:>12}: {answer.text:<8} kept {spent.kept:.1%}, {spent.operations:.3g} operations")
+plot_methods(answers)
+
+# %% [markdown]
+# ## Its row beside the others
+#
+# The same questions about the same clips under every method: `measure` asks, here about 16 hard
+# clips, one question of each family. That is few: the intervals say how few. The command
+# `python -m omnizip_jax.testbed.evaluate` asks about a thousand.
+
+# %%
+trials = measure(params, methods, range(16), "hard", progress=False)
+measured = Measurement.of(trials)
+print(f"{'':>12}  {'right':>6}  {'95 %':^12}  {'  '.join(FAMILIES)}")
+for name, right in measured.right.items():
+    of_clips = right.mean(axis=(1, 2))  # over seeds and families
+    row = mean_over(of_clips.tolist(), [str(clip) for clip in range(len(of_clips))])
+    families = "  ".join(
+        f"{share:>{len(family)}.0%}"
+        for share, family in zip(right.mean(axis=(0, 1)), FAMILIES, strict=True)
+    )
+    print(f"{name:>12}  {row.mean:>6.1%}  {row.low:>5.0%} -{row.high:>5.0%}  {families}")
+
+# %% [markdown]
+# To keep a method, put it into a file of `omnizip_jax/compression/` and its class into `METHODS`
+# there: then the command line knows it (`omnizip compare CLIP QUESTION --methods unusual,omnizip`),
+# and so do the tests that hold for every method. `docs/methods.md` says what a method must not do,
+# and how one follows a stream.

@@ -1,0 +1,101 @@
+"""Behind the tasks in ``tasks/``: questions that ``omnizip questions`` wrote, by a protocol.
+
+A task's own data set is a line of ``tasks/tasks.json``: the file of questions and the protocol.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omnizip_jax.evaluation.protocol import PROTOCOLS
+from omnizip_jax.evaluation.questions import Question, read_questions
+
+FOLDER = "OMNIZIP_QUESTIONS"  # the environment variable that says where the files lie
+
+Doc = Mapping[str, Any]
+
+
+def questions(task: Any) -> Any:
+    """The data set of a task, from the one that says where it is.
+
+    Args:
+        task: a ``datasets.Dataset`` of one row, file and protocol; one of questions comes back.
+
+    Raises:
+        ValueError: nothing says where the files lie, or a bad file of questions.
+    """
+    row = task[0]
+    folder = os.environ.get(FOLDER)
+    if not folder:
+        raise ValueError(
+            f"set the environment variable {FOLDER} to the folder with {row['file']}, which "
+            f"`omnizip questions BENCHMARK ANNOTATIONS --out {row['file']}` writes"
+        )
+    path = Path(folder).expanduser() / row["file"]
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file; see `omnizip questions --help`")
+    found = read_questions(path)
+    unknown = [question.id for question in found if question.answer is None]
+    if unknown:
+        raise ValueError(f"{path}: questions without an answer cannot be scored: {unknown[:10]}")
+    return type(task).from_list([_doc(question, row["protocol"]) for question in found])
+
+
+def _doc(question: Question, protocol: str) -> dict[str, Any]:
+    return {
+        "id": question.id,
+        "video": question.video,
+        "start": question.start,
+        "end": question.end,
+        "question": question.text,
+        "options": list(question.options),
+        "answer": question.answer,
+        "category": str(question.columns.get("category", "")),
+        "protocol": protocol,
+    }
+
+
+def _question(doc: Doc) -> Question:
+    return Question(
+        id=doc["id"],
+        video=doc["video"],
+        text=doc["question"],
+        options=tuple(doc["options"]),
+        answer=doc["answer"],
+        start=doc["start"],
+        end=doc["end"],
+    )
+
+
+def text(doc: Doc) -> str:
+    """The user's words."""
+    return PROTOCOLS[doc["protocol"]].prompt(_question(doc))
+
+
+def visual(doc: Doc) -> list[Any]:
+    """The clip, for models without a chat interface."""
+    if not doc["start"] and doc["end"] is None:
+        return [doc["video"]]
+    times = {"video_start": doc["start"], "video_end": doc["end"]}
+    return [{"type": "video", "url": doc["video"], **times}]
+
+
+def messages(doc: Doc) -> list[dict[str, Any]]:
+    """System prompt, clip and question."""
+    system = PROTOCOLS[doc["protocol"]].system_of(_question(doc))
+    clip = {"url": doc["video"], "start_time": doc["start"] or None, "end_time": doc["end"]}
+    return [
+        {"role": "system", "content": [{"type": "text", "text": system}]},
+        {
+            "role": "user",
+            "content": [{"type": "video", **clip}, {"type": "text", "text": text(doc)}],
+        },
+    ]
+
+
+def score(doc: Doc, replies: Sequence[str]) -> dict[str, float]:
+    """Whether the reply is right."""
+    return {"accuracy": float(bool(PROTOCOLS[doc["protocol"]].score(_question(doc), replies[0])))}

@@ -1,0 +1,437 @@
+"""The model for lmms-eval behind a stand-in for lmms-eval's interface, and the tasks' files."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import logging
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import yaml
+
+import omnizip_jax
+from omnizip_jax.compression import METHODS, AllTokens, OmniZipConfig
+from omnizip_jax.evaluation.lmms import asked
+from omnizip_jax.evaluation.lmms.messages import Shown, parts_of
+from omnizip_jax.evaluation.lmms.settings import decoding_of, method_of
+from omnizip_jax.evaluation.protocol import PROTOCOLS
+from omnizip_jax.testbed.clips import make_clip
+from tests.media import make as make_media
+from tests.test_imports import imports
+
+TASKS = Path(asked.__file__).parent / "tasks"
+PACKAGE = Path(omnizip_jax.__file__).parent
+
+
+@dataclasses.dataclass
+class ModelManifest:
+    model_id: str
+    chat_class_path: str
+
+
+@dataclasses.dataclass
+class TokenCounts:
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclasses.dataclass
+class GenerationResult:
+    text: str
+    token_counts: TokenCounts | None = None
+
+
+class Hook:
+    """Remembers what was handed to the cache."""
+
+    def __init__(self):
+        self.seen: list[Any] = []
+
+    def add_partial(self, attr: str, req: Any, res: Any) -> None:
+        self.seen.append((attr, req, res))
+
+
+class Model:
+    """lmms-eval's base class, as far as it is used."""
+
+    is_simple = True
+    rank = 0
+
+    def __init__(self):
+        self.cache_hook, self.task_dict, self.cleaned = Hook(), {}, False
+
+    @staticmethod
+    def _resolve_system_prompt(value: str) -> str:
+        return value
+
+    def clean(self) -> None:
+        self.cleaned = True
+
+
+class Request:
+    """A request for a reply to one of the documents."""
+
+    def __init__(self, doc: int, messages: Any, settings: dict[str, Any]):
+        self.args = f"context {doc}", messages, settings, doc, "task", "test"
+
+
+@pytest.fixture
+def lmms_eval(monkeypatch):
+    """A stand-in; returns what ``log_metrics`` was given."""
+    logged: list[dict[str, Any]] = []
+    modules = {
+        "api.instance": {
+            "GenerationResult": GenerationResult,
+            "Instance": Request,
+            "TokenCounts": TokenCounts,
+        },
+        "api.model": {"lmms": Model},
+        "models.model_utils.gen_metrics": {"log_metrics": lambda **said: logged.append(said)},
+        "models.registry_v2": {"ModelManifest": ModelManifest},
+    }
+    for name, values in modules.items():
+        path = f"lmms_eval.{name}"
+        while path:
+            if path not in sys.modules or sys.modules[path].__spec__ is not None:
+                monkeypatch.setitem(sys.modules, path, types.ModuleType(path))
+            path = path.rpartition(".")[0]
+        vars(sys.modules[f"lmms_eval.{name}"]).update(values)
+    yield logged
+    for name in ("model", "manifest"):
+        sys.modules.pop(f"omnizip_jax.evaluation.lmms.{name}", None)
+
+
+@pytest.fixture
+def make(lmms_eval, small, monkeypatch):
+    """Makes the model as lmms-eval does, with the small checkpoint that is loaded already."""
+    manifest = importlib.import_module("omnizip_jax.evaluation.lmms.manifest").MANIFEST
+    module, _, name = manifest.chat_class_path.rpartition(".")
+    module = importlib.import_module(module)
+    monkeypatch.setattr(module, "load", lambda checkpoint, dtype: small)
+
+    def made(docs: list[Any] | None = None, **arguments: Any) -> Any:
+        model = getattr(module, name)(
+            **{"checkpoint": "small", "batch_size": "1", "device": "cuda:0", **arguments}
+        )
+        model.task_dict = {"task": {"test": docs or []}}
+        return model
+
+    return made
+
+
+def messages_of(doc: dict[str, Any]) -> list[dict[str, Any]]:
+    """What lmms-eval makes of ``doc_to_visual`` and ``doc_to_text``."""
+    content = [*doc["media"], {"type": "text", "text": doc["question"]}]
+    return [{"role": "user", "content": content}]
+
+
+def docs_of(questions: Any) -> list[dict[str, Any]]:
+    return [
+        {"media": [{"type": "video", "url": question.video}], "question": question.text}
+        for question in questions
+    ]
+
+
+GREEDY = {"max_new_tokens": 4, "temperature": 0, "do_sample": False}
+
+
+def test_replies_are_those_of_generate(make, questions, small, lmms_eval, monkeypatch):
+    there = [question for question in questions if question.id != "gone"][:4]
+    model = make(docs_of(there), keep=0.45)
+    module = sys.modules[type(model).__module__]
+    read: list[str] = []
+
+    def load(source: str, **more: Any) -> Any:
+        read.append(source)
+        return load_clip(source, **more)
+
+    load_clip = module.load_clip
+    monkeypatch.setattr(module, "load_clip", load)
+    requests = [Request(number, messages_of, GREEDY) for number in range(len(there))]
+    replies = list(model.generate_until(requests))
+    assert read == list(dict.fromkeys(question.video for question in there))
+    total = media = 0
+    for question, reply in zip(there, replies, strict=True):
+        answer = omnizip_jax.generate(
+            small,
+            question.video,
+            question.text,
+            compression=OmniZipConfig(keep=0.45),
+            max_new_tokens=4,
+        )
+        assert reply.text == answer.text
+        counts = answer.counts
+        assert reply.token_counts == TokenCounts(counts.kept + counts.text, counts.generated)
+        total, media = total + counts.kept, media + counts.media
+    context, saved = requests[0].args[0], model.cache_hook.seen
+    assert saved[0] == ("generate_until", (context, GREEDY), replies[0].text) and len(saved) == 4
+    model.clean()
+    assert model.cleaned
+    (said,) = lmms_eval
+    assert said["additional_metrics"]["kept_share"] == pytest.approx(total / media)
+    assert said["additional_metrics"]["total_requests"] == 4
+    assert said["total_gen_tokens"] == sum(reply.token_counts.output_tokens for reply in replies)
+
+
+def test_replies_come_as_they_are_made(make, questions):
+    """A cache that writes down what it gets has it, whatever becomes of the next one."""
+    model = make(docs_of(questions[:2]), method="all")
+    replies = iter(model.generate_until([Request(0, messages_of, GREEDY), Request(9, None, {})]))
+    assert next(replies).text
+    assert len(model.cache_hook.seen) == 1
+    with pytest.raises(IndexError):
+        next(replies)
+
+
+def test_a_broken_video_is_an_empty_reply(make, questions, caplog):
+    first, gone = questions[0], next(q for q in questions if q.id == "gone")
+    model = make(docs_of([gone, first]))
+    with caplog.at_level(logging.ERROR):
+        broken, whole = model.generate_until([Request(i, messages_of, GREEDY) for i in (0, 1)])
+    assert broken == GenerationResult("") and whole.text
+    assert "gone.mp4" in caplog.text
+
+
+def test_other_media(make, tmp_path):
+    """Silent videos, sound alone as file and as samples, several clips, a part of one."""
+    clip = make_clip(5)
+    frames, fps, sound, rate = clip.arrays
+    clip.write(tmp_path / "both.mp4")
+    make_media.write(tmp_path / "silent.mkv", frames, fps=fps)
+    both = {"type": "video", "url": str(tmp_path / "both.mp4")}
+    samples = {"array": sound, "sampling_rate": rate}
+    stereo = {"array": np.stack([sound, sound]), "sampling_rate": rate}
+    media = [
+        [{"type": "audio", "url": samples}],
+        [{"type": "video", "url": samples}],  # lmms-eval calls every dict a video
+        [{"type": "audio", "url": stereo}],
+        [{"type": "video", "url": str(tmp_path / "silent.mkv")}],
+        [both],
+        [both, {"type": "audio", "url": samples}],
+        [both | {"start_time": 0.0, "end_time": 2.0}],
+        [{"type": "video", "url": {"path": both["url"], "video_start": 0.0, "video_end": 2.0}}],
+    ]
+    question = "Was there a high tone?"
+    docs = [{"media": each, "question": question} for each in media]
+    model = make(docs, method="all")
+    replies = list(
+        model.generate_until([Request(i, messages_of, GREEDY) for i in range(len(docs))])
+    )
+    read = [reply.token_counts.input_tokens for reply in replies]
+    alone, *more = read[:3]
+    assert more == [alone, alone] and len({reply.text for reply in replies[:3]}) == 1
+    silent, whole, twice, *parts = read[3:]
+    assert alone < silent < whole < twice
+    assert parts[0] == parts[1] < whole
+
+
+def test_rounds(make, questions):
+    docs = docs_of(questions[:1])
+    asked: list[Any] = []
+
+    def rounds(doc: Any, **told: Any) -> Any:
+        asked.append(told)
+        if not told:
+            return messages_of(doc)
+        return messages_of(doc), told["round_idx"] == 2, told["previous_output"], "memory"
+
+    model = make(docs)
+    (replies,) = model.generate_until_multi_round([Request(0, rounds, GREEDY)])
+    assert len(replies) == 2 and replies[0] == replies[1]
+    assert [told.get("previous_round_info") for told in asked] == [None, None, "memory"]
+    assert asked[2]["previous_output"] == replies
+    model = make(docs)
+    once = model.generate_until_multi_round([Request(0, lambda doc, **_: messages_of(doc), GREEDY)])
+    assert [len(each) for each in once] == [1]
+
+
+def test_stop_strings_and_loglikelihood(make, questions):
+    (reply,) = make(docs_of(questions)).generate_until([Request(0, messages_of, GREEDY)])
+    stop = {"until": ["", reply.text[1:3]]}
+    (short,) = make(docs_of(questions)).generate_until([Request(0, messages_of, GREEDY | stop)])
+    assert short.text == reply.text[:1]
+    with pytest.raises(NotImplementedError, match="output_type is generate_until"):
+        make().loglikelihood([])
+
+
+def test_a_device_for_each_process(make, monkeypatch):
+    told = {}
+    monkeypatch.setattr(jax.config, "update", told.__setitem__)
+    make()
+    assert not told
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    make()
+    assert told == {"jax_cuda_visible_devices": "1"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "some"}, "method=some: unknown; take one of"),
+        ({"kept": 0.3}, "kept: no argument of the model, and no setting of the method omnizip"),
+        ({"keep": "much"}, "keep"),
+        ({"batch_size": 4}, "--batch_size 1, not 4"),
+        ({"use_audio": "no"}, "use_audio must be True or False"),
+        ({"grid_slots": -1}, "grid_slots"),
+        ({"max_frames": 1}, "max_frames"),
+    ],
+)
+def test_bad_arguments(make, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make(**arguments)
+
+
+def test_settings():
+    assert method_of("all", {}) == AllTokens()
+    assert method_of("omnizip", {"keep": "None", "rho_audio": 0.4}) == OmniZipConfig(rho_audio=0.4)
+    assert decoding_of({}, 0).temperature == 0
+    sampled = decoding_of({"temperature": 0.7, "top_p": None, "num_beams": 1}, 3)
+    assert (sampled.temperature, sampled.top_p, sampled.seed) == (0.7, 1.0, 3)
+    assert decoding_of({"temperature": 0.7, "do_sample": False}, 0).temperature == 0
+    with pytest.raises(ValueError, match="no beam search"):
+        decoding_of({"num_beams": 4}, 0)
+    with pytest.raises(ValueError, match="max_new_tokens"):
+        decoding_of({"max_new_tokens": -1}, 0)
+
+
+def test_no_setting_of_a_method_is_an_argument_of_the_model(make):
+    arguments = set(type(make()).__init__.__annotations__) - {"settings", "return"}
+    for kind in METHODS.values():
+        assert not arguments & {field.name for field in dataclasses.fields(kind)}
+
+
+VIDEO = {"type": "video", "url": "clip.mp4"}
+WHY = {"type": "text", "text": "Why?"}
+
+
+def turn(*content: Any, role: str = "user") -> dict[str, Any]:
+    return {"role": role, "content": list(content)}
+
+
+def test_parts_of_messages():
+    told = turn({"type": "text", "text": "Be brief."}, role="system")
+    assert parts_of([told, turn(VIDEO, WHY)], "else") == ("Be brief.", [Shown("clip.mp4"), "Why?"])
+    assert parts_of([turn(WHY, VIDEO, WHY)], "else")[0] == "else"
+    (shown, _) = parts_of([turn(VIDEO | {"start_time": 3, "end_time": None}, WHY)], "")[1]
+    assert shown == Shown("clip.mp4", 3.0, None)
+    assert parts_of([turn({"url": "clip.mp4"}, WHY)], "")[1][0] == Shown("clip.mp4")
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([turn({"type": "image", "url": "a.png"}, WHY)], "reads videos and sound"),
+        ([turn(VIDEO, WHY), turn(WHY, role="assistant"), turn(WHY)], "--num_fewshot 0"),
+        ([turn(WHY, VIDEO)], "no question"),
+        ([], "no question"),
+        ([turn({"type": "video", "url": [1, 2]}, WHY)], "a video as list"),
+        ([turn({"type": "audio", "url": {"bytes": b""}}, WHY)], "an audio as dict|a audio as dict"),
+        ([turn(VIDEO, role="system"), turn(WHY)], "system prompt is text"),
+    ],
+)
+def test_messages_that_are_refused(messages, message):
+    with pytest.raises(ValueError, match=message):
+        parts_of(messages, "")
+
+
+def test_images_end_the_run(make):
+    model = make([{"media": [{"type": "image", "url": "a.png"}], "question": "Why?"}])
+    with pytest.raises(ValueError, match="leave such tasks out"):
+        list(model.generate_until([Request(0, messages_of, GREEDY)]))
+
+
+class Function(str):
+    """What a task's file says behind !function."""
+
+
+class Loader(yaml.SafeLoader):
+    pass
+
+
+Loader.add_constructor("!function", lambda loader, node: Function(loader.construct_scalar(node)))
+
+
+def task(path: Path) -> dict[str, Any]:
+    """A task with what it includes, as lmms-eval reads it."""
+    said = yaml.load(path.read_text(), Loader)
+    included = said.pop("include", None)
+    return (task(path.parent / included) if included else {}) | said
+
+
+class Rows(list):
+    """A ``datasets.Dataset``, as far as it is used."""
+
+    from_list = classmethod(lambda cls, rows: cls(rows))
+
+
+NAMES = sorted(path.stem for path in TASKS.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tasks(name, tmp_path, monkeypatch):
+    said = task(TASKS / f"{name}.yaml")
+    assert said["task"] == said["dataset_kwargs"]["field"] == name
+    for value in said.values():
+        if isinstance(value, Function):
+            module, _, attribute = value.rpartition(".")
+            assert callable(getattr(importlib.import_module(module), attribute))
+    (row,) = json.loads((TASKS / said["dataset_kwargs"]["data_files"]["test"]).read_text())[name]
+    protocol = PROTOCOLS[row["protocol"]]
+    assert (row["protocol"] == "authors") == name.endswith("_authors")
+    assert said["generation_kwargs"]["max_new_tokens"] == protocol.max_new_tokens
+    lines = [
+        {"id": 1, "video": "a.mp4", "question": "Who?", "options": ["a cat", "a man"]}
+        | {"answer": "B", "end": 4},
+        {"id": 2, "video": "b.mp4", "question": "What?", "answer": "red"},
+    ]
+    monkeypatch.setenv("OMNIZIP_QUESTIONS", str(tmp_path))
+    (tmp_path / row["file"]).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    first, second = asked.questions(Rows([row]))
+    assert first.keys() == second.keys()
+    system, user = asked.messages(first)
+    assert system["content"][0]["text"] == protocol.system
+    assert parts_of([system, user], "") == (
+        protocol.system,
+        [Shown(str(tmp_path / "a.mp4"), 0.0, 4.0), asked.text(first)],
+    )
+    assert "B. a man" in asked.text(first) and asked.text(second) == "What?"
+    assert asked.visual(first)[0]["video_end"] == 4 and asked.visual(second) == [
+        str(tmp_path / "b.mp4")
+    ]
+    right = [asked.score(first, ["B"]), asked.score(first, ["A"]), asked.score(first, [""])]
+    assert [each["accuracy"] for each in right] == [1.0, 0.0, 0.0]
+    assert asked.score(second, ["Red."]) == {"accuracy": 1.0}
+
+
+def test_task_files_that_are_refused(tmp_path, monkeypatch):
+    rows = Rows([{"file": "avut.jsonl", "protocol": "authors"}])
+    monkeypatch.delenv("OMNIZIP_QUESTIONS", raising=False)
+    with pytest.raises(ValueError, match="OMNIZIP_QUESTIONS to the folder with avut"):
+        asked.questions(rows)
+    monkeypatch.setenv("OMNIZIP_QUESTIONS", str(tmp_path))
+    with pytest.raises(ValueError, match=r"avut.jsonl: there is no such file"):
+        asked.questions(rows)
+    (tmp_path / "avut.jsonl").write_text('{"id": 1, "video": "a.mp4", "question": "What?"}\n')
+    with pytest.raises(ValueError, match=r"cannot be scored: \['1'\]"):
+        asked.questions(rows)
+
+
+def test_nothing_else_needs_lmms_eval_or_torch():
+    found = imports(PACKAGE)
+    plugin = "evaluation.lmms"
+    theirs = {each.file for each in found if each.target.startswith("lmms_eval")}
+    assert theirs == {f"{plugin}.model", f"{plugin}.manifest"}
+    assert not [each for each in found if each.ours and each.target in theirs]
+    assert not [
+        str(each)
+        for each in found
+        if each.ours and each.target.startswith(plugin) and not each.file.startswith(plugin)
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,7 +42,13 @@ from omnizip_jax.types import EncodedClip, EncodedWindow, Selection, Window
 
 
 def read_turn(
-    params: Params, turn: Turn, method: Method, room: int, seed: int = 0, progress: bool = False
+    params: Params,
+    turn: Turn,
+    method: Method,
+    room: int,
+    seed: int = 0,
+    progress: bool = False,
+    encoded: Sequence[EncodedWindow] | None = None,
 ) -> tuple[Context, dict[str, float]]:
     """Every clip with the text before it; the last text is left to a question.
 
@@ -50,18 +56,22 @@ def read_turn(
         room: slots that stay free.
         seed: for methods that draw.
         progress: show a progress bar of the encoders.
+        encoded: each clip's windows, where the encoders have seen them already.
 
     Returns:
         The context, and the wall seconds of "encoders" and "prefill".
     """
     context = nothing_read(params, method, turn.system, seed)
     seconds = {"encoders": 0.0, "prefill": 0.0}
-    for clip, text in zip(turn.clips, turn.texts, strict=False):
+    for i, (clip, text) in enumerate(zip(turn.clips, turn.texts, strict=False)):
         with timed(seconds, "encoders"):
-            encoded = encode(params, clip, method, progress)
+            if encoded is None:
+                ready = encode(params, clip, method, progress)
+            else:
+                ready = laid_out(clip, encoded[i])
         with timed(seconds, "prefill"):
-            context = _read_next(params, context, clip, encoded, text)
-        del encoded
+            context = _read_next(params, context, clip, ready, text)
+        del ready
     if not turn.clips:
         prefix = turn.texts[0].tokens
         context = read_prefix(params, context, prefix, bucket(len(prefix) + room))

@@ -36,6 +36,7 @@ ROOMS = (
     ("evaluation",),
     ("testbed",),
     ("",),  # the names of the package itself
+    ("serve",),
     ("app",),
     ("__main__",),
 )
@@ -47,7 +48,9 @@ LAZY = ("", "app.cli")
 # What may be imported inside functions, and why.
 INSIDE_FUNCTIONS = {
     ("app.cli", "omnizip_jax"): "help and bad arguments do not wait for jax",
-    ("app.cli", "jax"): "help and bad arguments do not wait for jax",
+    ("app.programs", "jax"): "help and bad arguments do not wait for jax",
+    ("app.programs", "omnizip_jax"): "help and bad arguments do not wait for jax",
+    ("app.serve", "omnizip_jax"): "help and bad arguments do not wait for jax",
     ("app.process", "termios"): "not on every system",
     ("app.terminal", "termios"): "not on every system",
     ("app.terminal", "tty"): "not on every system",

@@ -21,6 +21,8 @@ from omnizip_jax.app.arguments import (
     seed,
     utf8,
 )
+from omnizip_jax.app.programs import enable_compilation_cache
+from omnizip_jax.app.serve import add_serve
 from omnizip_jax.app.times import parse_time
 from omnizip_jax.evaluation.readers import BENCHMARKS
 
@@ -197,6 +199,7 @@ def build_parser() -> argparse.ArgumentParser:
     picture.set_defaults(run=_picture)
 
     _add_evaluation(commands)
+    add_compression_arguments(add_serve(commands))
 
     stream = commands.add_parser(
         "stream",
@@ -416,15 +419,6 @@ def spec_from(arguments: argparse.Namespace, spec: WindowSpec) -> WindowSpec:
     if arguments.grid_slots is None:
         return spec
     return dataclasses.replace(spec, grid_slots=arguments.grid_slots)
-
-
-def enable_compilation_cache() -> None:
-    """Keep compiled programs between runs, in the user's cache folder."""
-    import jax
-
-    from omnizip_jax.checkpoint.small import cache_folder
-
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
 
 
 def _methods(arguments: argparse.Namespace) -> int:

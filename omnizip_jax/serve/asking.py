@@ -1,0 +1,225 @@
+"""Questions as steps on the device: about clips, and about what a session remembers."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from omnizip_jax import prompt as prompts
+from omnizip_jax.compression import Method
+from omnizip_jax.context import Context, fork
+from omnizip_jax.decode import Decoding, end_tokens
+from omnizip_jax.entry import read_text, remember_text
+from omnizip_jax.layout import ENCODE_BLOCK, padded_length, padded_text
+from omnizip_jax.media import Clip
+from omnizip_jax.models.params import Params
+from omnizip_jax.reader import encode_clip, read_turn
+from omnizip_jax.reply import Reply, begin, begin_at, step
+from omnizip_jax.room import make_room, measured
+from omnizip_jax.serve.engine import Engine
+from omnizip_jax.serve.session import Session
+from omnizip_jax.serve.stopping import Stop
+from omnizip_jax.staged import read_with_question
+from omnizip_jax.stream import feed
+from omnizip_jax.turn import Turn, check_positions
+from omnizip_jax.types import EncodedWindow, Window
+
+Said = tuple[str, str]  # what a user asked, and what was answered
+
+
+@dataclasses.dataclass(frozen=True)
+class Asking:
+    """How an answer is wanted."""
+
+    question: str
+    history: tuple[Said, ...] = ()
+    decoding: Decoding = Decoding()  # noqa: RUF009 (frozen)
+    stop: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Begun:
+    """The question is read; the answer begins."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """More of the answer."""
+
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Answered:
+    """The answer is complete.
+
+    Attributes:
+        text: all of it.
+        finish: "stop", or "length" if it was cut.
+        prompt, made: tokens that the decoder read before the answer, and of the answer.
+        audio, audio_kept, video, video_kept: media tokens before and after the method.
+        seconds: on the device, by stage.
+    """
+
+    text: str
+    finish: str
+    prompt: int
+    made: int
+    audio: int
+    audio_kept: int
+    video: int
+    video_kept: int
+    seconds: dict[str, float]
+
+
+def about_clips(
+    engine: Engine,
+    clips: Sequence[Clip] | Context,
+    parts: Sequence[str | int],
+    system: str,
+    method: Method,
+    asking: Asking,
+    key: Hashable,
+) -> Iterator[Any]:
+    """Steps of an answer about clips; the context of the clips is kept for the next one.
+
+    Args:
+        clips: in their order; or the context that they left.
+        parts: what stands before the question: texts, and numbers of clips.
+        key: under which the context is kept.
+    """
+    params = engine.params
+    kept = clips if isinstance(clips, Context) else engine.contexts.get(key)
+    if kept is None:
+        assert not isinstance(clips, Context)
+        shown = [part if isinstance(part, str) else clips[part] for part in parts]
+        first = asking.history[0][0] if asking.history else asking.question
+        turn = Turn.of(params, [*shown, first], system)
+        check_positions(turn, asking.decoding.max_new_tokens, params.config)
+        encoded: list[EncodedWindow] = []
+        for clip in turn.clips:
+            blocks = []
+            for block in _blocks(params, clip, method):
+                blocks.append(block)
+                yield None
+            encoded.append(jax.tree.map(lambda *x: jnp.concatenate(x), *blocks))
+        engine.metrics.clips_read.inc()
+        if turn.clips and method.stages(params.config.text.layers):
+            yield from _staged(engine, turn, encoded, method, asking)
+            return
+        kept, _ = read_turn(params, turn, method, turn.room(256), encoded=encoded)
+        del encoded, turn, shown  # pixels and features are not needed to answer
+        _count_media(engine, kept)
+        size = sum(x.nbytes for x in jax.tree.leaves(kept.cache))
+        engine.contexts.put(key, kept, size)
+        engine.metrics.kept_bytes.set(engine.contexts.bytes)
+        yield None
+    else:
+        engine.metrics.clips_remembered.inc()
+    context = fork(kept)
+    for said in asking.history:
+        context = remembered(params, context, *said)
+        yield None
+    yield from _answer(engine, begin(params, context, asking.question, asking.decoding), asking)
+
+
+def about_stream(
+    engine: Engine, session: Session, arrived: int, partial: Sequence[Window], asking: Asking
+) -> Iterator[Any]:
+    """Steps of an answer about what a session remembers; the session goes on meanwhile.
+
+    Submit them as ``first``, or windows that come after the question may count, too.
+
+    Args:
+        arrived: windows before this number count for the answer.
+        partial: windows that are not complete, and count too.
+    """
+    engine.read_due(session, arrived)
+    context = fork(engine.context_of(session))
+    yield None
+    for window in partial:
+        context = jax.block_until_ready(feed(engine.params, context, window))
+        yield None
+    reply = begin(engine.params, context, asking.question, asking.decoding, copy=False)
+    yield from _answer(engine, reply, asking)
+
+
+def remembered(params: Params, context: Context, question: str, answer: str) -> Context:
+    """What would be remembered had this been asked and answered; the context is used up."""
+    tokenizer, config = params.tokenizer, context.reading.config
+    medium = context.reading.medium if bool(context.past.in_video) else None
+    asked = prompts.question(tokenizer, config, question, medium)
+    words = tokenizer(answer, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    rest = [*words, end_tokens(tokenizer)[0], *prompts.closing(tokenizer).tolist()]
+    offsets = int(asked.offsets[-1]) + 1 + np.arange(len(rest), dtype=np.int32)
+    text = padded_text(
+        np.concatenate([asked.tokens, np.array(rest, np.int32)]),
+        np.concatenate([asked.offsets, offsets]),
+    )
+    context = measured(make_room(context, len(text.tokens), len(text.tokens)))
+    start, place = context.past.after, context.filled
+    context, _ = read_text(params, context, text, start)
+    return remember_text(context, place, start + int(offsets[-1]) + 1)
+
+
+def _blocks(params: Params, clip: Clip, method: Method) -> Iterator[EncodedWindow]:
+    """A clip through the encoders, a block at a time; together what ``encode_clip`` gives."""
+    for start in range(0, padded_length(len(clip.windows.mel_length)), ENCODE_BLOCK):
+        block = jax.tree.map(lambda x, at=start: x[at : at + ENCODE_BLOCK], clip.windows)
+        encoded = encode_clip(params.weights, block, params.config, wants=method.wants)
+        yield jax.block_until_ready(encoded)
+
+
+def _staged(
+    engine: Engine, turn: Turn, encoded: list[EncodedWindow], method: Method, asking: Asking
+) -> Iterator[Any]:
+    """A clip that is pruned inside the decoder is read along with its question."""
+    if asking.history:
+        raise ValueError(
+            f"{type(method).__name__} reads a clip with the eyes of one question: ask it without "
+            "earlier turns, or take another method"
+        )
+    room = asking.decoding.max_new_tokens
+    context, logits, _ = read_with_question(
+        engine.params, turn, method, room, encoded=encoded[0] if len(encoded) == 1 else None
+    )
+    _count_media(engine, context)
+    yield from _answer(engine, begin_at(context, logits, turn.question, asking.decoding), asking)
+
+
+def _answer(engine: Engine, reply: Reply, asking: Asking) -> Iterator[Any]:
+    """The steps from a question that was read to the end of its answer."""
+    params, stop = engine.params, Stop(asking.stop)
+    read, began = reply.begin, time.perf_counter()
+    yield Begun()
+    while not (reply.finished or stop.stopped):
+        made = len(reply.ids)
+        reply = step(params, reply)
+        engine.metrics.tokens.inc(len(reply.ids) - made)
+        piece = stop.push(reply.piece, last=reply.finished)
+        yield Piece(piece) if piece else None
+    ended = stop.stopped or reply.ids[-1] in end_tokens(params.tokenizer)
+    past = reply.context.past
+    (audio, video), (audio_kept, video_kept) = past.seen.tolist(), past.kept.tolist()
+    yield Answered(
+        text=stop.text,
+        finish="stop" if ended else "length",
+        prompt=read + reply.question,
+        made=len(reply.ids),
+        audio=audio,
+        audio_kept=audio_kept,
+        video=video,
+        video_kept=video_kept,
+        seconds=reply.seconds | {"answer": time.perf_counter() - began},
+    )
+
+
+def _count_media(engine: Engine, context: Context) -> None:
+    engine.metrics.media_tokens.inc(int(np.sum(context.seen)))
+    engine.metrics.media_tokens_kept.inc(int(np.sum(context.kept)))

@@ -18,6 +18,8 @@ import pytest
 from omnizip_jax.app.cli import main
 from omnizip_jax.checkpoint.convert import convert
 
+pytestmark = pytest.mark.slow  # many programs, sockets and processes
+
 WAIT = 300.0  # s, for compilers on busy machines
 
 

@@ -19,6 +19,8 @@ from omnizip_jax.serve.worker import Workers
 from omnizip_jax.testbed.bouncing import write_clip
 from tests.serve.conftest import LIMITS, WAIT
 
+pytestmark = pytest.mark.slow  # many programs, sockets and processes
+
 QUESTION = "What happens?"
 
 

@@ -22,6 +22,8 @@ from omnizip_jax.serve.sources import Sources
 from omnizip_jax.serve.worker import Workers
 from tests.serve.conftest import LIMITS, WAIT
 
+pytestmark = pytest.mark.slow  # many programs, sockets and processes
+
 PATH = "ws://127.0.0.1/v1/video/chat/stream"
 QUESTION = "What happens?"
 RATE = 16_000

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from omnizip_jax.serve.stopping import Stop
+
+pytestmark = pytest.mark.slow  # many programs, sockets and processes
 
 LETTERS = st.text("ab\n", max_size=12)
 

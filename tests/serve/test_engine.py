@@ -30,6 +30,8 @@ from omnizip_jax.serve.session import Expired, WindowRead, WindowSkipped
 from tests.conftest import clip_of
 from tests.serve.conftest import LIMITS, WAIT
 
+pytestmark = pytest.mark.slow  # many programs
+
 SETTINGS = {"capacity": LIMITS.capacity, "text_slots": LIMITS.text_slots}
 ASKING = Asking("What happens?", decoding=Decoding(12))
 

@@ -27,10 +27,11 @@ from omnizip_jax.decode import (
 )
 from omnizip_jax.entry import read_text, remember_text
 from omnizip_jax.layout import TEXT_BLOCK, padded_text
+from omnizip_jax.media import check_windows
 from omnizip_jax.models.params import Params
 from omnizip_jax.prompt import Text
 from omnizip_jax.room import make_room, measured
-from omnizip_jax.stream import advance, check_stream, check_window
+from omnizip_jax.stream import advance, check_stream
 from omnizip_jax.types import Window
 
 
@@ -160,7 +161,7 @@ def begin(
     reading = context.reading
     if window is not None:
         check_stream(context)
-        check_window(window, reading)
+        check_windows(window, reading.spec)
     if not isinstance(question, Text):
         prompts.check_question(question)
         open_clip = window is not None or bool(context.past.in_video)

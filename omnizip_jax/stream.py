@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from omnizip_jax import prompt as prompts
 from omnizip_jax.block import after_media, media_block
@@ -29,6 +28,7 @@ from omnizip_jax.context import (
 from omnizip_jax.decode import check_seed
 from omnizip_jax.entry import append, read_prefix
 from omnizip_jax.layout import geometry
+from omnizip_jax.media import check_windows
 from omnizip_jax.memory import Memory
 from omnizip_jax.models.families import family
 from omnizip_jax.models.params import Params, WeightsMark, check_params
@@ -145,7 +145,7 @@ def feed(params: Params, state: Context, window: Window) -> Context:
     """
     check_context(params, state)
     check_stream(state)
-    check_window(window, state.reading)
+    check_windows(window, state.reading.spec)
     return advance(params, state, window, room=state.keeping.text_slots)
 
 
@@ -209,44 +209,6 @@ def _check_settings(capacity: int, memory: str, low_water: float, text_slots: in
     for name, value in (("capacity", capacity), ("text_slots", text_slots)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a positive number of slots, got {value!r}")
-
-
-def check_window(window: Window, reading: Reading) -> None:
-    """Raise ``ValueError`` unless it is one window of the stream's shape, of finite values."""
-    if not isinstance(window, Window):
-        raise ValueError(
-            f"window must be a Window, as omnizip_jax.windows makes them, got "
-            f"{type(window).__name__}"
-        )
-    spec = reading.spec
-    for name, like in vars(Window.empty(spec)).items():
-        value = getattr(window, name)
-        found, kind = np.shape(value), np.asarray(value).dtype
-        family_of = np.floating if like.dtype == np.float32 else like.dtype.type
-        if np.issubdtype(like.dtype, np.signedinteger):
-            family_of = np.integer
-        if found != like.shape or not np.issubdtype(kind, family_of):
-            raise ValueError(
-                f"window.{name} should be {family_of.__name__} of "
-                f"shape {like.shape}, got {kind} of {found}; feed takes one window at a time, as "
-                "omnizip_jax.windows makes them"
-            )
-    if not np.isfinite(np.asarray(window.mel)).all():
-        raise ValueError(
-            "window.mel has NaN or infinite values: check the sound that it was made of"
-        )
-    rows, columns = np.asarray(window.grid_size)
-    if rows * columns > spec.grid_slots:
-        raise ValueError(
-            f"window.grid_size {rows} x {columns} exceeds the {spec.grid_slots} slots of a grid: "
-            "resize the picture, or begin the stream with a larger WindowSpec.grid_slots"
-        )
-    length, frames = int(window.mel_length), window.mel.shape[-1]
-    if min(rows, columns) < 1 or not 0 <= length <= frames:
-        raise ValueError(
-            f"window.grid_size must be at least 1 x 1 and mel_length 0 to {frames}, got "
-            f"{rows} x {columns} and {length}"
-        )
 
 
 def _no_trace(spec: WindowSpec) -> Selection:

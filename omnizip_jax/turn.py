@@ -12,7 +12,7 @@ import numpy as np
 from omnizip_jax import prompt as prompts
 from omnizip_jax.config import WindowSpec, check_flags, check_spec
 from omnizip_jax.layout import padded_text
-from omnizip_jax.media import Clip, load_clip
+from omnizip_jax.media import Clip, check_clip, load_clip
 from omnizip_jax.models.families import Config, family
 from omnizip_jax.models.params import Params
 from omnizip_jax.prompt import Medium, Text
@@ -101,8 +101,11 @@ def load_turn(params: Params, parts: Sequence[Any], loading: Loading) -> Turn:
         )
 
     def loaded(part: Any) -> str | Clip:
-        source = part if isinstance(part, str) else _source(part)
-        if isinstance(part, str) or isinstance(source, Clip):
+        if isinstance(part, str):
+            return part
+        source = _source(part)
+        if isinstance(source, Clip):
+            check_clip(source)
             return source
         return load_clip(
             source,

@@ -57,7 +57,7 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
     )
 
 
-def run(
+def ask_all(
     params: Params,
     questions: Sequence[Question],
     settings: Settings,

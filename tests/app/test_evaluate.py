@@ -15,7 +15,6 @@ from tests.evaluation.layouts import write_layout
 @pytest.fixture
 def asked(tmp_path, small, monkeypatch, capsys):
     """A benchmark's questions, written by the command; the checkpoint is loaded already."""
-    monkeypatch.setattr("omnizip_jax.app.cli.enable_compilation_cache", lambda: None)
     module = importlib.import_module("omnizip_jax.checkpoint.load")  # the function hides it
     monkeypatch.setattr(module, "load", lambda *_, **__: small)
     annotations, videos = write_layout("videomme", tmp_path, make_clip(0).write)

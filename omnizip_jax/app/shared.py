@@ -98,6 +98,19 @@ def add_compression(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_memory(parser: argparse.ArgumentParser, memory: str) -> None:
+    """What a stream remembers."""
+    parser.add_argument(
+        "--capacity", type=positive, default=8192, metavar="N", help="tokens that are remembered"
+    )
+    parser.add_argument(
+        "--memory",
+        choices=["recent", "fading"],
+        default=memory,
+        help="what a full cache forgets: the oldest windows, or the less of each the older it is",
+    )
+
+
 def method_from(arguments: argparse.Namespace) -> Method:
     """The method that the command line asks for."""
     from omnizip_jax.app.methods import parse_method

@@ -12,6 +12,7 @@ from omnizip_jax.app.shared import (
     add_checkpoint,
     add_compression,
     add_max_frames,
+    add_memory,
     add_modalities,
     load_checkpoint,
     spec_from,
@@ -50,6 +51,12 @@ def add(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument(
         "--max-new-tokens", type=positive, metavar="N", help="longest reply (default: protocol's)"
     )
+    evaluate.add_argument(
+        "--stream",
+        action="store_true",
+        help="read each clip window by window, as a stream that --capacity and --memory bound",
+    )
+    add_memory(evaluate, "fading")
     evaluate.add_argument(
         "--one-by-one",
         action="store_true",

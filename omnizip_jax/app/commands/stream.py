@@ -6,11 +6,12 @@ import argparse
 import contextlib
 
 from omnizip_jax.app import programs
-from omnizip_jax.app.arguments import check_modalities, check_question, positive, utf8
+from omnizip_jax.app.arguments import check_modalities, check_question, utf8
 from omnizip_jax.app.shared import (
     Help,
     add_checkpoint,
     add_compression,
+    add_memory,
     add_modalities,
     add_reply_length,
     add_system,
@@ -50,15 +51,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     stream.add_argument("--keep", action="store_true", help="remember questions and answers")
     add_reply_length(stream, 128)
     add_compression(stream)
-    stream.add_argument(
-        "--capacity", type=positive, default=8192, metavar="N", help="tokens that are remembered"
-    )
-    stream.add_argument(
-        "--memory",
-        choices=["recent", "fading"],
-        default="recent",
-        help="what a full cache forgets: the oldest windows, or the less of each the older it is",
-    )
+    add_memory(stream, "recent")
     stream.add_argument("--sound", metavar="SOURCE", help="take the sound from here instead")
     add_modalities(stream)
     stream.add_argument(

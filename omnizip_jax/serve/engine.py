@@ -17,7 +17,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -71,15 +71,12 @@ class Job:
         tell: called on the engine's thread with what the steps give; at last with None, or with
             the ``Failure`` that ended them. Not after ``cancel``.
         answer: it is one of those whose number is bounded.
-
-    Attributes:
-        reply: whose next tokens are wanted, or None.
     """
 
     def __init__(self, steps: Iterator[Any], tell: Callable[[Any], Any], answer: bool = False):
         self._steps: Any = steps
         self._tell, self.answer = tell, answer
-        self.reply: Reply | None = None
+        self._reply: Reply | None = None
         self._cancelled = threading.Event()
         self.finished = threading.Event()
 
@@ -88,10 +85,9 @@ class Job:
         self._cancelled.set()
 
     @property
-    def kind(self) -> Hashable:
-        """Of the answers that may go side by side with it; nobody's but its own without tokens."""
-        alone = self.reply is None or self._cancelled.is_set()
-        return self if alone else lanes.kind(self.reply)
+    def wanting(self) -> Reply | None:
+        """The reply whose next tokens are wanted, if they still are."""
+        return None if self._cancelled.is_set() else self._reply
 
     def step(self) -> bool:
         """One step by itself; returns whether there is more to do."""
@@ -105,12 +101,12 @@ class Job:
 
     def _go_on(self, step: Callable[[], Any]) -> bool:
         told: Any = None
-        self.reply = None
+        self._reply = None
         try:
             if not self._cancelled.is_set():
                 told = step()
                 if isinstance(told, Going):
-                    self.reply, told = told.reply, told.news
+                    self._reply, told = told.reply, told.news
                 if told is not None and not self._cancelled.is_set():
                     say(self._tell, told)
                 return True
@@ -374,14 +370,17 @@ class Engine:
         return min(begun, key=lambda s: s.waiting[0].since, default=None)
 
     def _step(self) -> None:
-        jobs = self._next()
-        if not jobs:
+        turn = self._next()
+        if not turn:
             return
         began = time.perf_counter()
-        if jobs[0].reply is None:
-            more = [jobs[0].step()]
+        jobs = [job for job, _ in turn]
+        replies = [reply for _, reply in turn if reply is not None]
+        if replies:
+            made = zip(jobs, self._tokens(replies), strict=True)
+            more = [job.take(reply) for job, reply in made]
         else:
-            more = [job.take(reply) for job, reply in zip(jobs, self._tokens(jobs), strict=True)]
+            more = [jobs[0].step()]
         self.metrics.step.observe(time.perf_counter() - began)
         with self._changed:
             for job, goes_on in zip(jobs, more, strict=True):
@@ -391,24 +390,25 @@ class Engine:
                     self._answers -= job.answer
             self._count()
 
-    def _next(self) -> list[Job]:
-        """Whose turn it is, and who goes along."""
+    def _next(self) -> list[tuple[Job, Reply | None]]:
+        """Whose turn it is: a job by itself, or replies that go side by side."""
         with self._changed:
             queue = self._first or self._jobs
             if not queue:
                 return []
-            chosen = lanes.together([job.kind for job in queue])
-            jobs = [queue[number] for number in chosen]
-            for job in jobs:
+            waiting = [(job, job.wanting) for job in queue]
+            kinds = [job if reply is None else lanes.kind(reply) for job, reply in waiting]
+            turn = [waiting[number] for number in lanes.together(kinds)]
+            for job, _ in turn:
                 queue.remove(job)
-            return jobs
+            return turn
 
-    def _tokens(self, jobs: list[Job]) -> Sequence[Reply | Exception]:
-        """The next tokens of all; if they fail, they fail for all."""
+    def _tokens(self, replies: list[Reply]) -> Sequence[Reply | Exception]:
+        """The next tokens of all; what goes wrong goes wrong for all."""
         try:
-            return lanes.step_lanes(self.params, [job.reply for job in jobs if job.reply])
+            return lanes.step_lanes(self.params, replies)
         except Exception as error:
-            return [error] * len(jobs)
+            return [error] * len(replies)
 
     def _read(self, session: Session) -> None:
         """The oldest waiting window of a session."""

@@ -24,6 +24,7 @@ SUITES = {  # name on the command line: module with a function ``run(bench) -> r
     "decode": "decode",
     "stages": "stages",
     "stream": "stream",
+    "serve": "serve",
     "media": "media",
     "convert": "convert",
     "compile": "compile",

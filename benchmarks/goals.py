@@ -44,6 +44,10 @@ CPU = {
     "questions.second": Goal("value", most=0.05),
     "evaluate.question": Goal("ratio", least=1.5),
     "stream.bucketed": Goal("ratio", least=1.8),
+    "serve.lanes": Goal("ratio", least=2),
+    "serve.requests_1": Goal("ratio", least=1),
+    "serve.requests_4": Goal("ratio", least=1),
+    "serve.requests_16": Goal("ratio", least=1),
     "media.realtime": Goal("value", least=25),
     # Times the weights, at the sizes of the real 3B.
     "memory.encoders, 8 windows": Goal("value", most=1.3),

@@ -12,13 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from omnizip_jax.models.config import TextConfig
 from omnizip_jax.models.kernels import Kernels
 from omnizip_jax.models.layers import held
-from omnizip_jax.models.rope import text_positions
-from omnizip_jax.models.text import Decoder
+from omnizip_jax.models.text import Decoder, Lanes
 
 DECODE_BLOCK = 8  # tokens per dispatch
 
@@ -145,27 +144,117 @@ def generate_tokens(
         The tokens, how many of them are real, and the state to go on from. The end token is in
         the tokens and in the cache.
     """
+    tokens, made, (generation,) = _generate(
+        weights, [generation], [sampling], [limit], config, steps, end_tokens, kernels
+    )
+    return tokens[0], made[0], generation
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("config", "steps", "end_tokens", "kernels"),
+    donate_argnames="generations",
+)
+def generate_lanes(
+    weights: Any,
+    generations: Sequence[Generation],
+    samplings: Sequence[Sampling],
+    limits: Sequence[Int[Array, ""] | int],
+    *,
+    config: TextConfig,
+    steps: int,
+    end_tokens: tuple[int, ...],
+    kernels: Kernels = Kernels(),  # noqa: B008 (frozen)
+) -> tuple[Int[Array, "B steps"], Int[Array, "B"], tuple[Generation, ...]]:
+    """``generate_tokens`` for B generations side by side, each to its own limit or end.
+
+    The weights are read once for a token of every lane. A lane that has ended waits for the others.
+
+    Args:
+        generations: their caches have the same shapes.
+    """
+    return _generate(weights, generations, samplings, limits, config, steps, end_tokens, kernels)
+
+
+def _generate(
+    weights: Any,
+    generations: Sequence[Generation],
+    samplings: Sequence[Sampling],
+    limits: Sequence[Int[Array, ""] | int],
+    config: TextConfig,
+    steps: int,
+    end_tokens: tuple[int, ...],
+    kernels: Kernels,
+) -> tuple[Int[Array, "B steps"], Int[Array, "B"], tuple[Generation, ...]]:
     dtype = jax.tree.leaves(weights)[0].dtype
     ends = jnp.array(end_tokens, jnp.int32)
+    sampling, limit = _stacked(samplings), jnp.stack([jnp.int32(x) for x in limits])
+
+    def draw(lane: tuple[Array, Sampling, Array]) -> tuple[Array, Array]:
+        logits, sampling, key = lane
+        key, subkey = jax.random.split(key)
+        return sample(logits, sampling, subkey), key
+
+    def goes_on(made, state):
+        return (made < limit) & ~state.finished
 
     def unfinished(carry):
         _, made, state = carry
-        return (made < limit) & ~state.finished
+        return jnp.any(goes_on(made, state))
 
     def step(carry):
         tokens, made, state = carry
-        key, subkey = jax.random.split(state.key)
-        token = sample(state.logits, sampling, subkey)
+        active = goes_on(made, state)
+        # One after the other: a draw sorts the whole vocabulary, which the likeliest does not need.
+        token, key = jax.lax.map(draw, (state.logits, sampling, state.key))
         own, token = held(weights, token) if kernels.held else (weights, token)
         decoder = Decoder(config, dtype, kernels).bind({"params": own})
-        positions = text_positions(state.position, 1)
-        hidden, cache = decoder(decoder.embed(token[None]), positions, state.cache)
-        logits = decoder.logits(hidden)[0]
-        state = Generation(cache, logits, state.position + 1, key, jnp.isin(token, ends))
-        return tokens.at[made].set(token), made + 1, state
+        positions = jnp.broadcast_to(state.position, (3, len(generations)))
+        hidden, cache = decoder(decoder.embed(token), positions, state.cache, jnp.int32(active))
+        after = Generation(
+            None, decoder.logits(hidden), state.position + 1, key, jnp.isin(token, ends)
+        )
+        after = jax.tree.map(functools.partial(_where, active), after, state.replace(cache=None))
+        lanes, place = jnp.arange(len(generations)), jnp.where(active, made, steps)
+        tokens = tokens.at[lanes, place].set(token, mode="drop")
+        return tokens, made + active, after.replace(cache=cache)
 
-    tokens = jnp.zeros(steps, jnp.int32)
-    return jax.lax.while_loop(unfinished, step, (tokens, jnp.int32(0), generation))
+    state = _side_by_side(generations)
+    made = jnp.zeros(len(generations), jnp.int32)
+    tokens = jnp.zeros((len(generations), steps), jnp.int32)
+    tokens, made, state = jax.lax.while_loop(unfinished, step, (tokens, made, state))
+    return tokens, made, _apart(state)
+
+
+def _stacked(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *x: jnp.stack(x), *trees)
+
+
+def _where(lanes: Bool[Array, "B"], new: Array, old: Array) -> Array:
+    return jnp.where(lanes.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+
+def _side_by_side(generations: Sequence[Generation]) -> Generation:
+    """One state of all lanes: small things stacked, caches as they are, segment by segment."""
+    caches = [generation.cache for generation in generations]
+    if isinstance(caches[0], tuple):
+        cache = tuple(Lanes(segments) for segments in zip(*caches, strict=True))
+    else:
+        cache = Lanes(tuple(caches))
+    return _stacked([each.replace(cache=None) for each in generations]).replace(cache=cache)
+
+
+def _apart(state: Generation) -> tuple[Generation, ...]:
+    """The lanes of ``_side_by_side``, each by itself again."""
+    cache, small = state.cache, state.replace(cache=None)
+    if isinstance(cache, tuple):
+        caches = tuple(zip(*(segment.caches for segment in cache), strict=True))
+    else:
+        caches = cache.caches
+    return tuple(
+        jax.tree.map(lambda x, lane=lane: x[lane], small).replace(cache=each)
+        for lane, each in enumerate(caches)
+    )
 
 
 def new_text(tokenizer: Any, ids: Sequence[int], said: str, finished: bool) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from omnizip_jax import prompt as prompts
 from omnizip_jax.answer import Answer, TokenCounts
@@ -219,13 +219,33 @@ def step(params: Params, reply: Reply, tokens: int = DECODE_BLOCK) -> Reply:
         params.weights["text"],
         reply.generation,
         reply.sampling,
-        jnp.int32(min(reply.max_new_tokens - len(reply.ids), tokens)),
+        limit(reply, tokens),
         config=reply.context.reading.config.text,
         steps=DECODE_BLOCK,
         end_tokens=end_tokens(params.tokenizer),
         kernels=reply.context.reading.kernels,
     )
-    ids = (*reply.ids, *np.asarray(new)[: int(made)].tolist())
+    return continued(params, reply, generation, np.asarray(new)[: int(made)], began)
+
+
+def limit(reply: Reply, tokens: int = DECODE_BLOCK) -> Int[Array, ""]:
+    """How many of the next tokens are still wanted."""
+    return jnp.int32(min(reply.max_new_tokens - len(reply.ids), tokens))
+
+
+def continued(
+    params: Params,
+    reply: Reply,
+    generation: Generation,
+    made: Int[np.ndarray, " made"],
+    began: float,
+) -> Reply:
+    """The reply with the tokens that its generation has just made.
+
+    Args:
+        began: when that began, by ``time.perf_counter``.
+    """
+    ids = (*reply.ids, *made.tolist())
     finished = bool(generation.finished) or len(ids) >= reply.max_new_tokens
     text = new_text(params.tokenizer, ids, reply.text, finished)
     took = reply.seconds["generation"] + time.perf_counter() - began

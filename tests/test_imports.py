@@ -30,6 +30,7 @@ ROOMS = (
     ("entry",),
     ("reader", "stream"),
     ("staged", "reply", "saved"),
+    ("lanes",),
     ("generate",),
     ("warmup", "attended"),
     ("picture",),

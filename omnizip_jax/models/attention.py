@@ -6,6 +6,8 @@ the scores, so long sequences go through it in blocks of queries.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -141,18 +143,50 @@ def attend_cached(
     Every layer chooses for itself. One choice around the loop over layers makes XLA copy the whole
     cache into its branch: decoding took 1.8 times as long with 8192 slots on a CPU.
     """
-    queries, slots = q.shape[0], keys.shape[1]
+    queries = q.shape[0]
 
     def attend_to(length: int) -> Array:
-        size = (1, length, *keys.shape[2:])
-        k, v = (jax.lax.dynamic_slice(x, (layer, 0, 0, 0), size)[0] for x in (keys, values))
+        k, v = (_slots(x, layer, length) for x in (keys, values))
         mask = block_mask(queries, start, length)
         return _attend_one(q, k, v, mask) if queries == 1 else attend(q, k, v, mask, fused)
 
+    return _attend_as_far(attend_to, start + queries, keys.shape[1])
+
+
+def attend_lanes(
+    q: Float[Array, "B N H"],
+    caches: Sequence[tuple[Float[Array, "L S K H"], Float[Array, "L S K H"]]],
+    layer: Int[Array, ""] | int,
+    starts: Int[Array, " B"],
+) -> Float[Array, "B N H"]:
+    """Attention of one query to each of B caches, written to them at ``starts``.
+
+    As ``attend_cached``; the lane that is filled furthest chooses the length for all.
+    """
+
+    def attend_to(length: int) -> Array:
+        rows = []
+        for row, (keys, values), start in zip(q[:, None], caches, starts, strict=True):
+            k, v = (_slots(x, layer, length) for x in (keys, values))
+            rows.append(_attend_one(row, k, v, block_mask(1, start, length)))
+        return jnp.concatenate(rows)
+
+    return _attend_as_far(attend_to, jnp.max(starts) + 1, caches[0][0].shape[1])
+
+
+def _slots(x: Float[Array, "L S K H"], layer: Int[Array, ""] | int, count: int) -> Array:
+    """The first slots of one layer."""
+    return jax.lax.dynamic_slice(x, (layer, 0, 0, 0), (1, count, *x.shape[2:]))[0]
+
+
+def _attend_as_far(
+    attend_to: Callable[[int], Array], needed: Int[Array, ""], slots: int
+) -> Float[Array, "T N H"]:
+    """Attention to the first of the static lengths that is enough."""
     lengths = attended_lengths(slots)
     if len(lengths) == 1:
         return attend_to(slots)
-    choice = jnp.sum(start + queries > jnp.array(lengths[:-1]))
+    choice = jnp.sum(needed > jnp.array(lengths[:-1]))
     return jax.lax.switch(choice, [lambda n=n: attend_to(n) for n in lengths])
 
 

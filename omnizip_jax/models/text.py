@@ -50,9 +50,76 @@ class KVCache(struct.PyTreeNode):
         keys, values = (jnp.pad(x[:, index], room_behind) for x in (self.keys, self.values))
         return KVCache(keys, values, length)
 
+    @property
+    def layers(self) -> int:
+        """Layers that the cache belongs to."""
+        return self.keys.shape[0]
+
+    def write(
+        self,
+        layer: Int[Array, ""] | int,
+        keys: Float[Array, "T K H"],
+        values: Float[Array, "T K H"],
+    ) -> KVCache:
+        """A block in one layer, behind what is in use; ``grown`` makes it part of that."""
+        start = (layer, self.length, 0, 0)
+        return self.replace(
+            keys=jax.lax.dynamic_update_slice(self.keys, keys[None], start),
+            values=jax.lax.dynamic_update_slice(self.values, values[None], start),
+        )
+
+    def attend(
+        self, q: Float[Array, "T N H"], layer: Int[Array, ""] | int, fused: bool
+    ) -> Float[Array, "T N H"]:
+        """Attention of a block that was written to what came before it and to itself."""
+        return attention.attend_cached(q, self.keys, self.values, layer, self.length, fused)
+
+    def grown(self, count: Int[Array, ""]) -> KVCache:
+        """With so many more slots in use."""
+        return self.replace(length=self.length + count)
+
+
+class Lanes(struct.PyTreeNode):
+    """Caches of B sequences that pass the same layers side by side, each a token at a time.
+
+    Row b of a block is the next token of lane b. The products with the weights take all rows at
+    once; every lane writes to and attends to its own cache, which stays where it is.
+    """
+
+    caches: tuple[KVCache, ...]
+
+    @property
+    def layers(self) -> int:
+        """Layers that the caches belong to."""
+        return self.caches[0].layers
+
+    def write(
+        self,
+        layer: Int[Array, ""] | int,
+        keys: Float[Array, "B K H"],
+        values: Float[Array, "B K H"],
+    ) -> Lanes:
+        """A row for each lane, behind what it has in use."""
+        rows = zip(self.caches, keys[:, None], values[:, None], strict=True)
+        return Lanes(tuple(cache.write(layer, k, v) for cache, k, v in rows))
+
+    def attend(
+        self, q: Float[Array, "B N H"], layer: Int[Array, ""] | int, fused: bool
+    ) -> Float[Array, "B N H"]:
+        """Attention of every row that was written to its own lane."""
+        pairs = [(cache.keys, cache.values) for cache in self.caches]
+        starts = jnp.stack([cache.length for cache in self.caches])
+        return attention.attend_lanes(q, pairs, layer, starts)
+
+    def grown(self, count: Int[Array, " B"]) -> Lanes:
+        """With so many more slots in use in each lane."""
+        pairs = zip(self.caches, count, strict=True)
+        return Lanes(tuple(cache.grown(more) for cache, more in pairs))
+
 
 # One segment for all layers, or several, one after another, each with its own length.
 Cache = KVCache | tuple[KVCache, ...]
+LanesCache = Lanes | tuple[Lanes, ...]
 
 
 class Linear(nn.Module):
@@ -104,20 +171,16 @@ class Attention(nn.Module):
     def _heads(self, projected: Float[Array, "T NH"]) -> Float[Array, "T N H"]:
         return projected.reshape(projected.shape[0], -1, self.config.head_dim)
 
-    def __call__(self, x, angle, cache: KVCache, place):
+    def __call__(self, x, angle, cache: KVCache | Lanes, place):
         q = rope.rotate(self._heads(self.q_proj(x)), angle)
         k = rope.rotate(self._heads(self.k_proj(x)), angle)
         v = self._heads(self.v_proj(x))
-        start = (place, cache.length, 0, 0)
-        cache = cache.replace(
-            keys=jax.lax.dynamic_update_slice(cache.keys, k[None], start),
-            values=jax.lax.dynamic_update_slice(cache.values, v[None], start),
-        )
+        cache = cache.write(place, k, v)
         fused = self.kernels.fused_attention
         if self.fresh:
             out = attention.attend_causal(q, k, v, fused)
         else:
-            out = attention.attend_cached(q, cache.keys, cache.values, place, cache.length, fused)
+            out = cache.attend(q, place, fused)
         return self.o_proj(out.reshape(x.shape[0], -1)), cache
 
     def of_last(self, x, angle, last: Int[Array, ""]) -> Float[Array, "N T"]:
@@ -215,18 +278,19 @@ class Decoder(nn.Module):
         self,
         embeddings: Float[Array, "T D"],
         positions: Int[Array, "3 T"],
-        cache: Cache,
-        count: Int[Array, ""] | int | None = None,
+        cache: Cache | LanesCache,
+        count: Int[Array, "*B"] | int | None = None,
         fresh: bool = False,
     ) -> tuple[Float[Array, "T D"], Any]:
-        """Run a block of T tokens and append it to the cache.
+        """Run a block of T tokens and append it to the cache, or one token to each of T lanes.
 
         Args:
             embeddings: the block, its ``count`` tokens in front and padding behind.
             positions: TMRoPE positions (time, height, width).
             cache: the past. The caller makes sure that ``cache.length + T`` slots exist:
                 XLA would otherwise shift the write without a word.
-            count: tokens of the block that are real; all of them by default.
+            count: tokens of the block that are real, all of them by default; of lanes, 1 for those
+                that take their token and 0 for those that stay as they are.
             fresh: the cache is known to be empty, so the block attends to itself alone.
 
         Returns:
@@ -234,11 +298,11 @@ class Decoder(nn.Module):
         """
         x, angle = embeddings, rope.angles(positions, self.config)
         segments, first = [], 0
+        added = jnp.int32(embeddings.shape[0] if count is None else count)
         for segment in cache if isinstance(cache, tuple) else (cache,):
             x, segment = self._run(x, angle, segment, first, fresh)
-            first += segment.keys.shape[0]
-            added = jnp.int32(embeddings.shape[0] if count is None else count)
-            segments.append(segment.replace(length=segment.length + added))
+            first += segment.layers
+            segments.append(segment.grown(added))
         return self.norm(x), tuple(segments) if isinstance(cache, tuple) else segments[0]
 
     @exact
@@ -323,7 +387,7 @@ class Decoder(nn.Module):
         segments = cache if isinstance(cache, tuple) else (cache,)
         x, first, rows = embedding, 0, []
         for segment in segments:
-            count = segment.keys.shape[0]
+            count = segment.layers
 
             def step(carry: Any, index: Array, first: int = first) -> tuple[Any, Array]:
                 params = {"params": layers.layer_of(self.layers, index, self.kernels.held)}
@@ -342,16 +406,16 @@ class Decoder(nn.Module):
         self,
         x: Float[Array, "T D"],
         angle: Float[Array, "T half"],
-        cache: KVCache,
+        cache: KVCache | Lanes,
         first: int,
         fresh: bool,
         which: range | None = None,
-    ) -> tuple[Float[Array, "T D"], KVCache]:
+    ) -> tuple[Float[Array, "T D"], Any]:
         """A block through the layers of one segment, or ``which`` of them; its first is ``first``.
 
         The cache's length stays as it is.
         """
-        which = range(first, first + cache.keys.shape[0]) if which is None else which
+        which = range(first, first + cache.layers) if which is None else which
         # XLA on a GPU copies the weights of a layer out of the scanned stack before each product;
         # unrolled, it reads them where they are. One row has products that read them in place.
         return layers.run(

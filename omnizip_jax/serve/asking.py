@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -20,9 +20,9 @@ from omnizip_jax.layout import ENCODE_BLOCK, padded_length, padded_text
 from omnizip_jax.media import Clip
 from omnizip_jax.models.params import Params
 from omnizip_jax.reader import encode_clip, read_turn
-from omnizip_jax.reply import Reply, begin, begin_at, step
+from omnizip_jax.reply import Reply, begin, begin_at
 from omnizip_jax.room import make_room, measured
-from omnizip_jax.serve.engine import Engine
+from omnizip_jax.serve.engine import Engine, Going
 from omnizip_jax.serve.session import Session
 from omnizip_jax.serve.stopping import Stop
 from omnizip_jax.staged import read_with_question
@@ -193,17 +193,18 @@ def _staged(
     yield from _answer(engine, begin_at(context, logits, turn.question, asking.decoding), asking)
 
 
-def _answer(engine: Engine, reply: Reply, asking: Asking) -> Iterator[Any]:
+def _answer(engine: Engine, reply: Reply, asking: Asking) -> Generator[Any, Reply, None]:
     """The steps from a question that was read to the end of its answer."""
     params, stop = engine.params, Stop(asking.stop)
     read, began = reply.begin, time.perf_counter()
-    yield Begun()
+    news: Any = Begun()
     while not (reply.finished or stop.stopped):
         made = len(reply.ids)
-        reply = step(params, reply)
+        reply = yield Going(reply, news)
         engine.metrics.tokens.inc(len(reply.ids) - made)
         piece = stop.push(reply.piece, last=reply.finished)
-        yield Piece(piece) if piece else None
+        news = Piece(piece) if piece else None
+    yield news
     ended = stop.stopped or reply.ids[-1] in end_tokens(params.tokenizer)
     past = reply.context.past
     (audio, video), (audio_kept, video_kept) = past.seen.tolist(), past.kept.tolist()

@@ -1,30 +1,33 @@
 """One thread owns the device, and gives everybody a turn.
 
-Work comes in steps: a window of a session, or its beginning; for an answer up to ``DECODE_BLOCK``
-tokens, the reading of a question, a block of a clip through the encoders, or its prefill. Windows
-and steps of answers take turns, one of each. Sessions begin first; so does a question about one,
-whose first step reads what came before it. So a window that is due waits for at most one step,
-and for the windows that came before it with one step each; and a step of an answer waits for at
-most one window, and for one step of every other answer with one window each. How many sessions and
-answers there can be is bounded.
+Work comes in steps: a window of a session, or its beginning; for an answer the reading of a
+question, a block of a clip through the encoders, or its prefill; and up to ``DECODE_BLOCK`` tokens
+of one answer, or of several in lanes, side by side. Windows and steps of answers take turns, one of
+each. Sessions begin first; so does a question about one, whose first step reads what came before
+it. So a window that is due waits for at most one step, and for the windows that came before it with
+one step each; and a step of an answer waits for at most one window, and for one step of every other
+answer, or of several together, with one window each. How many sessions and answers there can be is
+bounded.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from omnizip_jax import lanes
 from omnizip_jax.compression import Method
 from omnizip_jax.context import Context, fork
 from omnizip_jax.models.params import Params
-from omnizip_jax.reply import ask
+from omnizip_jax.reply import Reply, ask
 from omnizip_jax.room import thin
 from omnizip_jax.serve.cache import Kept
 from omnizip_jax.serve.failure import Failure, explained
@@ -45,18 +48,35 @@ from omnizip_jax.types import Window
 _LOG = logging.getLogger("omnizip.serve")
 
 
+@dataclasses.dataclass(frozen=True)
+class Going:
+    """What an answer's steps give where its next tokens are wanted; they are sent the reply to it.
+
+    Attributes:
+        reply: it is used up.
+        news: to tell meanwhile, or None.
+    """
+
+    reply: Reply
+    news: Any
+
+
 class Job:
     """Work in steps, and whom to tell.
 
     Args:
-        steps: each ``next`` is one step on the device; what it gives, if not None, is told.
+        steps: each ``next`` is one step on the device; what it gives, if not None, is told. A
+            generator may also give ``Going``: then its next step is made by the engine, along with
+            those of others, and it is sent the reply.
         tell: called on the engine's thread with what the steps give; at last with None, or with
             the ``Failure`` that ended them. Not after ``cancel``.
         answer: it is one of those whose number is bounded.
     """
 
     def __init__(self, steps: Iterator[Any], tell: Callable[[Any], Any], answer: bool = False):
-        self._steps, self._tell, self.answer = steps, tell, answer
+        self._steps: Any = steps
+        self._tell, self.answer = tell, answer
+        self._reply: Reply | None = None
         self._cancelled = threading.Event()
         self.finished = threading.Event()
 
@@ -64,12 +84,29 @@ class Job:
         """No step begins after this, from any thread."""
         self._cancelled.set()
 
+    @property
+    def wanting(self) -> Reply | None:
+        """The reply whose next tokens are wanted, if they still are."""
+        return None if self._cancelled.is_set() else self._reply
+
     def step(self) -> bool:
-        """One step; returns whether there is more to do."""
+        """One step by itself; returns whether there is more to do."""
+        return self._go_on(lambda: next(self._steps))
+
+    def take(self, reply: Reply | Exception) -> bool:
+        """Go on with the tokens that came, or with what came instead."""
+        if isinstance(reply, Exception):
+            return self._go_on(lambda: self._steps.throw(reply))
+        return self._go_on(lambda: self._steps.send(reply))
+
+    def _go_on(self, step: Callable[[], Any]) -> bool:
         told: Any = None
+        self._reply = None
         try:
             if not self._cancelled.is_set():
-                told = next(self._steps)
+                told = step()
+                if isinstance(told, Going):
+                    self._reply, told = told.reply, told.news
                 if told is not None and not self._cancelled.is_set():
                     say(self._tell, told)
                 return True
@@ -333,20 +370,45 @@ class Engine:
         return min(begun, key=lambda s: s.waiting[0].since, default=None)
 
     def _step(self) -> None:
+        turn = self._next()
+        if not turn:
+            return
+        began = time.perf_counter()
+        jobs = [job for job, _ in turn]
+        replies = [reply for _, reply in turn if reply is not None]
+        if replies:
+            made = zip(jobs, self._tokens(replies), strict=True)
+            more = [job.take(reply) for job, reply in made]
+        else:
+            more = [jobs[0].step()]
+        self.metrics.step.observe(time.perf_counter() - began)
+        with self._changed:
+            for job, goes_on in zip(jobs, more, strict=True):
+                if goes_on:
+                    self._jobs.append(job)
+                else:
+                    self._answers -= job.answer
+            self._count()
+
+    def _next(self) -> list[tuple[Job, Reply | None]]:
+        """Whose turn it is: a job by itself, or replies that go side by side."""
         with self._changed:
             queue = self._first or self._jobs
             if not queue:
-                return
-            job = queue.popleft()
-        began = time.perf_counter()
-        more = job.step()
-        self.metrics.step.observe(time.perf_counter() - began)
-        with self._changed:
-            if more:
-                self._jobs.append(job)
-            else:
-                self._answers -= job.answer
-            self._count()
+                return []
+            waiting = [(job, job.wanting) for job in queue]
+            kinds = [job if reply is None else lanes.kind(reply) for job, reply in waiting]
+            turn = [waiting[number] for number in lanes.together(kinds)]
+            for job, _ in turn:
+                queue.remove(job)
+            return turn
+
+    def _tokens(self, replies: list[Reply]) -> Sequence[Reply | Exception]:
+        """The next tokens of all; what goes wrong goes wrong for all."""
+        try:
+            return lanes.step_lanes(self.params, replies)
+        except Exception as error:
+            return [error] * len(replies)
 
     def _read(self, session: Session) -> None:
         """The oldest waiting window of a session."""

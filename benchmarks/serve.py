@@ -1,0 +1,265 @@
+"""Suite ``serve``: answers side by side, requests a second, live sessions; through the engine.
+
+HTTP and the decoding of media are left out: they run beside the device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import presets
+from benchmarks.bench import Bench
+from benchmarks.clip import FULL, KEEP_45, NoiseClip, Prefill
+from benchmarks.harness import Row, Timing, alternate
+from omnizip_jax.compression import Method
+from omnizip_jax.decode import (
+    DECODE_BLOCK,
+    Decoding,
+    Generation,
+    Sampling,
+    generate_lanes,
+    generate_tokens,
+)
+from omnizip_jax.lanes import LANES
+from omnizip_jax.models.kernels import Kernels
+from omnizip_jax.models.params import Params
+from omnizip_jax.prompt import DEFAULT_SYSTEM
+from omnizip_jax.serve.asking import Answered, Asking, about_clips, about_stream
+from omnizip_jax.serve.engine import Engine
+from omnizip_jax.serve.limits import Limits
+from omnizip_jax.serve.session import Expired, Session, WindowRead
+
+QUESTION = "What happens in this video, and what can be heard?"
+CONCURRENCIES = (1, 4, 16)
+REQUESTS = 16  # of one measurement
+ANSWER = 32  # tokens of an answer
+LIVE = 4  # sessions
+HISTORY = 8  # windows that a session remembers
+QUESTIONS = 32  # to a live session
+FEED = 24  # windows of one measurement
+CAPACITY = 8192
+WAIT = 600.0  # s, until something is wrong
+
+
+def run(bench: Bench) -> Iterator[Row]:
+    yield from _lanes(bench)
+    params = presets.random_params(bench.config, bench.dtype, bench.weights)
+    with _engine(params) as engine:
+        yield from _requests(bench, engine)
+        yield from _live(bench, engine)
+
+
+def _lanes(bench: Bench) -> Iterator[Row]:
+    """As many answers as there are lanes, one by one and side by side."""
+    clip, count = NoiseClip(bench), LANES[0]
+    for name, method in (("lanes", KEEP_45), ("lanes_full", FULL)):
+        bench.say(f"serve: {count} answers to {bench.windows} windows, {method}")
+        prefill = clip.prefill(method, DECODE_BLOCK * bench.most_rounds)
+        lanes, alone = _Answers(bench, prefill, count), _Answers(bench, prefill, count)
+        together, single = bench.alternate(lanes.side_by_side, alone.one_by_one)
+        made = count * DECODE_BLOCK
+        yield bench.timed(
+            f"serve.{name}",
+            together,
+            single,
+            "one by one",
+            per=made,
+            note=f"per token of {count} answers after {prefill.tokens} tokens each; "
+            f"{made / together.median:.0f} against {made / single.median:.0f} tokens a second",
+        )
+
+
+class _Answers:
+    """Generations that go on for a block of tokens each with every call."""
+
+    def __init__(self, bench: Bench, prefill: Prefill, count: int):
+        self.weights = bench.weights["text"]
+        self.states: tuple[Generation, ...] = tuple(
+            prefill(prefill.clip.encoded) for _ in range(count)
+        )
+        self.sampling, self.limit = Sampling.of(0.0, 1.0), jnp.int32(DECODE_BLOCK)
+        self.static: Any = {
+            "config": bench.config.text,
+            "steps": DECODE_BLOCK,
+            "end_tokens": (),
+            "kernels": Kernels.of(self.weights),
+        }
+
+    def side_by_side(self) -> None:
+        count = len(self.states)
+        *_, self.states = generate_lanes(
+            self.weights,
+            self.states,
+            [self.sampling] * count,
+            [self.limit] * count,
+            **self.static,
+        )
+        jax.block_until_ready(self.states)
+
+    def one_by_one(self) -> None:
+        states = []
+        for state in self.states:
+            *_, state = generate_tokens(
+                self.weights, state, self.sampling, self.limit, **self.static
+            )
+            states.append(jax.block_until_ready(state))
+        self.states = tuple(states)
+
+
+@contextlib.contextmanager
+def _engine(params: Params) -> Iterator[Engine]:
+    limits = Limits(capacity=CAPACITY, answers=max(CONCURRENCIES), kept_bytes=1, idle=WAIT)
+    engine = Engine(params, KEEP_45, limits)
+    engine.start(warm=False)
+    try:
+        yield engine
+    finally:
+        engine.close(WAIT)
+
+
+def _requests(bench: Bench, engine: Engine) -> Iterator[Row]:
+    """Clips that nobody has asked about before, a question each."""
+    clip = presets.random_clip(bench.windows // 2, engine.params.config)
+    asking = Asking(QUESTION, decoding=Decoding(ANSWER))
+
+    def serve(method: Method, concurrency: int, requests: int = REQUESTS) -> None:
+        ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+        def submit() -> None:
+            steps = about_clips(engine, [clip], [0], DEFAULT_SYSTEM, method, asking, object())
+            engine.submit(steps, lambda news: ended.put(news) if _last(news) else None)
+
+        for _ in range(concurrency):
+            submit()
+        for number in range(requests):
+            _answered(ended.get(timeout=WAIT))
+            if number + concurrency < requests:
+                submit()
+
+    bench.say(f"serve: {REQUESTS} clips of {bench.windows // 2} windows, compiling")
+    for method in (FULL, KEEP_45):
+        for concurrency in (1, *LANES):
+            serve(method, concurrency, concurrency)
+    for concurrency in CONCURRENCIES:
+        bench.say(f"serve: concurrency {concurrency}")
+        packed, full = alternate(
+            lambda c=concurrency: serve(KEEP_45, c),
+            lambda c=concurrency: serve(FULL, c),
+            repeats=bench.repeats,
+            warm=0,
+        )
+        yield bench.timed(
+            f"serve.requests_{concurrency}",
+            packed,
+            full,
+            "all tokens",
+            per=REQUESTS,
+            note=f"a request at 45 %, {concurrency} at once, {ANSWER} tokens of answer; "
+            f"{REQUESTS / packed.median:.2f} against {REQUESTS / full.median:.2f} a second",
+        )
+
+
+def _live(bench: Bench, engine: Engine) -> Iterator[Row]:
+    """Sessions that are fed in real time, and asked; and as fast as the device takes it."""
+    window = jax.tree.map(lambda x: x[0], presets.random_windows(1, engine.params.config))
+    first, rates = {}, {}
+    for name, method in (("45", KEEP_45), ("full", FULL)):
+        bench.say(f"serve: {LIVE} live sessions, {method}")
+        sessions = [_Live(engine, method, window) for _ in range(LIVE)]
+        for live in sessions:
+            live.feed(HISTORY)
+        sessions[0].ask()  # compiles
+        seconds = []
+        for number in range(QUESTIONS):
+            for live in sessions:
+                live.push()  # of all of them at the same time, as cameras do that begin together
+            seconds.append(sessions[number % LIVE].ask())
+            for live in sessions:
+                live.caught_up()
+        first[name] = np.array(seconds)
+        for live in sessions:
+            live.end()
+
+        def feed(method: Method = method) -> None:
+            live = _Live(engine, method, window)
+            live.feed(FEED)
+            live.end()
+
+        rates[name] = feed
+    for name, percent in (("median", 50), ("p99", 99)):
+        ours, full = (float(np.percentile(first[each], percent)) for each in ("45", "full"))
+        yield bench.timed(
+            f"serve.first_token_{name}",
+            Timing((ours,)),
+            Timing((full,)),
+            "all tokens",
+            note=f"from the last frame, of {QUESTIONS} questions to {LIVE} live sessions whose "
+            "windows come at the same moment",
+        )
+    packed, full = bench.alternate(rates["45"], rates["full"])
+    yield bench.timed(
+        "serve.window",
+        packed,
+        full,
+        "all tokens",
+        per=FEED,
+        note=f"{FEED / packed.median:.1f} windows a second, where a session has one in "
+        f"{engine.params.config.spec.seconds} s",
+    )
+
+
+class _Live:
+    """A session, and what it was told."""
+
+    def __init__(self, engine: Engine, method: Method, window: Any):
+        self.engine, self.window, self.read = engine, window, 0
+        self.news: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.session: Session = engine.open(self.news.put, method)
+
+    def push(self) -> None:
+        self.engine.push(self.session, self.window)
+
+    def caught_up(self) -> None:
+        """Wait until all windows are read."""
+        while self.read < self.session.arrived:
+            news = self.news.get(timeout=WAIT)
+            if isinstance(news, Expired):
+                raise AssertionError(news.reason)
+            self.read += isinstance(news, WindowRead)
+
+    def feed(self, count: int) -> None:
+        """So many windows, as fast as they are read."""
+        for _ in range(count):
+            self.push()
+            self.caught_up()
+
+    def ask(self) -> float:
+        """Seconds from now to the first token of an answer about all that was pushed."""
+        ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        asking = Asking(QUESTION, decoding=Decoding(1))
+        began = time.perf_counter()
+        steps = about_stream(self.engine, self.session, self.session.arrived, [], asking)
+        tell: Callable[[Any], Any] = lambda news: ended.put(news) if _last(news) else None  # noqa: E731
+        self.engine.submit(steps, tell, first=True)
+        _answered(ended.get(timeout=WAIT))
+        return time.perf_counter() - began
+
+    def end(self) -> None:
+        self.engine.end(self.session)
+
+
+def _last(news: Any) -> bool:
+    return isinstance(news, Answered | Exception)
+
+
+def _answered(news: Any) -> None:
+    if isinstance(news, Exception):
+        raise AssertionError(str(news))

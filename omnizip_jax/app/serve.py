@@ -18,9 +18,9 @@ def add_serve(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     """The command's parser; a method's arguments are left to the caller."""
     serve = commands.add_parser(
         "serve",
-        help="answer OpenAI's clients, and live video over a socket",
-        description="Serves POST /v1/chat/completions and WS /v1/video/chat/stream on this "
-        "machine; docs/serving.md has the protocols.",
+        help="a page for a camera; answer OpenAI's clients, and live video over a socket",
+        description="Serves a page at /, POST /v1/chat/completions and WS /v1/video/chat/stream on "
+        "this machine; docs/serving.md has the protocols.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     serve.add_argument(

@@ -45,6 +45,7 @@ ALONE = (
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
+    "--hide-scrollbars",
     "--disable-quic",
     "--disable-sync",
     "--disable-background-networking",
@@ -220,6 +221,7 @@ def test_a_camera_and_a_microphone(page, clip):
     assert page.text("#status") == "Watching and listening"
     kinds = ("shape of colour", "seen", "heard")
     about = [each for each in all_questions(clip.things) if each.kind in kinds]
+    page.picture("camera")
     asked = [each for each in one_of_each(about)] + about[:3]
     assert [page.ask(each.text) for each in asked] == [each.answer for each in asked]
     page.one("#stop").click()
@@ -271,11 +273,13 @@ def pictures_of(page: Page) -> None:
     page.picture("light")
     page.look(DESKTOP, "dark")
     page.picture("dark")
-    page.look(PHONE)
+    page.look(PHONE, "dark")
     width = page.browser.execute_script("return document.documentElement.scrollWidth")
     assert width == PHONE[0]  # nothing sticks out
     page.picture("phone")
-    page.look(PHONE, height=page.browser.execute_script("return document.body.scrollHeight"))
+    page.look(
+        PHONE, "light", height=page.browser.execute_script("return document.body.scrollHeight")
+    )
     page.picture("phone_all")
     page.look(DESKTOP)
 

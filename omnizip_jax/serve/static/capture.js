@@ -1,7 +1,7 @@
 // A camera, or a file that plays, as pictures and sound on one clock.
 //
-// Events: "picture" with { time, bitmap, data } four times a second, "sound" with { samples, data },
-// 16 kHz, and "ended". Times are seconds since the beginning.
+// Events: "picture" with { time, bitmap, data } four times a second, "sound" with { time, samples,
+// data }, 16 kHz, "silent" with the reason, and "ended". Times are seconds since the beginning.
 
 const RATE = 16_000;
 const PICTURES = 4; // a second; the model takes two
@@ -73,7 +73,7 @@ export class Capture extends EventTarget {
     this.#stopped = true;
     this.#video.onended = null;
     this.#video.pause();
-    this.#pcm?.disconnect();
+    this.#pcm?.port.postMessage(false);
     this.#stream?.getTracks().forEach((track) => track.stop());
     if (this.#url) URL.revokeObjectURL(this.#url);
   }
@@ -104,7 +104,7 @@ export class Capture extends EventTarget {
     if (this.#stopped || !samples.length) return;
     this.#sent += samples.length;
     const data = base64(new Uint8Array(samples.buffer));
-    this.dispatchEvent(new CustomEvent("sound", { detail: { samples, data } }));
+    this.dispatchEvent(new CustomEvent("sound", { detail: { time: this.#sent / RATE, samples, data } }));
   }
 
   #silence(until) {
@@ -149,6 +149,7 @@ export class Capture extends EventTarget {
     const end = this.#video.duration;
     this.#pcm?.port.postMessage(false);
     await new Promise((resolve) => setTimeout(resolve, 100)); // for what is on its way
+    if (this.#stopped) return;
     this.#silence(end + 0.01);
     if (this.hasPicture) {
       this.#next = 0;

@@ -20,7 +20,10 @@ const ANSWER = 128; // tokens, at most
 const at = (id) => document.getElementById(id);
 const say = (words) => (at("status").textContent = words);
 
-const { key, about } = await enter(at("key"));
+const { key, about } = await enter(at("key")).catch((error) => {
+  say(`The server cannot be reached: ${error.message}`);
+  throw error;
+});
 const seconds = about.window_seconds;
 const settings = new Settings(at("settings"), about);
 const talk = new Talk(at("talk"));
@@ -38,7 +41,8 @@ let live = null;
 let capture = null;
 let pictures = new Pictures(seconds);
 let reading = settings.words; // how windows are read now
-let time = 0; // of the last picture
+let wanted = []; // how they will be, once the server says so
+let time = 0; // that it has been shown
 let questions = []; // to try, each since a moment of the clip
 
 at("model").textContent = about.name;
@@ -57,7 +61,7 @@ at("picker").addEventListener("change", ({ target }) => {
 at("stop").addEventListener("click", () => {
   capture?.stop();
   show("ended");
-  say("Stopped. It still remembers: ask.");
+  say("Stopped. It remembers: ask.");
 });
 document.addEventListener("dragover", (event) => event.preventDefault());
 document.addEventListener("drop", (event) => {
@@ -73,6 +77,7 @@ at("form").addEventListener("submit", (event) => {
 settings.addEventListener("change", () => {
   if (!live?.isOpen) return;
   at("settings-hint").textContent = "Compiling, if it is the first time; what it remembers stays.";
+  wanted.push(settings.words);
   live.send("session.config", { max_tokens: ANSWER, omnizip: settings.method });
 });
 addEventListener("resize", () => strip.draw());
@@ -128,7 +133,7 @@ function end() {
   live?.close();
   capture = live = null;
   pictures = new Pictures(seconds);
-  time = 0;
+  [time, wanted] = [0, []];
   for (const part of [overlay, strip, timeline, figures, talk]) part.clear();
   at("clock").textContent = "";
   at("settings-hint").textContent = "";
@@ -136,23 +141,28 @@ function end() {
 
 function follow(source, session) {
   source.addEventListener("picture", ({ detail }) => {
-    time = detail.time;
-    at("clock").textContent = clock(time);
-    offer();
+    passed(detail.time);
     pictures.add(detail.time, detail.bitmap);
     if (!session.isCrowded) {
       session.send("video.frame", { data: detail.data, pts_ms: Math.round(1000 * detail.time) });
     }
   });
   source.addEventListener("sound", ({ detail }) => {
+    passed(detail.time);
     strip.hear(detail.samples);
     session.send("audio.chunk", { data: detail.data });
   });
   source.addEventListener("silent", ({ detail }) => say(`Without sound: ${detail}`));
   source.addEventListener("ended", () => {
     show("ended");
-    say("That was all of it. It remembers: ask.");
+    say("The end. It remembers: ask.");
   });
+}
+
+function passed(now) {
+  time = Math.max(time, now);
+  at("clock").textContent = clock(time);
+  offer();
 }
 
 function listen(session) {
@@ -169,7 +179,7 @@ function listen(session) {
     say(`${window.skipped} windows were skipped: they came faster than the device takes them`);
   });
   on("method.changed", ({ number }) => {
-    reading = settings.words;
+    reading = wanted.shift();
     timeline.mark(reading);
     at("settings-hint").textContent = `Since ${clock(number * seconds)}: ${reading}.`;
   });
@@ -178,6 +188,7 @@ function listen(session) {
   on("error", ({ message }) => {
     talk.failed(message);
     at("settings-hint").textContent = "";
+    wanted = [];
     say(message);
   });
   on("closed", () => {

@@ -6,17 +6,18 @@ class Pcm extends AudioWorkletProcessor {
   #samples = new Int16Array(SIZE);
   #filled = 0;
   #on = false;
+  #ended = false;
 
   constructor() {
     super();
     this.port.onmessage = ({ data }) => {
       this.#on = data;
-      if (!data) this.#send();
+      if (!data) this.#end();
     };
   }
 
   process([channels]) {
-    if (!this.#on) return true;
+    if (!this.#on) return !this.#ended;
     const length = channels[0]?.length ?? 128; // nothing connected is silence
     for (let i = 0; i < length; i++) {
       let value = 0;
@@ -25,6 +26,11 @@ class Pcm extends AudioWorkletProcessor {
       if (this.#filled === SIZE) this.#send();
     }
     return true;
+  }
+
+  #end() {
+    this.#send();
+    this.#ended = true;
   }
 
   #send() {

@@ -58,7 +58,7 @@ export class Timeline {
     const last = this.#list.lastElementChild;
     if (last?.className === "mark" && last.dataset.words === words) {
       last.dataset.times = Number(last.dataset.times) + 1;
-      last.firstElementChild.textContent = `${words} × ${last.dataset.times}`;
+      last.firstElementChild.textContent = `${words} ×\u00a0${last.dataset.times}`;
       return;
     }
     const item = element("li", { className: "mark" }, element("span", {}, words));

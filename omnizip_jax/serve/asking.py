@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Generator, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -35,12 +35,18 @@ Said = tuple[str, str]  # what a user asked, and what was answered
 
 @dataclasses.dataclass(frozen=True)
 class Asking:
-    """How an answer is wanted."""
+    """How an answer is wanted.
+
+    Attributes:
+        history: what was said before it, of a clip; a session remembers by itself.
+        keep: the session remembers question and answer.
+    """
 
     question: str
     history: tuple[Said, ...] = ()
     decoding: Decoding = Decoding()  # noqa: RUF009 (frozen)
     stop: tuple[str, ...] = ()
+    keep: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +153,13 @@ def about_stream(
         context = jax.block_until_ready(feed(engine.params, context, window))
         yield None
     reply = begin(engine.params, context, asking.question, asking.decoding, copy=False)
-    yield from _answer(engine, reply, asking)
+
+    def keep(text: str) -> None:
+        if not session.ended:
+            before = engine.context_of(session)
+            engine.go_on(session, remembered(engine.params, before, asking.question, text))
+
+    yield from _answer(engine, reply, asking, keep if asking.keep else None)
 
 
 def remembered(params: Params, context: Context, question: str, answer: str) -> Context:
@@ -193,8 +205,15 @@ def _staged(
     yield from _answer(engine, begin_at(context, logits, turn.question, asking.decoding), asking)
 
 
-def _answer(engine: Engine, reply: Reply, asking: Asking) -> Generator[Any, Reply, None]:
-    """The steps from a question that was read to the end of its answer."""
+def _answer(
+    engine: Engine, reply: Reply, asking: Asking, keep: Callable[[str], None] | None = None
+) -> Generator[Any, Reply, None]:
+    """The steps from a question that was read to the end of its answer.
+
+    Args:
+        keep: is given the answer before anybody is told that it is complete, so that whoever then
+            asks again is answered by one who remembers.
+    """
     params, stop = engine.params, Stop(asking.stop)
     read, began = reply.begin, time.perf_counter()
     news: Any = Begun()
@@ -205,6 +224,8 @@ def _answer(engine: Engine, reply: Reply, asking: Asking) -> Generator[Any, Repl
         piece = stop.push(reply.piece, last=reply.finished)
         news = Piece(piece) if piece else None
     yield news
+    if keep is not None:
+        keep(stop.text)
     ended = stop.stopped or reply.ids[-1] in end_tokens(params.tokenizer)
     past = reply.context.past
     (audio, video), (audio_kept, video_kept) = past.seen.tolist(), past.kept.tolist()

@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -42,6 +43,7 @@ from omnizip_jax.serve.session import (
     WindowSkipped,
     window_read,
 )
+from omnizip_jax.serve.shelf import Left, Shelf
 from omnizip_jax.stream import feed, init_stream
 from omnizip_jax.types import Window
 
@@ -141,6 +143,7 @@ class Engine:
         params: from ``omnizip_jax.load``.
         method: of sessions and answers that name none.
         limits: what exceeds them is refused with a ``Failure`` of status 503.
+        shelf: where sessions go whose owners have gone; None lets go of them.
 
     Attributes:
         contexts: of clips that were read, by what they are.
@@ -153,8 +156,9 @@ class Engine:
         method: Method,
         limits: Limits = Limits(),  # noqa: B008 (frozen)
         metrics: Metrics | None = None,
+        shelf: Shelf | None = None,
     ):
-        self.params, self.method, self.limits = params, method, limits
+        self.params, self.method, self.limits, self.shelf = params, method, limits, shelf
         self.metrics = metrics or Metrics()
         self.contexts: Kept[Context] = Kept(limits.kept_bytes)
         self.ready = threading.Event()
@@ -165,6 +169,7 @@ class Engine:
         self._answers = 0  # among both
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
+        self._writing = ThreadPoolExecutor(1, "shelf")
 
     def start(self, warm: bool = True) -> None:
         """Begin to work.
@@ -186,6 +191,7 @@ class Engine:
             self._closing = True
             self._changed.notify_all()
         self._thread.join(wait)
+        self._writing.shutdown()
 
     def submit(
         self, steps: Iterator[Any], tell: Callable[[Any], Any], *, first: bool = False
@@ -252,6 +258,18 @@ class Engine:
         self._begin(copy, make)
         return copy
 
+    def resume(self, left: Left, tell: Callable[[News], Any]) -> Session:
+        """A session goes on that its owner had left.
+
+        Raises:
+            Failure: as ``open``.
+        """
+        session = self._admitted(tell)
+        session.arrived, session.skipped = left.arrived, left.skipped
+        session.units = left.units
+        self._begin(session, lambda: left.context)
+        return session
+
     def push(self, session: Session, window: Window) -> None:
         """The next window of a session. Where too many wait, the oldest is dropped, and told."""
         dropped = None
@@ -290,6 +308,19 @@ class Engine:
             self._count()
         if reason is not None:
             say(session.tell, Expired(reason))
+
+    def leave(self, session: Session) -> None:
+        """The owner has gone: put the session on the shelf, if there is one, and let go of it."""
+        if self.shelf is None or session.name is None:
+            return self.end(session)
+
+        def steps() -> Iterator[None]:
+            yield from ()  # all of it is one step
+            self._put_away(session)
+
+        with self._changed:
+            self._first.append(Job(steps(), lambda _: None))
+            self._changed.notify_all()
 
     def context_of(self, session: Session) -> Context:
         """What a session remembers; on the engine's thread.
@@ -371,7 +402,7 @@ class Engine:
             self._step()
             self._expire()
         for session in tuple(self._sessions):
-            self.end(session, "the server is closing")
+            self._put_away(session, "the server is closing")
 
     def _wanted(self) -> bool:
         return bool(self._first or self._jobs or self._due() or self._closing)
@@ -454,7 +485,16 @@ class Engine:
         idle = self.limits.idle
         for session in tuple(self._sessions):
             if time.monotonic() - session.used > idle:
-                self.end(session, f"the session was idle for {idle:g} s")
+                self._put_away(session, f"the session was idle for {idle:g} s")
+
+    def _put_away(self, session: Session, reason: str | None = None) -> None:
+        """End a session; on the shelf, if there is one, it waits for its owner."""
+        if self.shelf is not None and session.name is not None:
+            self.read_due(session, session.arrived)
+            if session.context is not None:
+                left = Left(session.context, session.arrived, session.skipped, session.units)
+                self._writing.submit(self.shelf.put, session.name, left)
+        self.end(session, reason)
 
     def _warm(self) -> None:
         """Compile what a session of the default method needs."""

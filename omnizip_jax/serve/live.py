@@ -3,8 +3,9 @@
 A client sends ``session.config`` (optional), ``video.frame``, ``audio.chunk``, ``video.query`` and
 ``video.done``. It hears ``video.frame.ack``, ``response.start``, ``video.frames.consumed``,
 ``response.text.delta``, ``response.text.done``, ``session.done`` and ``error``; and, of this
-server's own, ``window.read``, ``window.skipped`` and ``method.changed``. A new query ends the
-answer before it; a later ``session.config`` changes the method, and what was read stays.
+server's own, ``window.read``, ``window.skipped``, ``method.changed`` and ``session.created``. A new
+query ends the answer before it; a later ``session.config`` changes the method, and what was read
+stays. Where sessions are kept, a client that was gone goes on with its own.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class _Talk:
         self._sending = asyncio.Lock()
         self._first: float | None = None  # a capture time, or when the first picture came
         self._pictures: list[tuple[str | None, float]] = []  # since the last question
+        self._done = self._keep = False
         self._accepted = -math.inf  # time of the last picture that was taken
 
     async def run(self) -> None:
@@ -113,8 +115,10 @@ class _Talk:
 
     async def end(self) -> None:
         """Let go of everything."""
-        if self._session is not None:
+        if self._session is not None and self._done:
             self._engine.end(self._session)
+        elif self._session is not None:
+            self._engine.leave(self._session)
         tasks = [task for task in (self._answering, self._telling) if task is not None]
         for task in tasks:
             task.cancel()
@@ -139,6 +143,7 @@ class _Talk:
         elif kind == "video.done":
             if self._answering is not None:
                 await asyncio.wait([self._answering])
+            self._done = True
             return True
         else:
             raise Failure(
@@ -153,18 +158,25 @@ class _Talk:
         if not isinstance(extra, Mapping):
             raise Failure("omnizip must be an object", param="omnizip")
         method = read_method(extra)
+        keep = extra.get("keep", self._keep)
+        if not isinstance(keep, bool):
+            raise Failure("omnizip.keep is true or false", param="omnizip.keep")
         if self._session is None:
             self._config = message
-            self._open(method, extra)
-        else:
+            if extra.get("resume") is not None:
+                await self._resume(message, extra)
+            else:
+                self._open(method, extra)
+            await self._created()
+        elif method is not None or "keep" not in extra:
             await self._change(message, extra, method)
+        self._keep = keep
 
     async def _change(
         self, message: Mapping[str, Any], extra: Mapping[str, Any], method: Method | None
     ) -> None:
         """Go on with another method."""
-        fixed = [name for name in ("memory", "video", "audio") if name in extra]
-        fixed += ["system_prompt"] * ("system_prompt" in message)
+        fixed = _fixed(message, extra)
         if fixed or method is None:
             raise Failure(
                 "a session that has begun can change its omnizip.method alone, with settings; "
@@ -177,6 +189,39 @@ class _Talk:
         async for news in followed(engine, steps, engine.limits.waiting, first=True):
             await self._say("method.changed", **dataclasses.asdict(news))
 
+    async def _resume(self, message: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
+        """Go on with the session of a client that had gone."""
+        engine, name = self._engine, extra["resume"]
+        fixed = _fixed(message, extra) + ["method"] * (extra.get("method") is not None)
+        if engine.shelf is None or fixed:
+            raise Failure(
+                "this server keeps no sessions"
+                if engine.shelf is None
+                else f"a session that is resumed has its {', '.join(fixed)} already",
+                param="omnizip.resume",
+            )
+        left = await run_in_threadpool(engine.shelf.take, name, engine.params)
+        try:
+            session = engine.resume(left, self._ear.tell)
+        except Failure:
+            await run_in_threadpool(engine.shelf.put, name, left)
+            raise
+        session.name = name
+        medium = left.context.reading.medium
+        self._listen(session, medium.video, medium.audio)
+
+    async def _created(self) -> None:
+        """Say the name of a session that waits for its client, should it go."""
+        session, shelf = self._session, self._engine.shelf
+        if session is not None and shelf is not None:
+            session.name = session.name or shelf.name()
+            await self._say("session.created", session_id=session.name, windows=session.arrived)
+
+    def _listen(self, session: Session, video: bool, audio: bool) -> None:
+        self._incoming = Incoming(self._engine.params.config.spec, video, audio)
+        self._session = session
+        self._telling = asyncio.ensure_future(self._forward())
+
     def _open(self, method: Method | None, extra: Mapping[str, Any]) -> None:
         settings: dict[str, Any] = {}
         system = self._config.get("system_prompt")
@@ -187,9 +232,7 @@ class _Talk:
         modalities = [extra.get(name, True) for name in ("video", "audio")]
         if not all(isinstance(used, bool) for used in modalities) or not any(modalities):
             raise Failure("omnizip.video and omnizip.audio are true or false, not both false")
-        self._incoming = Incoming(self._engine.params.config.spec, *modalities)
-        self._session = self._engine.open(self._ear.tell, method, **settings)
-        self._telling = asyncio.ensure_future(self._forward())
+        self._listen(self._engine.open(self._ear.tell, method, **settings), *modalities)
 
     def _begun(self) -> tuple[Session, Incoming]:
         """The session; with the server's settings, if no configuration came."""
@@ -258,7 +301,8 @@ class _Talk:
         text = check_text(message.get("text"), "text", self._engine.limits)
         if not text.strip():
             raise Failure("video.query needs a text", param="text")
-        asking = Asking(text, decoding=self._decoding({**self._config, **message}))
+        decoding = self._decoding({**self._config, **message})
+        asking = Asking(text, decoding=decoding, keep=self._keep)
         if self._answering is not None:
             self._answering.cancel()
             await asyncio.wait([self._answering])
@@ -356,6 +400,12 @@ class _Talk:
                     await sending
             except TimeoutError as error:
                 raise WebSocketDisconnect(1006) from error
+
+
+def _fixed(message: Mapping[str, Any], extra: Mapping[str, Any]) -> list[str]:
+    """What is said of a session and can be said only when it begins."""
+    fixed = [name for name in ("memory", "video", "audio") if name in extra]
+    return fixed + ["system_prompt"] * ("system_prompt" in message)
 
 
 def _seconds(milliseconds: Any, name: str) -> float:

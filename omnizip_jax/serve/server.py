@@ -15,6 +15,7 @@ from omnizip_jax.serve.engine import Engine
 from omnizip_jax.serve.guard import is_loopback
 from omnizip_jax.serve.http import Server
 from omnizip_jax.serve.limits import Limits
+from omnizip_jax.serve.shelf import Shelf
 from omnizip_jax.serve.sources import Sources
 from omnizip_jax.serve.worker import Workers
 
@@ -33,6 +34,7 @@ class Settings:
         open: listen beyond this machine without a key.
         media: files below this folder may be named; None: none.
         remote: media may be fetched from the internet.
+        shelf: sessions whose clients are gone are saved in this folder; None lets go of them.
         limits: how much is taken on.
 
     Raises:
@@ -45,6 +47,7 @@ class Settings:
     open: bool = False
     media: Path | None = None
     remote: bool = False
+    shelf: Path | None = None
     limits: Limits = Limits()  # noqa: RUF009 (frozen)
 
     def __post_init__(self):
@@ -84,7 +87,8 @@ def serve(params: Params, name: str, method: Method, settings: Settings) -> None
     Raises:
         ValueError: a key that is too short.
     """
-    engine = Engine(params, method, settings.limits)
+    shelf = None if settings.shelf is None else Shelf(settings.shelf)
+    engine = Engine(params, method, settings.limits, shelf=shelf)
     workers = Workers(_WORKERS, settings.limits.decoding)
     sources = Sources(settings.limits, settings.media, settings.remote)
     local = is_loopback(settings.host)

@@ -89,6 +89,7 @@ class Session:
         skipped: windows that were dropped.
         used: when the session was last heard of.
         size: bytes of the cache.
+        name: under which it may wait for its owner on a shelf; None: it does not.
         units: numbers of the windows that are remembered, by their units in the cache.
     """
 
@@ -99,6 +100,7 @@ class Session:
     skipped: int = 0
     used: float = dataclasses.field(default_factory=time.monotonic)
     size: int = 0
+    name: str | None = None
     units: dict[int, int] = dataclasses.field(default_factory=dict)
     ended: bool = False
 

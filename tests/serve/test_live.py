@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from omnizip_jax import OmniZipConfig, PushSource, ask, feed, init_stream, windows
+from omnizip_jax.serve.asking import remembered
 from omnizip_jax.serve.engine import Engine
 from omnizip_jax.serve.http import Server
 from omnizip_jax.serve.incoming import Incoming
@@ -206,6 +207,37 @@ def test_questions_in_between_change_nothing(talk, tiny, stream):
             socket.send_json({"type": "video.query", "text": QUESTION})
             answers.append(until(socket, "response.text.done")[-1]["text"])
     assert answers == [lonely(tiny, stream, 5).text, lonely(tiny, stream, 10).text]
+
+
+def test_what_was_said_is_remembered(talk, tiny, stream):
+    """As the library's own ``ask`` remembers it, with the text of the answer read again."""
+    frames, chunks = stream
+    with talk() as socket:
+        socket.send_json({"type": "session.config", "max_tokens": 8, "omnizip": {"keep": True}})
+        for i in range(8):
+            socket.send_json(picture(frames[i], i))
+            data = base64.b64encode(np.concatenate(chunks[2 * i : 2 * i + 2]).tobytes())
+            socket.send_json({"type": "audio.chunk", "data": data.decode()})
+        until(socket, "window.read")
+        until(socket, "window.read")
+        said = []
+        for question in (QUESTION, "And before?"):
+            socket.send_json({"type": "video.query", "text": question})
+            said.append(until(socket, "response.text.done")[-1])
+    state = init_stream(
+        tiny, OmniZipConfig(), capacity=LIMITS.capacity, text_slots=LIMITS.text_slots
+    )
+    source = PushSource(RATE)
+    source.push_frames(np.stack(frames[:8]), np.arange(8) / 2)
+    source.push_sound(np.concatenate(chunks[:16]) / np.float32(32768))
+    source.close()
+    for window in windows(source, tiny.config.spec):
+        state = feed(tiny, state, window)
+    first, _ = ask(tiny, state, QUESTION, max_new_tokens=8)
+    state = remembered(tiny, state, QUESTION, first.text)
+    second, _ = ask(tiny, state, "And before?", max_new_tokens=8)
+    assert [each["text"] for each in said] == [first.text, second.text]
+    assert said[1]["prompt"] > said[0]["prompt"] + 8
 
 
 def test_a_new_query_ends_the_answer_before_it(talk, server):

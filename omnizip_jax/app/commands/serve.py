@@ -7,7 +7,7 @@ import dataclasses
 import importlib.util
 from pathlib import Path
 
-from omnizip_jax.app.arguments import positive
+from omnizip_jax.app.arguments import make_folder, positive
 from omnizip_jax.app.shared import (
     Help,
     add_checkpoint,
@@ -51,6 +51,12 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--max-sessions", type=positive, default=16, metavar="N", help="live sessions at once"
     )
     serve.add_argument(
+        "--save-sessions",
+        type=Path,
+        metavar="DIR",
+        help="live sessions whose clients are gone, or that SIGTERM ends, can be resumed",
+    )
+    serve.add_argument(
         "--max-upload", type=positive, default=64, metavar="MIB", help="size of a medium"
     )
     serve.add_argument(
@@ -71,6 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
     from omnizip_jax.serve.limits import Limits
     from omnizip_jax.serve.server import Settings, serve
 
+    if arguments.save_sessions is not None:
+        make_folder("--save-sessions", arguments.save_sessions)
     limits = Limits(
         sessions=arguments.max_sessions,
         upload=arguments.max_upload * MiB,
@@ -83,6 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         open=arguments.no_api_key,
         media=arguments.allow_media,
         remote=arguments.allow_remote,
+        shelf=arguments.save_sessions,
         limits=limits,
     )
     method = method_from(arguments)

@@ -130,9 +130,9 @@ class Engine:
         return self.answer(self.prepare(questions), questions, done)
 
     def keys(self, questions: Sequence[Question]) -> list[Key]:
-        """Of all rows that these questions lead to."""
+        """Of all rows that these questions about one clip lead to, in their order."""
         runs = self.settings.runs()
-        return [(question.id, name, seed) for question in questions for name, _, seed in runs]
+        return [(question.id, name, seed) for name, _, seed in runs for question in questions]
 
     def prepare(self, questions: Sequence[Question]) -> Prepared:
         """Decode and encode the clip that these questions are about.

@@ -40,9 +40,11 @@ def evaluate(
         ValueError: ``out`` belongs to another run, or cannot be written.
     """
     run = {"checkpoint": checkpoint, **engine.describe()}
-    with Results(out, run, questions) as results:
-        done, keys = results.done, engine.keys(questions)
-        groups = [group for group in by_clip(questions) if not done.issuperset(engine.keys(group))]
+    groups = by_clip(questions)
+    keys = [key for group in groups for key in engine.keys(group)]
+    with Results(out, run, questions, keys) as results:
+        done = results.done
+        groups = [group for group in groups if not done.issuperset(engine.keys(group))]
         if groups:
             results.note({"session": machine() | {"one by one": one_by_one}})
         with (

@@ -60,9 +60,7 @@ def load(
         return found.replace(weights=ocp.load(_absolute(folder / WEIGHTS), placed))
 
 
-def load_outline(
-    path: str | os.PathLike[str], dtype: jax.typing.DTypeLike | None = None
-) -> Params:
+def load_outline(path: str | os.PathLike[str], dtype: jax.typing.DTypeLike | None = None) -> Params:
     """A checkpoint without its values, and without touching a device: for what others will load.
 
     Args:

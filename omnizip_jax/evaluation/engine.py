@@ -105,9 +105,8 @@ class Engine:
         """What is run, as JSON has it: runs that agree in this give the same results."""
         params, settings = self.params, self.settings
         spec = params.config.spec if settings.spec is None else settings.spec
-        mark = WeightsMark(params)
         return {
-            "weights": mark.fingerprint or list(mark.values),
+            "weights": params.fingerprint or list(WeightsMark(params).values),
             "dtype": str(family(params.config).weights_dtype(params.weights)),
             "methods": {
                 name: {"method": type(method).__name__, **dataclasses.asdict(method)}

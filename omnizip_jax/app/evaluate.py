@@ -110,6 +110,8 @@ def ask_all(
         engine = _engine(load_checkpoint(arguments), settings, arguments)
         evaluate(engine, questions, arguments.out, **common)
         return
+    if sys.stderr.isatty():
+        print("[starting the workers]", file=sys.stderr)
     outline = load_outline(arguments.checkpoint, dtype=arguments.dtype)
     evaluate_on_cluster(
         _engine(outline, settings, arguments),

@@ -11,8 +11,10 @@ import contextlib
 import json
 import logging
 import os
+import socket
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -135,7 +137,7 @@ def _answers(
 @contextlib.contextmanager
 def _cluster(address: str) -> Iterator[Callable[[int | None], tuple[int, dict[str, float]]]]:
     """Be part of a cluster; gives what says how many workers it takes, and what each is given."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent from here
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray.data  # pyright: ignore[reportMissingImports]
 
@@ -153,8 +155,10 @@ def _cluster(address: str) -> Iterator[Callable[[int | None], tuple[int, dict[st
         stack.enter_context(contextlib.redirect_stdout(_AboveTheBar()))
         own = {"include_dashboard": False} if address == LOCAL else {}
         try:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+            _reach(address)
+            with _quiet():
+                ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
+        except (OSError, ValueError, RuntimeError) as error:
             raise ValueError(f"no Ray cluster at {address}: {error}") from error
         stack.callback(ray.shutdown)
         context = ray.data.DataContext.get_current()
@@ -162,6 +166,28 @@ def _cluster(address: str) -> Iterator[Callable[[int | None], tuple[int, dict[st
         context.max_consecutive_actor_init_deaths = STARTS
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         yield devices
+
+
+def _reach(address: str) -> None:
+    """Raise ``OSError`` if nobody listens at HOST:PORT: Ray would go on trying."""
+    host, colon, port = address.rpartition(":")
+    if colon and "/" not in host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """While Ray starts: no warning that it forks, nothing that its C++ writes to stderr."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    with open(os.devnull, "wb") as nowhere, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"os\.fork\(\)", RuntimeWarning)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
 
 
 class _AboveTheBar:

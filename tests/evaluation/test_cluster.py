@@ -86,3 +86,24 @@ def test_a_killed_worker_costs_its_batches_only(asked, whole, outline, tmp_path)
     assert not path.with_suffix(".early.jsonl").exists()
     sessions = [line["session"] for line in read_times(path) if "session" in line]
     assert len(sessions) == 1 and sessions[0]["one by one"] is False
+
+
+def test_a_stopped_run_goes_on_elsewhere(asked, whole, outline, tmp_path):
+    """With what one process has written, and what came before its turn."""
+    path = tmp_path / "results.jsonl"
+    lines = whole.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:40]) + lines[40][:9])
+    path.with_suffix(".early.jsonl").write_bytes(b"".join(lines[-2:]))
+    path.with_suffix(".run.json").write_bytes(whole.with_suffix(".run.json").read_bytes())
+    evaluate_on_cluster(outline, LOAD, asked, path, checkpoint="small", one_by_one=True)
+    assert path.read_bytes() == whole.read_bytes()
+    timed = [line for line in read_times(path) if "session" not in line]
+    assert len(timed) == len(lines) - 42
+
+
+def test_no_such_cluster(asked, outline, tmp_path):
+    path = tmp_path / "results.jsonl"
+    with pytest.raises(ValueError, match=r"no Ray cluster at 127\.0\.0\.1:9: .*refused"):
+        evaluate_on_cluster(outline, LOAD, asked, path, address="127.0.0.1:9")
+    with pytest.raises(ValueError, match="1000 workers: the cluster has"):
+        evaluate_on_cluster(outline, LOAD, asked, path, workers=1000)

@@ -176,7 +176,7 @@ function listen(session) {
   });
   on("window.skipped", (window) => {
     timeline.skipped(window);
-    say(`${window.skipped} windows were skipped: they came faster than the device takes them`);
+    say(`Skipped so far: ${window.skipped}. Windows come faster than the device takes them.`);
   });
   on("method.changed", ({ number }) => {
     reading = wanted.shift();

@@ -43,14 +43,16 @@ ROOMS = (
 LINES = {room: line for line, rooms in enumerate(ROOMS) for room in rooms}
 
 # Here imports for the type checker alone may point anywhere: at run time they come later.
-LAZY = ("", "app.cli")
+LAZY = ("", "app.shared", "app.beside")
 
 # What may be imported inside functions, and why.
 INSIDE_FUNCTIONS = {
+    ("app.beside", "omnizip_jax"): "help and bad arguments do not wait for jax",
     ("app.cli", "omnizip_jax"): "help and bad arguments do not wait for jax",
+    ("app.commands", "omnizip_jax"): "help and bad arguments do not wait for jax",
     ("app.programs", "jax"): "help and bad arguments do not wait for jax",
     ("app.programs", "omnizip_jax"): "help and bad arguments do not wait for jax",
-    ("app.serve", "omnizip_jax"): "help and bad arguments do not wait for jax",
+    ("app.shared", "omnizip_jax"): "help and bad arguments do not wait for jax",
     ("app.process", "termios"): "not on every system",
     ("app.terminal", "termios"): "not on every system",
     ("app.terminal", "tty"): "not on every system",
@@ -145,9 +147,13 @@ def circle(found: list[Import]) -> list[str]:
 
 
 def inside_functions(found: list[Import]) -> dict[tuple[str, str], str]:
-    """What is imported inside functions, by file and library, and where."""
+    """What is imported inside functions, by file (or folder of commands) and library, and where."""
+    commands = "app.commands"
     return {
-        (each.file, PACKAGE.name if each.ours else each.target): str(each)
+        (
+            commands if each.file.startswith(commands) else each.file,
+            PACKAGE.name if each.ours else each.target,
+        ): str(each)
         for each in found
         if each.in_function
     }

@@ -13,6 +13,7 @@ from omnizip_jax.evaluation.protocol import PROTOCOLS
 from omnizip_jax.evaluation.questions import Question
 from omnizip_jax.evaluation.report import write_report
 from omnizip_jax.evaluation.run import evaluate
+from omnizip_jax.evaluation.watching import Watching
 from omnizip_jax.models.params import Params
 
 
@@ -54,10 +55,11 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
         max_new_tokens=arguments.max_new_tokens,
         use_audio=not arguments.no_audio,
         use_video=not arguments.no_video,
+        watching=Watching(arguments.memory, arguments.capacity) if arguments.stream else None,
     )
 
 
-def run(
+def ask_all(
     params: Params,
     questions: Sequence[Question],
     settings: Settings,

@@ -11,6 +11,7 @@ from omnizip_jax.evaluation.readers import BENCHMARKS, read_benchmark
 from omnizip_jax.evaluation.results import write_whole
 from omnizip_jax.evaluation.side_by_side import side_by_side
 from omnizip_jax.evaluation.summary import summarise
+from omnizip_jax.evaluation.tables import lined_up
 
 
 def convert_benchmark(name: str, annotations: Path, videos: Path | None, out: Path) -> None:
@@ -36,7 +37,7 @@ def print_report(runs: Sequence[Path], out: Path | None) -> None:
     Raises:
         ValueError: one of them is no run, or ``out`` cannot be written.
     """
-    text = side_by_side([summarise(run) for run in runs])
+    text = lined_up(side_by_side([summarise(run) for run in runs]))
     if out is None:
         print(text)
     else:

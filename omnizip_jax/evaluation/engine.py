@@ -14,23 +14,21 @@ from omnizip_jax.compression import Method, RandomTokens
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.context import Context
 from omnizip_jax.evaluation.cost import cost
-from omnizip_jax.evaluation.memory import peak_bytes
+from omnizip_jax.evaluation.memory import out_of_memory, peak_bytes
 from omnizip_jax.evaluation.protocol import Protocol
 from omnizip_jax.evaluation.questions import Question
 from omnizip_jax.evaluation.results import Key
+from omnizip_jax.evaluation.watching import QUESTION_ROOM, Watching, ask_alone
 from omnizip_jax.generate import answer_encoded
 from omnizip_jax.layout import token_counts
 from omnizip_jax.media import Clip, load_clip
 from omnizip_jax.models.families import family
 from omnizip_jax.models.params import Params, WeightsMark
 from omnizip_jax.reader import encode_clip, read_encoded
-from omnizip_jax.reply import ask
 from omnizip_jax.types import EncodedWindow
 
 Row = dict[str, Any]
 Times = dict[str, Any]
-
-QUESTION_ROOM = 256  # slots for a question; longer ones make the cache grow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +43,7 @@ class Settings:
         max_frames: cap on the frames of a long clip.
         max_new_tokens: where a reply ends at the latest; None is the protocol's.
         use_audio, use_video: False leaves that modality out.
+        watching: read clips as streams, remembered like this; None reads them whole.
     """
 
     methods: dict[str, Method]
@@ -55,6 +54,7 @@ class Settings:
     max_new_tokens: int | None = None
     use_audio: bool = True
     use_video: bool = True
+    watching: Watching | None = None
 
     @property
     def reply_tokens(self) -> int:
@@ -74,6 +74,7 @@ class Prepared:
     """A clip that is decoded and encoded, or why it is not.
 
     Attributes:
+        encoded: None if the clip is read as a stream.
         seconds: wall time of "media" and "encoders".
         peak: bytes in use at the most, once it was encoded.
     """
@@ -94,17 +95,31 @@ class Engine:
     Args:
         params: from ``omnizip_jax.load``.
         settings: what is asked, and how.
+
+    Raises:
+        ValueError: a method cannot follow a stream, or its cache is too small.
     """
 
     def __init__(self, params: Params, settings: Settings):
         self.params, self.settings = params, settings
+        self._spec = params.config.spec if settings.spec is None else settings.spec
+        self._longest = None  # windows of a clip: a stream has no end
+        if settings.watching is None:
+            self._longest = params.config.text.max_positions // params.config.window_positions
+        else:
+            for method in settings.methods.values():
+                settings.watching.begin(params, method, self._spec, self.text_slots)
         self._wants = frozenset().union(*(method.wants for method in settings.methods.values()))
         self._bytes = family(params.config).weights_dtype(params.weights).itemsize
+
+    @property
+    def text_slots(self) -> int:
+        """Room for a question and its reply."""
+        return QUESTION_ROOM + self.settings.reply_tokens
 
     def describe(self) -> dict[str, Any]:
         """What is run, as JSON has it: runs that agree in this give the same results."""
         params, settings = self.params, self.settings
-        spec = params.config.spec if settings.spec is None else settings.spec
         mark = WeightsMark(params)
         return {
             "weights": mark.fingerprint or list(mark.values),
@@ -115,11 +130,12 @@ class Engine:
             },
             "seeds": settings.seeds,
             "protocol": settings.protocol.name,
-            "window": dataclasses.asdict(spec),
+            "window": dataclasses.asdict(self._spec),
             "max_frames": settings.max_frames,
             "max_new_tokens": settings.reply_tokens,
             "audio": settings.use_audio,
             "video": settings.use_video,
+            "stream": settings.watching and dataclasses.asdict(settings.watching),
             "decoder": dataclasses.asdict(params.config.text),
         }
 
@@ -144,22 +160,26 @@ class Engine:
         try:
             clip = load_clip(
                 first.video,
-                config.spec if settings.spec is None else settings.spec,
+                self._spec,
                 start=first.start,
                 end=first.end,
                 max_frames=settings.max_frames,
-                max_windows=config.text.max_positions // config.window_positions,
+                max_windows=self._longest,
                 use_audio=settings.use_audio,
                 use_video=settings.use_video,
             )
         except (ValueError, OSError) as error:
             seconds = {"media": time.perf_counter() - began}
             return Prepared(None, None, str(error), seconds, peak_bytes())
-        decoded = time.perf_counter()
-        encoded = encode_clip(self.params.weights, clip.windows, config, wants=self._wants)
-        jax.block_until_ready(encoded)
+        decoded, encoded, error = time.perf_counter(), None, None
+        if settings.watching is None:  # else every window is encoded when it is fed
+            try:
+                encoded = encode_clip(self.params.weights, clip.windows, config, wants=self._wants)
+                jax.block_until_ready(encoded)
+            except jax.errors.JaxRuntimeError as problem:
+                error = out_of_memory(problem, clip)
         seconds = {"media": decoded - began, "encoders": time.perf_counter() - decoded}
-        return Prepared(clip, encoded, None, seconds, peak_bytes())
+        return Prepared(clip, encoded, error, seconds, peak_bytes())
 
     def answer(
         self, prepared: Prepared, questions: Sequence[Question], done: Collection[Key] = ()
@@ -187,6 +207,8 @@ class Engine:
                 answer, read = reader.ask(question)
             except ValueError as problem:
                 error = str(problem)
+            except jax.errors.JaxRuntimeError as problem:
+                error = out_of_memory(problem, reader.prepared.clip)
         if error is not None:
             right = None if question.answer is None else False  # the authors count it as wrong
             row |= {"reply": None, "correct": right, "tokens": None, "cost": None, "error": error}
@@ -245,11 +267,11 @@ class _Reader:
     def ask(self, question: Question) -> tuple[Answer, float]:
         """The answer, and the seconds that it took to read the clip."""
         clip, encoded = self.prepared.clip, self.prepared.encoded
-        assert clip is not None and encoded is not None
+        assert clip is not None
         params, settings = self._engine.params, self._engine.settings
         words = settings.protocol.prompt(question)
         system, tokens = settings.protocol.system_of(question), settings.reply_tokens
-        if self.method.stages(params.config.text.layers):
+        if encoded is not None and self.method.stages(params.config.text.layers):
             answer = answer_encoded(
                 params,
                 clip,
@@ -264,19 +286,19 @@ class _Reader:
             return answer, 0.0
         if system not in self._read:
             began = time.perf_counter()
-            context = read_encoded(
-                params,
-                clip,
-                encoded,
-                self.method,
-                system=system,
-                room=QUESTION_ROOM + tokens,
-                seed=self._seed,
-            )
+            context = self._context(clip, encoded, system)
             self._read[system] = context, time.perf_counter() - began
             self.peak = peak_bytes()
         context, seconds = self._read[system]
-        answer, _ = ask(params, context, words, max_new_tokens=tokens)
-        before = int(context.past.origin) + len(context.reading.markers)
-        counts = dataclasses.replace(answer.counts, text=answer.counts.text + before)
-        return dataclasses.replace(answer, counts=counts), seconds
+        return ask_alone(params, context, words, max_new_tokens=tokens), seconds
+
+    def _context(self, clip: Clip, encoded: EncodedWindow | None, system: str) -> Context:
+        """The clip, read whole or as a stream."""
+        params, room = self._engine.params, self._engine.text_slots
+        watching = self._engine.settings.watching
+        if watching is not None:
+            return watching.watch(params, clip, self.method, room, system=system, seed=self._seed)
+        assert encoded is not None
+        return read_encoded(
+            params, clip, encoded, self.method, system=system, room=room, seed=self._seed
+        )

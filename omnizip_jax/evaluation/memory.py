@@ -1,4 +1,4 @@
-"""Peak memory: of the device where it counts its own, else of the process."""
+"""Peak memory, of the device where it counts its own, else of the process; and too little of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import jax
+
+from omnizip_jax.media import Clip
 
 
 def peak_bytes() -> int:
@@ -34,3 +36,18 @@ def process_peak() -> int:
             return int(found[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def out_of_memory(error: Exception, clip: Clip | None) -> str:
+    """What to say of a clip for which the device has too little memory.
+
+    Raises:
+        JaxRuntimeError: the error itself, if it is about anything else.
+    """
+    if "RESOURCE_EXHAUSTED" not in str(error) or clip is None:
+        raise error
+    windows = len(clip.windows.mel_length)
+    return (
+        f"{windows} windows do not fit into the device's memory: read fewer frames (max_frames), "
+        "smaller grids (grid_slots), a part of the clip (start, end), or keep less"
+    )

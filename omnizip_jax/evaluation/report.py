@@ -11,6 +11,7 @@ from omnizip_jax.evaluation.results import write_whole
 from omnizip_jax.evaluation.summary import STAGES, summarise
 from omnizip_jax.evaluation.tables import (
     difference,
+    lined_up,
     percent,
     seconds_with_interval,
     section,
@@ -29,7 +30,7 @@ def write_report(path: str | os.PathLike[str]) -> Path:
     path, summary = Path(path), summarise(path)
     write_whole(path.with_suffix(".report.json"), json.dumps(summary, indent=1) + "\n")
     target = path.with_suffix(".report.md")
-    write_whole(target, markdown(summary) + "\n")
+    write_whole(target, lined_up(markdown(summary)) + "\n")
     return target
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,26 @@ def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table whose first column is text and whose others are numbers."""
     lines = [heading, ["---"] + ["---:"] * (len(heading) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def lined_up(text: str) -> str:
+    """Markdown whose tables can be read as they are: cells of a column are equally wide."""
+    parts = itertools.groupby(text.split("\n"), lambda line: line.startswith("| "))
+    return "\n".join(
+        _columns(lines) if is_table else "\n".join(lines)
+        for is_table, lines in ((is_table, list(lines)) for is_table, lines in parts)
+    )
+
+
+def _columns(lines: Sequence[str]) -> str:
+    columns = zip(*(line.strip("| ").split(" | ") for line in lines), strict=True)
+    padded = []
+    for number, column in enumerate(columns):
+        width = max(map(len, column))
+        column = [cell.rjust(width) if number else cell.ljust(width) for cell in column]
+        column[1] = "-" * (width - 1) + (":" if number else "-")
+        padded.append(column)
+    return "\n".join("| " + " | ".join(row) + " |" for row in zip(*padded, strict=True))
 
 
 def section(title: str, *parts: str) -> str:

@@ -8,16 +8,11 @@ from argparse import Namespace
 
 import pytest
 
-from omnizip_jax.app.cli import main, spec_from
+from omnizip_jax.app.cli import main
+from omnizip_jax.app.shared import spec_from
 from omnizip_jax.checkpoint.convert import convert
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.testbed.bouncing import write_clip
-
-
-@pytest.fixture(autouse=True)
-def no_compilation_cache(monkeypatch):
-    """The tests leave the user's cache alone."""
-    monkeypatch.setattr("omnizip_jax.app.cli.enable_compilation_cache", lambda: None)
 
 
 @pytest.fixture(scope="module")

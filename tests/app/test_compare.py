@@ -13,12 +13,6 @@ from omnizip_jax.testbed.bouncing import write_clip
 QUESTION = "What happens?"
 
 
-@pytest.fixture(autouse=True)
-def no_compilation_cache(monkeypatch):
-    """The tests leave the user's cache alone."""
-    monkeypatch.setattr("omnizip_jax.app.cli.enable_compilation_cache", lambda: None)
-
-
 @pytest.fixture(scope="module")
 def given(released_folder, tmp_path_factory):
     """Clip and checkpoint, as arguments."""

@@ -24,12 +24,6 @@ from omnizip_jax.testbed.bouncing import write_clip
 SETTINGS = {"capacity": 2048, "text_slots": 400}
 
 
-@pytest.fixture(autouse=True)
-def no_compilation_cache(monkeypatch):
-    """The tests leave the user's cache alone."""
-    monkeypatch.setattr("omnizip_jax.app.cli.enable_compilation_cache", lambda: None)
-
-
 @pytest.fixture(scope="module")
 def folder(released_folder, tmp_path_factory):
     """A converted tiny checkpoint and a clip of five windows, the last one half full."""

@@ -179,6 +179,24 @@ def test_replies_are_those_of_generate(make, questions, small, lmms_eval, monkey
     assert said["total_gen_tokens"] == sum(reply.token_counts.output_tokens for reply in replies)
 
 
+def test_clips_as_streams(make, questions, caplog):
+    docs = docs_of(questions[:2])
+    whole = make(docs, method="all")
+    stream = make(docs, method="all", stream=True, capacity=2048)
+    requests = [Request(number, messages_of, GREEDY) for number in range(2)]
+    for one, other in zip(
+        *(model.generate_until(requests) for model in (whole, stream)), strict=True
+    ):
+        assert one.text == other.text
+        assert one.token_counts == other.token_counts
+    docs[0]["media"] *= 2
+    with caplog.at_level(logging.ERROR):
+        (reply,) = stream.generate_until(requests[:1])
+    assert reply == GenerationResult("") and "one clip, followed by one question" in caplog.text
+    with pytest.raises(ValueError, match="memory must be"):
+        make(docs, stream=True, memory="none")
+
+
 def test_replies_come_as_they_are_made(make, questions):
     """A cache that writes down what it gets has it, whatever becomes of the next one."""
     model = make(docs_of(questions[:2]), method="all")

@@ -11,14 +11,25 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
 import omnizip_jax
-from omnizip_jax.compression import METHODS, OmniZipConfig, RandomTokens
+from omnizip_jax.compression import (
+    METHODS,
+    AllTokens,
+    FastV,
+    OmniZipConfig,
+    RandomTokens,
+    VisionZip,
+)
 from omnizip_jax.evaluation import engine as engine_module
 from omnizip_jax.evaluation.questions import read_questions, write_questions
 from omnizip_jax.evaluation.results import read_times
 from omnizip_jax.evaluation.run import by_clip, evaluate
+from omnizip_jax.evaluation.watching import Watching
+from omnizip_jax.media import load_clip
+from omnizip_jax.testbed.asking import answers, prepare
 from tests.evaluation.conftest import made_questions, make_engine, rows_of
 
 ROOT = Path(__file__).parents[2]
@@ -169,6 +180,62 @@ def test_a_method_with_stages(small, questions, tmp_path, monkeypatch):
     )
     assert row["reply"] == answer.text
     assert row["cost"]["by_layer"] < row["cost"]["kept"] == 1
+
+
+def test_the_testbed_answers_the_same(small, questions):
+    """To the question, hits and misses: its programs read whole blocks of clips at once."""
+    methods = {"all": AllTokens(), "omnizip": OmniZipConfig(keep=0.2), "fastv": FastV(keep=0.3)}
+    groups = [group for group in by_clip(questions) if group[0].id != "gone"]
+    engine = make_engine(small, methods)
+    said = {
+        (row["id"], row["method"]): row["reply"].split()[0]
+        for group in groups
+        for row, _ in engine.rows(group)
+    }
+    clips = [load_clip(group[0].video, small.config.spec).windows for group in groups]
+    asked = prepare(small, clips, [[question.text for question in group] for group in groups])
+    for name, method in methods.items():
+        tokens = answers(small, asked, method, seeds=[0] * len(groups)).tokens
+        for group, of_clip in zip(groups, tokens, strict=True):
+            for question, token in zip(group, of_clip, strict=True):
+                assert said[question.id, name] == small.tokenizer.decode([token]).strip()
+    assert len({said[question.id, name] for g in groups for question in g for name in methods}) > 3
+
+
+def test_clips_as_streams(small, questions, whole):
+    """With room for all of a clip a stream says what the whole clip does; otherwise it forgets."""
+    watching = Watching("fading", 2048)
+    engine = make_engine(small, {"all": AllTokens()}, watching=watching)
+    group = by_clip(questions)[0]
+    expected = {row["id"]: row for row in rows_of(whole) if row["method"] == "all"}
+    for row, _ in engine.rows(group):
+        assert row["reply"] == expected[row["id"]]["reply"]
+        assert row["tokens"] == expected[row["id"]]["tokens"]
+    assert engine.describe()["stream"] == {"memory": "fading", "capacity": 2048}
+    small_cache = make_engine(small, {"all": AllTokens()}, watching=Watching("recent", 800))
+    (row, _), *_ = small_cache.rows(group)
+    assert row["error"] is None and row["tokens"]["video"] == expected[row["id"]]["tokens"]["video"]
+    for method, message in ((FastV(), "cannot follow a stream"), (VisionZip(), "whole clip")):
+        with pytest.raises(ValueError, match=message):
+            make_engine(small, {"it": method}, watching=watching)
+    with pytest.raises(ValueError, match="raise capacity to at least"):
+        make_engine(small, {"all": AllTokens()}, watching=Watching("recent", 400))
+
+
+@pytest.mark.parametrize("stage", ["encode_clip", "read_encoded", "ask_alone"])
+def test_a_clip_that_does_not_fit_is_a_row(small, questions, monkeypatch, stage):
+    engine, group = make_engine(small, {"all": AllTokens()}), by_clip(questions)[0]
+
+    def fail(*_, **__):
+        raise jax.errors.JaxRuntimeError(error)
+
+    monkeypatch.setattr(engine_module, stage, fail)
+    error = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes"
+    for row, _ in engine.rows(group):
+        assert row["error"].startswith("4 windows do not fit into the device's memory: read fewer")
+    error = "INTERNAL: a bug"
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
+        list(engine.rows(group))
 
 
 def test_parts_of_a_video(engine, folder, questions, tmp_path):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import base64
+import collections
 import contextlib
+import copy
+import functools
 import json
+import random
 
 import pytest
 from starlette.testclient import TestClient
@@ -238,7 +242,7 @@ def test_what_stands_around(client):
 
 
 def test_a_full_server_says_so(client, server, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise http.Failure("full", 503)
 
     monkeypatch.setattr(server.engine, "submit", refuse)
@@ -265,3 +269,65 @@ def test_the_openai_package(client, tiny, media):
         ours.chat.completions.create(**asked | {"model": "other"})
         raise AssertionError("another model answered")
     assert [model.id for model in ours.models.list()] == ["tiny"]
+
+
+JUNK = (
+    *(None, True, -1, 0, 1.5, 10**400, "", "x" * 100, "AAAA", [], [[]], {}, {"a": 1}),
+    *({"type": "image_url"}, {"role": "tool"}, "data:,", "file:///etc/passwd", "http://127.0.0.1/"),
+)
+
+
+def places(tree, path=()):
+    """Every place in a JSON value, the whole first."""
+    yield path
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    for key, value in items if isinstance(tree, dict | list) else ():
+        yield from places(value, (*path, key)) if isinstance(value, dict | list) else [(*path, key)]
+
+
+def malformed():
+    """A thousand requests, most of them wrong in one to three places, or cut off, or no JSON."""
+    draw = random.Random(0)
+    settings = {"omnizip": {"method": "omnizip", "settings": {"keep": 0.45}, "max_frames": 4}}
+    sound = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "assistant", "content": "Yes."}]
+    for number in range(1000):
+        good = body(sound, video("nowhere.mp4"), text(), **settings, stop=["."], temperature=0.5)
+        good["messages"] = [turns[0], *good["messages"], turns[1], *body(text("Why?"))["messages"]]
+        good |= {"stream": number % 2 == 0, "stream_options": {"include_usage": True}, "seed": 3}
+        good = copy.deepcopy(good)
+        for _ in range(draw.randint(1, 3)):
+            path = draw.choice(list(places(good)))
+            if not path:
+                continue
+            *way, last = path
+            parent = functools.reduce(lambda tree, key: tree[key], way, good)
+            if draw.random() < 0.2:
+                del parent[last]
+            else:
+                parent[last] = copy.deepcopy(draw.choice(JUNK))
+        raw = json.dumps(good).encode()
+        if number % 10 == 0:
+            cut = draw.randrange(len(raw))
+            raw = (
+                raw[:cut]
+                + draw.choice([b"", b"\xff", b"\x00", b"[" * 2000, b"NaN"])
+                + raw[cut + 1 :]
+            )
+        yield raw
+
+
+def test_a_thousand_malformed_requests(client):
+    """Each has a clear error, and nobody else notices."""
+    statuses = collections.Counter()
+    for raw in malformed():
+        answer = client.post("/v1/chat/completions", content=raw)
+        statuses[answer.status_code] += 1
+        if answer.status_code != 200:
+            error = answer.json()["error"]
+            assert 400 <= answer.status_code < 500, (raw, error)
+            assert error["message"] and error["code"] == answer.status_code
+            assert "Traceback" not in error["message"]
+    assert statuses[400] > 800
+    status, answer = post(client, body(video(), text()))
+    assert status == 200 and answer["choices"][0]["message"]["content"]

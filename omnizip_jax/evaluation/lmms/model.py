@@ -26,7 +26,8 @@ from omnizip_jax.checkpoint.load import load
 from omnizip_jax.config import check_flags, check_spec
 from omnizip_jax.decode import Decoding, check_count, check_seed
 from omnizip_jax.evaluation.lmms.messages import Shown, parts_of
-from omnizip_jax.evaluation.lmms.settings import decoding_of, method_of
+from omnizip_jax.evaluation.lmms.settings import MAX_NEW_TOKENS, decoding_of, method_of
+from omnizip_jax.evaluation.watching import QUESTION_ROOM, Watching, ask_alone
 from omnizip_jax.generate import converse
 from omnizip_jax.media import Clip, load_clip
 from omnizip_jax.models.families import family
@@ -49,6 +50,8 @@ class OmniZip(lmms):
         max_frames: cap on the frames of a long clip.
         grid_slots: video tokens a second; the checkpoint's own by default.
         use_audio, use_video: False leaves that modality out.
+        stream: read a clip window by window, into a cache of ``capacity`` slots that forgets as
+            ``memory`` says; see ``Watching``.
         dtype: to run in another one.
         seed: of methods that draw, and of sampling.
         system_prompt: for tasks that have none.
@@ -70,6 +73,9 @@ class OmniZip(lmms):
         grid_slots: int | None = None,
         use_audio: bool = True,
         use_video: bool = True,
+        stream: bool = False,
+        memory: str = Watching.memory,
+        capacity: int = Watching.capacity,
         dtype: str | None = None,
         seed: int = 0,
         system_prompt: str = DEFAULT_SYSTEM,
@@ -81,7 +87,7 @@ class OmniZip(lmms):
         super().__init__()
         if str(batch_size) != "1":
             raise ValueError(f"clips are answered one by one: --batch_size 1, not {batch_size}")
-        check_flags(use_audio=use_audio, use_video=use_video)
+        check_flags(use_audio=use_audio, use_video=use_video, stream=stream)
         check_seed(seed)
         self._method = method_of(method, settings)
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # before jax looks for its devices
@@ -98,10 +104,14 @@ class OmniZip(lmms):
         self._loading: dict[str, Any] = {
             "spec": spec,
             "max_frames": max_frames,
-            "max_windows": config.text.max_positions // config.window_positions,
+            "max_windows": None if stream else config.text.max_positions // config.window_positions,
             "use_audio": use_audio,
             "use_video": use_video,
         }
+        self._watching = None
+        if stream:
+            self._watching = Watching(memory, capacity)  # pyright: ignore[reportArgumentType]
+            self._watching.begin(self._params, self._method, spec, QUESTION_ROOM + MAX_NEW_TOKENS)
         self._seed, self._system = seed, self._resolve_system_prompt(system_prompt)
         self._last: tuple[Shown, Clip] | None = None
         self._counts: list[Kept] = []
@@ -187,16 +197,22 @@ class OmniZip(lmms):
         return GenerationResult(text, TokenCounts(counts.kept + counts.text, counts.generated))
 
     def _answer(self, system: str, parts: Sequence[str | Shown], decoding: Decoding) -> Answer:
-        return converse(
-            self._params,
-            [part if isinstance(part, str) else self._loaded(part) for part in parts],
-            compression=self._method,
-            max_new_tokens=decoding.max_new_tokens,
-            system=system,
-            temperature=decoding.temperature,
-            top_p=decoding.top_p,
-            seed=decoding.seed,
-        )
+        loaded = [part if isinstance(part, str) else self._loaded(part) for part in parts]
+        params, method = self._params, self._method
+        reply = {
+            "max_new_tokens": decoding.max_new_tokens,
+            "temperature": decoding.temperature,
+            "top_p": decoding.top_p,
+            "seed": decoding.seed,
+        }
+        if self._watching is None:
+            return converse(params, loaded, compression=method, system=system, **reply)
+        clip, question = loaded if len(loaded) == 2 else (None, None)
+        if not isinstance(clip, Clip) or not isinstance(question, str):
+            raise ValueError("stream=true reads one clip, followed by one question")
+        slots = decoding.max_new_tokens + QUESTION_ROOM
+        context = self._watching.watch(params, clip, method, slots, system=system, seed=self._seed)
+        return ask_alone(params, context, question, **reply)
 
     def _loaded(self, shown: Shown) -> Clip:
         """Decode a clip, unless the last one was the same: tasks ask often about one file."""

@@ -1,34 +1,35 @@
-"""``omnizip serve``: its arguments, and how it begins."""
+"""``omnizip serve``: clips and live video over HTTP."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import importlib.util
-import sys
 from pathlib import Path
 
 from omnizip_jax.app.arguments import positive
+from omnizip_jax.app.shared import (
+    Help,
+    add_checkpoint,
+    add_compression,
+    load_checkpoint,
+    method_from,
+)
 
 _NEEDED = ("starlette", "uvicorn", "websockets", "prometheus_client")
 MiB = 2**20
 
 
-def add_serve(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """The command's parser; a method's arguments are left to the caller."""
+def add(commands: argparse._SubParsersAction) -> None:
+    """The command's arguments."""
     serve = commands.add_parser(
         "serve",
         help="a page for a camera; answer OpenAI's clients, and live video over a socket",
         description="Serves a page at /, POST /v1/chat/completions and WS /v1/video/chat/stream on "
         "this machine; docs/serving.md has the protocols.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=Help,
     )
-    serve.add_argument(
-        "--checkpoint",
-        default="small",
-        metavar="DIR",
-        help='folder that `omnizip convert` wrote, or "small": the small model that comes along',
-    )
+    add_checkpoint(serve, "small")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at")
     serve.add_argument("--port", type=positive, default=8000, help="port to listen at")
     key = serve.add_mutually_exclusive_group()
@@ -55,21 +56,18 @@ def add_serve(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
     serve.add_argument(
         "--capacity", type=positive, default=8192, metavar="N", help="slots of a session's cache"
     )
-    serve.add_argument("--dtype", choices=["bfloat16", "float32"], help="run in another dtype")
-    serve.set_defaults(run=_serve)
-    return serve
+    add_compression(serve)
+    serve.set_defaults(run=run)
 
 
-def _serve(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Carry it out; returns the exit code."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(
             f"serving needs {', '.join(missing)}: pip install 'omnizip_jax[serve]' brings them"
         )
 
-    import omnizip_jax
-    from omnizip_jax.app.methods import parse_method
-    from omnizip_jax.app.programs import enable_compilation_cache
     from omnizip_jax.serve.limits import Limits
     from omnizip_jax.serve.server import Settings, serve
 
@@ -87,10 +85,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         remote=arguments.allow_remote,
         limits=limits,
     )
-    method = parse_method(arguments.method, arguments.set)
-    enable_compilation_cache()
-    print(f"[loading {arguments.checkpoint}]", file=sys.stderr)
-    params = omnizip_jax.load(arguments.checkpoint, dtype=arguments.dtype)
+    method = method_from(arguments)
+    params = load_checkpoint(arguments)
     if arguments.grid_slots is not None:
         config = dataclasses.replace(params.config, grid_slots=arguments.grid_slots)
         params = dataclasses.replace(params, config=config)

@@ -1,0 +1,1 @@
+"""A file for each command: its arguments, and what it does with them."""

@@ -7,6 +7,7 @@ has been touched.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -24,6 +25,7 @@ from omnizip_jax.context import (
     Past,
     Reading,
     check_context,
+    commit,
 )
 from omnizip_jax.decode import check_seed
 from omnizip_jax.entry import append, read_prefix
@@ -81,12 +83,8 @@ def init_stream(
     _check_settings(capacity, memory, low_water, text_slots)
     if not (audio or video):
         raise ValueError("audio and video are both False: nothing would be left")
-    reading = Reading.of(params, as_method(compression), spec, Medium(audio, video))
-    if reading.method.stages(config.text.layers):
-        raise ValueError(
-            f"{type(reading.method).__name__} reads with the eyes of a question and cannot follow "
-            "a stream; Seats(before_only=True) can"
-        )
+    method = _checked_method(params, compression)
+    reading = Reading.of(params, method, spec, Medium(audio, video))
     prefix = prompts.segments(params.tokenizer, config, [reading.medium, "?"], system)[0].tokens
     room = capacity - reading.block - text_slots  # what the history may grow to
     low = int(low_water * room)
@@ -113,6 +111,37 @@ def init_stream(
     plan = first_plan(params.weights, reading)
     context = Context.nothing(params, reading, keeping, seed, plan)
     return read_prefix(params, context, prefix, capacity).replace(trace=_no_trace(spec))
+
+
+def change_method(params: Params, state: Context, compression: Method | None) -> Context:
+    """Go on with another method; what was read stays as it was read.
+
+    The new method knows nothing of the windows before: it begins as in a new stream. The cache of
+    ``state`` is shared, so go on with one of the two.
+
+    Args:
+        compression: a method that can stream; None keeps all.
+
+    Raises:
+        ValueError: as ``init_stream``; a state of other parameters, or one that takes no windows.
+    """
+    check_context(params, state)
+    check_stream(state)
+    method = _checked_method(params, compression)
+    reading = dataclasses.replace(state.reading, method=method)
+    keeping, prefix = state.keeping, int(state.past.origin)
+    low = min(keeping.low_water, state.capacity - reading.block - keeping.text_slots)
+    if low < prefix + reading.block:
+        raise ValueError(
+            f"a cache of {state.capacity} slots is too small for {method}, which keeps up to "
+            f"{reading.block} tokens of a window; begin a stream with a larger capacity"
+        )
+    plan = commit(first_plan(params.weights, reading), state.cache.length)
+    return state.replace(
+        past=state.past.replace(plan=plan),
+        reading=reading,
+        keeping=dataclasses.replace(keeping, low_water=low),
+    )
 
 
 def first_plan(weights: Any, reading: Reading) -> Any:
@@ -197,6 +226,17 @@ def check_stream(context: Context) -> None:
             "this context was read from whole clips and takes no windows: begin a stream with "
             "omnizip_jax.init_stream"
         )
+
+
+def _checked_method(params: Params, compression: Method | None) -> Method:
+    """A method without stages inside the decoder, which wait for a question."""
+    method = as_method(compression)
+    if method.stages(params.config.text.layers):
+        raise ValueError(
+            f"{type(method).__name__} reads with the eyes of a question and cannot follow a "
+            "stream; Seats(before_only=True) can"
+        )
+    return method
 
 
 def _check_settings(capacity: int, memory: str, low_water: float, text_slots: int) -> None:

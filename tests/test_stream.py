@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from omnizip_jax import OmniZipConfig, WindowSpec, prompt, read, stream
+from omnizip_jax.compression import DyCoke, FastV
 from omnizip_jax.compression.causal import init_plan
 from omnizip_jax.decode import Decoding, end_tokens
 from omnizip_jax.entry import append_text
@@ -17,7 +18,7 @@ from omnizip_jax.memory import TEXT
 from omnizip_jax.models.qwen2_5_omni.encoders import encode_window
 from omnizip_jax.reply import ask, finish, run
 from omnizip_jax.reply import begin as begin_reply
-from omnizip_jax.stream import feed, init_stream
+from omnizip_jax.stream import change_method, feed, init_stream
 from tests.conftest import clip_of
 
 SPEC = WindowSpec(grid_slots=16)
@@ -351,6 +352,48 @@ def test_states_do_not_mix(params, random_windows):
 def test_bad_settings(params, settings, message):
     with pytest.raises(ValueError, match=message):
         begin(params, **settings)
+
+
+def test_another_method_goes_on(params, random_windows):
+    """What was read stays; the next window lies where a stream of the new method would have it."""
+    windows = each(random_windows([2] * 3, [200] * 3))
+    state, everything = begin(params), init_stream(params, None, capacity=1024, spec=SPEC)
+    for window in windows[:2]:
+        state, everything = feed(params, state, window), feed(params, everything, window)
+    length, kept = int(state.cache.length), np.asarray(state.kept)
+    before = np.asarray(state.cache.keys[:, :length])
+    state = feed(params, change_method(params, state, None), windows[2])
+    everything = feed(params, everything, windows[2])
+    np.testing.assert_array_equal(state.cache.keys[:, :length], before)
+    new = int(state.cache.length) - length
+    assert new == (state.kept - kept).sum() == 50 + 2 * 15
+    # The first layer's keys depend on tokens and positions alone.
+    ends = [slice(int(x.cache.length) - new, int(x.cache.length)) for x in (state, everything)]
+    first, second = (x.cache.keys[0, end] for x, end in zip((state, everything), ends, strict=True))
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(state.past.slots.unit[ends[0]], newest(state))
+
+
+def test_a_changed_method_begins_anew(params, random_windows):
+    """Before the first window a change leaves no trace; later the method's own past is gone."""
+    windows = random_windows([2] * 3, [200] * 3)
+    plain, expected = feed_all(params, begin(params), windows)
+    changed = change_method(params, init_stream(params, None, capacity=1024, spec=SPEC), CAUSAL)
+    _, traces = feed_all(params, changed, windows)
+    jax.tree.map(np.testing.assert_array_equal, traces, expected)
+    _, (again, *_) = feed_all(params, change_method(params, plain, CAUSAL), windows)
+    jax.tree.map(np.testing.assert_array_equal, again, expected[0])
+
+
+def test_what_no_stream_can_change_to(params, random_windows):
+    state = begin(params, capacity=545)
+    refused = ((FastV(), "eyes of a question"), (DyCoke(), "whole clip"), (None, "too small"))
+    for method, message in refused:
+        with pytest.raises(ValueError, match=message):
+            change_method(params, state, method)
+    with pytest.raises(ValueError, match="takes no windows"):
+        change_method(params, read(params, clip_of(random_windows([2], [200]), SPEC)), None)
+    assert int(feed(params, state, each(random_windows([2], [200]))[0]).seen[0]) == 50
 
 
 def test_the_published_rule_cannot_stream(params):

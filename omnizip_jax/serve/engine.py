@@ -207,7 +207,12 @@ class Engine:
         """
         copy = self._admitted(tell)
         copy.arrived, copy.skipped = session.arrived - len(session.waiting), session.skipped
-        self._begin(copy, lambda: fork(self.context_of(session)))
+
+        def make() -> Context:
+            copy.units = dict(session.units)
+            return fork(self.context_of(session))
+
+        self._begin(copy, make)
         return copy
 
     def push(self, session: Session, window: Window) -> None:
@@ -258,6 +263,13 @@ class Engine:
         if session.context is None:
             raise Failure("the session has ended", 404)
         return session.context
+
+    def go_on(self, session: Session, context: Context) -> None:
+        """Replace what a session remembers, unless it has ended; on the engine's thread."""
+        with self._changed:
+            if not session.ended:
+                session.context = context
+            self._count()
 
     def read_due(self, session: Session, arrived: int) -> None:
         """Read the windows that came before the one of that number; on the engine's thread."""
@@ -360,17 +372,14 @@ class Engine:
         try:
             before = np.asarray(context.seen), np.asarray(context.kept)
             context = jax.block_until_ready(feed(self.params, context, waiting.window))
-            facts = window_read(before, context, waiting, session.skipped)
+            facts = window_read(session, before, context, waiting)
         except Exception as error:
             failure = explained(error)
             if failure.status == 500:
                 _LOG.exception("a window could not be read")
             self.end(session, str(failure))
             return
-        with self._changed:
-            if not session.ended:
-                session.context = context
-            self._count()
+        self.go_on(session, context)
         self.metrics.windows.inc()
         self.metrics.window_wait.observe(waited)
         self.metrics.media_tokens.inc(facts["audio"] + facts["video"])

@@ -22,13 +22,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 
-from omnizip_jax.compression import METHODS
+from omnizip_jax.compression import METHODS, Method
 from omnizip_jax.serve.asking import Answered, Piece, about_clips
 from omnizip_jax.serve.chat import Chat, read_chat
 from omnizip_jax.serve.engine import Engine
 from omnizip_jax.serve.failure import Failure, explained
 from omnizip_jax.serve.guard import Guard
 from omnizip_jax.serve.live import Live
+from omnizip_jax.serve.page import page_routes
 from omnizip_jax.serve.sources import Sources
 from omnizip_jax.serve.telling import followed
 from omnizip_jax.serve.worker import Workers, decode_clip
@@ -60,6 +61,7 @@ class Server:
         """The ASGI app. Its life does not include the engine's: start and close that yourself."""
         live = Live(self.engine, self.workers)
         routes = [
+            *page_routes(),
             Route("/health", _health),
             Route("/ready", self._ready),
             Route("/metrics", self._metrics),
@@ -91,7 +93,13 @@ class Server:
             "object": "model",
             "created": 0,
             "owned_by": "omnizip_jax",
-            "omnizip": {"methods": list(METHODS)},
+            "omnizip": {
+                "methods": list(METHODS),
+                "streaming": [name for name, kind in METHODS.items() if kind().streams],
+                "default": _described(self.engine.method),
+                "capacity": self.engine.limits.capacity,
+                "window_seconds": self.engine.params.config.spec.seconds,
+            },
         }
         return JSONResponse({"object": "list", "data": [model]})
 
@@ -155,6 +163,12 @@ class Server:
                     engine.metrics.first_token.observe(time.perf_counter() - began)
                     first = False
                 yield one
+
+
+def _described(method: Method) -> dict[str, Any]:
+    """A method as requests name it; nameless, if it is none of ours."""
+    names = [name for name, kind in METHODS.items() if kind is type(method)]
+    return {"method": names[0] if names else None, "settings": dataclasses.asdict(method)}
 
 
 async def _body(request: Request, size: int) -> bytes:

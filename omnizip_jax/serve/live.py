@@ -3,7 +3,8 @@
 A client sends ``session.config`` (optional), ``video.frame``, ``audio.chunk``, ``video.query`` and
 ``video.done``. It hears ``video.frame.ack``, ``response.start``, ``video.frames.consumed``,
 ``response.text.delta``, ``response.text.done``, ``session.done`` and ``error``; and, of this
-server's own, ``window.read`` and ``window.skipped``. A new query ends the answer before it.
+server's own, ``window.read``, ``window.skipped`` and ``method.changed``. A new query ends the
+answer before it; a later ``session.config`` changes the method, and what was read stays.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from omnizip_jax.compression import Method
 from omnizip_jax.decode import Decoding
 from omnizip_jax.serve.asking import Answered, Asking, Begun, Piece, about_stream
+from omnizip_jax.serve.changing import changed
 from omnizip_jax.serve.chat import check_text, read_decoding, read_method
 from omnizip_jax.serve.engine import Engine
 from omnizip_jax.serve.failure import Failure, explained
+from omnizip_jax.serve.guard import PROTOCOL
 from omnizip_jax.serve.incoming import Incoming
 from omnizip_jax.serve.session import Expired, Session, WindowRead, WindowSkipped
 from omnizip_jax.serve.telling import Ear, followed
@@ -56,7 +59,8 @@ class Live:
 
     async def serve(self, socket: WebSocket) -> None:
         """One socket, one session, from its beginning to its end."""
-        await socket.accept()
+        spoken = PROTOCOL if PROTOCOL in socket.scope.get("subprotocols", ()) else None
+        await socket.accept(spoken)
         talk = _Talk(self.engine, self.workers, socket)
         try:
             await talk.run()
@@ -125,7 +129,7 @@ class _Talk:
             raise Failure(f"a message must be a JSON object: {error}") from error
         kind = message.get("type") if isinstance(message, dict) else None
         if kind == "session.config":
-            self._configure(message)
+            await self._configure(message)
         elif kind == "video.frame":
             await self._picture(message)
         elif kind == "audio.chunk":
@@ -143,15 +147,35 @@ class _Talk:
             )
         return False
 
-    def _configure(self, message: Mapping[str, Any]) -> None:
-        if self._session is not None:
-            raise Failure("session.config comes once, before everything else")
-        self._config = message
+    async def _configure(self, message: Mapping[str, Any]) -> None:
         self._decoding(message)
         extra = message.get("omnizip") or {}
         if not isinstance(extra, Mapping):
             raise Failure("omnizip must be an object", param="omnizip")
-        self._open(read_method(extra), extra)
+        method = read_method(extra)
+        if self._session is None:
+            self._config = message
+            self._open(method, extra)
+        else:
+            await self._change(message, extra, method)
+
+    async def _change(
+        self, message: Mapping[str, Any], extra: Mapping[str, Any], method: Method | None
+    ) -> None:
+        """Go on with another method."""
+        fixed = [name for name in ("memory", "video", "audio") if name in extra]
+        fixed += ["system_prompt"] * ("system_prompt" in message)
+        if fixed or method is None:
+            raise Failure(
+                "a session that has begun can change its omnizip.method alone, with settings; "
+                f"got {', '.join(fixed) or 'none'}",
+                param="omnizip.method",
+            )
+        session, _ = self._begun()
+        engine = self._engine
+        steps = changed(engine, session, session.arrived, method)
+        async for news in followed(engine, steps, engine.limits.waiting, first=True):
+            await self._say("method.changed", **dataclasses.asdict(news))
 
     def _open(self, method: Method | None, extra: Mapping[str, Any]) -> None:
         settings: dict[str, Any] = {}

@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from omnizip_jax.context import Context
+from omnizip_jax.evaluation.operations import prefill_operations
+from omnizip_jax.memory import AUDIO, VIDEO
 from omnizip_jax.types import Window
 
 
@@ -25,6 +27,9 @@ class WindowRead:
         kept: for each grid, "1" for a token that stays and "0" for one that does not, row by row.
         heard: the same for the sound.
         fill: share of the cache in use.
+        remembered: numbers of the windows of which anything is in the cache, in order, each with
+            its tokens there.
+        work: operations of the decoder so far as a share of those with all tokens.
         skipped: windows dropped so far.
         waited, took: seconds in the queue, and on the device.
     """
@@ -38,6 +43,8 @@ class WindowRead:
     kept: tuple[str, ...]
     heard: str
     fill: float
+    remembered: tuple[tuple[int, int], ...]
+    work: float
     skipped: int
     waited: float
     took: float
@@ -82,6 +89,7 @@ class Session:
         skipped: windows that were dropped.
         used: when the session was last heard of.
         size: bytes of the cache.
+        units: numbers of the windows that are remembered, by their units in the cache.
     """
 
     tell: Callable[[News], Any]
@@ -91,11 +99,12 @@ class Session:
     skipped: int = 0
     used: float = dataclasses.field(default_factory=time.monotonic)
     size: int = 0
+    units: dict[int, int] = dataclasses.field(default_factory=dict)
     ended: bool = False
 
 
 def window_read(
-    before: tuple[np.ndarray, np.ndarray], after: Context, waiting: Waiting, skipped: int
+    session: Session, before: tuple[np.ndarray, np.ndarray], after: Context, waiting: Waiting
 ) -> dict[str, Any]:
     """What became of a window, as the fields of ``WindowRead`` but for its times.
 
@@ -118,8 +127,30 @@ def window_read(
         "kept": tuple(_bits(grid) for grid in grids),
         "heard": _bits(np.asarray(trace.audio_keep)[: int(seen[0])]),
         "fill": after.fill,
-        "skipped": skipped,
+        "remembered": _remembered(session, after, waiting.number),
+        "work": _work(after),
+        "skipped": session.skipped,
     }
+
+
+def _remembered(session: Session, after: Context, number: int) -> tuple[tuple[int, int], ...]:
+    """What the cache holds of each window, once that of a number is in."""
+    session.units[int(after.past.unit) - 1] = number
+    length, slots = int(after.cache.length), after.past.slots
+    kind, unit = np.asarray(slots.kind)[:length], np.asarray(slots.unit)[:length]
+    units, tokens = np.unique(unit[(kind == AUDIO) | (kind == VIDEO)], return_counts=True)
+    session.units = {unit: session.units[unit] for unit in units.tolist()}
+    return tuple(zip(session.units.values(), tokens.tolist(), strict=True))
+
+
+def _work(context: Context) -> float:
+    """As if all that came were one prompt; of windows that left the cache it counts too much."""
+    text, config = int(context.past.origin), context.reading.config.text
+    kept, seen = (
+        prefill_operations(config, (text + int(np.sum(tokens)),) * config.layers)
+        for tokens in (context.kept, context.seen)
+    )
+    return kept / seen
 
 
 def _bits(mask: np.ndarray) -> str:

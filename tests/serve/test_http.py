@@ -228,6 +228,11 @@ def test_what_stands_around(client):
     assert client.get("/health").text == "alive" and client.get("/ready").status_code == 200
     models = client.get("/v1/models").json()["data"]
     assert [model["id"] for model in models] == ["tiny"]
+    facts = models[0]["omnizip"]
+    assert facts["streaming"] == ["omnizip", "all", "random"]
+    assert facts["default"]["method"] == "omnizip" and facts["default"]["settings"]["keep"] is None
+    assert facts["capacity"] == LIMITS.capacity and facts["window_seconds"] == 2
+    assert OmniZipConfig(**facts["default"]["settings"]) == OmniZipConfig()
     post(client, body(text()))
     lines = client.get("/metrics").text.splitlines()
     values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
@@ -237,7 +242,7 @@ def test_what_stands_around(client):
 
 
 def test_a_full_server_says_so(client, server, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise http.Failure("full", 503)
 
     monkeypatch.setattr(server.engine, "submit", refuse)

@@ -20,6 +20,7 @@ from omnizip_jax.serve.http import Server
 from omnizip_jax.serve.incoming import Incoming
 from omnizip_jax.serve.sources import Sources
 from omnizip_jax.serve.worker import Workers
+from omnizip_jax.stream import change_method
 from tests.serve.conftest import LIMITS, WAIT
 
 pytestmark = pytest.mark.slow  # many programs, sockets and processes
@@ -132,6 +133,64 @@ def test_a_client_is_answered_from_the_whole_stream(talk, tiny, stream):
         assert all(len(grid) == rows * columns for grid in window["kept"])
         assert "".join(window["kept"]).count("1") == window["video_kept"]
         assert window["heard"].count("1") == window["audio_kept"] > 0
+
+
+def test_the_method_changes_and_what_was_read_stays(talk, tiny, stream):
+    frames, chunks = stream
+
+    def send(socket, first, last):
+        for i in range(first, last):
+            socket.send_json(picture(frames[i], i))
+            data = base64.b64encode(np.concatenate(chunks[2 * i : 2 * i + 2]).tobytes())
+            socket.send_json({"type": "audio.chunk", "data": data.decode()})
+
+    with talk() as socket:
+        socket.send_json({"type": "session.config", "max_tokens": 8})
+        send(socket, 0, 5)
+        socket.send_json({"type": "session.config", "omnizip": {"method": "all"}})
+        messages = until(socket, "method.changed")
+        assert messages[-1]["number"] == 1
+        send(socket, 5, 10)
+        socket.send_json({"type": "video.query", "text": QUESTION})
+        messages += until(socket, "response.text.done")
+    first, second = of(messages, "window.read")
+    assert first["video_kept"] < first["video"] and second["video_kept"] == second["video"] > 0
+    kept = [each["audio_kept"] + each["video_kept"] for each in (first, second)]
+    assert first["remembered"] == [[0, kept[0]]] and first["work"] < 1
+    assert second["remembered"] == [[0, kept[0]], [1, kept[1]]]
+    assert first["work"] < second["work"] < 1
+
+    source = PushSource(RATE)
+    source.push_frames(np.stack(frames), np.arange(10) / 2)
+    source.push_sound(np.concatenate(chunks) / np.float32(32768))
+    source.close()
+    settings = {"capacity": LIMITS.capacity, "text_slots": LIMITS.text_slots}
+    state = init_stream(tiny, OmniZipConfig(), **settings)
+    for number, window in enumerate(windows(source, tiny.config.spec)):
+        state = feed(tiny, state if number != 1 else change_method(tiny, state, None), window)
+    assert messages[-1]["text"] == ask(tiny, state, QUESTION, max_new_tokens=8)[0].text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"omnizip": {}},
+        {"omnizip": {"method": "all", "memory": "fading"}},
+        {"omnizip": {"method": "all"}, "system_prompt": "Be brief."},
+        {"omnizip": {"method": "fastv"}},
+        {"omnizip": {"method": "dycoke"}},
+        {"omnizip": {"method": "omnizip", "settings": {"keep": 2}}},
+    ],
+)
+def test_what_a_session_that_has_begun_cannot_change(talk, stream, change):
+    with talk() as socket:
+        socket.send_json({"type": "session.config", "max_tokens": 4})
+        send_all(socket, stream, 5)
+        socket.send_json({"type": "session.config", **change})
+        assert until(socket, "error")[-1]["code"] == 400
+        socket.send_json({"type": "video.query", "text": QUESTION})
+        assert until(socket, "response.text.done")[-1]["audio"] > 0  # all of it goes on
 
 
 def test_questions_in_between_change_nothing(talk, tiny, stream):

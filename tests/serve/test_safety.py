@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.server
 import io
@@ -14,12 +15,12 @@ import pytest
 from PIL import Image
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
-from starlette.websockets import WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from omnizip_jax import WindowSpec
 from omnizip_jax.serve.cache import Kept
 from omnizip_jax.serve.failure import Failure
-from omnizip_jax.serve.guard import Guard, is_loopback
+from omnizip_jax.serve.guard import KEY_PROTOCOL, PROTOCOL, Guard, is_loopback
 from omnizip_jax.serve.limits import Limits
 from omnizip_jax.serve.remote import fetch, is_public
 from omnizip_jax.serve.server import Settings
@@ -44,6 +45,39 @@ def test_a_key_is_needed_where_there_is_one():
     assert client.get("/health").text == "in"
     with pytest.raises(WebSocketDisconnect), client.websocket_connect("/v1/video/chat/stream"):
         pass
+
+
+async def spoken(scope, receive, send):
+    """Accepts a socket, and says what was offered."""
+    socket = WebSocket(scope, receive, send)
+    await socket.accept(PROTOCOL if PROTOCOL in scope["subprotocols"] else None)
+    await socket.send_json(scope["subprotocols"])
+
+
+def offered(key):
+    return KEY_PROTOCOL + base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
+
+
+def test_a_socket_of_a_browser_offers_the_key_as_a_protocol():
+    client = TestClient(Guard(spoken, key=KEY), base_url="http://127.0.0.1:8000")
+    path = "ws://127.0.0.1:8000/v1/video/chat/stream"
+    with client.websocket_connect(path, subprotocols=[PROTOCOL, offered(KEY)]) as socket:
+        assert socket.accepted_subprotocol == PROTOCOL  # the key is not said again
+        socket.receive_json()
+    wrong = [offered(KEY + "x"), offered(""), KEY_PROTOCOL + "%", KEY_PROTOCOL + "_w", KEY_PROTOCOL]
+    for protocols in ([], [PROTOCOL], *([PROTOCOL, each] for each in wrong)):
+        with (
+            pytest.raises(WebSocketDisconnect),
+            client.websocket_connect(path, subprotocols=protocols),
+        ):
+            pass
+
+
+def test_the_page_needs_no_key_and_opens_nothing_else():
+    client = guarded(key=KEY)
+    assert client.get("/").text == client.get("/page/main.js").text == "in"
+    for path in ("/v1/models", "/page", "/pages", "/metrics", "/v1/page/"):
+        assert client.get(path).status_code == 401
 
 
 @pytest.mark.parametrize(

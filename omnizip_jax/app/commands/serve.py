@@ -24,9 +24,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     """The command's arguments."""
     serve = commands.add_parser(
         "serve",
-        help="answer OpenAI's clients, and live video over a socket",
-        description="Serves POST /v1/chat/completions and WS /v1/video/chat/stream on this "
-        "machine; docs/serving.md has the protocols.",
+        help="a page for a camera; answer OpenAI's clients, and live video over a socket",
+        description="Serves a page at /, POST /v1/chat/completions and WS /v1/video/chat/stream on "
+        "this machine; docs/serving.md has the protocols.",
         formatter_class=Help,
     )
     add_checkpoint(serve, "small")

@@ -1,0 +1,95 @@
+// What is remembered: a picture of every window, as bright as what the cache still holds of it.
+
+import { element } from "./element.js";
+import { clock, count, sum } from "./format.js";
+import { paint } from "./pictures.js";
+
+const SHOWN = 150; // windows and questions
+const WIDTH = 144; // pixels of a picture
+
+export class Timeline {
+  #list;
+  #summary;
+  #seconds;
+  #windows = new Map();
+
+  constructor(list, summary, seconds) {
+    this.#list = list;
+    this.#summary = summary;
+    this.#seconds = seconds;
+  }
+
+  clear() {
+    this.#list.replaceChildren();
+    this.#windows.clear();
+    this.#summary.textContent = "";
+  }
+
+  read(window, pictures) {
+    const canvases = window.kept.map((kept, grid) => {
+      const canvas = element("canvas", { "aria-hidden": "true" });
+      const shown = pictures.filter((picture) => picture.grid === grid);
+      const { bitmap } = shown[Math.floor(shown.length / 2)] ?? {};
+      if (bitmap) paint(canvas, bitmap, window.grid, kept, WIDTH);
+      return canvas;
+    });
+    const fill = element("i");
+    const words = element("span", { className: "unseen" });
+    const item = element(
+      "li",
+      {},
+      ...canvases,
+      element("b", { className: "level", "aria-hidden": "true" }, fill),
+      element("time", {}, clock(window.number * this.#seconds)),
+      words,
+    );
+    this.#windows.set(window.number, { item, words, fill, window });
+    this.#append(item);
+    this.#remember(new Map(window.remembered));
+  }
+
+  skipped({ number }) {
+    const time = element("time", {}, clock(number * this.#seconds));
+    this.#append(element("li", { className: "skipped" }, element("span", {}, "skipped"), time));
+  }
+
+  // What happened between two windows: a question, another method.
+  mark(words) {
+    const last = this.#list.lastElementChild;
+    if (last?.className === "mark" && last.dataset.words === words) {
+      last.dataset.times = Number(last.dataset.times) + 1;
+      last.firstElementChild.textContent = `${words} ×\u00a0${last.dataset.times}`;
+      return;
+    }
+    const item = element("li", { className: "mark" }, element("span", {}, words));
+    Object.assign(item.dataset, { words, times: 1 });
+    this.#append(item);
+  }
+
+  #append(item) {
+    const scroll = this.#list.parentElement;
+    const atEnd = scroll.scrollLeft + scroll.clientWidth > scroll.scrollWidth - 80;
+    this.#list.append(item);
+    if (this.#list.children.length > SHOWN) this.#list.firstElementChild.remove();
+    if (atEnd) scroll.scrollLeft = scroll.scrollWidth;
+  }
+
+  #remember(tokens) {
+    for (const [number, { item, words, fill, window }] of this.#windows) {
+      const left = tokens.get(number) ?? 0;
+      const all = window.audio + window.video;
+      const kept = window.audio_kept + window.video_kept;
+      item.style.setProperty("--left", kept ? left / kept : 0);
+      fill.style.width = `${(100 * left) / Math.max(all, 1)}%`;
+      item.title = `${kept} of ${all} tokens kept, ${left} remembered`;
+      words.textContent = item.title;
+      if (!item.isConnected) this.#windows.delete(number);
+    }
+    const total = sum([...tokens.values()]);
+    const oldest = clock(Math.min(...tokens.keys()) * this.#seconds);
+    const newest = clock((Math.max(...tokens.keys()) + 1) * this.#seconds);
+    this.#summary.textContent = tokens.size
+      ? `${oldest} to ${newest}, ${count(total)} tokens`
+      : "nothing yet";
+  }
+}

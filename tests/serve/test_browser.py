@@ -1,0 +1,379 @@
+"""The page in a browser, against the real server: its answers are the true ones.
+
+A headless Chromium with a camera and a microphone that play a clip over and over. With a folder in
+OMNIZIP_SCREENSHOTS, it leaves pictures of the page there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import wave
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from omnizip_jax.testbed.clips import FPS, SAMPLE_RATE, SIDE, make_clip
+from omnizip_jax.testbed.questions import Question, all_questions
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+pytestmark = [
+    pytest.mark.slow,  # minutes, with pictures and sound as fast as they are lived through
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver"),
+]
+
+WAIT = 300.0  # s, for compilers on busy machines
+SOON = 90.0  # s, for a page whose server is ready
+KEY = "a key for the page only"
+DESKTOP, PHONE = (1360, 1000), (390, 844)
+SEED = 4  # of the clip that the camera plays; another one than the sample
+ALONE = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--hide-scrollbars",
+    "--disable-quic",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+)
+
+# Keeps the configurations that the page sends.
+LISTEN = """
+window.sent = [];
+const send = WebSocket.prototype.send;
+WebSocket.prototype.send = function (text) {
+  const message = JSON.parse(text);
+  if (message.type === "session.config") window.sent.push(message.omnizip);
+  return send.call(this, text);
+};
+"""
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return make_clip(SEED)
+
+
+@pytest.fixture(scope="module")
+def folder(clip, tmp_path_factory):
+    """What the camera and the microphone play, a clip as a file, and the server's key."""
+    folder = tmp_path_factory.mktemp("page")
+    with (folder / "camera.y4m").open("wb") as file:
+        file.write(f"YUV4MPEG2 W{SIDE} H{SIDE} F10:1 Ip A1:1 C420jpeg\n".encode())
+        for picture in np.repeat(clip.frames, 10 // FPS, axis=0):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            file.write(b"FRAME\n" + frame.reformat(format="yuv420p").to_ndarray().tobytes())
+    with wave.open(str(folder / "microphone.wav"), "wb") as file:
+        file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
+        file.writeframes((clip.waveform * 32767).astype("<i2").tobytes())
+    clip.write(folder / "clip.mp4")
+    (folder / "key").write_text(KEY)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(folder):
+    """Where ``omnizip serve`` serves the small model."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = ["--port", str(port), "--api-key-file", str(folder / "key")]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "omnizip_jax", "serve", "--checkpoint", "small", *settings],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
+    url, end = f"http://127.0.0.1:{port}", time.monotonic() + WAIT
+    while time.monotonic() < end and server.poll() is None:
+        try:
+            urllib.request.urlopen(f"{url}/ready", timeout=10).close()
+            break
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.5)
+    yield url
+    server.terminate()
+    server.wait(WAIT)
+
+
+class Page:
+    """The page as a person sees and uses it."""
+
+    def __init__(self, url: str, folder: Path, profile: Path):
+        options = webdriver.ChromeOptions()
+        options.binary_location = str(CHROMIUM)
+        for argument in (
+            *ALONE,
+            f"--use-file-for-fake-video-capture={folder / 'camera.y4m'}",
+            f"--use-file-for-fake-audio-capture={folder / 'microphone.wav'}",
+            f"--user-data-dir={profile}",
+        ):
+            options.add_argument(argument)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        self.browser = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+        self.browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": LISTEN})
+        self.look(DESKTOP)
+        self.browser.get(url)
+
+    def look(self, size: tuple[int, int], scheme: str = "light", height: int | None = None) -> None:
+        """Through a screen of that size and colour scheme."""
+        screen = {"width": size[0], "height": height or size[1], "deviceScaleFactor": 1}
+        self._tell("setDeviceMetricsOverride", screen | {"mobile": size == PHONE})
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self._tell("setEmulatedMedia", {"features": features})
+        time.sleep(0.3)
+
+    def _tell(self, command: str, settings: dict) -> None:
+        self.browser.execute_cdp_cmd(f"Emulation.{command}", settings)
+
+    def all(self, selector: str) -> list:
+        return self.browser.find_elements(By.CSS_SELECTOR, selector)
+
+    def one(self, selector: str):
+        return self.browser.find_element(By.CSS_SELECTOR, selector)
+
+    def text(self, selector: str) -> str:
+        return self.one(selector).get_property("textContent").replace("\u202f", " ")
+
+    def until(self, what, seconds: float = SOON):
+        """What comes true within some seconds."""
+        end = time.monotonic() + seconds
+        while not (found := what()):
+            assert time.monotonic() < end, " ".join(self.text("body").split())
+            time.sleep(0.1)
+        return found
+
+    def enter(self) -> None:
+        """Give the key, after a wrong one."""
+        self.until(lambda: self.one("#key").get_property("open"))
+        self.one("#key-field").send_keys("not the key", Keys.ENTER)
+        self.until(lambda: "not the key" in self.text("#key-hint"))
+        self.until(lambda: self.one("#key").get_property("open"))
+        self.one("#key-field").send_keys(KEY, Keys.ENTER)
+        self.until(lambda: self.text("#model") == "small")
+
+    def windows(self) -> list[str]:
+        """Of each window what became of it."""
+        return [each.get_property("title") for each in self.all("#timeline li[title]")]
+
+    def ask(self, question: str) -> str:
+        """Type it, and wait for the answer."""
+        asked = len(self.all("#talk article"))
+        self.one("#question").send_keys(question, Keys.ENTER)
+        self.until(lambda: len(self.all("#talk article[aria-busy=false]")) == asked + 1)
+        return self.text("#talk article:last-child .answer")
+
+    def pixels(self, canvas: str) -> np.ndarray:
+        """Of a canvas, [height, width, 4]."""
+        script = (
+            "const canvas = document.querySelector(arguments[0]);"
+            "const { width, height } = canvas;"
+            "const { data } = canvas.getContext('2d').getImageData(0, 0, width, height);"
+            "return [height, width, [...data]]"
+        )
+        height, width, data = self.browser.execute_script(script, canvas)
+        return np.array(data, np.uint8).reshape(height, width, 4)
+
+    def picture(self, name: str) -> None:
+        """Leave one where it is wanted."""
+        folder = os.environ.get("OMNIZIP_SCREENSHOTS")
+        if folder:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self.browser.save_screenshot(str(Path(folder) / f"{name}.png"))
+
+    def mistakes(self) -> list[str]:
+        """What the browser complains of, but for the keys that were refused."""
+        entries = self.browser.get_log("browser")
+        bad = [entry["message"] for entry in entries if entry["level"] in ("SEVERE", "WARNING")]
+        return [message for message in bad if " 401 " not in message]
+
+
+@pytest.fixture
+def page(site, folder, tmp_path):
+    page = Page(site, folder, tmp_path / "profile")
+    try:
+        page.enter()
+        yield page
+        assert not page.mistakes()
+        script = "return performance.getEntriesByType('resource').map((entry) => entry.name)"
+        fetched = page.browser.execute_script(script)
+        assert len(fetched) > 10 and all(
+            name.startswith((site, f"blob:{site}")) for name in fetched
+        )
+    finally:
+        page.browser.quit()
+
+
+def one_of_each(questions: list[Question]) -> list[Question]:
+    return list({question.kind: question for question in questions}.values())
+
+
+def test_a_camera_and_a_microphone(page, clip):
+    """Of what repeats: its sounds and pictures start each on its own, so no question needs both."""
+    page.picture("welcome")
+    page.one(".doors [data-source=camera]").click()
+    page.until(lambda: len(page.windows()) >= 6)  # the clip has four
+    assert page.text("#status") == "Watching and listening"
+    kinds = ("shape of colour", "seen", "heard")
+    about = [each for each in all_questions(clip.things) if each.kind in kinds]
+    page.picture("camera")
+    asked = [each for each in one_of_each(about)] + about[:3]
+    assert [page.ask(each.text) for each in asked] == [each.answer for each in asked]
+    page.one("#stop").click()
+    before = len(page.windows())
+    assert page.ask(asked[0].text) == asked[0].answer  # it remembers
+    time.sleep(3)
+    assert len(page.windows()) == before
+
+
+def test_the_sample_plays_by_itself(page):
+    page.one(".doors [data-source=sample]").click()
+    page.until(lambda: len(page.windows()) >= 5)
+    right = 0
+    while right < 5:
+        page.until(lambda: page.all("#suggestions button"))
+        page.one("#suggestions button").click()
+        right += 1
+        page.until(lambda n=right: len(page.all("#talk article[aria-busy=false]")) == n)
+        assert len(page.all(".answer.right")) == right, page.text("#talk")
+        if right == 3:
+            pictures_of(page)
+    page.until(lambda: page.one("body").get_attribute("data-state") == "ended")
+    page.until(lambda: len(page.windows()) == 8)
+    assert "of 122 tokens kept" in page.windows()[0] and "remembered" in page.windows()[0]
+    assert page.text("#remembered").startswith("0:00 to 0:16")
+    share = int(page.text("#tokens strong").split()[0])
+    assert 30 < share < 60 and int(page.text("#work strong").split()[0]) <= share
+
+
+def pictures_of(page: Page) -> None:
+    """What is dropped is dark on the picture, what is kept is lit in the sound."""
+    kept, all_of_it = map(int, page.text("#kept-facts").split(" of "))
+    assert 0 < kept < all_of_it == 72
+    assert (
+        page.one("#kept")
+        .get_attribute("aria-label")
+        .endswith(f"{kept} of {all_of_it} tokens of the last two seconds")
+    )
+    cells = page.pixels("#kept")[..., :3].mean(2)
+    side = len(cells) // 6
+    cells = cells[: 6 * side, : 6 * side].reshape(6, side, 6, side).mean((1, 3))
+    assert 0 < (cells < 35).sum() < 36  # nothing in a clip is as dark
+    colours = {tuple(colour) for colour in page.pixels("#sound").reshape(-1, 4)}
+    accent = page.browser.execute_script(
+        "return getComputedStyle(document.body).getPropertyValue('--accent')"
+    )
+    lit = tuple(map(int, accent.removeprefix("rgb(").removesuffix(")").split(",")))
+    assert (*lit, 255) in colours and len(colours) > 3
+    page.picture("light")
+    page.look(DESKTOP, "dark")
+    page.picture("dark")
+    page.look(PHONE, "dark")
+    width = page.browser.execute_script("return document.documentElement.scrollWidth")
+    assert width == PHONE[0]  # nothing sticks out
+    page.picture("phone")
+    page.look(
+        PHONE, "light", height=page.browser.execute_script("return document.body.scrollHeight")
+    )
+    page.picture("phone_all")
+    page.look(DESKTOP)
+
+
+def test_the_method_changes_while_it_runs(page):
+    page.one(".doors [data-source=sample]").click()
+    page.until(lambda: len(page.windows()) >= 4)
+    page.one("input[value=all] + span").click()
+    page.until(lambda: "All tokens" in page.text("#settings-hint"))
+    page.until(lambda: page.one("body").get_attribute("data-state") == "ended")
+    page.until(lambda: "122 of 122 tokens kept, 122 remembered" in page.windows()[-1])
+    assert "122 of 122" not in page.windows()[0]
+    assert "OmniZip: " in page.text("#time")  # beside what it takes now
+    assert page.ask("Which shape was blue?") == "circle"  # of the time before
+    own = {"keep": None, "rho_audio": 0.3}
+    first, second = page.browser.execute_script("return window.sent")
+    assert first["method"] == "omnizip" and own.items() <= first["settings"].items()
+    assert (first["memory"], first["audio"], first["video"]) == ("fading", True, True)
+    assert second == {"method": "all", "settings": {}}
+
+
+def test_a_file(page, clip, folder):
+    page.one("#picker").send_keys(str(folder / "clip.mp4"))
+    page.until(lambda: page.one("body").get_attribute("data-state") == "ended")
+    page.until(lambda: len(page.windows()) == 4)
+    asked = one_of_each([e for e in all_questions(clip.things) if e.family == "audio-visual"])
+    assert [page.ask(each.text) for each in asked] == [each.answer for each in asked]
+    page.one("#picker").send_keys(str(folder / "key"))  # no video
+    page.until(lambda: "cannot play" in page.text("#status"))
+    assert page.one("body").get_attribute("data-state") == "idle"
+
+
+def test_a_new_source_begins_anew(page, clip, folder):
+    """Of one player one after the other, sound included; what was before is gone."""
+    for source in ("sample", "camera", "sample"):  # the last one counts, however fast
+        script = "document.querySelector(`[data-source=${arguments[0]}]`).click()"
+        page.browser.execute_script(script, source)
+    page.until(lambda: len(page.windows()) >= 2)
+    page.one("#stop").click()
+    page.one("input[value=recent] + span").click()
+    page.one(".bar [data-source=camera]").click()
+    page.until(
+        lambda: page.text("#status") == "Watching and listening" and len(page.windows()) == 1
+    )
+    last = page.browser.execute_script("return window.sent.at(-1)")
+    assert last["memory"] == "recent" and last["audio"] and last["video"]
+    page.one("#picker").send_keys(str(folder / "clip.mp4"))
+    page.until(lambda: page.one("body").get_attribute("data-state") == "ended")
+    page.until(lambda: len(page.windows()) == 4)
+    assert page.text("#timeline time") == "0:00" and page.text("#clock") == "0:08"
+    asked = one_of_each([each for each in all_questions(clip.things) if each.family == "audio"])
+    assert [page.ask(each.text) for each in asked] == [each.answer for each in asked]
+
+
+def test_it_is_for_keyboards_and_screen_readers(page):
+    body = page.one("body")
+    body.send_keys(Keys.TAB)
+    focused = page.browser.switch_to.active_element
+    assert focused.text == "Skip to the question" and focused.rect["width"] > 100  # it shows
+    focused.send_keys(Keys.ENTER)
+    assert page.browser.switch_to.active_element.get_attribute("id") == "question"
+    page.one(".doors [data-source=sample]").send_keys(Keys.ENTER)
+    page.until(lambda: page.windows())
+    nodes = page.browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    seen = {}
+    for node in nodes:
+        if not node.get("ignored"):
+            name = node.get("name", {}).get("value", "")
+            seen.setdefault(node["role"]["value"], []).append(name)
+    for role in ("button", "textbox", "radio", "image", "region", "log", "group"):
+        assert seen[role] and all(seen[role]), (role, seen[role])
+    assert {"main", "banner", "status", "list", "heading"} <= set(seen), json.dumps(seen)
+    tabbed = set()
+    body = page.one("body")
+    for _ in range(20):
+        page.browser.switch_to.active_element.send_keys(Keys.TAB)
+        active = page.browser.switch_to.active_element
+        tabbed.add(active.get_attribute("id") or active.get_attribute("name") or active.text)
+        outline = active.value_of_css_property("outline-style")
+        label = page.browser.execute_script(
+            "const span = arguments[0].nextElementSibling;"
+            "return span ? getComputedStyle(span).outlineStyle : 'none'",
+            active,
+        )
+        assert active.tag_name == "body" or "solid" in (outline, label), active.tag_name
+    assert {"Sample", "Camera", "File", "stop", "talk", "question", "send", "method"} <= tabbed

@@ -57,6 +57,7 @@ INSIDE_FUNCTIONS = {
     ("app.process", "termios"): "not on every system",
     ("app.terminal", "termios"): "not on every system",
     ("app.terminal", "tty"): "not on every system",
+    ("evaluation.cluster", "ray"): "slow, an extra, and most runs need no cluster",
     ("checkpoint.folder", "transformers"): "slow, and most callers need no tokenizer",
 }
 

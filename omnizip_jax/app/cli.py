@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from omnizip_jax.app.commands import (
+    caption,
     compare,
     demo,
     evaluate,
@@ -72,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
         questions,
         evaluate,
         report,
+        caption,
         serve,
         stream,
     ):

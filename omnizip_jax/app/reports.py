@@ -13,6 +13,8 @@ from omnizip_jax.evaluation.side_by_side import side_by_side
 from omnizip_jax.evaluation.summary import summarise
 from omnizip_jax.evaluation.tables import lined_up
 
+BESIDE = ([".times"], [".early"])  # what lies beside rows and ends in .jsonl, too
+
 
 def convert_benchmark(name: str, annotations: Path, videos: Path | None, out: Path) -> None:
     """Write a benchmark's questions, and say what was found.
@@ -37,6 +39,7 @@ def print_report(runs: Sequence[Path], out: Path | None) -> None:
     Raises:
         ValueError: one of them is no run, or ``out`` cannot be written.
     """
+    runs = [run for run in runs if run.suffixes[-2:-1] not in BESIDE]  # as `runs/*.jsonl` has them
     text = lined_up(side_by_side([summarise(run) for run in runs]))
     if out is None:
         print(text)

@@ -51,6 +51,34 @@ def load(
         ValueError: the folder is not a finished converted checkpoint, does not fit its
             configuration, or is damaged; another dtype.
     """
+    found, folder = _look(path, dtype, verify)
+    sharding = jnp.zeros(()).sharding  # of the default device
+    placed = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), found.weights
+    )
+    with _explained(folder):
+        return found.replace(weights=ocp.load(_absolute(folder / WEIGHTS), placed))
+
+
+def load_outline(path: str | os.PathLike[str], dtype: jax.typing.DTypeLike | None = None) -> Params:
+    """A checkpoint without its values, and without touching a device: for what others will load.
+
+    Args:
+        path, dtype: as for ``load``.
+
+    Returns:
+        What ``load`` returns, with a ``jax.ShapeDtypeStruct`` for each weight.
+
+    Raises:
+        ValueError: as ``load`` does, but for damaged weights.
+    """
+    return _look(path, dtype)[0]
+
+
+def _look(
+    path: str | os.PathLike[str], dtype: jax.typing.DTypeLike | None, verify: bool = False
+) -> tuple[Params, Path]:
+    """The outline of a checkpoint, and its folder."""
     if not isinstance(path, str | os.PathLike):
         raise ValueError(f'path must be a path or "small", got {path!r}')
     check_flags(verify=verify)
@@ -73,14 +101,10 @@ def load(
         raise ValueError(f"{path}: {error}; {ADVICE}") from error
     if wanted and any(leaf.dtype != wanted for leaf in jax.tree.leaves(stored)):
         fingerprint = digest([fingerprint, wanted.name])  # the values are others
-    sharding = jnp.zeros(()).sharding  # of the default device
-    placed = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, wanted or leaf.dtype, sharding=sharding),
-        stored,
+    outline = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, wanted or leaf.dtype), stored
     )
-    with _explained(path):
-        weights = ocp.load(_absolute(path / WEIGHTS), placed)
-    return Params(weights, config, tokenizer, fingerprint)
+    return Params(outline, config, tokenizer, fingerprint), path
 
 
 def _check_folder(path: Path) -> None:

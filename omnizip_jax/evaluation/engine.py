@@ -95,9 +95,6 @@ class Engine:
     Args:
         params: from ``omnizip_jax.load``.
         settings: what is asked, and how.
-
-    Raises:
-        ValueError: a method cannot follow a stream, or its cache is too small.
     """
 
     def __init__(self, params: Params, settings: Settings):
@@ -106,11 +103,15 @@ class Engine:
         self._longest = None  # windows of a clip: a stream has no end
         if settings.watching is None:
             self._longest = params.config.text.max_positions // params.config.window_positions
-        else:
-            for method in settings.methods.values():
-                settings.watching.begin(params, method, self._spec, self.text_slots)
         self._wants = frozenset().union(*(method.wants for method in settings.methods.values()))
         self._bytes = family(params.config).weights_dtype(params.weights).itemsize
+
+    def check(self) -> None:
+        """Raise ``ValueError`` if a method cannot follow a stream, or its cache is too small."""
+        watching = self.settings.watching
+        if watching is not None:
+            for method in self.settings.methods.values():
+                watching.begin(self.params, method, self._spec, self.text_slots)
 
     @property
     def text_slots(self) -> int:
@@ -120,9 +121,8 @@ class Engine:
     def describe(self) -> dict[str, Any]:
         """What is run, as JSON has it: runs that agree in this give the same results."""
         params, settings = self.params, self.settings
-        mark = WeightsMark(params)
         return {
-            "weights": mark.fingerprint or list(mark.values),
+            "weights": params.fingerprint or list(WeightsMark(params).values),
             "dtype": str(family(params.config).weights_dtype(params.weights)),
             "methods": {
                 name: {"method": type(method).__name__, **dataclasses.asdict(method)}
@@ -146,9 +146,9 @@ class Engine:
         return self.answer(self.prepare(questions), questions, done)
 
     def keys(self, questions: Sequence[Question]) -> list[Key]:
-        """Of all rows that these questions lead to."""
+        """Of all rows that these questions about one clip lead to, in their order."""
         runs = self.settings.runs()
-        return [(question.id, name, seed) for question in questions for name, _, seed in runs]
+        return [(question.id, name, seed) for name, _, seed in runs for question in questions]
 
     def prepare(self, questions: Sequence[Question]) -> Prepared:
         """Decode and encode the clip that these questions are about.

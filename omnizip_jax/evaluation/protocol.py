@@ -76,6 +76,17 @@ def normalised(text: str) -> str:
     return " ".join(text.casefold().split()).strip(" .,:;!?\"'")
 
 
+# Captions: the prompt as it is, and room for a paragraph.
+OPEN = Protocol(
+    name="open",
+    system=DEFAULT_SYSTEM,
+    before="",
+    heading="",
+    after="",
+    letter=first_letter,
+    max_new_tokens=256,
+)
+
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (

@@ -142,6 +142,11 @@ def parse_question(columns: dict[str, Any], folder: Path) -> Question:
     )
 
 
+def is_remote(video: str) -> bool:
+    """Whether it is a URL, not a path."""
+    return _URL.match(video) is not None
+
+
 def _decoded(line: bytes) -> dict[str, Any]:
     try:
         columns = json.loads(line)
@@ -153,7 +158,7 @@ def _decoded(line: bytes) -> dict[str, Any]:
 
 
 def _source(video: str, folder: Path) -> str:
-    if _URL.match(video) or video.startswith("~"):
+    if is_remote(video) or video.startswith("~"):
         return video
     return str(folder / video)  # an absolute path stays as it is
 

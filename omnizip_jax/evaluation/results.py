@@ -2,7 +2,8 @@
 
 Four files lie side by side: ``NAME.jsonl`` has the rows, the same whenever and however often the
 run was stopped; ``NAME.run.json`` says what was run; ``NAME.times.jsonl`` has what differs from one
-time to the next, seconds and memory; the fourth is the report.
+time to the next, seconds and memory; the fourth is the report. While several devices work,
+``NAME.early.jsonl`` has the rows that came before their turn.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import fcntl
 import json
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ class Results:
         path: of the rows, ``NAME.jsonl``; what is there is gone on from.
         run: what is run: settings by name, as JSON has them.
         questions: what is asked.
+        order: of all rows; those that come before their turn wait for it on the disk. Without it
+            rows are written as they come.
 
     Attributes:
         done: the rows that are there, by id, method and seed.
@@ -38,40 +42,69 @@ class Results:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], run: dict[str, Any], questions: Sequence[Question]
+        self,
+        path: str | os.PathLike[str],
+        run: dict[str, Any],
+        questions: Sequence[Question],
+        order: Iterable[Key] = (),
     ):
         self.path = Path(path)
         if self.path.suffix != ".jsonl":
             raise ValueError(f"{self.path}: results go to a file whose name ends in .jsonl")
         with contextlib.ExitStack() as stack:
             self._rows = stack.enter_context(_Lines(self.path))
-            _check_run(self.path, run)
-            self.done = _done(self.path, questions)
+            early = self.path.with_suffix(".early.jsonl")
+            _check_run(self.path, run, fresh=not any(map(_holds, (self.path, early))))
+            written = _answered(self.path, questions)
+            waiting = _answered(early, questions) if _holds(early) else {}
+            self._waiting = {key: row for key, row in waiting.items() if key not in written}
+            self._turns = deque(key for key in order if key not in written)
+            self.done = {*written, *waiting}
             self._times = stack.enter_context(_Lines(self.path.with_suffix(".times.jsonl")))
-            for lines in (self._rows, self._times):  # nothing was touched until here
+            self._early = stack.enter_context(_Lines(early))
+            for lines in (self._rows, self._times, self._early):  # nothing was touched until here
                 lines.trim()
+            self._write_waiting()
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Results:
         return self
 
     def __exit__(self, *_: Any) -> None:
+        if not self._waiting:
+            self._early.remove()
         self._stack.close()
 
     def append(self, row: dict[str, Any], times: dict[str, Any] | None) -> None:
         """Write a row, and its times; both are on the disk when this returns.
 
+        A row that is early is written a second time when it is its turn.
+
         Raises:
             ValueError: they could not be written; what was there before is whole.
         """
-        self._rows.append(row)
-        self.done.add(key_of(row))
+        key = key_of(row)
+        if self._turns and key != self._turns[0]:
+            self._early.append(row)
+            self._waiting[key] = row
+        else:
+            self._rows.append(row)
+            if self._turns:
+                self._turns.popleft()
+        self.done.add(key)
         if times is not None:
             self.note(times)
+        self._write_waiting()
 
     def note(self, times: dict[str, Any]) -> None:
         """Write a line of times."""
         self._times.append(times)
+
+    def _write_waiting(self) -> None:
+        """Write the rows whose turn it is."""
+        while self._turns and self._turns[0] in self._waiting:
+            self._rows.append(self._waiting[self._turns[0]])
+            del self._waiting[self._turns.popleft()]
 
 
 def key_of(row: dict[str, Any]) -> Key:
@@ -144,6 +177,10 @@ class _Lines:
         self._size = self._file.read().rfind(b"\n") + 1
         self._file.truncate(self._size)
 
+    def remove(self) -> None:
+        """Delete the file."""
+        self._path.unlink(missing_ok=True)
+
     def __enter__(self) -> _Lines:
         return self
 
@@ -167,10 +204,14 @@ class _Lines:
         self._size += len(data)
 
 
-def _check_run(path: Path, run: dict[str, Any]) -> None:
+def _holds(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
+def _check_run(path: Path, run: dict[str, Any], fresh: bool) -> None:
     """Compare with what was run before; write it down if nothing was."""
     file = path.with_suffix(".run.json")
-    if not path.stat().st_size:
+    if fresh:
         write_whole(file, json.dumps(run, ensure_ascii=False, indent=1) + "\n")
         return
     before = read_run(path)
@@ -192,10 +233,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 300 else f"{text[:300]}..."
 
 
-def _done(path: Path, questions: Sequence[Question]) -> set[Key]:
+def _answered(path: Path, questions: Sequence[Question]) -> dict[Key, dict[str, Any]]:
     """The rows that are there, each for a question that is still the same."""
     asked = {question.id: question for question in questions}
-    done: set[Key] = set()
+    found: dict[Key, dict[str, Any]] = {}
     for number, row in _numbered(path):
         try:
             key = key_of(row)
@@ -210,10 +251,10 @@ def _done(path: Path, questions: Sequence[Question]) -> set[Key]:
                 f"{path}, line {number}: the question {key[0]!r} has changed since it was "
                 "answered: give another --out, or delete this line"
             )
-        if key in done:
+        if key in found:
             raise ValueError(f"{path}, line {number}: answers {key} a second time; delete the line")
-        done.add(key)
-    return done
+        found[key] = row
+    return found
 
 
 def _numbered(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

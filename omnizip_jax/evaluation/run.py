@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from tqdm import tqdm
@@ -37,27 +37,37 @@ def evaluate(
         progress: show a bar with the time left.
 
     Raises:
-        ValueError: ``out`` belongs to another run, or cannot be written.
+        ValueError: ``out`` belongs to another run, or cannot be written; a method cannot follow a
+            stream.
     """
-    run = {"checkpoint": checkpoint, **engine.describe()}
-    with Results(out, run, questions) as results:
-        done, keys = results.done, engine.keys(questions)
-        groups = [group for group in by_clip(questions) if not done.issuperset(engine.keys(group))]
+    engine.check()
+    with opened(engine, questions, out, checkpoint, progress) as (results, groups, bar):
         if groups:
             results.note({"session": machine() | {"one by one": one_by_one}})
-        with (
-            tqdm(
-                total=len(keys),
-                initial=len(done.intersection(keys)),
-                unit="question",
-                disable=not progress,
-            ) as bar,
-            contextlib.closing(_ahead(engine, groups, one_by_one)) as prepared,
-        ):
+        with contextlib.closing(_ahead(engine, groups, one_by_one)) as prepared:
             for group, clip in zip(groups, prepared, strict=True):
-                for row, times in engine.answer(clip, group, done):
+                for row, times in engine.answer(clip, group, results.done):
                     results.append(row, times)
                     bar.update()
+
+
+@contextlib.contextmanager
+def opened(
+    engine: Engine,
+    questions: Sequence[Question],
+    out: str | os.PathLike[str],
+    checkpoint: str,
+    progress: bool,
+) -> Iterator[tuple[Results, list[list[Question]], tqdm]]:
+    """A run's files, the clips that rows are missing of, and a bar that counts rows."""
+    groups = by_clip(questions)
+    keys = [key for group in groups for key in engine.keys(group)]
+    run = {"checkpoint": checkpoint, **engine.describe()}
+    with Results(out, run, questions, keys) as results:
+        there = len(results.done.intersection(keys))
+        left = [group for group in groups if not results.done.issuperset(engine.keys(group))]
+        with tqdm(total=len(keys), initial=there, unit="question", disable=not progress) as bar:
+            yield results, left, bar
 
 
 def by_clip(questions: Sequence[Question]) -> list[list[Question]]:

@@ -38,7 +38,7 @@ def test_from_questions_to_a_report(asked, capsys):
     rows = [json.loads(line) for line in (asked / "r.jsonl").read_text().splitlines()]
     assert [row["method"] for row in rows] == ["all:keep=1"] * 2
     assert [row["id"] for row in rows] == ["001-1", "001-2"]
-    assert main(["report", str(asked / "r.jsonl")]) == 0
+    assert main(["report", *map(str, sorted(asked.glob("r*.jsonl")))]) == 0  # r.times.jsonl, too
     assert "paper: OmniZip, 7B" in capsys.readouterr().out
     assert main(["report", str(asked / "r.jsonl"), "--out", str(asked / "all.md")]) == 0
     assert (asked / "all.md").read_text().startswith("Rows that begin with")

@@ -9,7 +9,7 @@ import resource
 import pytest
 
 from omnizip_jax.evaluation.questions import Question
-from omnizip_jax.evaluation.results import Results, read_rows, read_run
+from omnizip_jax.evaluation.results import Results, read_rows, read_run, read_times
 
 RUN = {"methods": {"all": {"method": "AllTokens"}}, "weights": "abc", "checkpoint": "here"}
 
@@ -127,3 +127,63 @@ def test_a_full_disk_leaves_whole_rows(path):
         assert path.read_bytes() == before and ("c", "all", 0) not in results.done
         results.append(row("c"), None)
     assert read_rows(path)[-1] == row("c")
+
+
+ORDER = [(name, "all", 0) for name in "abc"]
+
+
+def early_of(path):
+    return path.with_suffix(".early.jsonl")
+
+
+def test_early_rows_wait_for_their_turn(tmp_path):
+    path = tmp_path / "results.jsonl"
+    with Results(path, RUN, QUESTIONS, ORDER) as results:
+        for name in "cb":
+            results.append(row(name), {"came": name})
+        assert read_rows(path) == [] and results.done == {("b", "all", 0), ("c", "all", 0)}
+        results.append(row("a"), {"came": "a"})
+        assert read_rows(path) == [row(name) for name in "abc"]
+    assert not early_of(path).exists()
+    assert [line["came"] for line in read_times(path)] == ["c", "b", "a"]
+
+
+@pytest.mark.parametrize("order", [ORDER, ()], ids=["in order", "in any order"])
+def test_early_rows_survive_a_stop(tmp_path, order):
+    path = tmp_path / "results.jsonl"
+    with Results(path, RUN, QUESTIONS, ORDER) as results:
+        results.append(row("c"), None)
+    with early_of(path).open("a") as file:
+        file.write('{"torn')
+    with Results(path, RUN, QUESTIONS, order) as results:
+        assert results.done == {("c", "all", 0)}
+        results.append(row("a"), None)
+    assert read_rows(path) == [row("a")] and read_rows(early_of(path)) == [row("c")]
+    with Results(path, RUN, QUESTIONS, ORDER) as results:
+        results.append(row("b"), None)
+    assert read_rows(path) == [row(name) for name in "abc"] and not early_of(path).exists()
+
+
+def test_early_rows_belong_to_their_run(tmp_path):
+    path = tmp_path / "results.jsonl"
+    with Results(path, RUN, QUESTIONS, ORDER) as results:
+        results.append(row("c"), None)
+    with pytest.raises(ValueError, match='weights "abc", not "def"'):
+        Results(path, RUN | {"weights": "def"}, QUESTIONS, ORDER)
+    with pytest.raises(ValueError, match=r"early\.jsonl, line 1: the question 'c' has changed"):
+        Results(path, RUN, [question("c", "Who?")], ORDER)
+    assert read_rows(early_of(path)) == [row("c")]
+
+
+def test_a_row_whose_turn_was_cut_short_is_written_once(tmp_path):
+    """Killed after a row was written and before the early ones behind it were."""
+    path = tmp_path / "results.jsonl"
+    with Results(path, RUN, QUESTIONS, ORDER) as results:
+        for name in "cb":
+            results.append(row(name), None)
+    for name in "ab":
+        with path.open("a") as file:
+            file.write(json.dumps(row(name)) + "\n")
+    with Results(path, RUN, QUESTIONS, ORDER) as results:
+        assert len(results.done) == 3
+    assert read_rows(path) == [row(name) for name in "abc"] and not early_of(path).exists()

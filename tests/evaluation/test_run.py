@@ -217,9 +217,9 @@ def test_clips_as_streams(small, questions, whole):
     assert row["error"] is None and row["tokens"]["video"] == expected[row["id"]]["tokens"]["video"]
     for method, message in ((FastV(), "cannot follow a stream"), (VisionZip(), "whole clip")):
         with pytest.raises(ValueError, match=message):
-            make_engine(small, {"it": method}, watching=watching)
+            make_engine(small, {"it": method}, watching=watching).check()
     with pytest.raises(ValueError, match="raise capacity to at least"):
-        make_engine(small, {"all": AllTokens()}, watching=Watching("recent", 400))
+        make_engine(small, {"all": AllTokens()}, watching=Watching("recent", 400)).check()
 
 
 @pytest.mark.parametrize("stage", ["encode_clip", "read_encoded", "ask_alone"])

@@ -55,6 +55,17 @@ ALONE = (
     "--use-fake-ui-for-media-stream",
 )
 
+# Keeps the configurations that the page sends.
+LISTEN = """
+window.sent = [];
+const send = WebSocket.prototype.send;
+WebSocket.prototype.send = function (text) {
+  const message = JSON.parse(text);
+  if (message.type === "session.config") window.sent.push(message.omnizip);
+  return send.call(this, text);
+};
+"""
+
 
 @pytest.fixture(scope="module")
 def clip():
@@ -84,7 +95,7 @@ def site(folder):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    settings = ["--port", str(port), "--api-key-file", str(folder / "key"), "--dtype", "float32"]
+    settings = ["--port", str(port), "--api-key-file", str(folder / "key")]
     server = subprocess.Popen(
         [sys.executable, "-m", "omnizip_jax", "serve", "--checkpoint", "small", *settings],
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
@@ -116,7 +127,7 @@ class Page:
             options.add_argument(argument)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         self.browser = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
-        self.url = url
+        self.browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": LISTEN})
         self.look(DESKTOP)
         self.browser.get(url)
 
@@ -294,6 +305,11 @@ def test_the_method_changes_while_it_runs(page):
     assert "122 of 122" not in page.windows()[0]
     assert "OmniZip: " in page.text("#time")  # beside what it takes now
     assert page.ask("Which shape was blue?") == "circle"  # of the time before
+    own = {"keep": None, "rho_audio": 0.3}
+    first, second = page.browser.execute_script("return window.sent")
+    assert first["method"] == "omnizip" and own.items() <= first["settings"].items()
+    assert (first["memory"], first["audio"], first["video"]) == ("fading", True, True)
+    assert second == {"method": "all", "settings": {}}
 
 
 def test_a_file(page, clip, folder):
@@ -305,6 +321,28 @@ def test_a_file(page, clip, folder):
     page.one("#picker").send_keys(str(folder / "key"))  # no video
     page.until(lambda: "cannot play" in page.text("#status"))
     assert page.one("body").get_attribute("data-state") == "idle"
+
+
+def test_a_new_source_begins_anew(page, clip, folder):
+    """Of one player one after the other, sound included; what was before is gone."""
+    for source in ("sample", "camera", "sample"):  # the last one counts, however fast
+        script = "document.querySelector(`[data-source=${arguments[0]}]`).click()"
+        page.browser.execute_script(script, source)
+    page.until(lambda: len(page.windows()) >= 2)
+    page.one("#stop").click()
+    page.one("input[value=recent] + span").click()
+    page.one(".bar [data-source=camera]").click()
+    page.until(
+        lambda: page.text("#status") == "Watching and listening" and len(page.windows()) == 1
+    )
+    last = page.browser.execute_script("return window.sent.at(-1)")
+    assert last["memory"] == "recent" and last["audio"] and last["video"]
+    page.one("#picker").send_keys(str(folder / "clip.mp4"))
+    page.until(lambda: page.one("body").get_attribute("data-state") == "ended")
+    page.until(lambda: len(page.windows()) == 4)
+    assert page.text("#timeline time") == "0:00" and page.text("#clock") == "0:08"
+    asked = one_of_each([each for each in all_questions(clip.things) if each.family == "audio"])
+    assert [page.ask(each.text) for each in asked] == [each.answer for each in asked]
 
 
 def test_it_is_for_keyboards_and_screen_readers(page):

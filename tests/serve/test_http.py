@@ -242,7 +242,7 @@ def test_what_stands_around(client):
 
 
 def test_a_full_server_says_so(client, server, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise http.Failure("full", 503)
 
     monkeypatch.setattr(server.engine, "submit", refuse)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 from omnizip_jax.app.arguments import check_modalities, positive
+from omnizip_jax.app.cluster import add_cluster, check_cluster
 from omnizip_jax.app.shared import (
     Help,
     add_checkpoint,
@@ -14,8 +14,6 @@ from omnizip_jax.app.shared import (
     add_max_frames,
     add_memory,
     add_modalities,
-    load_checkpoint,
-    spec_from,
 )
 
 
@@ -62,19 +60,20 @@ def add(commands: argparse._SubParsersAction) -> None:
         action="store_true",
         help="read no clip ahead: slower, for times that nothing disturbs",
     )
+    add_cluster(evaluate)
     evaluate.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry it out; returns the exit code."""
     check_modalities(arguments)
+    check_cluster(arguments)
 
-    from omnizip_jax.app.evaluate import ask_all, settings_from
+    from omnizip_jax.app.evaluate import ask_all, print_run, settings_from
     from omnizip_jax.evaluation.questions import read_questions
 
     settings = settings_from(arguments)
     questions = read_questions(arguments.questions)
-    params = load_checkpoint(arguments)
-    settings = dataclasses.replace(settings, spec=spec_from(arguments, params.config.spec))
-    ask_all(params, questions, settings, arguments)
+    ask_all(questions, settings, arguments, arguments.one_by_one)
+    print_run(arguments)
     return 0

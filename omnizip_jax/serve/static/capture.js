@@ -1,7 +1,7 @@
 // A camera, or a file that plays, as pictures and sound on one clock.
 //
 // Events: "picture" with { time, bitmap, data } four times a second, "sound" with { time, samples,
-// data }, 16 kHz, "silent" with the reason, and "ended". Times are seconds since the beginning.
+// data }, 16 kHz, and "ended". Times are seconds since the beginning.
 
 const RATE = 16_000;
 const PICTURES = 4; // a second; the model takes two
@@ -11,6 +11,7 @@ const QUALITY = 0.92;
 export class Capture extends EventTarget {
   hasPicture = true;
   hasSound = false;
+  silence = "there is no microphone"; // the reason, where there is no sound
   #video;
   #stream = null; // of a camera
   #url = null; // of a file
@@ -40,6 +41,7 @@ export class Capture extends EventTarget {
       if (error.name !== "NotFoundError") throw new Error(`no camera: ${error.message}`);
       this.#stream = await navigator.mediaDevices.getUserMedia({ video }); // without a microphone
     }
+    this.#check();
     this.#video.srcObject = this.#stream;
     this.#video.muted = true;
     await this.#loaded();
@@ -49,6 +51,7 @@ export class Capture extends EventTarget {
   }
 
   async openFile(blob) {
+    this.#check();
     this.#url = URL.createObjectURL(blob);
     this.#video.srcObject = null;
     this.#video.src = this.#url;
@@ -60,6 +63,7 @@ export class Capture extends EventTarget {
 
   // From here on pictures and sound come.
   async start() {
+    this.#check();
     this.#video.onended = () => this.#finish();
     await this.#video.play();
     this.#began = performance.now();
@@ -74,6 +78,17 @@ export class Capture extends EventTarget {
     this.#video.onended = null;
     this.#video.pause();
     this.#pcm?.port.postMessage(false);
+    this.#release();
+  }
+
+  // The player belongs to the newest source; one that was stopped before it could begin lets go.
+  #check() {
+    if (!this.#stopped) return;
+    this.#release();
+    throw new Error("another source has begun");
+  }
+
+  #release() {
     this.#stream?.getTracks().forEach((track) => track.stop());
     if (this.#url) URL.revokeObjectURL(this.#url);
   }
@@ -96,7 +111,7 @@ export class Capture extends EventTarget {
       this.#pcm.port.onmessage = ({ data }) => this.#hear(data);
       this.hasSound = true;
     } catch (error) {
-      this.dispatchEvent(new CustomEvent("silent", { detail: error.message }));
+      this.silence = error.message;
     }
   }
 

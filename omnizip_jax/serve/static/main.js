@@ -49,8 +49,12 @@ at("model").textContent = about.name;
 at("hint").textContent = about.name === "small" ? SMALL : "";
 show("idle");
 
+const begin = {
+  sample: () => begins(openSample),
+  camera: () => begins((capture) => capture.openCamera()),
+  file: () => at("picker").click(),
+};
 for (const button of document.querySelectorAll("[data-source]")) {
-  const begin = { camera: () => begins(openCamera), sample: () => begins(openSample), file: pick };
   button.addEventListener("click", begin[button.dataset.source]);
 }
 at("picker").addEventListener("change", ({ target }) => {
@@ -75,29 +79,20 @@ at("form").addEventListener("submit", (event) => {
   at("question").value = "";
 });
 settings.addEventListener("change", () => {
-  if (!live?.isOpen) return;
+  if (!live?.isLive) return;
   at("settings-hint").textContent = "Compiling, if it is the first time; what it remembers stays.";
   wanted.push(settings.words);
-  live.send("session.config", { max_tokens: ANSWER, omnizip: settings.method });
+  live.configure({ max_tokens: ANSWER, omnizip: settings.method });
 });
 addEventListener("resize", () => strip.draw());
-
-function pick() {
-  at("picker").click();
-}
-
-function openCamera(capture) {
-  suggest([]);
-  return capture.openCamera();
-}
 
 async function openSample(capture) {
   const [file, facts] = await Promise.all([
     fetch("/page/sample.mp4").then((answer) => answer.blob()),
     fetch("/page/sample.json").then((answer) => answer.json()),
   ]);
-  suggest(facts.questions);
   await capture.openFile(file);
+  suggest(facts.questions);
 }
 
 // A new source is a new session: what was remembered of the one before is gone.
@@ -115,10 +110,10 @@ async function begins(open) {
     if (live !== session) return; // another one has begun meanwhile
     const { hasPicture: video, hasSound: audio } = source;
     const omnizip = { ...settings.method, memory: settings.memory, video, audio };
-    session.send("session.config", { max_tokens: ANSWER, omnizip });
+    session.configure({ max_tokens: ANSWER, omnizip });
     reading = settings.words;
     await source.start();
-    say(audio ? "Watching and listening" : "Watching, without sound");
+    say(!audio ? `No sound: ${source.silence}` : video ? "Watching and listening" : "Listening");
   } catch (error) {
     if (live === session) {
       end();
@@ -152,7 +147,6 @@ function follow(source, session) {
     strip.hear(detail.samples);
     session.send("audio.chunk", { data: detail.data });
   });
-  source.addEventListener("silent", ({ detail }) => say(`Without sound: ${detail}`));
   source.addEventListener("ended", () => {
     show("ended");
     say("The end. It remembers: ask.");
@@ -176,7 +170,7 @@ function listen(session) {
   });
   on("window.skipped", (window) => {
     timeline.skipped(window);
-    say(`${window.skipped} windows were skipped: they came faster than the device takes them`);
+    say(`Skipped so far: ${window.skipped}. Windows come faster than the device takes them.`);
   });
   on("method.changed", ({ number }) => {
     reading = wanted.shift();
@@ -201,7 +195,7 @@ function listen(session) {
 
 function ask(question) {
   if (!question) return;
-  if (!live?.isOpen) return say("Show it something first.");
+  if (!live?.isLive) return say("Show it something first.");
   talk.ask(question, time);
   timeline.mark("asked");
   live.send("video.query", { text: question });

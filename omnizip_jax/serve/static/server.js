@@ -19,6 +19,7 @@ export async function about(key) {
 // comes when the socket has gone, whoever closed it.
 export class Live extends EventTarget {
   #socket;
+  #configured = false;
 
   constructor(key) {
     super();
@@ -41,16 +42,23 @@ export class Live extends EventTarget {
     });
   }
 
-  get isOpen() {
-    return this.#socket.readyState === WebSocket.OPEN;
+  // The session has begun, and goes on.
+  get isLive() {
+    return this.#configured && this.#socket.readyState === WebSocket.OPEN;
   }
 
   get isCrowded() {
     return this.#socket.bufferedAmount > CROWDED;
   }
 
-  send(type, message = {}) {
-    if (this.isOpen) this.#socket.send(JSON.stringify({ type, ...message }));
+  // How it reads and answers: first of all, and again when that changes.
+  configure(config) {
+    this.#configured = true;
+    this.send("session.config", config);
+  }
+
+  send(type, message) {
+    if (this.isLive) this.#socket.send(JSON.stringify({ type, ...message }));
   }
 
   close() {

@@ -39,7 +39,7 @@ export class Settings extends EventTarget {
   }
 
   get memory() {
-    return new FormData(this.#form).get("memory");
+    return this.#form.elements.memory.value;
   }
 
   get words() {
@@ -49,8 +49,8 @@ export class Settings extends EventTarget {
   }
 
   get #chosen() {
-    const chosen = new FormData(this.#form);
-    return { method: chosen.get("method"), keep: chosen.get("keep") ?? OWN };
+    const { method, keep } = this.#form.elements;
+    return { method: method.value, keep: keep.value };
   }
 
   #refresh() {

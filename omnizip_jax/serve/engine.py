@@ -12,6 +12,7 @@ bounded.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import threading
@@ -31,7 +32,7 @@ from omnizip_jax.reply import Reply, ask
 from omnizip_jax.room import thin
 from omnizip_jax.serve.cache import Kept
 from omnizip_jax.serve.failure import Failure, explained
-from omnizip_jax.serve.limits import Limits
+from omnizip_jax.serve.limits import Limits, MiB
 from omnizip_jax.serve.metrics import Metrics
 from omnizip_jax.serve.session import (
     Expired,
@@ -126,6 +127,11 @@ class Job:
         return False
 
 
+def context_bytes(context: Context) -> int:
+    """Of its cache."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(context.cache))
+
+
 def say(tell: Callable[[Any], Any], news: Any) -> None:
     """Tell somebody; the device goes on if they fail to listen."""
     try:
@@ -163,6 +169,7 @@ class Engine:
         self._first: deque[Job] = deque()  # their next step comes before all else
         self._jobs: deque[Job] = deque()
         self._answers = 0  # among both
+        self._held = 0  # bytes, by answers
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
 
@@ -296,6 +303,27 @@ class Engine:
             raise Failure("the session has ended", 404)
         return session.context
 
+    @contextlib.contextmanager
+    def holding(self, context: Context) -> Iterator[None]:
+        """Room for a copy of what an answer is about, as long as it lasts; on the engine's thread.
+
+        Raises:
+            Failure: there is none.
+        """
+        size, most = context_bytes(context), self.limits.answer_bytes
+        if self._held + size > most:
+            raise self._refusal(
+                f"answers hold {self._held / MiB:.0f} of {most / MiB:.0f} MiB, and this one wants "
+                f"{size / MiB:.0f}"
+            )
+        self._held += size
+        self.metrics.answer_bytes.set(self._held)
+        try:
+            yield
+        finally:
+            self._held -= size
+            self.metrics.answer_bytes.set(self._held)
+
     def read_due(self, session: Session, arrived: int) -> None:
         """Read the windows that came before the one of that number; on the engine's thread."""
         while session.waiting and session.waiting[0].number < arrived:
@@ -320,7 +348,7 @@ class Engine:
             with self._changed:
                 if not session.ended:
                     session.context = context
-                    session.size = context.cache.keys.nbytes + context.cache.values.nbytes
+                    session.size = context_bytes(context)
                     self._count()
 
         def told(failure: Failure | None) -> None:
@@ -405,6 +433,8 @@ class Engine:
 
     def _tokens(self, replies: list[Reply]) -> Sequence[Reply | Exception]:
         """The next tokens of all; what goes wrong goes wrong for all."""
+        self.metrics.lanes.inc(len(replies))
+        self.metrics.decode_steps.inc()
         try:
             return lanes.step_lanes(self.params, replies)
         except Exception as error:

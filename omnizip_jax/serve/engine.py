@@ -27,8 +27,9 @@ import numpy as np
 from omnizip_jax import lanes
 from omnizip_jax.compression import Method
 from omnizip_jax.context import Context, fork
+from omnizip_jax.decode import Decoding
 from omnizip_jax.models.params import Params
-from omnizip_jax.reply import Reply, ask
+from omnizip_jax.reply import Reply, begin
 from omnizip_jax.room import thin
 from omnizip_jax.serve.cache import Kept
 from omnizip_jax.serve.failure import Failure, explained
@@ -478,14 +479,17 @@ class Engine:
                 self.end(session, f"the session was idle for {idle:g} s")
 
     def _warm(self) -> None:
-        """Compile what a session of the default method needs."""
+        """Compile what a session of the default method needs, and what its answers do in lanes."""
         limits = self.limits
         try:
             state = init_stream(
                 self.params, self.method, capacity=limits.capacity, text_slots=limits.text_slots
             )
             state = feed(self.params, state, Window.empty(state.reading.spec))
-            ask(self.params, state, "?", max_new_tokens=1)
+            for count in (1, *lanes.LANES):
+                if count <= min(limits.answers, limits.answer_bytes // context_bytes(state)):
+                    answers = [begin(self.params, state, "?", Decoding(1)) for _ in range(count)]
+                    lanes.step_lanes(self.params, answers)
             jax.block_until_ready(thin(state, "recent").cache)
         except ValueError as error:  # of the settings, or the method needs whole clips
             _LOG.warning("live sessions cannot begin: %s", error)

@@ -116,7 +116,7 @@ class _Answers:
 
 @contextlib.contextmanager
 def _engine(params: Params) -> Iterator[Engine]:
-    limits = Limits(capacity=CAPACITY, answers=max(CONCURRENCIES), kept_bytes=1, idle=WAIT)
+    limits = Limits(capacity=CAPACITY, answers=2 * max(CONCURRENCIES), kept_bytes=1, idle=WAIT)
     engine = Engine(params, KEEP_45, limits)
     engine.start(warm=False)
     try:

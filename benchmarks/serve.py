@@ -116,7 +116,7 @@ class _Answers:
 
 @contextlib.contextmanager
 def _engine(params: Params) -> Iterator[Engine]:
-    limits = Limits(capacity=CAPACITY, answers=max(CONCURRENCIES), kept_bytes=1, idle=WAIT)
+    limits = Limits(capacity=CAPACITY, answers=2 * max(CONCURRENCIES), kept_bytes=1, idle=WAIT)
     engine = Engine(params, KEEP_45, limits)
     engine.start(warm=False)
     try:
@@ -153,7 +153,7 @@ def _requests(bench: Bench, engine: Engine) -> Iterator[Row]:
         packed, full = alternate(
             lambda c=concurrency: serve(KEEP_45, c),
             lambda c=concurrency: serve(FULL, c),
-            repeats=bench.repeats,
+            repeats=1,  # of many requests
             warm=0,
         )
         yield bench.timed(

@@ -23,6 +23,7 @@ class Kernels:
         summed_rows: a product with one row is multiplied and summed, which reads the weights where
             they are.
         unrolled: the layers of a short block of tokens are unrolled.
+        tiled: products with a few rows take the weights tile by tile, straight from the stack.
         held: weights that a loop uses are held in it.
         one_by_one: windows are encoded one after another, and what they lack is skipped.
     """
@@ -30,6 +31,7 @@ class Kernels:
     fused_attention: bool = False
     summed_rows: bool = False
     unrolled: bool = False
+    tiled: bool = True
     held: bool = True
     one_by_one: bool = True
 
@@ -57,4 +59,11 @@ def _default_device() -> Any:
     return device if hasattr(device, "platform") else jax.devices(device)[0]
 
 
-GPU = Kernels(fused_attention=True, summed_rows=True, unrolled=True, held=False, one_by_one=False)
+GPU = Kernels(
+    fused_attention=True,
+    summed_rows=True,
+    unrolled=True,
+    tiled=False,
+    held=False,
+    one_by_one=False,
+)

@@ -7,6 +7,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+TILE = 2**17  # bytes
 
 
 def stacked(module: nn.Module, name: str, layer: nn.Module, count: int, *example: Any) -> Any:
@@ -35,6 +39,7 @@ def run(
     layers: range,
     hold: bool,
     unrolled: bool = False,
+    tiled: bool = False,
 ) -> Any:
     """Pass ``carry`` through some of the layers: ``carry = layer(carry, index, *shared)``.
 
@@ -44,10 +49,11 @@ def run(
         layers: which.
         hold: keep the weights in the loop (``held``).
         unrolled: write the layers out one after another instead of the loop.
+        tiled: leave the matrices named ``weight`` in the stack, as ``Stacked``.
     """
 
     def step(carry: Any, index: jax.Array | int) -> tuple[Any, None]:
-        params = layer_of(stack, index, hold)
+        params = layer_of(stack, index, hold, tiled)
         return layer.apply({"params": params}, carry, index, *shared), None
 
     if unrolled:
@@ -61,15 +67,44 @@ def run(
     return jax.lax.scan(step, carry, jnp.arange(layers.start, layers.stop))[0]
 
 
-def layer_of(stack: Any, index: jax.Array | int, hold: bool) -> Any:
+class Stacked(struct.PyTreeNode):
+    """A matrix [O, I] of one layer that stays in the stack of all layers."""
+
+    stack: Float[Array, "L O I"]
+    index: Int[Array, ""]
+
+    def times(self, x: Float[Array, "T I"]) -> Float[Array, "T O"]:
+        """``x @ matrix.T`` in tiles of rows that stay in a core's cache from the copy to its use.
+
+        XLA on a CPU copies a layer's matrix out of the stack before a product with several rows:
+        whole matrices go to memory and back.
+        """
+        _, outputs, inputs = self.stack.shape
+        rows = min(max(TILE // (inputs * self.stack.dtype.itemsize), 1), outputs)
+
+        def add(tile: Array, out: Array) -> Array:
+            start = jnp.minimum(tile * rows, outputs - rows)  # the last one may overlap
+            stack, start = held(self.stack, start)
+            matrix = jax.lax.dynamic_slice(stack, (self.index, start, 0), (1, rows, inputs))[0]
+            return jax.lax.dynamic_update_slice(out, x @ matrix.T, (0, start))
+
+        out = jnp.zeros((x.shape[0], outputs), x.dtype)
+        return jax.lax.fori_loop(0, -(-outputs // rows), add, out)
+
+
+def layer_of(stack: Any, index: jax.Array | int, hold: bool, tiled: bool = False) -> Any:
     """One layer's parameters."""
     if isinstance(index, int):
         return jax.tree.map(lambda leaf: jax.lax.index_in_dim(leaf, index, keepdims=False), stack)
     if hold:
         stack, index = held(stack, index)
-    return jax.tree.map(
-        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), stack
-    )
+
+    def cut(path: Any, leaf: jax.Array) -> Any:
+        if tiled and path[-1].key == "weight":
+            return Stacked(leaf, index)
+        return jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False)
+
+    return jax.tree_util.tree_map_with_path(cut, stack)
 
 
 def held(weights: Any, turn: jax.Array) -> tuple[Any, jax.Array]:

@@ -20,6 +20,7 @@ from omnizip_jax.models import attention, layers, rope
 from omnizip_jax.models.config import TextConfig
 from omnizip_jax.models.kernels import Kernels, exact
 
+FEW_ROWS = 8  # up to this many, a product costs less than a copy of its weights
 SHORT_BLOCK = 1024  # below this many tokens, copies of the weights would be felt on a GPU
 
 
@@ -138,8 +139,12 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*T I"]) -> Float[Array, "*T O"]:
         init = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
-        weight = self.param("weight", init, (self.features, x.shape[-1]), self.dtype)
-        if x.shape[0] == 1 and self.kernels.summed_rows:
+        weight = self.get_variable("params", "weight")
+        if not isinstance(weight, layers.Stacked):
+            weight = self.param("weight", init, (self.features, x.shape[-1]), self.dtype)
+        if isinstance(weight, layers.Stacked):
+            out = weight.times(x)
+        elif x.shape[0] == 1 and self.kernels.summed_rows:
             terms = weight.astype(jnp.float32) * x.astype(jnp.float32)
             out = jnp.sum(terms, axis=-1)[None].astype(self.dtype)
         else:
@@ -427,6 +432,7 @@ class Decoder(nn.Module):
             layers=which,
             hold=self.kernels.held,
             unrolled=self.kernels.unrolled and 1 < x.shape[0] <= SHORT_BLOCK,
+            tiled=self.kernels.tiled and 1 < x.shape[0] <= FEW_ROWS,
         )
 
     def _attention_of_last(self, x, angle, last, layer: int) -> Float[Array, "N T"]:

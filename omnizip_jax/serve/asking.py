@@ -22,7 +22,8 @@ from omnizip_jax.models.params import Params
 from omnizip_jax.reader import encode_clip, read_turn
 from omnizip_jax.reply import Reply, begin, begin_at
 from omnizip_jax.room import make_room, measured
-from omnizip_jax.serve.engine import Engine, Going
+from omnizip_jax.serve.engine import Engine, context_bytes
+from omnizip_jax.serve.job import Going
 from omnizip_jax.serve.session import Session
 from omnizip_jax.serve.stopping import Stop
 from omnizip_jax.staged import read_with_question
@@ -122,17 +123,20 @@ def about_clips(
         kept, _ = read_turn(params, turn, method, turn.room(256), encoded=encoded)
         del encoded, turn, shown  # pixels and features are not needed to answer
         _count_media(engine, kept)
-        size = sum(x.nbytes for x in jax.tree.leaves(kept.cache))
-        engine.contexts.put(key, kept, size)
+        engine.contexts.put(key, kept, context_bytes(kept))
         engine.metrics.kept_bytes.set(engine.contexts.bytes)
         yield None
     else:
         engine.metrics.clips_remembered.inc()
-    context = fork(kept)
-    for said in asking.history:
-        context = remembered(params, context, *said)
-        yield None
-    yield from _answer(engine, begin(params, context, asking.question, asking.decoding), asking)
+    with engine.holding(kept):
+        context = fork(kept)
+        del kept
+        for said in asking.history:
+            context = remembered(params, context, *said)
+            yield None
+        reply = begin(params, context, asking.question, asking.decoding, copy=False)
+        del context
+        yield from _answer(engine, reply, asking)
 
 
 def about_stream(
@@ -147,19 +151,21 @@ def about_stream(
         partial: windows that are not complete, and count too.
     """
     engine.read_due(session, arrived)
-    context = fork(engine.context_of(session))
-    yield None
-    for window in partial:
-        context = jax.block_until_ready(feed(engine.params, context, window))
+    with engine.holding(engine.context_of(session)):
+        context = fork(engine.context_of(session))
         yield None
-    reply = begin(engine.params, context, asking.question, asking.decoding, copy=False)
+        for window in partial:
+            context = jax.block_until_ready(feed(engine.params, context, window))
+            yield None
+        reply = begin(engine.params, context, asking.question, asking.decoding, copy=False)
+        del context
 
-    def keep(text: str) -> None:
-        if not session.ended:
-            before = engine.context_of(session)
-            engine.go_on(session, remembered(engine.params, before, asking.question, text))
+        def keep(text: str) -> None:
+            if not session.ended:
+                before = engine.context_of(session)
+                engine.go_on(session, remembered(engine.params, before, asking.question, text))
 
-    yield from _answer(engine, reply, asking, keep if asking.keep else None)
+        yield from _answer(engine, reply, asking, keep if asking.keep else None)
 
 
 def remembered(params: Params, context: Context, question: str, answer: str) -> Context:
@@ -202,7 +208,10 @@ def _staged(
         engine.params, turn, method, room, encoded=encoded[0] if len(encoded) == 1 else None
     )
     _count_media(engine, context)
-    yield from _answer(engine, begin_at(context, logits, turn.question, asking.decoding), asking)
+    with engine.holding(context):
+        yield from _answer(
+            engine, begin_at(context, logits, turn.question, asking.decoding), asking
+        )
 
 
 def _answer(

@@ -12,7 +12,7 @@ bounded.
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import logging
 import threading
 import time
@@ -27,12 +27,14 @@ import numpy as np
 from omnizip_jax import lanes
 from omnizip_jax.compression import Method
 from omnizip_jax.context import Context, fork
+from omnizip_jax.decode import Decoding
 from omnizip_jax.models.params import Params
-from omnizip_jax.reply import Reply, ask
+from omnizip_jax.reply import Reply, begin
 from omnizip_jax.room import thin
 from omnizip_jax.serve.cache import Kept
 from omnizip_jax.serve.failure import Failure, explained
-from omnizip_jax.serve.limits import Limits
+from omnizip_jax.serve.job import Job, say
+from omnizip_jax.serve.limits import Limits, MiB
 from omnizip_jax.serve.metrics import Metrics
 from omnizip_jax.serve.session import (
     Expired,
@@ -50,82 +52,9 @@ from omnizip_jax.types import Window
 _LOG = logging.getLogger("omnizip.serve")
 
 
-@dataclasses.dataclass(frozen=True)
-class Going:
-    """What an answer's steps give where its next tokens are wanted; they are sent the reply to it.
-
-    Attributes:
-        reply: it is used up.
-        news: to tell meanwhile, or None.
-    """
-
-    reply: Reply
-    news: Any
-
-
-class Job:
-    """Work in steps, and whom to tell.
-
-    Args:
-        steps: each ``next`` is one step on the device; what it gives, if not None, is told. A
-            generator may also give ``Going``: then its next step is made by the engine, along with
-            those of others, and it is sent the reply.
-        tell: called on the engine's thread with what the steps give; at last with None, or with
-            the ``Failure`` that ended them. Not after ``cancel``.
-        answer: it is one of those whose number is bounded.
-    """
-
-    def __init__(self, steps: Iterator[Any], tell: Callable[[Any], Any], answer: bool = False):
-        self._steps: Any = steps
-        self._tell, self.answer = tell, answer
-        self._reply: Reply | None = None
-        self._cancelled = threading.Event()
-        self.finished = threading.Event()
-
-    def cancel(self) -> None:
-        """No step begins after this, from any thread."""
-        self._cancelled.set()
-
-    @property
-    def wanting(self) -> Reply | None:
-        """The reply whose next tokens are wanted, if they still are."""
-        return None if self._cancelled.is_set() else self._reply
-
-    def step(self) -> bool:
-        """One step by itself; returns whether there is more to do."""
-        return self._go_on(lambda: next(self._steps))
-
-    def take(self, reply: Reply | Exception) -> bool:
-        """Go on with the tokens that came, or with what came instead."""
-        if isinstance(reply, Exception):
-            return self._go_on(lambda: self._steps.throw(reply))
-        return self._go_on(lambda: self._steps.send(reply))
-
-    def _go_on(self, step: Callable[[], Any]) -> bool:
-        told: Any = None
-        self._reply = None
-        try:
-            if not self._cancelled.is_set():
-                told = step()
-                if isinstance(told, Going):
-                    self._reply, told = told.reply, told.news
-                if told is not None and not self._cancelled.is_set():
-                    say(self._tell, told)
-                return True
-        except StopIteration:
-            told = None
-        except Exception as error:
-            told = explained(error)
-            if told.status == 500:
-                _LOG.exception("a step has failed")
-        close = getattr(self._steps, "close", None)
-        if close is not None:
-            close()
-        self._steps = iter(())  # lets go of its memory
-        self.finished.set()
-        if not self._cancelled.is_set():
-            say(self._tell, told)
-        return False
+def context_bytes(context: Context) -> int:
+    """Of its cache."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(context.cache))
 
 
 def say(tell: Callable[[Any], Any], news: Any) -> None:
@@ -167,6 +96,7 @@ class Engine:
         self._first: deque[Job] = deque()  # their next step comes before all else
         self._jobs: deque[Job] = deque()
         self._answers = 0  # among both
+        self._held = 0  # bytes, by answers
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._writing = ThreadPoolExecutor(1, "shelf")
@@ -339,6 +269,27 @@ class Engine:
                 session.context = context
             self._count()
 
+    @contextlib.contextmanager
+    def holding(self, context: Context) -> Iterator[None]:
+        """Room for a copy of what an answer is about, as long as it lasts; on the engine's thread.
+
+        Raises:
+            Failure: there is none.
+        """
+        size, most = context_bytes(context), self.limits.answer_bytes
+        if self._held + size > most:
+            raise self._refusal(
+                f"answers hold {self._held / MiB:.0f} of {most / MiB:.0f} MiB, and this one wants "
+                f"{size / MiB:.0f}"
+            )
+        self._held += size
+        self.metrics.answer_bytes.set(self._held)
+        try:
+            yield
+        finally:
+            self._held -= size
+            self.metrics.answer_bytes.set(self._held)
+
     def read_due(self, session: Session, arrived: int) -> None:
         """Read the windows that came before the one of that number; on the engine's thread."""
         while session.waiting and session.waiting[0].number < arrived:
@@ -363,7 +314,7 @@ class Engine:
             with self._changed:
                 if not session.ended:
                     session.context = context
-                    session.size = context.cache.keys.nbytes + context.cache.values.nbytes
+                    session.size = context_bytes(context)
                     self._count()
 
         def told(failure: Failure | None) -> None:
@@ -448,6 +399,8 @@ class Engine:
 
     def _tokens(self, replies: list[Reply]) -> Sequence[Reply | Exception]:
         """The next tokens of all; what goes wrong goes wrong for all."""
+        self.metrics.lanes.inc(len(replies))
+        self.metrics.decode_steps.inc()
         try:
             return lanes.step_lanes(self.params, replies)
         except Exception as error:
@@ -497,14 +450,17 @@ class Engine:
         self.end(session, reason)
 
     def _warm(self) -> None:
-        """Compile what a session of the default method needs."""
+        """Compile what a session of the default method needs, and what its answers do in lanes."""
         limits = self.limits
         try:
             state = init_stream(
                 self.params, self.method, capacity=limits.capacity, text_slots=limits.text_slots
             )
             state = feed(self.params, state, Window.empty(state.reading.spec))
-            ask(self.params, state, "?", max_new_tokens=1)
+            for count in (1, *lanes.LANES):
+                if count <= min(limits.answers, limits.answer_bytes // context_bytes(state)):
+                    answers = [begin(self.params, state, "?", Decoding(1)) for _ in range(count)]
+                    lanes.step_lanes(self.params, answers)
             jax.block_until_ready(thin(state, "recent").cache)
         except ValueError as error:  # of the settings, or the method needs whole clips
             _LOG.warning("live sessions cannot begin: %s", error)

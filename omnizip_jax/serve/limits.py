@@ -14,7 +14,9 @@ class Limits:
 
     Args:
         sessions: live sessions at once; each holds one cache of ``capacity`` slots.
-        answers: answers at once, those that wait included; each holds a copy of a cache.
+        answers: answers at once, those that wait included; each holds a copy of a cache, in a lane
+            or out of one.
+        answer_bytes: of these copies together.
         windows: of one session that wait for the device; the oldest are dropped.
         capacity: slots of a session's cache.
         text_slots: room in it for a question and its answer.
@@ -34,6 +36,7 @@ class Limits:
 
     sessions: int = 16
     answers: int = 32
+    answer_bytes: int = 8192 * MiB
     windows: int = 4
     capacity: int = 8192
     text_slots: int = 1024

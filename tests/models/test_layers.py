@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from benchmarks import memory
@@ -11,14 +12,16 @@ from benchmarks.ahead import tree_bytes
 from benchmarks.bench import Bench
 from benchmarks.harness import program_bytes
 from benchmarks.presets import PRESETS
-from omnizip_jax.decode import Generation, Sampling, generate_tokens
+from omnizip_jax.decode import Generation, Sampling, generate_lanes, generate_tokens
+from omnizip_jax.models import layers
 from omnizip_jax.models.qwen2_5_omni.parameters import abstract_params
 from omnizip_jax.models.text import KVCache
 
 BOUND = 1.3  # times the weights
 
 
-def test_decoding_keeps_no_second_copy_of_the_weights():
+@pytest.mark.parametrize("lanes", [1, 8])
+def test_decoding_keeps_no_second_copy_of_the_weights(lanes):
     config = PRESETS["3b"].model.text
     weights = abstract_params(PRESETS["3b"].model, jnp.bfloat16)["text"]
 
@@ -28,11 +31,27 @@ def test_decoding_keeps_no_second_copy_of_the_weights():
         state = Generation(cache, logits, jnp.int32(0), jax.random.key(0), jnp.bool_(False))
         return state, Sampling.of(0.0, 1.0), jnp.int32(8)
 
-    program = generate_tokens.lower(
-        weights, *jax.eval_shape(begin), config=config, steps=8, end_tokens=()
-    ).compile()
+    given = jax.eval_shape(begin)
+    many = [[each] * lanes for each in given]
+    lowered = (
+        generate_tokens.lower(weights, *given, config=config, steps=8, end_tokens=())
+        if lanes == 1
+        else generate_lanes.lower(weights, *many, config=config, steps=8, end_tokens=())
+    )
+    program = lowered.compile()
     temporary, result = program_bytes(program)
+    result -= lanes * tree_bytes(given[0].cache)  # in the place of what came in
     assert temporary + result < (BOUND - 1) * tree_bytes(weights)
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(6, 40), (50, 7), (3, 1000)])
+def test_a_matrix_in_its_stack_is_multiplied_tile_by_tile(monkeypatch, outputs, inputs):
+    """Tiles that divide the rows, that do not, and that are wider than one row."""
+    monkeypatch.setattr(layers, "TILE", 3 * 40 * 4)
+    rng = np.random.default_rng(0)
+    stack, x = rng.standard_normal((3, outputs, inputs)), rng.standard_normal((5, inputs))
+    matrix = layers.Stacked(jnp.asarray(stack, jnp.float32), jnp.int32(1))
+    np.testing.assert_allclose(matrix.times(jnp.float32(x)), x @ stack[1].T, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from omnizip_jax import OmniZipConfig, ask, feed, init_stream, read
+from omnizip_jax import OmniZipConfig, ask, feed, init_stream, lanes, read
 from omnizip_jax import fork as forked
 from omnizip_jax import generate as generate_whole
 from omnizip_jax.compression import AllTokens, FastV
-from omnizip_jax.decode import Decoding
+from omnizip_jax.decode import DECODE_BLOCK, Decoding
 from omnizip_jax.reply import begin
 from omnizip_jax.serve.asking import (
     Answered,
@@ -157,6 +157,111 @@ def test_cancelling_ends_within_a_step(engine, heard):
     go_on.set()
     assert job.finished.wait(WAIT)
     assert steps_made == [0, "closed"] and told.empty()
+
+
+@pytest.fixture
+def steps_made(monkeypatch):
+    """How many answers went side by side in each step that made tokens."""
+    counts, step_lanes = [], lanes.step_lanes
+
+    def watched(params, replies):
+        counts.append(len(replies))
+        return step_lanes(params, replies)
+
+    monkeypatch.setattr(lanes, "step_lanes", watched)
+    return counts
+
+
+def test_answers_go_side_by_side_and_none_is_another_for_it(
+    engine, gate, steps_made, tiny, windows, heard
+):
+    """Of several sessions, to several questions, greedy and drawn, long and short."""
+    decodings = [Decoding(20), Decoding(6), Decoding(20, temperature=1.3, top_p=0.9, seed=3)]
+    sessions, answers = [], []
+    for number in range(2):
+        sessions.append(engine.open(lambda _: None))
+        for window in windows[: number + 1]:
+            engine.push(sessions[number], window)
+    for number, decoding in enumerate(decodings):
+        answers.append(heard())
+        session = sessions[number % 2]
+        asking = Asking(f"What happens, {number}?", decoding=decoding)
+        steps = about_stream(engine, session, session.arrived, [], asking)
+        engine.submit(steps, answers[-1].put, first=True)
+    gate.set()
+    steps_alone = 0
+    for number, (answer, decoding) in enumerate(zip(answers, decodings, strict=True)):
+        state = lonely(tiny, windows[: number % 2 + 1])
+        expected, _ = ask(tiny, state, f"What happens, {number}?", **dataclasses.asdict(decoding))
+        news, failure = answer.all()
+        assert failure is None and news[-1].text == expected.text
+        assert news[-1].made == len(expected.token_ids)
+        steps_alone += -(-news[-1].made // DECODE_BLOCK)
+    assert sum(steps_made) == engine.metrics.lanes._value.get() == steps_alone
+    assert len(steps_made) < steps_alone - 1 and max(steps_made) == 2
+    assert engine.metrics.answer_bytes._value.get() == 0
+
+
+def test_a_cancelled_answer_leaves_its_lane_before_the_next_step(
+    engine, gate, steps_made, tiny, windows, heard
+):
+    session, told = engine.open(lambda _: None), heard()
+    engine.push(session, windows[0])
+    jobs, answers = [], [heard(), heard()]
+    asking = Asking("What happens?", decoding=Decoding(24))
+
+    def hear(news):
+        answers[0].put(news)
+        if isinstance(news, Begun):
+            return
+        jobs[0].cancel()
+        told.put(len(steps_made))
+
+    for tell in (hear, answers[1].put):
+        steps = about_stream(engine, session, 1, [], asking)
+        jobs.append(engine.submit(steps, tell, first=True))
+    gate.set()
+    assert all(job.finished.wait(WAIT) for job in jobs)
+    before = told.next()
+    assert steps_made[before:] == [1] * (3 - before)  # the other one goes on alone
+    expected, _ = ask(tiny, lonely(tiny, windows[:1]), asking.question, max_new_tokens=24)
+    assert answers[1].all()[0][-1].text == expected.text
+    assert engine.metrics.answer_bytes._value.get() == 0
+
+
+def test_what_goes_wrong_for_lanes_is_told_to_all_of_them(
+    engine, gate, windows, heard, monkeypatch
+):
+    session, answers = engine.open(lambda _: None), [heard(), heard()]
+    engine.push(session, windows[0])
+    for answer in answers:
+        engine.submit(about_stream(engine, session, 1, [], ASKING), answer.put, first=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(lanes, "step_lanes", lambda *_: 1 / 0)
+        gate.set()
+        for answer in answers:
+            assert answer.all()[1].status == 500
+    again = heard()
+    engine.submit(about_stream(engine, session, 1, [], ASKING), again.put, first=True)
+    assert again.all()[0][-1].made > 0
+    assert engine.metrics.answers._value.get() == engine.metrics.answer_bytes._value.get() == 0
+
+
+def test_memory_of_answers_is_bounded(tiny, windows, heard):
+    state = lonely(tiny, windows[:1])
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.cache))
+    engine = Engine(tiny, OmniZipConfig(), dataclasses.replace(LIMITS, answer_bytes=2 * size))
+    engine.start(warm=False)
+    session, answers = engine.open(lambda _: None), [heard(), heard(), heard()]
+    engine.push(session, windows[0])
+    for answer in answers:
+        engine.submit(about_stream(engine, session, 1, [], ASKING), answer.put, first=True)
+    ended = [answer.all() for answer in answers]
+    refused = [failure for _, failure in ended if failure is not None]
+    assert len(refused) == 1 and refused[0].status == 503
+    assert "answers hold 2 of 2 MiB, and this one wants 1; try again later" in str(refused[0])
+    engine.close(WAIT)
+    assert engine.metrics.answer_bytes._value.get() == 0
 
 
 def test_windows_that_come_too_fast_are_dropped_and_told(engine, gate, windows, heard):

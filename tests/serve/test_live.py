@@ -14,7 +14,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from omnizip_jax import OmniZipConfig, PushSource, ask, feed, init_stream, windows
+from omnizip_jax import OmniZipConfig, PushSource, ask, feed, fork, init_stream, windows
 from omnizip_jax.serve.asking import remembered
 from omnizip_jax.serve.engine import Engine
 from omnizip_jax.serve.http import Server
@@ -90,16 +90,25 @@ def of(messages, kind):
     return [message for message in messages if message["type"] == kind]
 
 
-def lonely(tiny, stream, pictures):
-    """The library's own answer to the same stream."""
+def read_windows(tiny, stream, pictures):
+    """What the library makes of the same stream."""
     frames, chunks = stream
     source = PushSource(RATE)
     source.push_frames(np.stack(frames[:pictures]), np.arange(pictures) / 2)
     source.push_sound(np.concatenate(chunks[: 2 * pictures]) / np.float32(32768))
     source.close()
+    return list(windows(source, tiny.config.spec))
+
+
+def begin_lonely(tiny):
     settings = {"capacity": LIMITS.capacity, "text_slots": LIMITS.text_slots}
-    state = init_stream(tiny, OmniZipConfig(), **settings)
-    for window in windows(source, tiny.config.spec):
+    return init_stream(tiny, OmniZipConfig(), **settings)
+
+
+def lonely(tiny, stream, pictures):
+    """The library's own answer to the same stream."""
+    state = begin_lonely(tiny)
+    for window in read_windows(tiny, stream, pictures):
         state = feed(tiny, state, window)
     return ask(tiny, state, QUESTION, max_new_tokens=8)[0]
 
@@ -161,13 +170,8 @@ def test_the_method_changes_and_what_was_read_stays(talk, tiny, stream):
     assert second["remembered"] == [[0, kept[0]], [1, kept[1]]]
     assert first["work"] < second["work"] < 1
 
-    source = PushSource(RATE)
-    source.push_frames(np.stack(frames), np.arange(10) / 2)
-    source.push_sound(np.concatenate(chunks) / np.float32(32768))
-    source.close()
-    settings = {"capacity": LIMITS.capacity, "text_slots": LIMITS.text_slots}
-    state = init_stream(tiny, OmniZipConfig(), **settings)
-    for number, window in enumerate(windows(source, tiny.config.spec)):
+    state = begin_lonely(tiny)
+    for number, window in enumerate(read_windows(tiny, stream, 10)):
         state = feed(tiny, state if number != 1 else change_method(tiny, state, None), window)
     assert messages[-1]["text"] == ask(tiny, state, QUESTION, max_new_tokens=8)[0].text
 
@@ -210,33 +214,22 @@ def test_questions_in_between_change_nothing(talk, tiny, stream):
 
 
 def test_what_was_said_is_remembered(talk, tiny, stream):
-    """As the library's own ``ask`` remembers it, with the text of the answer read again."""
-    frames, chunks = stream
+    """As the library's own steps remember it; what was incomplete when it was asked is not."""
     with talk() as socket:
         socket.send_json({"type": "session.config", "max_tokens": 8, "omnizip": {"keep": True}})
-        for i in range(8):
-            socket.send_json(picture(frames[i], i))
-            data = base64.b64encode(np.concatenate(chunks[2 * i : 2 * i + 2]).tobytes())
-            socket.send_json({"type": "audio.chunk", "data": data.decode()})
-        until(socket, "window.read")
-        until(socket, "window.read")
+        send_all(socket, stream, 9)
         said = []
         for question in (QUESTION, "And before?"):
             socket.send_json({"type": "video.query", "text": question})
             said.append(until(socket, "response.text.done")[-1])
-    state = init_stream(
-        tiny, OmniZipConfig(), capacity=LIMITS.capacity, text_slots=LIMITS.text_slots
-    )
-    source = PushSource(RATE)
-    source.push_frames(np.stack(frames[:8]), np.arange(8) / 2)
-    source.push_sound(np.concatenate(chunks[:16]) / np.float32(32768))
-    source.close()
-    for window in windows(source, tiny.config.spec):
+    *whole, rest = read_windows(tiny, stream, 9)
+    state = begin_lonely(tiny)
+    for window in whole:
         state = feed(tiny, state, window)
-    first, _ = ask(tiny, state, QUESTION, max_new_tokens=8)
-    state = remembered(tiny, state, QUESTION, first.text)
-    second, _ = ask(tiny, state, "And before?", max_new_tokens=8)
-    assert [each["text"] for each in said] == [first.text, second.text]
+    first, _ = ask(tiny, state, QUESTION, window=rest, max_new_tokens=8)
+    state = remembered(tiny, fork(state), QUESTION, first.text)
+    second, _ = ask(tiny, state, "And before?", window=rest, max_new_tokens=8)
+    assert len(whole) == 2 and [each["text"] for each in said] == [first.text, second.text]
     assert said[1]["prompt"] > said[0]["prompt"] + 8
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from omnizip_jax import OmniZipConfig
+from omnizip_jax import OmniZipConfig, ask, feed
 from omnizip_jax.serve.engine import Engine
 from omnizip_jax.serve.failure import Failure
 from omnizip_jax.serve.http import Server
@@ -17,7 +17,15 @@ from omnizip_jax.serve.shelf import Shelf
 from omnizip_jax.serve.sources import Sources
 from omnizip_jax.serve.worker import Workers
 from tests.serve.conftest import LIMITS, WAIT
-from tests.serve.test_live import PATH, QUESTION, of, picture, stream, until
+from tests.serve.test_live import (
+    PATH,
+    QUESTION,
+    begin_lonely,
+    picture,
+    read_windows,
+    stream,
+    until,
+)
 
 pytestmark = pytest.mark.slow  # many programs, sockets and processes
 __all__ = ["stream"]
@@ -71,13 +79,13 @@ def wait_for(shelf, name):
         time.sleep(0.05)
 
 
-def test_a_client_comes_back(serving, shelf, stream):
+def test_a_client_comes_back(serving, shelf, tiny, stream):
     """After it was cut off, and to another server; the answer is that of one who stayed."""
     engine, server = serving()
     with TestClient(server.app(), base_url="http://127.0.0.1") as client:
         with client.websocket_connect(PATH) as socket:
             created = begin(socket)
-            send(socket, stream, 0, 4)
+            send(socket, stream, 0, 5)
             until(socket, "window.read")
         name = created["session_id"]
         assert created["windows"] == 0 and len(name) == 32
@@ -95,18 +103,14 @@ def test_a_client_comes_back(serving, shelf, stream):
         with client.websocket_connect(PATH) as socket:
             begin(socket, resume=name)
             assert answer(socket)[-1]["text"] == before
-            send(socket, stream, 4, 8)
-            messages = answer(socket)
-            (read,) = of(messages, "window.read")
+            send(socket, stream, 4, 9)
+            read = until(socket, "window.read")[-1]
             assert read["number"] == 1 and [number for number, _ in read["remembered"]] == [0, 1]
             socket.send_json({"type": "video.done"})
             until(socket, "session.done")
         assert not (shelf.folder / name).exists()  # nobody wants it any more
-        with client.websocket_connect(PATH) as socket:
-            begin(socket)
-            send(socket, stream, 0, 4)
-            until(socket, "window.read")
-            assert answer(socket)[-1]["text"] == before
+    state = feed(tiny, begin_lonely(tiny), read_windows(tiny, stream, 5)[0])
+    assert before == ask(tiny, state, QUESTION, max_new_tokens=8)[0].text
 
 
 def test_what_cannot_be_resumed(serving, shelf, tiny, stream, tmp_path):

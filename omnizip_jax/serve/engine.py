@@ -57,14 +57,6 @@ def context_bytes(context: Context) -> int:
     return sum(leaf.nbytes for leaf in jax.tree.leaves(context.cache))
 
 
-def say(tell: Callable[[Any], Any], news: Any) -> None:
-    """Tell somebody; the device goes on if they fail to listen."""
-    try:
-        tell(news)
-    except Exception:
-        _LOG.exception("nobody listens")
-
-
 class Engine:
     """Sessions and answers on one device.
 

@@ -90,3 +90,11 @@ class Job:
         if not self._cancelled.is_set():
             say(self._tell, told)
         return False
+
+
+def say(tell: Callable[[Any], Any], news: Any) -> None:
+    """Tell somebody; the device goes on if they fail to listen."""
+    try:
+        tell(news)
+    except Exception:
+        _LOG.exception("nobody listens")

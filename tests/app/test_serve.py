@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 
 import pytest
+from websockets.sync.client import connect
 
 from omnizip_jax.app.cli import main
 from omnizip_jax.checkpoint.convert import convert
+from tests.serve.process import served
 
 pytestmark = pytest.mark.slow  # many programs, sockets and processes
 
@@ -42,28 +39,16 @@ def test_what_is_refused_before_the_checkpoint_is_loaded(arguments, message, tmp
 def process(released_folder, tmp_path):
     """A server in a process of its own, and where it is."""
     convert(released_folder, tmp_path / "tiny", "float32")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "omnizip_jax", "serve", "--checkpoint", str(tmp_path / "tiny")]
-    settings = ["--port", str(port), "--capacity", "2048", "--method", "all"]
-    quiet = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu"}
-    process = subprocess.Popen([*command, *settings], env=quiet, stderr=subprocess.PIPE, text=True)
-    yield process, f"http://127.0.0.1:{port}"
-    process.kill()
-    process.wait()
+    settings = ("--checkpoint", str(tmp_path / "tiny"), "--capacity", "2048", "--method", "all")
+    with served(tmp_path, *settings, "--save-sessions", str(tmp_path / "sessions")) as server:
+        yield server
 
 
-def test_sigterm_finishes_what_runs(process):
+def test_sigterm_finishes_what_runs_and_saves_sessions(process, tmp_path):
     server, url = process
-    end = time.monotonic() + WAIT
-    while time.monotonic() < end and server.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{url}/ready", timeout=10) as answer:
-                assert answer.read() == b"ready"
-                break
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.5)
+    camera = connect(f"{url}/v1/video/chat/stream".replace("http", "ws"))
+    camera.send(json.dumps({"type": "session.config"}))
+    created = json.loads(camera.recv(timeout=WAIT))
     body = {
         "messages": [{"role": "user", "content": "Who?"}],
         "max_tokens": 200,
@@ -87,4 +72,5 @@ def test_sigterm_finishes_what_runs(process):
     server.send_signal(signal.SIGTERM)
     listening.join(WAIT)
     assert lines[-2] == b"data: [DONE]\n" and b'"usage"' in lines[-4]
-    assert server.wait(WAIT) == 0, server.stderr.read()
+    assert server.wait(WAIT) == 0
+    assert [path.name for path in (tmp_path / "sessions").iterdir()] == [created["session_id"]]

@@ -9,12 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 import wave
 from pathlib import Path
 
@@ -28,6 +23,7 @@ from selenium.webdriver.common.keys import Keys
 
 from omnizip_jax.testbed.clips import FPS, SAMPLE_RATE, SIDE, make_clip
 from omnizip_jax.testbed.questions import Question, all_questions
+from tests.serve.process import served
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
@@ -92,24 +88,9 @@ def folder(clip, tmp_path_factory):
 @pytest.fixture(scope="module")
 def site(folder):
     """Where ``omnizip serve`` serves the small model."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = ["--port", str(port), "--api-key-file", str(folder / "key")]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "omnizip_jax", "serve", "--checkpoint", "small", *settings],
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    )
-    url, end = f"http://127.0.0.1:{port}", time.monotonic() + WAIT
-    while time.monotonic() < end and server.poll() is None:
-        try:
-            urllib.request.urlopen(f"{url}/ready", timeout=10).close()
-            break
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.5)
-    yield url
-    server.terminate()
-    server.wait(WAIT)
+    settings = ("--checkpoint", "small", "--api-key-file", str(folder / "key"))
+    with served(folder, *settings) as (_, url):
+        yield url
 
 
 class Page:

@@ -1,0 +1,224 @@
+"""Many cameras at once on a real server: every answer is that of a lonely stream.
+
+Clients come and go: they ask, stall, send junk, are cut off, come back to their session, or never
+do. OMNIZIP_LOAD_SECONDS says how long, ten minutes for a whole trial.
+"""
+
+from __future__ import annotations
+
+import base64
+import collections
+import functools
+import io
+import json
+import os
+import random
+import re
+import threading
+import time
+import urllib.request
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from omnizip_jax import OmniZipConfig, PushSource, ask, feed, init_stream, windows
+from omnizip_jax.testbed.clips import FPS, SAMPLE_RATE
+from omnizip_jax.testbed.measure import quiz
+from tests.serve.process import served
+
+pytestmark = pytest.mark.slow
+
+SECONDS = float(os.environ.get("OMNIZIP_LOAD_SECONDS", "60"))
+CLIENTS, STREAMS, CAPACITY, TEXT_SLOTS = 16, 4, 2048, 1024
+PACE = 0.5  # s; pictures come twice a second, as fast as they are lived through
+WAIT = 120.0  # s, for what comes soon
+WINDOW = 4  # pictures
+ASKED_AT = (6, 11, 16)  # pictures seen
+JUNK = ("{", "[]", "null", '{"type": "what"}', '{"type": "video.frame", "data": "!"}', b"\x00\xff")
+
+
+@functools.cache
+def stream(number):
+    """Pictures and pieces of sound of half a second, and what can be asked about them."""
+    clip, questions = quiz(number, "test", "easy")
+    frames = clip.frames[:: round(FPS * PACE)]
+    pcm = (np.clip(clip.waveform, -1, 1) * 32767).astype("<i2")
+    pieces = np.split(pcm[: len(frames) * int(SAMPLE_RATE * PACE)], len(frames))
+    return frames, pieces, [question.text for question in questions]
+
+
+def messages(number, first, last):
+    """What a client sends of a stream, two messages at a time."""
+    frames, pieces, _ = stream(number)
+    for at in range(first, last):
+        png = io.BytesIO()
+        Image.fromarray(frames[at]).save(png, "png")
+        sent = {"pts_ms": 500 * (at - first), "data": base64.b64encode(png.getvalue()).decode()}
+        sound = base64.b64encode(pieces[at].tobytes()).decode()
+        yield {"type": "video.frame", **sent}, {"type": "audio.chunk", "data": sound}
+
+
+class Lonely:
+    """What the library says of the same streams."""
+
+    def __init__(self, params):
+        self._params, self._lock = params, threading.Lock()
+        self._answers = {}
+
+    def answer(self, number, cut, seen, question):
+        """With a client that was away from picture ``cut`` of the stream (0: never) on."""
+        key = (number, cut, seen, question)
+        with self._lock:
+            if key not in self._answers:
+                state = init_stream(
+                    self._params, OmniZipConfig(), capacity=CAPACITY, text_slots=TEXT_SLOTS
+                )
+                read = self._windows(number, 0, cut + 1)[:1] if cut else []
+                for window in [*read, *self._windows(number, cut, seen)]:
+                    state = feed(self._params, state, window)
+                reply, _ = ask(self._params, state, question, max_new_tokens=8)
+                self._answers[key] = reply.text
+            return self._answers[key]
+
+    def _windows(self, number, first, last):
+        frames, pieces, _ = stream(number)
+        source = PushSource(SAMPLE_RATE)
+        source.push_frames(frames[first:last], np.arange(last - first) * PACE)
+        source.push_sound(np.concatenate(pieces[first:last]) / np.float32(32768))
+        source.close()
+        return list(windows(source, self._params.config.spec))
+
+
+class Client:
+    """One camera after the other, until the time is over."""
+
+    def __init__(self, url, lonely, seed):
+        self._url, self._lonely = f"{url}/v1/video/chat/stream".replace("http", "ws"), lonely
+        self._draw = random.Random(seed)
+        self.counts = collections.Counter()
+        self.failure = None
+
+    def run(self, ends):
+        try:
+            while time.monotonic() < ends:
+                self._live()
+        except BaseException as failure:
+            self.failure = failure
+
+    def _live(self):
+        draw = self._draw
+        number, seen = draw.randrange(STREAMS), draw.choice(ASKED_AT)
+        away = WINDOW if draw.random() < 0.3 else 0
+        self.counts["sessions"] += 1
+        with self._connect() as socket:
+            name = self._begin(socket)
+            if not away:
+                return self._finish(socket, number, 0, seen)
+            self._send(socket, number, 0, away + 1)
+            self._until(socket, "window.read")
+            socket.socket.close()  # no goodbye
+        with self._come_back(name) as socket:
+            self._finish(socket, number, away, seen)
+
+    def _finish(self, socket, number, first, seen):
+        draw = self._draw
+        self._send(socket, number, first, seen)
+        for question in draw.sample(stream(number)[2], 2):
+            socket.send(json.dumps({"type": "video.query", "text": question}))
+            if draw.random() < 0.1:
+                socket.socket.close()
+                self.counts["cut off"] += 1
+                return
+            said = self._until(socket, "response.text.done")["text"]
+            expected = self._lonely.answer(number, first, seen, question)
+            assert said == expected, (number, first, seen, question, said, expected)
+            self.counts["answers"] += 1
+        if draw.random() < 0.7:
+            socket.send(json.dumps({"type": "video.done"}))
+            self._until(socket, "session.done")
+
+    def _send(self, socket, number, first, last):
+        draw = self._draw
+        for pair in messages(number, first, last):
+            for message in pair:
+                socket.send(json.dumps(message))
+            if draw.random() < 0.05:
+                socket.send(draw.choice(JUNK))
+                assert self._until(socket, "error")["code"] == 400
+                self.counts["junk"] += 1
+            if draw.random() < 0.02:
+                time.sleep(5)
+                self.counts["stalled"] += 1
+            time.sleep(PACE)
+
+    def _connect(self):
+        return connect(self._url, max_size=2**24, open_timeout=WAIT, close_timeout=1)
+
+    def _begin(self, socket, **extra):
+        socket.send(json.dumps({"type": "session.config", "max_tokens": 8, "omnizip": extra}))
+        return self._until(socket, "session.created")["session_id"]
+
+    def _come_back(self, name):
+        """As soon as the session is saved; the server hears of its end by and by."""
+        ends = time.monotonic() + WAIT
+        while True:
+            socket = self._connect()
+            try:
+                self._begin(socket, resume=name)
+                self.counts["resumed"] += 1
+                return socket
+            except (AssertionError, ConnectionClosed):
+                socket.close()
+                assert time.monotonic() < ends
+                time.sleep(0.5)
+
+    def _until(self, socket, kind):
+        while True:
+            message = json.loads(socket.recv(timeout=WAIT))
+            assert message["type"] != "window.skipped", message
+            if message["type"] == kind:
+                return message
+            assert message["type"] != "error", message
+
+
+def figures(url):
+    """What the server counts."""
+    with urllib.request.urlopen(f"{url}/metrics") as answer:
+        found = re.findall(r"^omnizip_(\w+(?:{[^}]*})?) (\S+)$", answer.read().decode(), re.M)
+    return {name: float(value) for name, value in found}
+
+
+def test_many_cameras(small, tmp_path):
+    arguments = ("--checkpoint", "small", "--dtype", "float32", "--capacity", str(CAPACITY))
+    sessions = ("--save-sessions", str(tmp_path / "sessions"), "--max-sessions", "24")
+    lonely, memory = Lonely(small), []
+    with served(tmp_path, *arguments, *sessions) as (process, url):
+        clients = [Client(url, lonely, seed) for seed in range(CLIENTS)]
+        ends = time.monotonic() + SECONDS
+        threads = [threading.Thread(target=each.run, args=(ends,)) for each in clients]
+        for thread in threads:
+            thread.start()
+            time.sleep(PACE / CLIENTS)
+        while any(thread.is_alive() for thread in threads):
+            time.sleep(min(5.0, SECONDS / 10))
+            memory.append(psutil.Process(process.pid).memory_info().rss)
+        for each in clients:
+            if each.failure is not None:
+                raise each.failure
+        total = sum((each.counts for each in clients), collections.Counter())
+        ends = time.monotonic() + WAIT
+        while (now := figures(url))["sessions"] or now["answers"]:
+            assert time.monotonic() < ends
+            time.sleep(0.2)
+        print(f"\n{dict(total)}; {now['windows_total']:.0f} windows, {max(memory) / 2**20:.0f} MiB")
+        print({name: value for name, value in now.items() if "_seconds" in name})
+        assert now["answer_bytes"] == now["session_bytes"] == now["windows_waiting"] == 0
+        assert now["windows_skipped_total"] == 0
+        assert total["answers"] > CLIENTS and total["resumed"] and total["junk"]
+        half = len(memory) // 2
+        assert max(memory[half:]) < 1.1 * max(memory[: half + 1]), memory
+        assert process.poll() is None

@@ -46,9 +46,6 @@ def process(released_folder, tmp_path):
 
 def test_sigterm_finishes_what_runs_and_saves_sessions(process, tmp_path):
     server, url = process
-    camera = connect(f"{url}/v1/video/chat/stream".replace("http", "ws"))
-    camera.send(json.dumps({"type": "session.config"}))
-    created = json.loads(camera.recv(timeout=WAIT))
     body = {
         "messages": [{"role": "user", "content": "Who?"}],
         "max_tokens": 200,
@@ -66,11 +63,14 @@ def test_sigterm_finishes_what_runs_and_saves_sessions(process, tmp_path):
                 lines.append(line)
                 begun.set()
 
-    listening = threading.Thread(target=listen)
-    listening.start()
-    assert begun.wait(WAIT)
-    server.send_signal(signal.SIGTERM)
-    listening.join(WAIT)
-    assert lines[-2] == b"data: [DONE]\n" and b'"usage"' in lines[-4]
-    assert server.wait(WAIT) == 0
+    with connect(f"{url}/v1/video/chat/stream".replace("http", "ws")) as camera:
+        camera.send(json.dumps({"type": "session.config"}))
+        created = json.loads(camera.recv(timeout=WAIT))
+        listening = threading.Thread(target=listen)
+        listening.start()
+        assert begun.wait(WAIT)
+        server.send_signal(signal.SIGTERM)
+        listening.join(WAIT)
+        assert lines[-2] == b"data: [DONE]\n" and b'"usage"' in lines[-4]
+        assert server.wait(WAIT) == 0
     assert [path.name for path in (tmp_path / "sessions").iterdir()] == [created["session_id"]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import collections
+import contextlib
 import functools
 import io
 import json
@@ -38,7 +39,7 @@ PACE = 0.5  # s; pictures come twice a second, as fast as they are lived through
 WAIT = 120.0  # s, for what comes soon
 WINDOW = 4  # pictures
 ASKED_AT = (6, 11, 16)  # pictures seen
-JUNK = ("{", "[]", "null", '{"type": "what"}', '{"type": "video.frame", "data": "!"}', b"\x00\xff")
+JUNK = ("{", "[]", "null", '{"type": "what"}', '{"type": "audio.chunk", "data": "!"}', b"\x00\xff")
 
 
 @functools.cache
@@ -162,19 +163,21 @@ class Client:
         socket.send(json.dumps({"type": "session.config", "max_tokens": 8, "omnizip": extra}))
         return self._until(socket, "session.created")["session_id"]
 
+    @contextlib.contextmanager
     def _come_back(self, name):
         """As soon as the session is saved; the server hears of its end by and by."""
         ends = time.monotonic() + WAIT
-        while True:
-            socket = self._connect()
-            try:
-                self._begin(socket, resume=name)
+        while time.monotonic() < ends:
+            with self._connect() as socket:
+                try:
+                    self._begin(socket, resume=name)
+                except (AssertionError, ConnectionClosed):
+                    time.sleep(0.5)
+                    continue
                 self.counts["resumed"] += 1
-                return socket
-            except (AssertionError, ConnectionClosed):
-                socket.close()
-                assert time.monotonic() < ends
-                time.sleep(0.5)
+                yield socket
+                return
+        raise TimeoutError(f"{name} was never saved")
 
     def _until(self, socket, kind):
         while True:
@@ -215,7 +218,9 @@ def test_many_cameras(small, tmp_path):
             assert time.monotonic() < ends
             time.sleep(0.2)
         print(f"\n{dict(total)}; {now['windows_total']:.0f} windows, {max(memory) / 2**20:.0f} MiB")
-        print({name: value for name, value in now.items() if "_seconds" in name})
+        for name in ("window_wait", "first_token", "step"):
+            print(name, {k: int(v) for k, v in now.items() if k.startswith(f"{name}_seconds_b")})
+        print(f"MiB: {[rss // 2**20 for rss in memory]}")
         assert now["answer_bytes"] == now["session_bytes"] == now["windows_waiting"] == 0
         assert now["windows_skipped_total"] == 0
         assert total["answers"] > CLIENTS and total["resumed"] and total["junk"]

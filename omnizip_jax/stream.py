@@ -150,13 +150,22 @@ def first_plan(weights: Any, reading: Reading) -> Any:
     Raises:
         ValueError: it needs the whole clip.
     """
+    leaves, structure = jax.tree.flatten(weights)
+    kinds = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    return reading.method.begin(_encoded_shape(reading, structure, kinds))
+
+
+@functools.lru_cache(maxsize=64)  # tracing the encoders takes longer than all else of a beginning
+def _encoded_shape(reading: Reading, structure: Any, kinds: tuple[tuple[Any, Any], ...]) -> Any:
+    """What the encoders make of a window, for weights of these shapes and dtypes."""
+    weights = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*kind) for kind in kinds])
     encode = functools.partial(
         family(reading.config).encode_window,
         config=reading.config,
         kernels=reading.kernels,
         wants=reading.method.wants,
     )
-    return reading.method.begin(jax.eval_shape(encode, weights, Window.empty(reading.spec)))
+    return jax.eval_shape(encode, weights, Window.empty(reading.spec))
 
 
 def feed(params: Params, state: Context, window: Window) -> Context:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -278,6 +279,15 @@ def test_turns_leave_whole(params, random_windows):
     units = np.asarray(state.past.slots.unit)[: int(state.cache.length)]
     sizes = [int((units[kinds == TEXT] == unit).sum()) for unit in np.unique(units[kinds == TEXT])]
     assert len(set(sizes)) <= 2  # all turns alike: with or without the end tokens of a video
+
+
+def test_beginning_again_traces_nothing(params, monkeypatch):
+    """A server begins sessions while others wait for the device."""
+    begin = functools.partial(init_stream, params, OmniZipConfig(), spec=SPEC, capacity=1024)
+    first = begin(text_slots=256)
+    monkeypatch.setattr(jax, "eval_shape", None)
+    again = begin(text_slots=256)
+    assert jax.tree.structure(first.past.plan) == jax.tree.structure(again.past.plan)
 
 
 def test_one_trace_for_a_whole_stream(params, random_windows):

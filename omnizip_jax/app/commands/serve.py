@@ -7,6 +7,7 @@ import dataclasses
 import importlib.util
 from pathlib import Path
 
+from omnizip_jax.app import programs
 from omnizip_jax.app.arguments import make_folder, positive
 from omnizip_jax.app.shared import (
     Help,
@@ -73,6 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(
             f"serving needs {', '.join(missing)}: pip install 'omnizip_jax[serve]' brings them"
         )
+
+    programs.share_arenas()
 
     from omnizip_jax.serve.limits import Limits
     from omnizip_jax.serve.server import Settings, serve

@@ -56,9 +56,10 @@ from omnizip_jax.testbed.losses import decoder_loss, encoder_loss, init_model
 from omnizip_jax.testbed.model import export, small_config, small_tokenizer
 from omnizip_jax.types import Window
 
-EASY = DIFFICULTIES["easy"]
+EASY, MOVING, LONG = (DIFFICULTIES[name] for name in ("easy", "moving", "long"))
 # Every third clip has crowds, small shapes on a rough backdrop, and sounds under a hiss.
 ROUGH = Difficulty((2, 4), (1, 2), 2, (14, 22), (2, 5), 36, 1.2e-2, (0.03, 0.2), (0, 6))
+LOOKS = (EASY, ROUGH, MOVING, LONG)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +80,11 @@ class Stage:
     lesson: Lesson | None = None
     auxiliary: float = 0.0
 
+    @property
+    def trains(self) -> tuple[str, ...]:
+        """The parameters that change: the decoder learns on encoded clips."""
+        return ("audio", "vision", "heads") if self.lesson is None else ("text", "heads")
+
 
 # Here the model sees selected tokens: drawn at random, more of them where something is.
 SPARSE = Lesson(EASY, windows=2, video_tokens=6, audio_tokens=16, system="")
@@ -94,7 +100,7 @@ LATE = dataclasses.replace(
     kinds=("sound of colour", "silent", "length", "colour of sound", "shape of colour"),
 )
 CURRICULUM = (
-    Stage("encoders", 900, 6, 1.2e-2),
+    Stage("encoders", 1200, 6, 1.2e-2),
     Stage("look up", 1200, 8, 1.5e-3, dataclasses.replace(SPARSE, kinds=LOOK_UP), 1.0),
     Stage("two windows", 2000, 8, 1.5e-3, SPARSE, 0.5),
     Stage("four windows", 1200, 8, 1.5e-3, dataclasses.replace(SPARSE, windows=4), 0.2),
@@ -148,29 +154,38 @@ def make_step(stage: Stage, config: ModelConfig) -> Callable[..., Any]:
 
     @jax.jit
     def step(params, state, batch):
-        def loss(params):
-            if isinstance(batch, EncoderBatch):
-                return encoder_loss(params, batch, config)
-            return decoder_loss(params, batch, config, stage.auxiliary)
+        trained = {part: params[part] for part in stage.trains}
 
-        (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-        updates, state = optimiser.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state, {"loss": value, **metrics}
+        def loss(trained):
+            whole = params | trained
+            if isinstance(batch, EncoderBatch):
+                return encoder_loss(whole, batch, config)
+            return decoder_loss(whole, batch, config, stage.auxiliary)
+
+        (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(trained)
+        updates, state = optimiser.update(gradient, state, trained)
+        return params | optax.apply_updates(trained, updates), state, {"loss": value, **metrics}
 
     return step
+
+
+def begin(stage: Stage, params: Any) -> Any:
+    """The optimiser's state before the first step of a stage."""
+    return make_optimiser(stage).init({part: params[part] for part in stage.trains})
 
 
 def encoder_batch(seed: int, step: int, size: int) -> EncoderBatch:
     """Clips that no other step sees, with something to see and to hear in every second."""
     first = (seed * 10_000 + step) * 100
-    return EncoderBatch.of([_busy_clip(first + i, crowded=i % 3 > 0) for i in range(size)])
+    return EncoderBatch.of([_busy_clip(first + i) for i in range(size)])
 
 
-def _busy_clip(seed: int, crowded: bool, windows: int = 2) -> TestClip:
-    """One large shape in every second, or three small ones, of which one sounds."""
+def _busy_clip(seed: int, windows: int = 2) -> TestClip:
+    """One shape in every second, or three small ones, of which one sounds."""
     random = random_generator("train", seed)
-    # Up to this radius there is room for another one, wherever the first ones are.
-    difficulty = dataclasses.replace(ROUGH if seed % 2 else EASY, radius=(14, 24))
+    look, crowded = LOOKS[random.integers(len(LOOKS))], random.random() < 0.6
+    if crowded:  # up to this radius there is room for another one, wherever the first ones are
+        look = dataclasses.replace(look, radius=(12, 24))
     things = []
     for slot in range(windows * SLOTS_PER_WINDOW):
         colours = random.permutation(list(COLOURS))[: 3 if crowded else 1].tolist()
@@ -179,7 +194,7 @@ def _busy_clip(seed: int, crowded: bool, windows: int = 2) -> TestClip:
             Thing(slot, colours[0], shapes[0], str(random.choice(SOUNDS)), bool(random.integers(2)))
         )
         things += [Thing(slot, *pair) for pair in zip(colours[1:], shapes[1:], strict=True)]
-    return render(tuple(things), random, difficulty if crowded else EASY, windows)
+    return render(tuple(things), random, look, windows)
 
 
 def make_encode(params: Any, config: ModelConfig) -> Encode:
@@ -220,7 +235,7 @@ class Progress(NamedTuple):
     @classmethod
     def load(cls, path: Path, curriculum: Sequence[Stage], params: Any) -> Progress:
         stored: Any = flax.serialization.msgpack_restore(path.read_bytes())
-        optimiser = make_optimiser(curriculum[stored["stage"]]).init(params)
+        optimiser = begin(curriculum[stored["stage"]], params)
         restored: Any = flax.serialization.from_state_dict(cls(params, optimiser, 0, 0), stored)
         return restored
 
@@ -248,7 +263,7 @@ def train(
     config = ModelConfig.from_dict(small_config(tokenizer))
     params = init_model(config, seed)
     saved = folder / "state.msgpack"
-    progress = Progress(params, make_optimiser(curriculum[0]).init(params), 0, 0)
+    progress = Progress(params, begin(curriculum[0], params), 0, 0)
     if saved.is_file():
         progress = Progress.load(saved, curriculum, params)
         print(f"going on with {curriculum[progress.stage].name}, step {progress.step}", flush=True)
@@ -271,7 +286,7 @@ def train(
         if progress.stage + 1 == len(curriculum):
             break
         number = progress.stage + 1
-        optimiser = make_optimiser(curriculum[number]).init(progress.params)
+        optimiser = begin(curriculum[number], progress.params)
         progress = Progress(progress.params, optimiser, number, 0)
     parts = ("audio", "vision", "text")
     export({name: progress.params[name] for name in parts}, folder / "released")

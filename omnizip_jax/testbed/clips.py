@@ -108,7 +108,7 @@ DIFFICULTIES = {
     "hard": Difficulty((2, 4), (1, 2), 2, (10, 17), (2, 5), 54, 1.4e-2, (0.03, 0.2), (0, 6)),
     # The camera moves, and so does what it sees; sounds overlap.
     "moving": Difficulty(
-        (2, 4), (0, 2), 2, (16, 30), (0, 0), 0, 4e-3, (0.1, 0.3), (0, 6), scene=RESTLESS
+        (2, 4), (0, 2), 2, (14, 24), (0, 0), 0, 4e-3, (0.1, 0.3), (0, 6), scene=RESTLESS
     ),
     # Half a minute to five minutes: the same things come and come again.
     "long": Difficulty(

@@ -20,6 +20,25 @@ from omnizip_jax.testbed.clips import COLOURS, SOUNDS, Thing
 Family = Literal["audio-visual", "audio", "video"]
 FAMILIES: tuple[Family, ...] = ("audio-visual", "audio", "video")
 
+KINDS = (
+    "colour of sound",
+    "shape of sound",
+    "sound of colour",
+    "silent",
+    "colour of first or last",
+    "length",
+    "heard",
+    "count",
+    "first",
+    "last",
+    "next",
+    "times",
+    "heard when",
+    "count when",
+    "shape of colour",
+    "seen",
+    "seen when",
+)
 NUMBERS = ("none", "one", "two", "three", "four", "five", "six")
 # How a clip is cut: seconds in words. What begins within a tenth of a cut is not asked about.
 SPANS = {10: "ten seconds", 30: "thirty seconds", 60: "minute", 120: "two minutes"}

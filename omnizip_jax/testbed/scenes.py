@@ -133,7 +133,7 @@ def _world(random, texture) -> UInt8[np.ndarray, "256 256 3"]:
 
 def _clouds(random, sizes) -> Float[np.ndarray, "256 256"]:
     """Smooth noise that repeats, between about -1 and 1; each size is a number of bumps."""
-    total = np.float32(0)
+    total = np.zeros((WORLD, WORLD), np.float32)
     for octave, size in enumerate(sizes, start=1):
         bumps = random.uniform(-1, 1, (size, size)).astype(np.float32) / octave
         for _ in range(2):  # along rows, then along columns

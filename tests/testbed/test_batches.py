@@ -45,6 +45,15 @@ def test_windows_are_cut_as_the_library_cuts_them():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), ours, theirs)
 
 
+def test_live_windows_know_nothing_of_each_other():
+    clip = make_clip(0, "validation", windows=2)
+    live, whole = cut(clip, live=True), cut(clip)
+    np.testing.assert_array_equal(live.patches, whole.patches)
+    quieter = dataclasses.replace(clip, waveform=clip.waveform * np.repeat([1, 0.1], 32_000))
+    np.testing.assert_array_equal(cut(quieter, live=True).mel[0], live.mel[0])
+    assert np.abs(cut(quieter, live=True).mel[1].max() - live.mel[1].max() + 0.5) < 0.01
+
+
 def test_clips_from_files_have_the_same_windows():
     clip = make_clip(0, "validation", windows=2)
     ours, theirs = cut(clip), reread(clip)

@@ -15,11 +15,12 @@ import pytest
 
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.text import Decoder, KVCache
-from omnizip_jax.testbed.batches import CLASSES, DecoderBatch, Lesson
-from omnizip_jax.testbed.clips import DIFFICULTIES
+from omnizip_jax.testbed.batches import CLASSES, MOST_WINDOWS, DecoderBatch, Lesson
+from omnizip_jax.testbed.clips import COLOURS, DIFFICULTIES
 from omnizip_jax.testbed.losses import init_model, read_dialogues
 from omnizip_jax.testbed.model import small_config, small_tokenizer
-from omnizip_jax.testbed.train import Stage, train
+from omnizip_jax.testbed.questions import KINDS
+from omnizip_jax.testbed.train import CURRICULUM, Stage, _every_content, train
 
 ALONE = dataclasses.replace(DIFFICULTIES["easy"], events=(1, 1), silent=(0, 0))
 SHORT = Lesson(24 * 2 + 2, rows=1, windows=(2, 2), kinds=("colour of sound",), system="")
@@ -71,7 +72,6 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path):
     lessons = (SHORT, dataclasses.replace(SHORT, slots=100, clips=3))
     curriculum = (Stage("encoders", 2, 1e-3), Stage("decoder", 4, 1e-3, lessons, 1.0))
     settings = {"curriculum": curriculum, "bank_clips": 30, "validation_clips": 2, "every": 2}
-    train(tmp_path / "whole", **settings)
 
     class Stop(Exception):
         pass
@@ -81,7 +81,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path):
         patch.setattr("omnizip_jax.testbed.train.validate", _stop_at(3, Stop))
         with pytest.raises(Stop):
             train(folder, **settings)
-    train(folder, **settings)
+        patch.setattr("omnizip_jax.testbed.train.validate", lambda *_: {})
+        train(folder, **settings)
+        train(tmp_path / "whole", **settings)
     one, two = (
         flax.serialization.msgpack_restore((f / "state.msgpack").read_bytes())
         for f in (tmp_path / "whole", folder)
@@ -101,6 +103,26 @@ def _stop_at(call, error):
         return {}
 
     return validate
+
+
+def test_the_bank_has_every_sound_that_a_window_can_have():
+    """Each of six sounds, short or long or none, in each of the two seconds of a window."""
+    heard = set()
+    for things in _every_content(np.random.default_rng(0), 2, 120):
+        assert all(t.colour in COLOURS for t in things)
+        for window in range(4):
+            own = [t for t in things if t.sound and t.slot // 2 == window]
+            heard.add(frozenset((t.slot % 2, t.sound, t.long) for t in own))
+    assert len(heard) == 13 * 13
+
+
+def test_the_curriculum_fits_what_is_drawn():
+    """Every lesson's clips exist, and its questions can be asked about any of them."""
+    for stage in CURRICULUM:
+        for lesson in stage.lessons:
+            assert 1 <= lesson.windows[0] <= lesson.windows[1] <= MOST_WINDOWS
+            assert set(lesson.kinds or ()) <= set(KINDS)
+            assert lesson.rounds <= 4  # one event allows for more kinds than that
 
 
 @pytest.mark.slow

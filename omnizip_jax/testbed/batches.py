@@ -131,6 +131,8 @@ class Bank:
         clips: of any lengths.
         encode: windows to video [W, G, P, D] and audio [W, A, D] embeddings.
         read: a clip to windows: ``cut`` or ``reread``.
+        consistent: so many of the first clips can be asked about as they are; in others a colour
+            may have two shapes. All by default.
     """
 
     def __init__(
@@ -138,6 +140,7 @@ class Bank:
         clips: Iterable[TestClip],
         encode: Encode,
         read: Callable[[int, TestClip], Window] = lambda _, clip: cut(clip),
+        consistent: int | None = None,
     ):
         self.things: list[tuple[Thing, ...]] = []
         self.windows: list[int] = []
@@ -152,6 +155,7 @@ class Bank:
                 labels[name].append(values)
         self.video, self.audio = np.concatenate(video), np.concatenate(audio)
         self.labels = {name: np.concatenate(values) for name, values in labels.items()}
+        self.consistent = len(self.things) if consistent is None else consistent
         self._begins = np.cumsum([0, *self.windows])
         self._grids, self._sounds = defaultdict(list), defaultdict(list)
         for things, begins, windows in zip(self.things, self._begins, self.windows, strict=False):
@@ -328,7 +332,7 @@ class Dialogues:
     def _draw_clip(self, random: np.random.Generator, lesson: Lesson, start: int):
         look, bank = self._banks[int(random.integers(len(self._banks)))]
         if lesson.whole:
-            clip = int(random.integers(len(bank.things)))
+            clip = int(random.integers(bank.consistent))
             things, windows, places = bank.things[clip], bank.windows[clip], bank.whole(clip)
         else:
             fewest, most = lesson.windows

@@ -263,7 +263,7 @@ def make_banks(
             (make_clip(first + 1 + i, "train", look, _length(i)) for i in range(clips // 3)),
             (render(plot, random, look, 4) for plot in plots),
         )
-        banks.append((look, Bank(made, encode, read)))
+        banks.append((look, Bank(made, encode, read, consistent=clips // 3)))
     return banks
 
 

@@ -124,6 +124,14 @@ def test_every_answer_to_every_kind_of_question_fits(params):
         assert len(tokenizer.encode(question.answer)) == 1
 
 
+def test_only_consistent_clips_are_asked_about_as_they_are(params):
+    clips = [make_clip(seed, "train", windows=windows) for seed, windows in enumerate((1, 2, 4))]
+    bank = Bank(clips, fake_encode, consistent=2)
+    dialogues = Dialogues([(DIFFICULTIES["easy"], bank)], params.tokenizer, params.config)
+    counts = dialogues.draw(np.random.default_rng(0), Lesson(500, clips=30, whole=True)).count
+    assert set(counts.tolist()) == {122, 244}
+
+
 @pytest.mark.parametrize("all_sound", [False, True])
 def test_fewer_tokens_keep_their_places_and_labels(params, all_sound):
     bank = Bank([make_clip(0, "train")], fake_encode)

@@ -259,17 +259,16 @@ def make_banks(
         first = 10**9 * (seed + 1) + number * 10**6
         random = random_generator("train", first)
         plots = _every_content(random, look.crowd, clips - clips // 3)
+        further = 30 if look.again > 1 else 8  # windows of every tenth clip
         made = itertools.chain(
-            (make_clip(first + 1 + i, "train", look, _length(i)) for i in range(clips // 3)),
+            (
+                make_clip(first + 1 + i, "train", look, 4 if i % 10 else further)
+                for i in range(clips // 3)
+            ),
             (render(plot, random, look, 4) for plot in plots),
         )
         banks.append((look, Bank(made, encode, read, consistent=clips // 3)))
     return banks
-
-
-def _length(index: int) -> int:
-    """Windows: mostly 4, every tenth clip is longer."""
-    return 4 if index % 10 else 8
 
 
 def _every_content(

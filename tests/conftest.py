@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import tempfile
@@ -123,12 +124,14 @@ def make_windows(
 
 
 def clip_of(windows: Window, spec: WindowSpec | None = None, seconds_per_grid: float = 1.0) -> Clip:
-    """Given windows as a clip, to be read without a file."""
+    """Given windows as a clip, to be read without a file; ``spec`` is theirs, if none is given."""
+    own = WindowSpec()
+    cells = windows.patches.shape[-2] // own.merge**2
     return Clip(
         windows,
         duration=2.0 * len(windows.mel_length),
         seconds_per_grid=seconds_per_grid,
         has_video=bool(np.any(windows.grid_mask)),
         has_audio=bool(np.any(windows.mel_length)),
-        spec=spec or WindowSpec(grid_slots=16),
+        spec=spec or dataclasses.replace(own, grid_slots=cells),
     )

@@ -23,7 +23,9 @@ from omnizip_jax.media.sound import clip_log_mel
 from omnizip_jax.models.qwen2_5_omni import positions as tmrope
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.testbed.clips import (
+    CELL,
     COLOURS,
+    DIFFICULTIES,
     SHAPES,
     SIDE,
     SLOTS_PER_WINDOW,
@@ -34,23 +36,36 @@ from omnizip_jax.testbed.clips import (
     Thing,
     draw_things,
 )
-from omnizip_jax.testbed.questions import Question, draw_questions
+from omnizip_jax.testbed.questions import KINDS, Question, draw_questions
 from omnizip_jax.types import Window
 
 COLOUR_IDS = {None: 0} | {name: i for i, name in enumerate(COLOURS, start=1)}
 SHAPE_IDS = {None: 0} | {name: i for i, name in enumerate(SHAPES, start=1)}
 SOUND_IDS = {None: 0} | {name: i for i, name in enumerate(SOUNDS, start=1)}
+# What auxiliary heads of the decoder name besides: the sound before, and the seconds so far.
+ELAPSED = (5, 10, 15, 20, 30, 40, 60, 90, 120, 180)
 TARGETS = {"colour": len(COLOUR_IDS), "shape": len(SHAPE_IDS), "sound": len(SOUND_IDS)}
+CLASSES = TARGETS | {"before": len(SOUND_IDS), "elapsed": len(ELAPSED) + 2}
 
-GRID = SIDE // 28
+GRID = SIDE // CELL
+LONG = DIFFICULTIES["long"]
+MOST_WINDOWS = max(LONG.windows)
+TURN = 24  # tokens of a question and its answer, at most
 
 
-def cut(clip: TestClip) -> Window:
-    """The windows of a clip as ``load_clip`` cuts them, without resizing and resampling."""
+def cut(clip: TestClip, live: bool = False) -> Window:
+    """The windows of a clip as ``load_clip`` cuts them, without resizing and resampling.
+
+    ``live``: every window knows the loudest of its own sound alone, which is the worst that a
+    stream can do.
+    """
     pairs = clip.frames.reshape(-1, 2, *clip.frames.shape[1:])
     patches = np.stack([patchify(pair, 14, 2) for pair in pairs])
-    mel = clip_log_mel(clip.waveform, 128)
-    return _windows(patches.reshape(-1, 2, *patches.shape[1:]), mel.reshape(128, -1, 200))
+    pieces = clip.waveform.reshape(len(pairs) // SLOTS_PER_WINDOW if live else 1, -1)
+    mel = np.concatenate([clip_log_mel(piece, SPEC.mel_bins) for piece in pieces], axis=1)
+    return _windows(
+        patches.reshape(-1, 2, *patches.shape[1:]), mel.reshape(SPEC.mel_bins, -1, SPEC.mel_frames)
+    )
 
 
 def reread(clip: TestClip) -> Window:
@@ -113,9 +128,11 @@ class Bank:
     """Encoded grids and windows of sound, by what is in them; any clip can be put together.
 
     Args:
-        clips: of equal length.
+        clips: of any lengths.
         encode: windows to video [W, G, P, D] and audio [W, A, D] embeddings.
         read: a clip to windows: ``cut`` or ``reread``.
+        consistent: so many of the first clips can be asked about as they are; in others a colour
+            may have two shapes. All by default.
     """
 
     def __init__(
@@ -123,45 +140,67 @@ class Bank:
         clips: Iterable[TestClip],
         encode: Encode,
         read: Callable[[int, TestClip], Window] = lambda _, clip: cut(clip),
+        consistent: int | None = None,
     ):
         self.things: list[tuple[Thing, ...]] = []
+        self.windows: list[int] = []
         video, audio, labels = [], [], defaultdict(list)
         for index, clip in enumerate(clips):
             grids, sounds = encode(read(index, clip))
             video.append(grids.reshape(-1, *grids.shape[2:]).astype(np.float16))
             audio.append(sounds.astype(np.float16))
             self.things.append(clip.things)
+            self.windows.append(len(sounds))
             for name, values in token_labels(clip).items():
                 labels[name].append(values)
         self.video, self.audio = np.concatenate(video), np.concatenate(audio)
         self.labels = {name: np.concatenate(values) for name, values in labels.items()}
+        self.consistent = len(self.things) if consistent is None else consistent
+        self._begins = np.cumsum([0, *self.windows])
         self._grids, self._sounds = defaultdict(list), defaultdict(list)
-        slots = len(self.video) // len(self.things)
-        for clip, things in enumerate(self.things):
-            for slot in range(slots):
-                self._grids[_seen(things, slot)].append(clip * slots + slot)
-            for window in range(slots // SLOTS_PER_WINDOW):
-                place = clip * (slots // SLOTS_PER_WINDOW) + window
-                self._sounds[_heard(things, window)].append(place)
-        self._slots = slots
+        for things, begins, windows in zip(self.things, self._begins, self.windows, strict=False):
+            for window in range(windows):
+                self._sounds[_heard(things, window)].append(begins + window)
+            for slot in range(windows * SLOTS_PER_WINDOW):
+                self._grids[_seen(things, slot)].append(begins * SLOTS_PER_WINDOW + slot)
 
     def whole(self, clip: int) -> tuple[np.ndarray, np.ndarray]:
         """Places of the grids and the windows of sound of a clip as it was."""
-        grids = np.arange(self._slots) + clip * self._slots
-        return grids, grids[::SLOTS_PER_WINDOW] // SLOTS_PER_WINDOW
+        sounds = self._begins[clip] + np.arange(self.windows[clip])
+        first = SLOTS_PER_WINDOW * self._begins[clip]
+        return first + np.arange(SLOTS_PER_WINDOW * self.windows[clip]), sounds
+
+    def without_unknown(self, things: tuple[Thing, ...]) -> tuple[Thing, ...]:
+        """The things without those whose second, or window, the bank has not seen, or heard."""
+        while True:
+            unknown = [
+                thing
+                for thing in things
+                if _seen(things, thing.slot) not in self._grids
+                or _heard(things, thing.slot // SLOTS_PER_WINDOW) not in self._sounds
+            ]
+            if not unknown:
+                return things
+            things = tuple(thing for thing in things if thing != unknown[-1])
 
     def find(
         self, things: tuple[Thing, ...], windows: int, random: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Places of grids and windows of sound that show and play these things, if there are."""
-        grids = [self._grids.get(_seen(things, i)) for i in range(windows * SLOTS_PER_WINDOW)]
-        sounds = [self._sounds.get(_heard(things, i)) for i in range(windows)]
-        if not (all(grids) and all(sounds)):
-            return None
-        return tuple(
-            np.array([places[random.integers(len(places))] for places in found if places])
-            for found in (grids, sounds)
-        )
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Places of grids and windows of sound that show and play these things.
+
+        Raises:
+            ValueError: a second or a window that the bank has not.
+        """
+
+        def draw(known: dict[Any, list[int]], wanted: list[Any]) -> np.ndarray:
+            missing = [content for content in wanted if content not in known]
+            if missing:
+                raise ValueError(f"no clip of the bank has {missing[0]}: give it more clips")
+            return np.array([known[x][random.integers(len(known[x]))] for x in wanted])
+
+        slots = range(windows * SLOTS_PER_WINDOW)
+        grids = draw(self._grids, [_seen(things, slot) for slot in slots])
+        return grids, draw(self._sounds, [_heard(things, window) for window in range(windows)])
 
 
 def _seen(things, slot):
@@ -179,24 +218,31 @@ class Lesson:
     """How clips are put together for the decoder.
 
     Attributes:
-        difficulty: what happens in them.
-        windows: of a clip.
-        rounds: questions asked about it, one after the other.
-        video_tokens, audio_tokens: of each grid and of each window; fewer than all are drawn, more
-            of them where something is.
+        slots: media tokens of a clip, at most. Of a clip that has more, some are drawn, more of
+            them where something is; a shorter one is padded.
+        clips: in a batch.
+        rows: dialogues about a clip, which know nothing of each other.
+        rounds: questions of a dialogue, one after the other.
+        windows: the fewest and the most of a clip.
+        again: share of the clips in which things come again.
         kinds: of questions; None for all.
+        all_sound: tokens of pictures are left out before tokens of sound.
         whole: clips as they were, not put together from the bank.
         system: the system prompt.
+        share: of the steps, relative to the other lessons of a stage.
     """
 
-    difficulty: Difficulty
-    windows: int = 4
-    rounds: int = 4
-    video_tokens: int = GRID**2
-    audio_tokens: int = SPEC.audio_slots
+    slots: int
+    clips: int = 8
+    rows: int = 4
+    rounds: int = 1
+    windows: tuple[int, int] = (4, 4)
+    again: float = 0.0
     kinds: tuple[str, ...] | None = None
+    all_sound: bool = False
     whole: bool = False
     system: str = prompts.DEFAULT_SYSTEM
+    share: float = 1.0
 
 
 class DecoderBatch(struct.PyTreeNode):
@@ -204,31 +250,41 @@ class DecoderBatch(struct.PyTreeNode):
 
     Attributes:
         prefix: the prompt before the media.
-        media: embeddings of the chosen tokens, window after window, in each video then audio.
-        positions: of the whole sequence: prefix, media, text.
+        media: embeddings of the chosen tokens, window after window, in each video then audio, and
+            padding behind.
+        count: media tokens that are real.
+        positions: of prefix and media.
+        after: position of the text that follows.
         labels: of the media tokens, for the auxiliary heads. Colour and shape of a video token are
-            its own, those of an audio token of what is seen alone in the same second.
-        text: dialogue after the media, padded.
+            its own, those of an audio token of what is seen alone in the same second; ``before``
+            is the sound before the one that is heard, ``elapsed`` the time since the beginning.
+        text: dialogues after the media, padded.
         answer: 0 where the next token is not learned, else the number of the round, from 1.
+        kind: of the first question of each dialogue, its place among ``KINDS``.
     """
 
     prefix: Int[Array, "P"]
     media: Float[Array, "B M D"]
+    count: Int[Array, "B"]
     positions: Int[Array, "B 3 T"]
+    after: Int[Array, "B"]
     labels: dict[str, Int[Array, "B M"]]
-    text: Int[Array, "B S"]
-    answer: Int[Array, "B S"]
+    text: Int[Array, "B Q S"]
+    answer: Int[Array, "B Q S"]
+    kind: Int[Array, "B Q"]
 
 
 class Dialogues:
-    """Draws batches of clips and dialogues from a bank."""
+    """Draws batches of clips and dialogues from banks, one for each look."""
 
-    def __init__(self, bank: Bank, tokenizer: Any, config: ModelConfig):
-        self._bank, self._tokenizer, self._config = bank, tokenizer, config
+    def __init__(
+        self, banks: Sequence[tuple[Difficulty, Bank]], tokenizer: Any, config: ModelConfig
+    ):
+        self._banks, self._tokenizer, self._config = banks, tokenizer, config
         self._suffixes: dict[str, np.ndarray] = {}
         self._answers: dict[str, int] = {}
 
-    def draw(self, random: np.random.Generator, lesson: Lesson, size: int) -> DecoderBatch:
+    def draw(self, random: np.random.Generator, lesson: Lesson) -> DecoderBatch:
         prompt = prompts.build(
             self._tokenizer,
             self._config,
@@ -238,78 +294,99 @@ class Dialogues:
             system=lesson.system,
         )
         start = int(prompt.prefix_positions[-1]) + 1
-        clips = [self._draw_clip(random, lesson, start) for _ in range(size)]
-        media, positions, labels, things = zip(*clips, strict=True)
-        dialogues = [draw_questions(t, random, lesson.rounds, lesson.kinds) for t in things]
-        text, answer = self._write(dialogues)
-        after = start + lesson.windows * self._config.window_positions
-        follows = after + np.maximum(np.arange(text.shape[1]) - 1, 0)  # the end tokens share one
-
-        def whole(middle: np.ndarray) -> np.ndarray:
-            parts = [
-                np.tile(prompt.prefix_positions, (3, 1)),
-                middle,
-                np.tile(follows, (3, 1)),
+        clips = [self._draw_clip(random, lesson, start) for _ in range(lesson.clips)]
+        questions = [
+            [
+                draw_questions(things, random, lesson.rounds, lesson.kinds, windows * SPEC.seconds)
+                for _ in range(lesson.rows)
             ]
-            return np.concatenate(parts, axis=1).astype(np.int32)
+            for _, _, _, things, windows in clips
+        ]
+        text, answer = zip(*(self._write(rows, lesson.rounds) for rows in questions), strict=True)
 
+        def padded(values: np.ndarray, axis: int = 0) -> np.ndarray:
+            padding = [(0, 0)] * values.ndim
+            padding[axis] = (0, lesson.slots - values.shape[axis])
+            return np.pad(values, padding)
+
+        before = np.tile(prompt.prefix_positions, (3, 1))
         return DecoderBatch(
             prefix=prompt.prefix,
-            media=np.stack(media).astype(np.float32),
-            positions=np.stack([whole(p) for p in positions]),
-            labels={name: np.stack([label[name] for label in labels]) for name in labels[0]},
-            text=text,
-            answer=answer,
+            media=np.stack([padded(media) for media, *_ in clips]).astype(np.float32),
+            count=np.array([len(media) for media, *_ in clips], np.int32),
+            positions=np.stack(
+                [np.concatenate([before, padded(at, 1)], axis=1) for _, at, *_ in clips]
+            ).astype(np.int32),
+            after=np.array(
+                [start + windows * self._config.window_positions for *_, windows in clips], np.int32
+            ),
+            labels={
+                name: np.stack([padded(labels[name]) for _, _, labels, *_ in clips])
+                for name in CLASSES
+            },
+            text=np.stack(text),
+            answer=np.stack(answer),
+            kind=np.array([[KINDS.index(row[0].kind) for row in rows] for rows in questions]),
         )
 
     def _draw_clip(self, random: np.random.Generator, lesson: Lesson, start: int):
-        bank = self._bank
+        look, bank = self._banks[int(random.integers(len(self._banks)))]
         if lesson.whole:
-            clip = int(random.integers(len(bank.things)))
-            things, places = bank.things[clip], bank.whole(clip)
+            clip = int(random.integers(bank.consistent))
+            things, windows, places = bank.things[clip], bank.windows[clip], bank.whole(clip)
         else:
-            places = None
-            while places is None:
-                things = draw_things(random, lesson.difficulty, lesson.windows)
-                places = bank.find(things, lesson.windows, random)
+            fewest, most = lesson.windows
+            windows = round(fewest * (most / fewest) ** random.random())  # as likely twice as long
+            again = random.random() < lesson.again
+            plot = dataclasses.replace(look, again=LONG.again if again else 1)
+            things: tuple[Thing, ...] = ()
+            while not any(thing.sound for thing in things):
+                things = bank.without_unknown(draw_things(random, plot, windows))
+            places = bank.find(things, windows, random)
         grids, sounds = places
+        labels = {
+            name: _lay_out(*pair) for name, pair in self._label(bank, things, grids, sounds).items()
+        }
+        busy = (labels["colour"] > 0) | (labels["sound"] > 0)
+        chosen = _choose(random, busy, lesson.slots, lesson.all_sound)
+        media = _lay_out(bank.video[grids], bank.audio[sounds])[chosen]
+        at = clip_positions(MOST_WINDOWS, start)[:, chosen]
+        return media, at, {name: x[chosen] for name, x in labels.items()}, things, windows
+
+    def _label(self, bank: Bank, things, grids, sounds):
+        """Labels of every video and of every audio token, by name."""
         alone = {t.slot: t for t in things if sum(o.slot == t.slot for o in things) == 1}
         none = Thing(-1, None, None)
         nearby = [alone.get(slot, none) for slot in range(len(grids))]
-
-        def beside(ids: dict, name: str) -> np.ndarray:
-            """What is seen alone in the slot of each audio token."""
-            values = [ids[getattr(thing, name)] for thing in nearby]
-            return np.repeat(values, SPEC.audio_slots // SLOTS_PER_WINDOW).reshape(
-                -1, SPEC.audio_slots
-            )
-
         colour, shape, sound = (bank.labels[name] for name in ("colour", "shape", "sound"))
-        chosen, offset = [], 0
-        for window, place in enumerate(sounds):
-            for grid in grids[2 * window : 2 * window + 2]:
-                chosen.append(offset + _pick(random, colour[grid] > 0, lesson.video_tokens))
-                offset += GRID**2
-            chosen.append(offset + _pick(random, sound[place] > 0, lesson.audio_tokens))
-            offset += SPEC.audio_slots
-        chosen = np.concatenate(chosen)
+        heard = sound[sounds]
 
-        def lay_out(video: np.ndarray, audio: np.ndarray) -> np.ndarray:
-            video = video.reshape(len(sounds), -1, *video.shape[2:])
-            both = np.concatenate([video, audio], axis=1)
-            return both.reshape(-1, *both.shape[2:])[chosen]
+        def of_slots(values: Sequence[int]) -> np.ndarray:
+            """For each audio token what belongs to its slot."""
+            return np.repeat(values, SPEC.audio_slots // SLOTS_PER_WINDOW).reshape(heard.shape)
 
-        labels = {
-            "colour": lay_out(colour[grids], beside(COLOUR_IDS, "colour")),
-            "shape": lay_out(shape[grids], beside(SHAPE_IDS, "shape")),
-            "sound": lay_out(np.zeros_like(colour[grids]), sound[sounds]),
+        previous, last = [], None
+        for slot in range(len(grids)):
+            previous.append(SOUND_IDS[last])
+            last = next((t.sound for t in things if t.slot == slot and t.sound), last)
+        elapsed = 1 + np.searchsorted(ELAPSED, np.arange(len(grids)), "right")
+        beside = {
+            name: of_slots([ids[getattr(thing, name)] for thing in nearby])
+            for name, ids in (("colour", COLOUR_IDS), ("shape", SHAPE_IDS))
         }
-        media = lay_out(bank.video[grids], bank.audio[sounds])
-        return media, clip_positions(len(sounds), start)[:, chosen], labels, things
+        silence = np.zeros_like(colour[grids])
+        return {
+            "colour": (colour[grids], beside["colour"]),
+            "shape": (shape[grids], beside["shape"]),
+            "sound": (silence, heard),
+            "before": (silence, of_slots(previous) * (heard > 0)),
+            "elapsed": ((colour[grids] > 0) * elapsed[:, None], (heard > 0) * of_slots(elapsed)),
+        }
 
-    def _write(self, dialogues: list[list[Question]]) -> tuple[np.ndarray, np.ndarray]:
-        longest = 20 * len(dialogues[0])
-        text = np.zeros((len(dialogues), longest), np.int32)
+    def _write(
+        self, dialogues: Sequence[Sequence[Question]], rounds: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        text = np.zeros((len(dialogues), TURN * rounds), np.int32)
         answer = np.zeros_like(text)
         for row, questions in enumerate(dialogues):
             at = 0
@@ -339,20 +416,41 @@ class Dialogues:
     def _end(self) -> int:
         return self._tokenizer.eos_token_id
 
-    @property
+    @functools.cached_property
     def _between(self) -> np.ndarray:
         return np.array(self._tokenizer.encode("<|im_end|>\n<|im_start|>user\n"), np.int32)
 
 
-def _pick(random: np.random.Generator, busy: Bool[np.ndarray, " T"], count: int) -> np.ndarray:
-    """Draw ``count`` places, half of them where something is."""
-    if count >= len(busy):
-        return np.arange(len(busy))
-    order = random.random(len(busy))
-    places = np.flatnonzero(busy)
-    first = places[np.argsort(order[places])][: count // 2]
-    order[first] = -1
-    return np.sort(np.argsort(order)[:count])
+def _lay_out(video: np.ndarray, audio: np.ndarray) -> np.ndarray:
+    """Tokens of grids and of windows of sound in the order in which they are read."""
+    video = video.reshape(len(audio), -1, *video.shape[2:])
+    both = np.concatenate([video, audio], axis=1)
+    return both.reshape(-1, *both.shape[2:])
+
+
+def _choose(
+    random: np.random.Generator, busy: Bool[np.ndarray, " T"], slots: int, all_sound: bool
+) -> Int[np.ndarray, " slots"]:
+    """Which tokens are read: all of them, or those that a rule might have kept.
+
+    Tokens in which something is are preferred, more or less. Some rules thin old windows more than
+    new ones, some keep more of one window than of another one, some more of the sound.
+    """
+    count = len(busy)
+    if count <= slots:
+        return np.arange(count)
+    place = np.arange(count) % SPEC.slots
+    window = np.arange(count) // SPEC.slots
+    score = random.gumbel(size=count) + busy * random.uniform(1, 5)
+    sound = place >= SPEC.video_slots
+    score += sound * (1e3 if all_sound else random.normal(0, 1))
+    rule = random.integers(3)
+    if rule == 0:
+        score -= np.log1p(window.max() - window)
+    elif rule == 1:
+        part = 3 * window + np.minimum(place // SPEC.grid_slots, SPEC.grids)
+        score += random.normal(0, 1, part.max() + 1)[part]
+    return np.sort(np.argpartition(-score, slots)[:slots])
 
 
 @functools.cache
@@ -360,10 +458,7 @@ def clip_positions(windows: int, start: int) -> Int[np.ndarray, "3 slots"]:
     """TMRoPE positions of every token of a clip whose first window begins at ``start``."""
     empty = Window.empty(SPEC)
     layout = empty.replace(grid_size=empty.grid_size * GRID, grid_mask=~empty.grid_mask)
-    each = [
-        tmrope.window_positions(
-            layout, start + SPEC.positions * i, start, GRID**2, SPEC.audio_slots
-        )
-        for i in range(windows)
-    ]
-    return np.concatenate(each, axis=1)
+    one = tmrope.window_positions(layout, start, start, GRID**2, SPEC.audio_slots)
+    two = tmrope.window_positions(layout, start + SPEC.positions, start, GRID**2, SPEC.audio_slots)
+    each = np.asarray(one)[:, None] + np.arange(windows)[:, None] * np.asarray(two - one)[:, None]
+    return each.reshape(3, -1)

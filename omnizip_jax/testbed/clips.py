@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from omnizip_jax.config import WindowSpec
+from omnizip_jax.testbed.scenes import SAMPLE_RATE, SHAPES, SIDE, Scene, din, film, shape_mask
 
 COLOURS = {
     "red": (225, 40, 40),
@@ -25,15 +26,13 @@ COLOURS = {
     "purple": (170, 50, 200),
     "cyan": (50, 210, 220),
 }
-SHAPES = ("circle", "square", "triangle", "cross")
 SOUNDS = ("low", "high", "rising", "falling", "noise", "trill")
 
-SIDE = 168  # pixels
 CELL = 28  # pixels along the side of a token
 FPS = 2  # one picture for every sample that the model takes
-SAMPLE_RATE = 16_000
 SPEC = WindowSpec(grid_slots=(SIDE // CELL) ** 2)  # these pictures as they are, not enlarged
 SLOTS_PER_WINDOW = 2
+MARGIN = 10  # pixels by which a thing goes along with the camera, at most
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -53,6 +52,10 @@ class Difficulty:
         hiss: standard deviation of a steady noise.
         level: amplitude of an event's sound.
         clicks: short clicks at any time.
+        scene: what moves and sounds besides; None for a dark, still backdrop.
+        windows: lengths of a clip, in turn by its seed.
+        again: the most times that the same thing appears; where more than once, things are all over
+            the clip, otherwise in about half of its windows.
     """
 
     events: tuple[int, int]
@@ -64,7 +67,37 @@ class Difficulty:
     hiss: float
     level: tuple[float, float]
     clicks: tuple[int, int]
+    scene: Scene | None = None
+    windows: tuple[int, ...] = (4,)
+    again: int = 1
 
+
+RESTLESS = Scene(
+    shot=(2, 6),
+    pan=12,
+    shake=4,
+    zoom=1.15,
+    flicker=0.08,
+    texture=50,
+    movers=(0, 3),
+    voices=(0, 3),
+    babble=(0.01, 0.05),
+    rings=(0, 4),
+    ringing=(0.02, 0.08),
+)
+CALM = Scene(
+    shot=(4, 20),
+    pan=4,
+    shake=1,
+    zoom=1.05,
+    flicker=0.03,
+    texture=40,
+    movers=(0, 1),
+    voices=(0, 1),
+    babble=(0.01, 0.03),
+    rings=(0, 2),
+    ringing=(0.02, 0.05),
+)
 
 # Fixed on validation clips with all tokens, before any method was measured on them.
 DIFFICULTIES = {
@@ -73,6 +106,25 @@ DIFFICULTIES = {
     # Crowds in the quiet windows, small shapes on a rough backdrop, sounds under a hiss: beyond
     # what the training shows.
     "hard": Difficulty((2, 4), (1, 2), 2, (10, 17), (2, 5), 54, 1.4e-2, (0.03, 0.2), (0, 6)),
+    # The camera moves, and so does what it sees; sounds overlap.
+    "moving": Difficulty(
+        (2, 4), (0, 2), 2, (14, 24), (0, 0), 0, 4e-3, (0.1, 0.3), (0, 6), scene=RESTLESS
+    ),
+    # Half a minute to five minutes: the same things come and come again.
+    "long": Difficulty(
+        (4, 6),
+        (0, 2),
+        1,
+        (20, 34),
+        (0, 0),
+        0,
+        1e-3,
+        (0.15, 0.4),
+        (0, 6),
+        scene=CALM,
+        windows=(15, 30, 60, 150),
+        again=6,
+    ),
 }
 
 
@@ -98,7 +150,7 @@ class TestClip:
     """A clip and the truth about it.
 
     Attributes:
-        things: by slot; colours are unique in a clip, and so are sounds.
+        things: by slot. Those that share a colour, or a sound, are the same thing again.
         frames: two pictures for each slot, RGB.
         waveform: mono at 16 kHz.
         cells: the thing that covers each token of each slot, -1 for none.
@@ -160,17 +212,29 @@ def make_clip(
     seed: int,
     split: Split = "test",
     difficulty: Difficulty = DIFFICULTIES["easy"],
-    windows: int = 4,
+    windows: int | None = None,
 ) -> TestClip:
-    """The clip of a seed; the same arguments give the same clip."""
+    """The clip of a seed; the same arguments give the same clip.
+
+    Args:
+        windows: of 2 s; by default one of the difficulty's lengths.
+    """
     random = random_generator(split, seed)
+    windows = windows or clip_windows(seed, difficulty)
     return render(draw_things(random, difficulty, windows), random, difficulty, windows)
+
+
+def clip_windows(seed: int, difficulty: Difficulty) -> int:
+    """How many windows the clip of a seed has by default."""
+    return difficulty.windows[seed % len(difficulty.windows)]
 
 
 def draw_things(
     random: np.random.Generator, difficulty: Difficulty, windows: int
 ) -> tuple[Thing, ...]:
     """Draw what happens: events in about half of the windows, silent shapes in free slots."""
+    if difficulty.again > 1:
+        return _draw_recurring(random, difficulty, windows * SLOTS_PER_WINDOW)
     events = random.integers(difficulty.events[0], difficulty.events[1] + 1)
     events = min(events, windows * SLOTS_PER_WINDOW)
     silent = random.integers(difficulty.silent[0], difficulty.silent[1] + 1)
@@ -190,6 +254,30 @@ def draw_things(
     return tuple(sorted(things, key=lambda thing: thing.slot))
 
 
+def _draw_recurring(
+    random: np.random.Generator, difficulty: Difficulty, slots: int
+) -> tuple[Thing, ...]:
+    """Every thing in a slot of its own, some of them again; at most half of the slots are busy."""
+    events = random.integers(difficulty.events[0], difficulty.events[1] + 1)
+    silent = random.integers(difficulty.silent[0], difficulty.silent[1] + 1)
+    room = max(slots // 2, 1)
+    colours = random.permutation(list(COLOURS)).tolist()
+    sounds = [*random.permutation(SOUNDS)[:events].tolist(), *[None] * silent]
+    cast = [
+        Thing(0, colour, str(random.choice(SHAPES)), sound, bool(sound and random.integers(2)))
+        for colour, sound in zip(colours, sounds, strict=False)
+    ][:room]
+    # Half of them come once; others more often, where there is time.
+    most = max(1, min(difficulty.again, slots // 10))
+    times = random.integers(1, most + 1, len(cast))
+    times[random.random(len(cast)) < 0.5] = 1
+    more = random.permutation(np.repeat(np.arange(len(cast)), times - 1))
+    who = [*range(len(cast)), *more[: room - len(cast)].tolist()]
+    places = random.permutation(slots)[: len(who)].tolist()
+    things = [dataclasses.replace(cast[i], slot=slot) for i, slot in zip(who, places, strict=True)]
+    return tuple(sorted(things, key=lambda thing: thing.slot))
+
+
 def render(
     things: tuple[Thing, ...],
     random: np.random.Generator,
@@ -204,16 +292,11 @@ def render(
 
 
 def _pictures(things, random, difficulty, slots):
-    side = SIDE // 12
-    shade = random.integers(40, 100)
-    backdrop = random.integers(-difficulty.texture, difficulty.texture + 1, (12, 12, 1))
-    backdrop = np.repeat(shade + backdrop.repeat(side, 0).repeat(side, 1), 3, axis=2)
-    for _ in range(random.integers(difficulty.greys[0], difficulty.greys[1] + 1)):
-        radius = random.integers(difficulty.radius[0], difficulty.radius[1] + 1)
-        centre = random.integers(radius, SIDE - radius, 2)
-        mask = _mask(str(random.choice(SHAPES)), centre, radius)
-        backdrop[mask] = random.integers(110, 190)
-    frames = np.repeat(np.clip(backdrop, 0, 255).astype(np.uint8)[None], slots * 2, axis=0)
+    moved = np.zeros((slots * 2, 2))
+    if difficulty.scene:
+        frames, moved = film(random, difficulty.scene, slots * FPS, FPS)
+    else:
+        frames = _still(random, difficulty, slots)
     cells = np.full((slots, (SIDE // CELL) ** 2), -1)
     taken: dict[int, list[tuple[int, int]]] = {}
     for index, thing in enumerate(things):
@@ -225,8 +308,9 @@ def _pictures(things, random, difficulty, slots):
             centre = random.integers(radius + 4, SIDE - radius - 4, 2)
         taken.setdefault(thing.slot, []).append(centre)
         cover = np.zeros((SIDE, SIDE))
-        for frame in (2 * thing.slot, 2 * thing.slot + 1):
-            mask = _mask(thing.shape, centre + random.integers(-4, 5, 2), radius)
+        sway = np.clip(np.round(moved[2 * thing.slot + 1] / 2), -MARGIN, MARGIN).astype(int)
+        for frame, way in ((2 * thing.slot, -sway), (2 * thing.slot + 1, sway)):
+            mask = shape_mask(thing.shape, centre + random.integers(-4, 5, 2) + way, radius)
             colour = np.array(COLOURS[thing.colour]) + random.integers(-20, 21, 3)
             frames[frame][mask] = np.clip(colour, 0, 255)
             cover += mask / 2
@@ -235,21 +319,24 @@ def _pictures(things, random, difficulty, slots):
     return frames, cells
 
 
-def _mask(shape, centre, radius):
-    down, right = np.ogrid[:SIDE, :SIDE]
-    down, right = down - centre[0], right - centre[1]
-    if shape == "circle":
-        return down**2 + right**2 <= radius**2
-    inside = np.maximum(np.abs(down), np.abs(right)) <= radius
-    if shape == "square":
-        return inside
-    if shape == "triangle":
-        return inside & (2 * np.abs(right) <= down + radius)
-    return inside & (np.minimum(np.abs(down), np.abs(right)) <= radius // 3)
+def _still(random, difficulty, slots):
+    """The same picture throughout: a grey backdrop with grey shapes."""
+    side = SIDE // 12
+    shade = random.integers(40, 100)
+    backdrop = random.integers(-difficulty.texture, difficulty.texture + 1, (12, 12, 1))
+    backdrop = np.repeat(shade + backdrop.repeat(side, 0).repeat(side, 1), 3, axis=2)
+    for _ in range(random.integers(difficulty.greys[0], difficulty.greys[1] + 1)):
+        radius = random.integers(difficulty.radius[0], difficulty.radius[1] + 1)
+        centre = random.integers(radius, SIDE - radius, 2)
+        mask = shape_mask(str(random.choice(SHAPES)), centre, radius)
+        backdrop[mask] = random.integers(110, 190)
+    return np.repeat(np.clip(backdrop, 0, 255).astype(np.uint8)[None], slots * 2, axis=0)
 
 
 def _sounds(things, random, difficulty, slots):
     wave = difficulty.hiss * random.standard_normal(slots * SAMPLE_RATE)
+    if difficulty.scene:
+        wave += din(random, difficulty.scene, len(wave))
     active = np.full((slots, 25), -1)
     for index, thing in enumerate(things):
         if thing.sound is None:

@@ -22,7 +22,7 @@ from omnizip_jax.compression import Method, OmniZipConfig
 from omnizip_jax.generate import generate
 from omnizip_jax.models.params import Params
 from omnizip_jax.testbed.clips import DIFFICULTIES, SPEC, Split
-from omnizip_jax.testbed.measure import CLIP_WINDOWS, measure_to, quiz
+from omnizip_jax.testbed.measure import CLIP_WINDOWS, MEASURED, measure_to, quiz
 from omnizip_jax.testbed.rows import SHARES, all_rows
 from omnizip_jax.testbed.tables import (
     Rows,
@@ -100,7 +100,7 @@ def main() -> None:
     arguments = parser.parse_args()
     params = load(arguments.checkpoint, dtype="float32")
     methods, summary = rows_of(params), {}
-    for name in [arguments.difficulty] if arguments.difficulty else list(DIFFICULTIES):
+    for name in [arguments.difficulty] if arguments.difficulty else MEASURED:
         file = arguments.results / f"{name}.jsonl"
         measured = measure_to(file, params, methods, arguments.clips, name, arguments.split)
         summary[name] = summarise(measured, methods, params.config)

@@ -20,12 +20,21 @@ from omnizip_jax.compression import Method
 from omnizip_jax.media import load_clip
 from omnizip_jax.models.params import Params
 from omnizip_jax.testbed.asking import answers, prepare, text_tokens
-from omnizip_jax.testbed.clips import DIFFICULTIES, SPEC, Split, TestClip, make_clip
+from omnizip_jax.testbed.clips import (
+    DIFFICULTIES,
+    SPEC,
+    Difficulty,
+    Split,
+    TestClip,
+    clip_windows,
+    make_clip,
+)
 from omnizip_jax.testbed.questions import FAMILIES, Question, draw_question
 from omnizip_jax.testbed.rows import RANDOM_SEEDS, draws
 from omnizip_jax.types import Window
 
 CLIP_WINDOWS = 4
+MEASURED = ("easy", "hard")  # what the model that comes with the package was made for
 BLOCK = 8  # clips per program
 FULL = "all tokens"
 SWAPPED = ("sound of another clip", "picture of another clip")
@@ -82,12 +91,19 @@ class Measurement:
 
 
 def quiz(
-    seed: int, split: Split, difficulty: str, windows: int = CLIP_WINDOWS
+    seed: int, split: Split, difficulty: str, windows: int | None = None
 ) -> tuple[TestClip, list[Question]]:
-    """The clip of a seed and one question of each family; the same seed gives the same."""
-    clip = make_clip(seed, split, DIFFICULTIES[difficulty], windows)
+    """The clip of a seed and one question of each family; the same seed gives the same.
+
+    Args:
+        windows: of the clip; by default one of the difficulty's lengths.
+    """
+    look = DIFFICULTIES[difficulty]
+    clip = make_clip(seed, split, look, windows)
+    # Where things come again, it is also asked when.
+    seconds = len(clip.cells) if look.again > 1 else None
     random = np.random.default_rng([1, seed])
-    return clip, [draw_question(clip.things, random, family) for family in FAMILIES]
+    return clip, [draw_question(clip.things, random, family, seconds) for family in FAMILIES]
 
 
 def measure(
@@ -104,18 +120,21 @@ def measure(
     what needs both is then answered at chance, if the clip is what decides.
 
     Args:
-        clips: their seeds; a trial comes for each, in this order.
+        clips: their seeds; a trial comes for each, in this order among clips of equal length.
     """
     clips = list(clips)
     with tqdm(total=len(clips), desc=difficulty, unit="clip", disable=not progress) as bar:
-        for block in _blocks(clips):
+        for block in _blocks(clips, DIFFICULTIES[difficulty]):
             yield from _measure_block(params, methods, block, difficulty, split)
             bar.update(len(block))
 
 
-def _blocks(clips: Sequence[int]) -> Iterator[Sequence[int]]:
-    for start in range(0, len(clips), BLOCK):
-        yield clips[start : start + BLOCK]
+def _blocks(clips: Sequence[int], look: Difficulty) -> Iterator[Sequence[int]]:
+    """Clips of equal length."""
+    for length in look.windows:
+        equal = [seed for seed in clips if clip_windows(seed, look) == length]
+        for start in range(0, len(equal), BLOCK):
+            yield equal[start : start + BLOCK]
 
 
 def _measure_block(
@@ -150,10 +169,11 @@ def _measure_block(
     for name, method in methods.items():
         ask(name, method, asked)
     if FULL in methods:
+        further = len(DIFFICULTIES[difficulty].windows)  # the next clip of this length
         for seed in padded:
-            if seed + 1 not in windows:
-                windows[seed + 1] = _windows(quiz(seed + 1, split, difficulty)[0])
-        own, other = ([windows[seed + step] for seed in padded] for step in (0, 1))
+            if seed + further not in windows:
+                windows[seed + further] = _windows(quiz(seed + further, split, difficulty)[0])
+        own, other = ([windows[seed + step] for seed in padded] for step in (0, further))
         mixed = (
             [a.replace(mel=b.mel) for a, b in zip(own, other, strict=True)],
             [a.replace(patches=b.patches) for a, b in zip(own, other, strict=True)],

@@ -2,8 +2,10 @@
 
 Learning to bind sound and picture from answers alone does not begin within reasonable time, so the
 curriculum leads there: first the encoders learn what is in each token; then the decoder
-learns on few tokens of encoded clips, with auxiliary heads that ask its first layers what is seen
-and heard in the same second; then it learns on longer clips, and at last on all tokens.
+learns on few tokens of short encoded clips, with auxiliary heads that ask its first layers what is
+seen and heard in the same second; then clips grow longer, and at last all tokens of them are read.
+
+A run that was stopped, by whatever, goes on from where it stood two minutes before at most.
 """
 
 from __future__ import annotations
@@ -11,14 +13,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.serialization
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import optax.contrib
@@ -43,22 +47,28 @@ from omnizip_jax.testbed.clips import (
     SHAPES,
     SLOTS_PER_WINDOW,
     SOUNDS,
-    SPEC,
     Difficulty,
-    Split,
     TestClip,
     Thing,
+    clip_windows,
     make_clip,
     random_generator,
     render,
 )
-from omnizip_jax.testbed.losses import decoder_loss, encoder_loss, init_model
+from omnizip_jax.testbed.losses import (
+    decoder_loss,
+    encoder_loss,
+    first_answers,
+    init_model,
+    read_dialogues,
+)
 from omnizip_jax.testbed.model import export, small_config, small_tokenizer
 from omnizip_jax.types import Window
 
-EASY = DIFFICULTIES["easy"]
+EASY, MOVING, LONG = (DIFFICULTIES[name] for name in ("easy", "moving", "long"))
 # Every third clip has crowds, small shapes on a rough backdrop, and sounds under a hiss.
 ROUGH = Difficulty((2, 4), (1, 2), 2, (14, 22), (2, 5), 36, 1.2e-2, (0.03, 0.2), (0, 6))
+LOOKS = (EASY, ROUGH, MOVING, LONG)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,43 +76,70 @@ class Stage:
     """Part of the curriculum.
 
     Attributes:
-        lesson: what the decoder reads; None trains the encoders.
-        batch: clips in a step.
         rate: Muon's highest learning rate; Adam's is a fifth of it.
+        lessons: what the decoder reads, a different one in every step; without any, the encoders
+            are trained.
         auxiliary: weight of the auxiliary heads' loss.
     """
 
     name: str
     steps: int
-    batch: int
     rate: float
-    lesson: Lesson | None = None
+    lessons: tuple[Lesson, ...] = ()
     auxiliary: float = 0.0
 
+    @property
+    def trains(self) -> tuple[str, ...]:
+        """The parameters that change: the decoder learns on encoded clips."""
+        return ("audio", "vision", "heads") if not self.lessons else ("text", "heads")
 
-# Here the model sees selected tokens: drawn at random, more of them where something is.
-SPARSE = Lesson(EASY, windows=2, video_tokens=6, audio_tokens=16, system="")
-# Small batches, many steps, and a low rate: finding by its name what is among the tokens is learned
-# suddenly, after some 600 steps whatever the batch, and not at all at three times this rate. These
-# kinds of questions need little else.
+
+# Few tokens, drawn at random, more of them where something is. Small batches, many steps, and a low
+# rate: finding by its name what is among the tokens is learned suddenly, after some 600 steps
+# whatever the batch, and not at all at three times this rate. These kinds of questions need little
+# else.
 LOOK_UP = ("colour of sound", "shape of sound", "sound of colour", "shape of colour")
+SPARSE = Lesson(64, windows=(1, 2), system="")
 # What is heard with a colour, whether anything is, and for how long, takes all tokens of the sound.
-LATE = dataclasses.replace(
-    SPARSE,
-    video_tokens=12,
-    audio_tokens=SPEC.audio_slots,
+LATE = Lesson(
+    192,
+    rows=5,
+    windows=(2, 3),
     kinds=("sound of colour", "silent", "length", "colour of sound", "shape of colour"),
+    all_sound=True,
+    system="",
+)
+SHORT = (
+    Lesson(128, rows=8, windows=(1, 4), again=0.3),
+    Lesson(256, rows=8, windows=(2, 10), again=0.5),
+    Lesson(512, clips=4, rows=10, windows=(1, 30), again=0.6),
+)
+# About as many tokens in a batch of any of these; the longest clips are cut to their slots.
+ALL = (
+    Lesson(512, clips=6, rows=8, windows=(1, 4), again=0.2, share=2),
+    Lesson(512, clips=4, rows=8, rounds=2, windows=(3, 10), again=0.5, share=0.5),
+    Lesson(512, clips=4, rows=10, windows=(5, 150), again=0.7),
+    Lesson(1024, clips=2, rows=12, windows=(6, 60), again=0.7),
+    Lesson(2048, clips=1, rows=20, windows=(12, 30), again=0.7),
+    Lesson(3712, clips=1, rows=24, windows=(20, 30), again=0.7, share=0.5),
+)
+WHOLE = (
+    Lesson(512, clips=6, rows=8, whole=True, share=3),
+    Lesson(512, clips=4, rows=8, rounds=2, whole=True, share=0.5),
+    Lesson(1024, clips=2, rows=12, windows=(6, 60), again=0.7),
+    Lesson(3712, clips=1, rows=24, windows=(20, 40), again=0.7),
 )
 CURRICULUM = (
-    Stage("encoders", 900, 6, 1.2e-2),
-    Stage("look up", 1200, 8, 1.5e-3, dataclasses.replace(SPARSE, kinds=LOOK_UP), 1.0),
-    Stage("two windows", 2000, 8, 1.5e-3, SPARSE, 0.5),
-    Stage("four windows", 1200, 8, 1.5e-3, dataclasses.replace(SPARSE, windows=4), 0.2),
-    # From here on all of them, but for one stage on the kinds that come last.
-    Stage("all tokens", 700, 4, 1e-3, Lesson(EASY, rounds=6), 0.1),
-    Stage("all sound", 1800, 8, 1.5e-3, LATE, 0.5),
-    Stage("whole clips", 1200, 4, 1e-3, Lesson(EASY, rounds=6, whole=True)),
+    Stage("encoders", 1200, 1.2e-2),
+    Stage("look up", 1200, 1.5e-3, (dataclasses.replace(SPARSE, kinds=LOOK_UP),), 1.0),
+    Stage("few tokens", 1500, 1.5e-3, (dataclasses.replace(SPARSE, rows=8),), 0.5),
+    Stage("all sound", 1200, 1.5e-3, (LATE, dataclasses.replace(SPARSE, rows=8)), 0.5),
+    Stage("longer clips", 1500, 1.5e-3, SHORT, 0.3),
+    Stage("all tokens", 1800, 1e-3, ALL, 0.1),
+    Stage("whole clips", 900, 5e-4, WHOLE),
 )
+SAVED_EVERY = 120  # seconds, at least
+ENCODED_TOGETHER = 6  # clips in a step that trains the encoders
 
 
 def make_optimiser(stage: Stage) -> optax.GradientTransformation:
@@ -148,29 +185,38 @@ def make_step(stage: Stage, config: ModelConfig) -> Callable[..., Any]:
 
     @jax.jit
     def step(params, state, batch):
-        def loss(params):
-            if isinstance(batch, EncoderBatch):
-                return encoder_loss(params, batch, config)
-            return decoder_loss(params, batch, config, stage.auxiliary)
+        trained = {part: params[part] for part in stage.trains}
 
-        (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-        updates, state = optimiser.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state, {"loss": value, **metrics}
+        def loss(trained):
+            whole = params | trained
+            if isinstance(batch, EncoderBatch):
+                return encoder_loss(whole, batch, config)
+            return decoder_loss(whole, batch, config, stage.auxiliary)
+
+        (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(trained)
+        updates, state = optimiser.update(gradient, state, trained)
+        return params | optax.apply_updates(trained, updates), state, {"loss": value, **metrics}
 
     return step
+
+
+def begin(stage: Stage, params: Any) -> Any:
+    """The optimiser's state before the first step of a stage."""
+    return make_optimiser(stage).init({part: params[part] for part in stage.trains})
 
 
 def encoder_batch(seed: int, step: int, size: int) -> EncoderBatch:
     """Clips that no other step sees, with something to see and to hear in every second."""
     first = (seed * 10_000 + step) * 100
-    return EncoderBatch.of([_busy_clip(first + i, crowded=i % 3 > 0) for i in range(size)])
+    return EncoderBatch.of([_busy_clip(first + i) for i in range(size)])
 
 
-def _busy_clip(seed: int, crowded: bool, windows: int = 2) -> TestClip:
-    """One large shape in every second, or three small ones, of which one sounds."""
+def _busy_clip(seed: int, windows: int = 2) -> TestClip:
+    """One shape in every second, or three small ones, of which one sounds."""
     random = random_generator("train", seed)
-    # Up to this radius there is room for another one, wherever the first ones are.
-    difficulty = dataclasses.replace(ROUGH if seed % 2 else EASY, radius=(14, 24))
+    look, crowded = LOOKS[random.integers(len(LOOKS))], random.random() < 0.6
+    if crowded:  # up to this radius there is room for another one, wherever the first ones are
+        look = dataclasses.replace(look, radius=(12, 24))
     things = []
     for slot in range(windows * SLOTS_PER_WINDOW):
         colours = random.permutation(list(COLOURS))[: 3 if crowded else 1].tolist()
@@ -179,7 +225,7 @@ def _busy_clip(seed: int, crowded: bool, windows: int = 2) -> TestClip:
             Thing(slot, colours[0], shapes[0], str(random.choice(SOUNDS)), bool(random.integers(2)))
         )
         things += [Thing(slot, *pair) for pair in zip(colours[1:], shapes[1:], strict=True)]
-    return render(tuple(things), random, difficulty if crowded else EASY, windows)
+    return render(tuple(things), random, look, windows)
 
 
 def make_encode(params: Any, config: ModelConfig) -> Encode:
@@ -193,15 +239,67 @@ def make_encode(params: Any, config: ModelConfig) -> Encode:
     return encode
 
 
-def make_bank(params: Any, config: ModelConfig, clips: int, seed: int, split: Split) -> Bank:
-    """Encode clips; every third one is rough, every sixth goes through a file."""
+def make_banks(
+    params: Any, config: ModelConfig, clips: int, seed: int
+) -> list[tuple[Difficulty, Bank]]:
+    """Encode clips of every look that is trained on.
+
+    A third of them are what a difficulty draws, every sixth of these written to a file and read
+    again. The others show and play every combination, and every fourth of them is cut as a stream
+    might be.
+    """
 
     def read(index: int, clip: TestClip) -> Window:
-        return reread(clip) if index % 6 == 0 else cut(clip)
+        if index < clips // 3:
+            return reread(clip) if index % 6 == 0 else cut(clip)
+        return cut(clip, live=index % 4 == 0)
 
-    first = 10**9 * (seed + 1)
-    made = (make_clip(first + i, split, ROUGH if i % 3 == 2 else EASY) for i in range(clips))
-    return Bank(made, make_encode(params, config), read)
+    encode, banks = make_encode(params, config), []
+    for number, look in enumerate(LOOKS):
+        first = 10**9 * (seed + 1) + number * 10**6
+        random = random_generator("train", first)
+        plots = _every_content(random, look.crowd, clips - clips // 3)
+        further = 30 if look.again > 1 else 8  # windows of every tenth clip
+        made = itertools.chain(
+            (
+                make_clip(first + 1 + i, "train", look, 4 if i % 10 else further)
+                for i in range(clips // 3)
+            ),
+            (render(plot, random, look, 4) for plot in plots),
+        )
+        banks.append((look, Bank(made, encode, read, consistent=clips // 3)))
+    return banks
+
+
+def _every_content(
+    random: np.random.Generator, crowd: int, clips: int
+) -> Iterator[tuple[Thing, ...]]:
+    """What happens in clips of four windows that share out what a window can sound like."""
+    kinds = [None, *itertools.product(SOUNDS, (False, True))]
+    pairs = list(itertools.product(kinds, kinds)) + [(None, None)] * 70
+    order = [random.permutation(len(pairs)) for _ in range(4 * clips // len(pairs) + 1)]
+    deck = [pairs[i] for i in np.concatenate(order)]
+    for clip in range(clips):
+        things = []
+        for window in range(4):
+            for slot, sound in enumerate(deck[4 * clip + window]):
+                count = 1 if sound else random.integers(crowd + 1)
+                colours = random.permutation(list(COLOURS))[:count].tolist()
+                things += [
+                    Thing(2 * window + slot, colour, str(random.choice(SHAPES)), *(sound or ()))
+                    for colour in colours
+                ]
+        yield tuple(things)
+
+
+def validation_banks(params: Any, config: ModelConfig, clips: int) -> dict[str, Bank]:
+    """Encoded clips of every difficulty that no training sees; long ones up to a minute."""
+    encode, banks = make_encode(params, config), {}
+    for name, look in DIFFICULTIES.items():
+        lengths = [min(clip_windows(i, look), 30) for i in range(clips)]
+        made = (make_clip(i, "validation", look, windows) for i, windows in enumerate(lengths))
+        banks[name] = Bank(made, encode)
+    return banks
 
 
 class Progress(NamedTuple):
@@ -220,7 +318,7 @@ class Progress(NamedTuple):
     @classmethod
     def load(cls, path: Path, curriculum: Sequence[Stage], params: Any) -> Progress:
         stored: Any = flax.serialization.msgpack_restore(path.read_bytes())
-        optimiser = make_optimiser(curriculum[stored["stage"]]).init(params)
+        optimiser = begin(curriculum[stored["stage"]], params)
         restored: Any = flax.serialization.from_state_dict(cls(params, optimiser, 0, 0), stored)
         return restored
 
@@ -229,8 +327,8 @@ def train(
     folder: Path,
     curriculum: Sequence[Stage] = CURRICULUM,
     seed: int = 0,
-    bank_clips: int = 1500,
-    validation_clips: int = 120,
+    bank_clips: int = 450,
+    validation_clips: int = 12,
     every: int = 100,
 ) -> None:
     """Run the curriculum; goes on where an earlier run in the same folder stopped.
@@ -239,30 +337,38 @@ def train(
         folder: for ``state.msgpack``, ``log.jsonl``, ``curves.png`` and, at the end, the weights
             in the released layout in ``released/``.
         seed: of everything random.
-        bank_clips: encoded once for the decoder's stages.
-        validation_clips: never trained on; from the validation seeds.
-        every: steps between two lines of the log and two checkpoints.
+        bank_clips: of each look, encoded once for the decoder's stages.
+        validation_clips: of each difficulty, never trained on; from the validation seeds.
+        every: steps between two lines of the log; checkpoints come with them and every two minutes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = small_tokenizer()
     config = ModelConfig.from_dict(small_config(tokenizer))
     params = init_model(config, seed)
     saved = folder / "state.msgpack"
-    progress = Progress(params, make_optimiser(curriculum[0]).init(params), 0, 0)
+    progress = Progress(params, begin(curriculum[0], params), 0, 0)
     if saved.is_file():
         progress = Progress.load(saved, curriculum, params)
         print(f"going on with {curriculum[progress.stage].name}, step {progress.step}", flush=True)
-    lessons: dict[Split, Dialogues] = {}
+    lessons, unseen = None, {}
     while True:
         stage = curriculum[progress.stage]
-        if stage.lesson and not lessons:
+        if stage.lessons and not lessons:
             print("encoding clips for the decoder", flush=True)
-            counts: dict[Split, int] = {"train": bank_clips, "validation": validation_clips}
-            for split, clips in counts.items():
-                bank = make_bank(progress.params, config, clips, seed, split)
-                lessons[split] = Dialogues(bank, tokenizer, config)
+            banks = make_banks(progress.params, config, bank_clips, seed)
+            lessons = Dialogues(banks, tokenizer, config)
+            unseen = {
+                name: Dialogues([(DIFFICULTIES[name], bank)], tokenizer, config)
+                for name, bank in validation_banks(
+                    progress.params, config, validation_clips
+                ).items()
+            }
         steps = run_stage(stage, progress, lessons, config, seed, every)
         for progress, means in steps:
+            if not means:
+                progress.save(saved)
+                continue
+            means |= validate(progress.params, unseen, config)
             line = {"stage": stage.name, "step": progress.step, **means}
             print("  ".join(f"{key} {value}" for key, value in line.items()), flush=True)
             with (folder / "log.jsonl").open("a") as log:
@@ -271,8 +377,8 @@ def train(
         if progress.stage + 1 == len(curriculum):
             break
         number = progress.stage + 1
-        optimiser = make_optimiser(curriculum[number]).init(progress.params)
-        progress = Progress(progress.params, optimiser, number, 0)
+        state = begin(curriculum[number], progress.params)
+        progress = Progress(progress.params, state, number, 0)
     parts = ("audio", "vision", "text")
     export({name: progress.params[name] for name in parts}, folder / "released")
     draw_curves(folder)
@@ -281,41 +387,56 @@ def train(
 def run_stage(
     stage: Stage,
     progress: Progress,
-    lessons: dict[Split, Dialogues],
+    lessons: Dialogues | None,
     config: ModelConfig,
     seed: int,
     every: int,
 ) -> Iterator[tuple[Progress, dict[str, float]]]:
-    """Do the steps of a stage that are left; yields the means of every few."""
+    """Do the steps of a stage that are left.
+
+    Yields the means of every few steps, and in between, every few minutes, none.
+    """
     step = make_step(stage, config)
-    params, state, began, recent = progress.params, progress.optimiser, time.time(), []
+    params, state, recent = progress.params, progress.optimiser, []
+    began = saved = time.time()
+    shares = np.array([lesson.share for lesson in stage.lessons])
     for index in range(progress.step, stage.steps):
-        if stage.lesson is None:
-            batch = encoder_batch(seed, index, stage.batch)
+        if lessons is None or not stage.lessons:
+            batch = encoder_batch(seed, index, ENCODED_TOGETHER)
         else:  # drawn by the number of the step, so that a resumed run sees the same
             random = np.random.default_rng([seed, progress.stage, index])
-            batch = lessons["train"].draw(random, stage.lesson, stage.batch)
+            lesson = stage.lessons[random.choice(len(shares), p=shares / shares.sum())]
+            batch = lessons.draw(random, lesson)
         params, state, metrics = step(params, state, batch)
         recent.append(metrics)
         if (index + 1) % every == 0 or index + 1 == stage.steps:
             means = {key: round(float(np.mean([m[key] for m in recent])), 4) for key in recent[0]}
             means["seconds"] = round(time.time() - began)
-            if lessons:
-                means["validation"] = validate(params, lessons["validation"], config)
-            recent = []
+            recent, saved = [], time.time()
             yield Progress(params, state, progress.stage, index + 1), means
+        elif time.time() - saved > SAVED_EVERY:
+            saved = time.time()
+            yield Progress(params, state, progress.stage, index + 1), {}
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def _right(params: Any, batch: DecoderBatch, config: ModelConfig) -> jax.Array:
-    return decoder_loss(params, batch, config, 0.0)[1]["answers"]
+    """Whether the answer that begins each dialogue is right: [B, Q]."""
+    right, begins = first_answers(read_dialogues(params, batch, config)[0][:, :, :-1], batch)
+    return jnp.any(right & begins, axis=-1)
 
 
-def validate(params: Any, lessons: Dialogues, config: ModelConfig, batches: int = 2) -> float:
-    """Accuracy of the first answer on whole validation clips of both difficulties, all tokens."""
-    lesson = Lesson(EASY, rounds=1, whole=True)
-    draws = (lessons.draw(np.random.default_rng(i), lesson, 20) for i in range(batches))
-    return float(np.mean([_right(params, batch, config) for batch in draws]))
+def validate(
+    params: Any, unseen: Mapping[str, Dialogues], config: ModelConfig, batches: int = 2
+) -> dict[str, float]:
+    """Accuracy on whole validation clips with all tokens, by difficulty."""
+    out = {}
+    for name, lessons in unseen.items():
+        long = max(DIFFICULTIES[name].windows) > 4
+        lesson = Lesson(3712 if long else 512, clips=2 if long else 6, rows=16, whole=True)
+        draws = (lessons.draw(np.random.default_rng(i), lesson) for i in range(batches))
+        out[name] = round(float(np.mean([_right(params, batch, config) for batch in draws])), 4)
+    return out
 
 
 def draw_curves(folder: Path) -> Path:
@@ -325,7 +446,7 @@ def draw_curves(folder: Path) -> Path:
     upper, lower = figure.subplots(2, 1, sharex=True)
     upper.semilogy([line["loss"] for line in lines])
     upper.set_ylabel("loss")
-    for name in ("colour", "shape", "sound", "answers", "validation"):
+    for name in ("colour", "shape", "sound", "answers", *DIFFICULTIES):
         lower.plot([line.get(name, np.nan) for line in lines], label=name)
     lower.set(xlabel="line of the log", ylabel="share right", ylim=(0, 1))
     lower.legend()

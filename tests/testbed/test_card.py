@@ -1,0 +1,29 @@
+"""The model card says what the files say."""
+
+from __future__ import annotations
+
+from omnizip_jax.checkpoint.small import RELEASED
+from omnizip_jax.testbed.card import model_card, stages_table
+from omnizip_jax.testbed.goals import FULL, Answer
+
+LOG = [
+    {"stage": "encoders", "step": 100, "seconds": 40},
+    {"stage": "encoders", "step": 150, "seconds": 60},
+    {"stage": "encoders", "step": 200, "seconds": 25},  # went on after a stop
+    {"stage": "all tokens", "step": 100, "seconds": 90, "answers": 0.75, "easy": 0.5},
+]
+
+
+def test_time_is_summed_over_stops():
+    rows = stages_table(LOG).splitlines()
+    assert rows[0] == "| stage | steps | seconds | its own answers | easy |"
+    assert rows[2] == "| encoders | 200 | 85 | - | - |"
+    assert rows[3] == "| all tokens | 100 | 90 | 75.0% | 50.0% |"
+
+
+def test_the_card_counts_and_describes():
+    answered = [Answer("easy", 4, clip, "seen", "yes", {FULL: True}) for clip in range(3)]
+    card = model_card(RELEASED, LOG, answered, seed=1)
+    assert "1,405,424 parameters" in card and "2.8 MB" in card and "--seed 1" in card
+    assert "4 layers of 128, 2 heads of 64, feed-forward 384, M-RoPE sections 8, 12, 12" in card
+    assert "| easy | 8 s | 3 | 100.0 (100.0 to 100.0) |" in card

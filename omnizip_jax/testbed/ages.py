@@ -83,13 +83,9 @@ def draw_plot(random: np.random.Generator, seconds: int, ages: Ages) -> Plot:
 
 
 def questions_by_age(plot: Plot) -> list[tuple[str, Question]]:
-    """Every question of the kinds that are asked, about the event of each age."""
-    ages = {thing: age for age, thing in plot.by_age.items()}
-    return [
-        (ages[question.thing], question)
-        for question in all_questions(plot.things)
-        if question.kind in ASKED and question.thing in ages
-    ]
+    """Every question of the kinds that are asked, about the event of each age, age by age."""
+    questions = [q for q in all_questions(plot.things) if q.kind in ASKED]
+    return [(age, q) for age, thing in plot.by_age.items() for q in questions if q.thing == thing]
 
 
 def make_stream(

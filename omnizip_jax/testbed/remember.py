@@ -74,8 +74,9 @@ class Row(NamedTuple):
 def rows_of(windows: int, slots: int) -> list[Row]:
     """Every memory at every share, and a cache in which streams of so many windows have room."""
     rows = [Row(memory, keep, slots) for memory in typing.get_args(Memory) for keep in SHARES]
-    kept = math.ceil(UNBOUNDED_SHARE * windows * (SPEC.audio_slots + SPEC.video_slots))
-    return [*rows, Row("recent", UNBOUNDED_SHARE, kept + PROMPT, bounded=False)]
+    # Room costs nothing until it is filled, and the plan of a stream may keep a little more.
+    most = 1.1 * UNBOUNDED_SHARE * windows * (SPEC.audio_slots + SPEC.video_slots)
+    return [*rows, Row("recent", UNBOUNDED_SHARE, math.ceil(most) + PROMPT, bounded=False)]
 
 
 def watch(

@@ -50,6 +50,7 @@ def test_every_kind_is_asked_once_about_every_event():
         assert len({question.text for _, question in asked}) == len(asked)
         pairs = [(age, question.kind) for age, question in asked]
         assert sorted(pairs) == sorted((age, kind) for age in AGES for kind in ASKED)
+        assert list(dict.fromkeys(age for age, _ in asked)) == list(AGES)
         for age, question in asked:
             thing = plot.by_age[age]
             known = (thing.colour, thing.shape, thing.sound, "long" if thing.long else "short")

@@ -280,8 +280,9 @@ def balanced(
     wanted = jnp.round(jnp.round(wanted * 1024) / 1024).astype(jnp.int32)
     least, most = balance.limits(share.denominator)
     most = jnp.minimum(jnp.minimum(most, tokens), most_of_picture(share, mask.size))
-    most = jnp.maximum(most, share.numerator * tokens // (4 * share.denominator))
-    count = jnp.clip(wanted, jnp.minimum(jnp.maximum(least, 0), most), most)
+    quarter = share.numerator * tokens // (4 * share.denominator)
+    most = jnp.maximum(most, quarter)
+    count = jnp.clip(wanted, jnp.clip(least, quarter, most), most)
     return balance.take(count, share.denominator), count
 
 

@@ -129,7 +129,7 @@ def test_a_stream_chooses_as_a_clip_once_it_knows_what_is_usual():
     whole, lived = select(Surprise(keep=0.3), windows), stream(Surprise(keep=0.3), windows)
     late = slice(40, 60)
     same = np.asarray(whole.video_keep)[late] == lived.video_keep[late]
-    assert same.mean() > 0.9
+    assert same.mean() > 0.85
 
 
 def test_settings_are_checked():

@@ -6,7 +6,8 @@ the order of the steps, ``omnizip`` the method; ``published`` is what the author
 differently, ``causal`` what a stream does instead of the two clip-wide steps.
 
 The others, a file each, are built from ``parts``: one for the sound, one for the picture, which
-``mixed`` joins anew; ``share`` holds a share of all tokens.
+``mixed`` joins anew; ``share`` holds a share of all tokens. ``surprise`` is this package's own
+rule, and ``questioned`` lets the question thin what another method kept.
 """
 
 from omnizip_jax.compression.baselines import AllTokens, RandomTokens, TemporalOnly
@@ -17,6 +18,7 @@ from omnizip_jax.compression.method import Method
 from omnizip_jax.compression.mixed import Mixed
 from omnizip_jax.compression.omnizip import OmniZipConfig
 from omnizip_jax.compression.published import PublishedOmniZip
+from omnizip_jax.compression.questioned import Questioned
 from omnizip_jax.compression.seats import Seats
 from omnizip_jax.compression.surprise import Surprise
 from omnizip_jax.compression.vidcom2 import VidCom2
@@ -36,6 +38,7 @@ METHODS: dict[str, type[Method]] = {
     "seats": Seats,
     "fastv": FastV,
     "surprise": Surprise,
+    "questioned": Questioned,
 }
 
 __all__ = [
@@ -48,6 +51,7 @@ __all__ = [
     "Mixed",
     "OmniZipConfig",
     "PublishedOmniZip",
+    "Questioned",
     "RandomTokens",
     "Seats",
     "Surprise",

@@ -242,6 +242,7 @@ def draw_things(
     places = random.permutation(windows)[:busy, None] * SLOTS_PER_WINDOW + np.arange(2)
     slots = random.permutation(places.ravel())[:events].tolist()
     free = np.setdiff1d(np.arange(windows * SLOTS_PER_WINDOW), slots)
+    silent = min(silent, len(COLOURS) - events)  # no two things share a colour
     free = random.permutation(np.repeat(free, difficulty.crowd))[:silent].tolist()
     colours = random.permutation(list(COLOURS))[: events + len(free)].tolist()
     sounds = random.permutation(SOUNDS)[:events].tolist()

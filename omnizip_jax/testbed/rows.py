@@ -5,6 +5,7 @@ A method is measured once it has a line in one of the dictionaries here.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -17,14 +18,19 @@ from omnizip_jax.compression import (
     Method,
     Mixed,
     OmniZipConfig,
+    Questioned,
     RandomTokens,
     Seats,
+    Surprise,
+    TemporalOnly,
     VidCom2,
     VisionZip,
 )
+from omnizip_jax.compression.parts import Parts
 from omnizip_jax.testbed.altered import ALTERED, Row
 from omnizip_jax.testbed.clips import SPEC
 from omnizip_jax.testbed.oracle import Oracle
+from omnizip_jax.testbed.streamed import Streamed
 from omnizip_jax.testbed.survey import Survey
 
 RANDOM_SEEDS = 5
@@ -68,6 +74,8 @@ METHODS: dict[str, Make] = {
     "vidcom2": lambda share: VidCom2(keep=share),
     "seats": lambda share: Seats(keep=share),
     "fastv": lambda share: FastV(keep=share),
+    "surprise": lambda share: Surprise(keep=share),
+    "surprise, then the question": lambda share: Questioned(keep=share),
 }
 
 # It knows what no method can know.
@@ -80,13 +88,32 @@ STREAMED: dict[str, Callable[[float], Row]] = {
     "omnizip, causal, live sound": lambda share: Row(
         OmniZipConfig(keep=share, causal=True), sound="live"
     ),
+    "surprise, in a stream": lambda share: Row(Streamed(method=Surprise(keep=share))),
+    "surprise, in a stream, live sound": lambda share: Row(
+        Streamed(method=Surprise(keep=share)), sound="live"
+    ),
 }
 
-# Table 5 and figure 7 of the paper.
+
+def _with(share: float, sound: Parts | None = None, picture: Parts | None = None) -> Method:
+    """Surprise with another sound or picture, both at the same share, as Surprise keeps them."""
+    rates = {"rho_audio": 1 - share, "rho_video": 1 - share}
+    parts = (dataclasses.replace(part or Surprise(), **rates) for part in (sound, picture))
+    return Mixed(*parts)
+
+
+# Table 5 and figure 7 of the paper; and Surprise, part by part.
 ABLATIONS: dict[str, Make] = {
     "omnizip, no dynamic rates": lambda share: OmniZipConfig(keep=share, rho_min=0.6, rho_max=0.6),
     "omnizip, no anchors (G = 0)": lambda share: OmniZipConfig(keep=share, merge_size=0),
     "omnizip, G = 15": lambda share: OmniZipConfig(keep=share, merge_size=15),
+    "surprise, salient sound": lambda share: _with(share, sound=EVS()),
+    "surprise, random sound": lambda share: _with(share, sound=RandomTokens()),
+    "surprise, the paper's split": lambda share: Mixed(Surprise(), Surprise(), keep=share),
+    "surprise, VidCom2's picture": lambda share: _with(share, picture=VidCom2()),
+    "surprise, changes as picture": lambda share: _with(share, picture=TemporalOnly()),
+    "surprise, random picture": lambda share: _with(share, picture=RandomTokens()),
+    "surprise, even picture": lambda share: Surprise(keep=share, sharpness=0.0),
 }
 
 # Table 4: the sound of one method and the picture of another.
@@ -108,7 +135,13 @@ MIXTURES: dict[str, Make] = {
 
 
 # Where clips are long: what takes minutes there, and what nobody streams.
-NOT_LONG = ("seats", "fastv", "sound of another clip", "picture of another clip")
+NOT_LONG = (
+    "seats",
+    "fastv",
+    "surprise, then the question",
+    "sound of another clip",
+    "picture of another clip",
+)
 
 
 def row_name(method: str, share: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import hashlib
 import itertools
 
@@ -168,3 +169,12 @@ def _window(windows, index):
     return windows.replace(
         **{name: getattr(windows, name)[index] for name in ("patches", "grid_size", "grid_mask")}
     )
+
+
+def test_any_look_can_be_drawn_without_recurring():
+    """Long clips have more to happen than there are colours; a shorter lesson draws fewer."""
+    for look in DIFFICULTIES.values():
+        for seed in range(200):
+            once = dataclasses.replace(look, again=1)
+            things = draw_things(np.random.default_rng(seed), once, 1 + seed % 20)
+            assert len({thing.colour for thing in things}) == len(things)

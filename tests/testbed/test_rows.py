@@ -14,6 +14,7 @@ from omnizip_jax.testbed.asking import encode
 from omnizip_jax.testbed.batches import cut
 from omnizip_jax.testbed.clips import make_clip
 from omnizip_jax.testbed.oracle import Oracle
+from omnizip_jax.testbed.streamed import Streamed
 from omnizip_jax.testbed.survey import SURVEYS
 
 AUDIO, VIDEO = np.full(4, 50), np.full(4, 72)
@@ -45,6 +46,8 @@ def test_rows_keep_what_they_say():
             continue
         if method.stages(28):  # the layer average; its counts have tests of their own
             assert getattr(method, "keep", None) == float(share.rstrip("%")) / 100
+        elif isinstance(method, Streamed):
+            assert method.method.keep == float(share.rstrip("%")) / 100
         elif getattr(method, "causal", False):  # a bound, not a count
             assert method.bound(AUDIO, VIDEO) <= round(float(share[:-1]) / 100 * TOKENS) + 130
         else:

@@ -1,0 +1,39 @@
+"""A clip as a stream chooses it: window by window, by what is known so far."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+from jaxtyping import PRNGKeyArray
+
+from omnizip_jax.compression import Method
+from omnizip_jax.compression.method import Counts
+from omnizip_jax.types import EncodedWindow, Selection
+
+
+@dataclasses.dataclass(frozen=True)
+class Streamed(Method):
+    """What a method that can follow a stream keeps of a clip without looking ahead."""
+
+    method: Method
+
+    @property
+    def wants(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.method.wants
+
+    def bound(self, audio_counts: Counts, video_counts: Counts) -> int:
+        """A stream's balance may stray: each window may keep the most that one can."""
+        windows = zip(audio_counts.tolist(), video_counts.tolist(), strict=True)
+        return sum(min(self.method.step_bound(a, v), a + v) for a, v in windows)
+
+    def select(self, windows: EncodedWindow, key: PRNGKeyArray) -> Selection:
+        begin = self.method.begin(jax.tree.map(lambda x: x[0], windows))
+
+        def step(carry, window):
+            state, key = carry
+            key, own = jax.random.split(key)
+            state, chosen = self.method.step(state, window, own)
+            return (state, key), chosen
+
+        return jax.lax.scan(step, (begin, key), windows)[1]

@@ -113,7 +113,7 @@ def prepare(folder: Path, clip: TestClip, console: Console) -> tuple[Params, Pat
     """The small model, and a clip as a file: steps 1 and 2."""
     console.print(
         "[bold]1.[/] The small model that comes along: Qwen2.5-Omni's thinker with 1.4 million "
-        "parameters, trained on clips like the next one, in the released layout."
+        "parameters, trained on clips made of shapes and sounds, in the released layout."
     )
     # bfloat16 is slow on a CPU, and what the released weights run in on a GPU.
     params = load("small", dtype="float32" if jax.default_backend() == "cpu" else None)

@@ -27,7 +27,7 @@ from omnizip_jax.testbed.samples import (
 
 # So small that what came in the beginning must be thinned long before the end.
 CACHE: dict[str, Any] = {"capacity": 1024, "memory": "fading", "text_slots": 160}
-TIMES = (BEGINNING, 3 * BEGINNING, END)  # at which the same questions are asked
+TIMES = (BEGINNING, 4 * BEGINNING, END)  # at which the same questions are asked
 FIRST = slice(0, BEGINNING // SPEC.seconds)  # windows
 # What is asked: kinds that one thing decides, by family.
 KINDS = {
@@ -149,7 +149,7 @@ def beginning_table(
         marks = (marked(text, question) for text in said)
         table.add_row(question.text, question.answer, *marks, end_section=last)
     counts = (f"{now} of {came}" for now, came in left.values())
-    table.add_row("tokens left of what was kept", "", *counts)
+    table.add_row("tokens left in the cache", "", *counts)
     return table
 
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from omnizip_jax.app.times import clock
 from omnizip_jax.context import Context
+from omnizip_jax.picture import HEARD, VIDEO
 
 BARS = " ▁▂▃▄▅▆▇█"
 
@@ -58,19 +59,17 @@ def plot_remembering(seen: Remembering, seconds: int, asked: Sequence[float]) ->
     for now, left in enumerate(seen.left):
         shares[: now + 1, now] = np.array(left) / np.maximum(seen.entered[: now + 1], 1)
     figure = Figure(figsize=(7, 5.5), layout="constrained")
-    ax = figure.subplots()
-    end = count * seconds
-    # A column is the moment after a window, centred on it.
-    columns = (seconds / 2, end + seconds / 2)
+    ax, end = figure.subplots(), count * seconds
+    columns = (seconds / 2, end + seconds / 2)  # each is centred on the end of a window
     image = ax.imshow(
-        shares, cmap="magma_r", vmin=0, vmax=1, origin="lower", aspect="auto",
+        shares, cmap=HEARD, vmin=0, vmax=1, origin="lower", aspect="auto",
         extent=(*columns, 0, end), interpolation="nearest",
     )  # fmt: skip
     for time in asked:
-        ax.axvline(time, color="#2a7f9e", linestyle=":")
-        ax.annotate(f"asked, {clock(time)}", (time, end), (-3, -4), textcoords="offset points",
-                    rotation=90, ha="right", va="top", fontsize=8)  # fmt: skip
+        ax.axvline(time, color=VIDEO, linestyle=":")
+    above = ax.secondary_xaxis("top")
+    above.set_xticks(asked, [f"asked, {clock(time)}" for time in asked], fontsize=8)
     ax.set(xlabel="stream time, s", ylabel="window that came at second", xlim=(0, columns[1]))
-    ax.set_title("share of each window's tokens that is left in the cache", fontsize=11)
+    ax.set_title("share of each window's kept tokens that is left in the cache", fontsize=11)
     figure.colorbar(image, ax=ax)
     return figure

@@ -41,9 +41,12 @@ from omnizip_jax.compression.parts import Rates, top_part
 from omnizip_jax.evaluation.cost import cost
 from omnizip_jax.evaluation.paired import mean_over
 from omnizip_jax.picture import plot_methods
-from omnizip_jax.testbed.measure import Measurement, measure
+from omnizip_jax.testbed.altered import Row
+from omnizip_jax.testbed.measure import measure
 from omnizip_jax.testbed.questions import FAMILIES, NAMES
+from omnizip_jax.testbed.results import Measurement
 from omnizip_jax.testbed.samples import sample_clip
+from omnizip_jax.testbed.survey import SURVEYS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,11 +109,14 @@ plot_methods(answers)
 #
 # The same questions about the same clips under every method: `measure` asks, here about 16 hard
 # clips, one question of each family. That is few: the intervals say how few. The command
-# `python -m omnizip_jax.testbed.evaluate` asks about a thousand.
+# `python -m omnizip_jax.testbed.measure` asks about a thousand.
 
 # %%
-trials = measure(params, methods, range(16), "hard", progress=False)
-measured = Measurement.of(trials)
+survey = SURVEYS["hard"]
+rows = {name: Row(method) for name, method in methods.items()}
+blocks = measure(params, rows, survey, range(16), progress=False)
+answered = [answer for block in blocks for answer in block]
+measured = Measurement.of(answered, params, survey)
 print(f"{'':>12}  {'right':>6}  {'95 %':^12}  {'  '.join(FAMILIES)}")
 for name, right in measured.right.items():
     of_clips = right.mean(axis=(1, 2))  # over seeds and families

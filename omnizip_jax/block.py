@@ -134,12 +134,20 @@ def _opening(past: Past) -> tuple[Bool[Array, ""], Int[Array, ""], Int[Array, ""
 
 
 def _ranks(selection: Selection) -> Float[Array, " slots"]:
-    """Place of each token in its window's order of salience, video slots first.
+    """How soon each token of a window fades, video slots first.
 
-    Audio and each grid are ranked on their own, then spread over as many places as were kept.
+    Audio and each grid are ranked on their own, then spread over as many places as were kept. Where
+    a method says what its tokens are worth, the place is where a token would stand whose worth is
+    one over it.
     """
     total = jnp.sum(selection.audio_keep) + jnp.sum(selection.video_keep)
-    in_grid = jnp.maximum(jnp.sum(selection.video_keep, -1, keepdims=True), 1)
-    video = selection.video_order / in_grid
-    audio = selection.audio_order / jnp.maximum(jnp.sum(selection.audio_keep), 1)
-    return jnp.concatenate([video.reshape(-1), audio]) * total
+
+    def places(order: Array, kept: Array, worth: Array | None) -> Array:
+        if worth is not None:
+            return 1 / jnp.maximum(worth, 1e-6).reshape(-1) - 1
+        of = jnp.maximum(jnp.sum(kept, -1, keepdims=True), 1)
+        return (order / of).reshape(-1) * total
+
+    video = places(selection.video_order, selection.video_keep, selection.video_worth)
+    audio = places(selection.audio_order, selection.audio_keep, selection.audio_worth)
+    return jnp.concatenate([video, audio])

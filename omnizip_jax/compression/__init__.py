@@ -18,6 +18,7 @@ from omnizip_jax.compression.mixed import Mixed
 from omnizip_jax.compression.omnizip import OmniZipConfig
 from omnizip_jax.compression.published import PublishedOmniZip
 from omnizip_jax.compression.seats import Seats
+from omnizip_jax.compression.surprise import Surprise
 from omnizip_jax.compression.vidcom2 import VidCom2
 from omnizip_jax.compression.visionzip import VisionZip
 
@@ -34,6 +35,7 @@ METHODS: dict[str, type[Method]] = {
     "vidcom2": VidCom2,
     "seats": Seats,
     "fastv": FastV,
+    "surprise": Surprise,
 }
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "PublishedOmniZip",
     "RandomTokens",
     "Seats",
+    "Surprise",
     "TemporalOnly",
     "VidCom2",
     "VisionZip",

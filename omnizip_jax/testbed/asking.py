@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Int, Key
 
 from omnizip_jax.compression import Method
 from omnizip_jax.context import Past, Reading
@@ -71,14 +71,17 @@ def prepare(
     rows = [_stacked([padded(question) for question in of_clip]) for of_clip in questions]
     layout = _stacked([geometry(clip) for clip in clips])
     last = jnp.full(len(clips), len(clips[0].mel_length) - 1, jnp.int32)
-    return Asked(EncodedClip(_encode(params, clips, wants), layout, last), _stacked(rows))
+    return Asked(EncodedClip(encode(params, clips, wants), layout, last), _stacked(rows))
 
 
 def _stacked(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def _encode(params: Params, clips: Sequence[Window], wants: frozenset[str]) -> EncodedWindow:
+def encode(
+    params: Params, clips: Sequence[Window], wants: frozenset[str] = frozenset()
+) -> EncodedWindow:
+    """Encode clips of equal length: [B, W, ...]."""
     together: Any = jax.tree.map(lambda *leaves: np.concatenate(leaves), *clips)
     blocks = []
     for start in range(0, len(together.mel_length), ENCODED_AT_ONCE):
@@ -101,11 +104,11 @@ def opening(params: Params) -> Text:
     return segments(params.tokenizer, params.config, [BOTH, "?"], DEFAULT_SYSTEM)[0]
 
 
-def text_tokens(params: Params, asked: Asked) -> Float[np.ndarray, " B"]:
-    """Tokens of text in a prompt, those that open the clip included: mean over the questions."""
+def text_tokens(params: Params, question: str) -> int:
+    """Tokens of text in a prompt about a clip, those that open the clip included."""
     markers = family(params.config).start_markers(params.config, BOTH.audio, BOTH.video)
-    before = len(opening(params).tokens) + len(markers)
-    return before + np.asarray(asked.questions.count).mean(1)
+    about = question_text(params.tokenizer, params.config, question, BOTH)
+    return len(opening(params).tokens) + len(markers) + len(about.tokens)
 
 
 def answers(params: Params, asked: Asked, method: Method, seeds: Sequence[int]) -> Answered:

@@ -22,7 +22,7 @@ from omnizip_jax.models.params import Params
 from omnizip_jax.testbed.asking import answers, prepare
 from omnizip_jax.testbed.batches import cut
 from omnizip_jax.testbed.clips import DIFFICULTIES, SLOTS_PER_WINDOW, Split
-from omnizip_jax.testbed.measure import quiz
+from omnizip_jax.testbed.survey import quiz
 
 STEPS = ("spatial", "temporal")
 

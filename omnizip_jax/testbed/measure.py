@@ -1,264 +1,183 @@
-"""Ask the same questions with every method, and write down clip by clip which answers were right.
+"""``python -m omnizip_jax.testbed.measure``: what compression costs, on clips never trained on.
 
-A file of results holds one JSON line per clip behind a line that says what was measured. A run that
-was stopped goes on after the last whole line.
+Every method answers the same questions about the same test clips, and is compared with all tokens
+pair by pair. A run that was stopped goes on where it was; a method that is new in ``rows.py`` is
+measured alone. At the end come tables and curves of all that the folder of results holds.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import argparse
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+import jax
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
 from tqdm import tqdm
 
-from omnizip_jax.compression import Method
-from omnizip_jax.media import load_clip
+from omnizip_jax.checkpoint.load import load
 from omnizip_jax.models.params import Params
-from omnizip_jax.testbed.asking import answers, prepare, text_tokens
-from omnizip_jax.testbed.clips import (
-    DIFFICULTIES,
-    SPEC,
-    Difficulty,
-    Split,
-    TestClip,
-    clip_windows,
-    make_clip,
-)
-from omnizip_jax.testbed.questions import FAMILIES, Question, draw_question
-from omnizip_jax.testbed.rows import RANDOM_SEEDS, draws
-from omnizip_jax.types import Window
-
-CLIP_WINDOWS = 4
-MEASURED = ("easy", "hard")  # what the model that comes with the package was made for
-BLOCK = 8  # clips per program
-FULL = "all tokens"
-SWAPPED = ("sound of another clip", "picture of another clip")
-
-
-@dataclasses.dataclass(frozen=True)
-class Trial:
-    """One clip: what each method answered.
-
-    Attributes:
-        clip: its seed.
-        kinds: of the questions, one of each family.
-        right: by method, a string of 0 and 1 for each seed: whether each answer was right.
-        kept: by method, audio and video tokens that entered the decoder, and that went on after
-            each stage inside it, summed over the seeds.
-        text: tokens of text in the prompts, on average.
-    """
-
-    clip: int
-    kinds: list[str]
-    right: dict[str, list[str]]
-    kept: dict[str, list[list[int]]]
-    text: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Measurement:
-    """What every method answered.
-
-    Attributes:
-        right: of each method, whether the answer was right: [clips, seeds, families].
-        kept: of each method, mean audio and video tokens that entered the decoder, and that went on
-            after each of its stages.
-        kinds: of the questions: [clips, families].
-        text: tokens of text in a prompt, on average.
-    """
-
-    right: dict[str, Bool[np.ndarray, "clips _ families"]]
-    kept: dict[str, Float[np.ndarray, "_ 2"]]
-    kinds: Shaped[np.ndarray, "clips families"]
-    text: float
-
-    @classmethod
-    def of(cls, trials: Iterable[Trial]) -> Measurement:
-        """The trials in the order of their clips."""
-        ordered = sorted(trials, key=lambda trial: trial.clip)
-        right, kept = {}, {}
-        for name, answered in ordered[0].right.items():
-            rows = [[list(row) for row in trial.right[name]] for trial in ordered]
-            right[name] = np.array(rows) == "1"
-            kept[name] = np.mean([trial.kept[name] for trial in ordered], axis=0) / len(answered)
-        text = float(np.mean([trial.text for trial in ordered]))
-        return cls(right, kept, np.array([trial.kinds for trial in ordered]), text)
-
-
-def quiz(
-    seed: int, split: Split, difficulty: str, windows: int | None = None
-) -> tuple[TestClip, list[Question]]:
-    """The clip of a seed and one question of each family; the same seed gives the same.
-
-    Args:
-        windows: of the clip; by default one of the difficulty's lengths.
-    """
-    look = DIFFICULTIES[difficulty]
-    clip = make_clip(seed, split, look, windows)
-    # Where things come again, it is also asked when.
-    seconds = len(clip.cells) if look.again > 1 else None
-    random = np.random.default_rng([1, seed])
-    return clip, [draw_question(clip.things, random, family, seconds) for family in FAMILIES]
+from omnizip_jax.testbed.altered import Readings, Row
+from omnizip_jax.testbed.asking import Asked, answers, encode, prepare
+from omnizip_jax.testbed.batches import cut
+from omnizip_jax.testbed.clips import Split
+from omnizip_jax.testbed.results import Answered, Measurement, Results, about
+from omnizip_jax.testbed.rows import FULL, RANDOM_SEEDS, draws, rows_of
+from omnizip_jax.testbed.survey import SURVEYS, Survey, clips_together
+from omnizip_jax.testbed.tables import Summary, short_table, summarise, write_tables
 
 
 def measure(
     params: Params,
-    methods: Mapping[str, Method],
+    rows: Mapping[str, Row],
+    survey: Survey,
     clips: Iterable[int],
-    difficulty: str,
     split: Split = "test",
     progress: bool = True,
-) -> Iterator[Trial]:
-    """Ask about clips, a block after the other.
-
-    With "all tokens" among the methods, so are clips with the sound or the picture of another one:
-    what needs both is then answered at chance, if the clip is what decides.
+    missing: Callable[[str, Sequence[int]], Sequence[int]] = lambda _, clips: clips,
+) -> Iterator[list[Answered]]:
+    """Ask about clips, a block after the other, and every row about each block.
 
     Args:
-        clips: their seeds; a trial comes for each, in this order among clips of equal length.
+        clips: their seeds.
+        missing: of a block, the clips that a row has to be asked about; all by default.
+
+    Yields:
+        What a row answered about the clips of a block that were missing.
     """
     clips = list(clips)
-    with tqdm(total=len(clips), desc=difficulty, unit="clip", disable=not progress) as bar:
-        for block in _blocks(clips, DIFFICULTIES[difficulty]):
-            yield from _measure_block(params, methods, block, difficulty, split)
-            bar.update(len(block))
+    length = 0
+    with tqdm(total=len(clips), desc=survey.difficulty, unit="clip", disable=not progress) as bar:
+        for seeds in survey.blocks(clips):
+            wanted = {name: left for name in rows if (left := missing(name, seeds))}
+            if wanted:
+                if length not in (0, survey.windows(seeds[0])):
+                    jax.clear_caches()  # other shapes from here on; programs take memory mappings
+                length = survey.windows(seeds[0])
+                asking = {name: rows[name] for name in wanted}
+                for answered in _ask_block(params, asking, survey, seeds, split):
+                    left = wanted[answered[0].row]
+                    yield [one for one in answered if one.clip in left]
+            bar.update(len(seeds))
 
 
-def _blocks(clips: Sequence[int], look: Difficulty) -> Iterator[Sequence[int]]:
-    """Clips of equal length."""
-    for length in look.windows:
-        equal = [seed for seed in clips if clip_windows(seed, look) == length]
-        for start in range(0, len(equal), BLOCK):
-            yield equal[start : start + BLOCK]
-
-
-def _measure_block(
-    params: Params,
-    methods: Mapping[str, Method],
-    seeds: Sequence[int],
-    difficulty: str,
-    split: Split,
-) -> list[Trial]:
+def _ask_block(
+    params: Params, rows: Mapping[str, Row], survey: Survey, seeds: Sequence[int], split: Split
+) -> Iterator[list[Answered]]:
     # A short last block is filled up, so that every block runs the same programs.
-    padded = [*seeds, *[seeds[-1]] * (BLOCK - len(seeds))]
-    quizzes = [quiz(seed, split, difficulty) for seed in padded]
-    texts = [[question.text for question in questions] for _, questions in quizzes]
+    together = clips_together(survey.windows(seeds[0]))
+    padded = [*seeds, *[seeds[-1]] * (together - len(seeds))]
+    clips = [survey.clip(seed, split) for seed in padded]
+    asked_of = [survey.plot(seed, split)[1] for seed in padded]
+    texts = [[question.text for question in questions] for questions in asked_of]
     truth = np.array(
-        [[params.tokenizer.encode(q.answer)[0] for q in questions] for _, questions in quizzes]
+        [[params.tokenizer.encode(q.answer)[0] for q in questions] for questions in asked_of]
     )
-    wants = frozenset[str]().union(*(method.wants for method in methods.values()))
-    windows = {seed: _windows(clip) for seed, (clip, _) in zip(padded, quizzes, strict=True)}
-    asked = prepare(params, [windows[seed] for seed in padded], texts, wants)
-    right: dict[str, np.ndarray] = {}
-    kept: dict[str, np.ndarray] = {}
-
-    def ask(name: str, method: Method, about: Any) -> None:
-        count = RANDOM_SEEDS if draws(method) else 1
+    wants = frozenset[str]().union(*(row.method.wants for row in rows.values()))
+    asked = prepare(params, [cut(clip) for clip in clips], texts, wants)
+    readings = Readings(
+        asked.clips.windows,
+        clips,
+        lambda: [survey.clip(survey.other(seed), split) for seed in padded],
+        lambda windows: encode(params, windows, wants),
+    )
+    for name, row in rows.items():
+        about = Asked(asked.clips.replace(windows=readings.of(row)), asked.questions)
         rounds = [
-            answers(params, about, method, [seed * RANDOM_SEEDS + i for seed in padded])
-            for i in range(count)
+            answers(params, about, row.method, [seed * RANDOM_SEEDS + i for seed in padded])
+            for i in range(RANDOM_SEEDS if draws(row.method) else 1)
         ]
-        right[name] = np.stack([answered.tokens == truth for answered in rounds], axis=1)
-        kept[name] = np.sum([answered.kept for answered in rounds], axis=0)
-
-    for name, method in methods.items():
-        ask(name, method, asked)
-    if FULL in methods:
-        further = len(DIFFICULTIES[difficulty].windows)  # the next clip of this length
-        for seed in padded:
-            if seed + further not in windows:
-                windows[seed + further] = _windows(quiz(seed + further, split, difficulty)[0])
-        own, other = ([windows[seed + step] for seed in padded] for step in (0, further))
-        mixed = (
-            [a.replace(mel=b.mel) for a, b in zip(own, other, strict=True)],
-            [a.replace(patches=b.patches) for a, b in zip(own, other, strict=True)],
-        )
-        for name, changed in zip(SWAPPED, mixed, strict=True):
-            ask(name, methods[FULL], prepare(params, changed, texts, wants))
-    return [
-        Trial(
-            clip=seed,
-            kinds=[question.kind for question in quizzes[i][1]],
-            right={
-                n: ["".join(map(str, row)) for row in x[i].astype(int)] for n, x in right.items()
-            },
-            kept={name: x[i].tolist() for name, x in kept.items()},
-            text=float(text_tokens(params, asked)[i]),
-        )
-        for i, seed in enumerate(seeds)
-    ]
-
-
-def _bits(row: Bool[np.ndarray, " families"]) -> str:
-    return "".join("01"[int(bit)] for bit in row)
-
-
-def _windows(clip: TestClip) -> Window:
-    return load_clip(clip.arrays, SPEC).windows
-
-
-def about(params: Params, methods: Mapping[str, Method], difficulty: str, split: Split) -> dict:
-    """What a file of results was measured with: its first line."""
-    return {
-        "weights": params.fingerprint,
-        "difficulty": difficulty,
-        "split": split,
-        "methods": {name: repr(method) for name, method in methods.items()},
-    }
-
-
-def resume(file: Path, header: dict) -> dict[int, Trial]:
-    """The trials that a file holds already; a half-written last line is cut off.
-
-    Raises:
-        ValueError: it was measured with something else, or is no file of results.
-    """
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(header) + "\n")
-        return {}
-    content = file.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    first, *lines = whole.decode().splitlines() or [""]
-    try:
-        there = json.loads(first)
-        different = [key for key in header if there.get(key) != header[key]]
-    except (ValueError, AttributeError):
-        raise ValueError(f"{file} is no file of results: give another folder") from None
-    if different:
-        raise ValueError(
-            f"{file} was measured with other {' and '.join(different)}: give another folder, or "
-            "delete it to begin anew"
-        )
-    if whole != content:
-        file.write_bytes(whole)
-    trials = (Trial(**json.loads(line)) for line in lines)
-    return {trial.clip: trial for trial in trials}
+        right = np.stack([said.tokens == truth for said in rounds], axis=1).astype(int)
+        kept = np.sum([said.kept for said in rounds], axis=0)
+        yield [
+            Answered(name, seed, ["".join(map(str, line)) for line in right[i]], kept[i].tolist())
+            for i, seed in enumerate(seeds)
+        ]
 
 
 def measure_to(
-    file: Path,
+    results: Results,
     params: Params,
-    methods: Mapping[str, Method],
+    rows: Mapping[str, Row],
+    survey: Survey,
     clips: int,
-    difficulty: str,
     split: Split = "test",
-) -> Measurement:
-    """``measure`` the first ``clips`` clips, going on from what the file holds.
+) -> None:
+    """``measure`` the first ``clips`` clips, going on from what the results hold."""
 
-    Raises:
-        ValueError: the file was measured with something else.
-    """
-    done = resume(file, about(params, methods, difficulty, split))
-    missing = [seed for seed in range(clips) if seed not in done]
-    with file.open("a") as out:
-        for trial in measure(params, methods, missing, difficulty, split):
-            out.write(json.dumps(dataclasses.asdict(trial)) + "\n")
-            out.flush()
-            done[trial.clip] = trial
-    return Measurement.of(trial for seed, trial in done.items() if seed < clips)
+    def missing(name: str, seeds: Sequence[int]) -> Sequence[int]:
+        return results.missing(name, rows[name], seeds)
+
+    for answered in measure(params, rows, survey, range(clips), split, missing=missing):
+        name = answered[0].row
+        results.add(name, rows[name], answered)
+
+
+def measured(
+    results: Results,
+    params: Params,
+    rows: Mapping[str, Row],
+    survey: Survey,
+    clips: int,
+    split: Split = "test",
+) -> Measurement | None:
+    """The rows that were asked about all of the first ``clips`` clips; None without all tokens."""
+    seeds = range(clips)
+    whole = [name for name, row in rows.items() if not results.missing(name, row, seeds)]
+    if FULL not in whole:
+        return None
+    answered = (one for name in whole for one in results.of(name, rows[name], seeds))
+    return Measurement.of(answered, params, survey, split)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What compression costs, on test clips.")
+    parser.add_argument(
+        "--checkpoint", default="small", help="converted checkpoint, or the one that comes along"
+    )
+    parser.add_argument("--clips", type=int, help="of each difficulty; by default as in survey.py")
+    parser.add_argument("--split", choices=["validation", "test"], default="test")
+    parser.add_argument("--difficulty", choices=list(SURVEYS), help="measure only this one")
+    parser.add_argument(
+        "--only", metavar="PREFIX", nargs="+", help="of the names of rows; all tokens come along"
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="forget what the rows of --only answered before"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="folder of every answer"
+    )
+    parser.add_argument("--tables", type=Path, help="folder of tables and curves; the same folder")
+    arguments = parser.parse_args()
+    if arguments.again and not arguments.only:
+        parser.error("--again needs --only: to measure everything anew, give another folder")
+    params = load(arguments.checkpoint, dtype="float32")
+    summary: dict[str, Summary] = {}
+    for name, survey in SURVEYS.items():
+        rows = rows_of(survey, params.config.text.layers)
+        clips = arguments.clips or survey.clips
+        file = arguments.results / f"{name}.jsonl"
+        asking = arguments.difficulty in (None, name)
+        if not asking and not file.exists():
+            continue
+        results = Results(file, about(params, survey, arguments.split))
+        if asking:
+            chosen = _chosen(rows, arguments.only)
+            if arguments.again:
+                results.forget(chosen)
+            chosen = {FULL: rows[FULL]} | chosen
+            measure_to(results, params, chosen, survey, clips, arguments.split)
+        if found := measured(results, params, rows, survey, clips, arguments.split):
+            methods = {n: row.method for n, row in rows.items()}
+            summary[name] = summarise(found, methods, params.config)
+    write_tables(summary, arguments.tables or arguments.results)
+    print(short_table(summary))
+
+
+def _chosen(rows: Mapping[str, Row], prefixes: Sequence[str] | None) -> dict[str, Row]:
+    begin = tuple(prefixes) if prefixes else ("",)
+    return {name: row for name, row in rows.items() if name.startswith(begin)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,13 @@
-"""What the measurement compares: every method, at the same kept shares."""
+"""What the measurement compares: every method, at the same kept shares.
+
+A method is measured once it has a line in one of the dictionaries here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+import numpy as np
 
 from omnizip_jax.compression import (
     EVS,
@@ -14,18 +19,22 @@ from omnizip_jax.compression import (
     OmniZipConfig,
     RandomTokens,
     Seats,
-    TemporalOnly,
     VidCom2,
     VisionZip,
 )
-from omnizip_jax.compression.method import Counts
+from omnizip_jax.testbed.altered import ALTERED, Row
+from omnizip_jax.testbed.clips import SPEC
+from omnizip_jax.testbed.oracle import Oracle
+from omnizip_jax.testbed.survey import Survey
 
-SHARES = (0.45, 0.35, 0.25, 0.15)
 RANDOM_SEEDS = 5
+FULL = "all tokens"
+
+Make = Callable[[float], Method]
 
 # Without a share; measured once.
 REFERENCES: dict[str, Method] = {
-    "all tokens": AllTokens(),
+    FULL: AllTokens(),
     "no sound": AllTokens(audio=False),
     "no picture": AllTokens(video=False),
 }
@@ -45,13 +54,13 @@ def _published(share: float) -> Method:
     return PUBLISHED[share]
 
 
-METHODS: dict[str, Callable[[float], Method]] = {
+# With a share EVS keeps what TemporalOnly does, which therefore has no rows.
+METHODS: dict[str, Make] = {
     "omnizip": lambda share: OmniZipConfig(keep=share),
     "omnizip, published": _published,
     "omnizip, the paper's letter": lambda share: OmniZipConfig.paper(keep=share),
     "random": lambda share: RandomTokens(keep=share),
     "random, omnizip's split": lambda share: RandomTokens(keep=share, split=True),
-    "temporal": lambda share: TemporalOnly(keep=share),
     "dycoke": lambda share: DyCoke(keep=share),
     "visionzip": lambda share: VisionZip(keep=share),
     "visionzip, per window": lambda share: VisionZip(keep=share, per_window=True),
@@ -61,16 +70,28 @@ METHODS: dict[str, Callable[[float], Method]] = {
     "fastv": lambda share: FastV(keep=share),
 }
 
-# Table 5 and figure 7 of the paper, and the plan of a stream.
-ABLATIONS: dict[str, Callable[[float], Method]] = {
-    "omnizip, causal": lambda share: OmniZipConfig(keep=share, causal=True),
+# It knows what no method can know.
+KNOWING: dict[str, Make] = {"oracle": lambda share: Oracle(keep=share)}
+
+# As a stream plans and hears.
+STREAMED: dict[str, Callable[[float], Row]] = {
+    "omnizip, live sound": lambda share: Row(OmniZipConfig(keep=share), sound="live"),
+    "omnizip, causal": lambda share: Row(OmniZipConfig(keep=share, causal=True)),
+    "omnizip, causal, live sound": lambda share: Row(
+        OmniZipConfig(keep=share, causal=True), sound="live"
+    ),
+}
+
+# Table 5 and figure 7 of the paper.
+ABLATIONS: dict[str, Make] = {
     "omnizip, no dynamic rates": lambda share: OmniZipConfig(keep=share, rho_min=0.6, rho_max=0.6),
     "omnizip, no anchors (G = 0)": lambda share: OmniZipConfig(keep=share, merge_size=0),
     "omnizip, G = 15": lambda share: OmniZipConfig(keep=share, merge_size=15),
 }
 
 # Table 4: the sound of one method and the picture of another.
-MIXTURES: dict[str, Callable[[float], Method]] = {
+MIXTURE_SHARES = (0.35, 0.25)
+MIXTURES: dict[str, Make] = {
     "random sound, omnizip's picture": lambda share: Mixed(
         audio=RandomTokens(), video=OmniZipConfig(), keep=share
     ),
@@ -86,29 +107,55 @@ MIXTURES: dict[str, Callable[[float], Method]] = {
 }
 
 
+# Where clips are long: what takes minutes there, and what nobody streams.
+NOT_LONG = ("seats", "fastv", "sound of another clip", "picture of another clip")
+
+
 def row_name(method: str, share: float) -> str:
     """What a method at a share is called in results and tables."""
     return f"{method} | {share:.0%}"
 
 
-def all_rows(audio: Counts, video: Counts, layers: int) -> dict[str, Method]:
+def rows_of(survey: Survey, layers: int) -> dict[str, Row]:
     """Every reference, and every method at every share that it can keep.
 
     Args:
-        audio, video: tokens of each window of the clips.
         layers: of the decoder.
     """
-    rows = dict(REFERENCES)
-    for name, make in (METHODS | ABLATIONS | MIXTURES).items():
-        for share in SHARES:
-            try:
-                method = make(share)
-                method.bound(audio, video)
-                method.stages(layers)
-            except ValueError:  # less than it can keep
-                continue
-            rows[row_name(name, share)] = method
-    return rows
+    rows = {name: Row(method) for name, method in REFERENCES.items()} | ALTERED
+
+    def add(
+        makes: Mapping[str, Callable[[float], Method | Row]], shares: tuple[float, ...]
+    ) -> None:
+        for name, make in makes.items():
+            for share in shares:
+                try:
+                    made = make(share)
+                    row = made if isinstance(made, Row) else Row(made)
+                    _check(row.method, survey, layers)
+                except ValueError:  # less than it can keep
+                    continue
+                rows[row_name(name, share)] = row
+
+    add(METHODS | KNOWING, survey.shares)
+    add(STREAMED, survey.shares)
+    if survey.thorough:
+        add(ABLATIONS, survey.shares)
+        add(MIXTURES, MIXTURE_SHARES)
+        return rows
+    return {name: row for name, row in rows.items() if method_of(name) not in NOT_LONG}
+
+
+def method_of(name: str) -> str:
+    """A row's name without its share."""
+    return name.split(" | ")[0]
+
+
+def _check(method: Method, survey: Survey, layers: int) -> None:
+    """Raise ``ValueError`` unless the method can keep its share of the shortest clips."""
+    windows = min(survey.lengths)
+    method.bound(np.full(windows, SPEC.audio_slots), np.full(windows, SPEC.video_slots))
+    method.stages(layers)
 
 
 def draws(method: Method) -> bool:

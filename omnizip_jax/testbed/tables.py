@@ -2,74 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 
 from omnizip_jax.answer import TokenCounts
 from omnizip_jax.compression import Method
 from omnizip_jax.evaluation.cost import cost_of
 from omnizip_jax.evaluation.paired import mean_over
-from omnizip_jax.evaluation.tables import difference, share, table
+from omnizip_jax.evaluation.tables import difference, share, table, with_interval
 from omnizip_jax.models.families import Config
 from omnizip_jax.testbed.clips import SPEC
-from omnizip_jax.testbed.measure import CLIP_WINDOWS, FULL, Measurement
 from omnizip_jax.testbed.questions import FAMILIES
-from omnizip_jax.testbed.rows import METHODS, row_name
+from omnizip_jax.testbed.results import Measurement
+from omnizip_jax.testbed.rows import FULL, KNOWING, METHODS, method_of, row_name
+from omnizip_jax.testbed.survey import SURVEYS
 
+# Of a difficulty: "clips", "questions" about each, and "rows" by name.
 Summary = dict[str, Any]
-Rows = dict[str, Summary]
+Rows = dict[str, dict[str, Any]]
 COUNTS = ("operations", "paper_operations", "cache_bytes")  # as shares of all tokens'
+SHORT = (0.25, 0.15)  # shares of the short table
 
 
-def summarise(measured: Measurement, methods: Mapping[str, Method], config: Config) -> Rows:
-    """Accuracy, its difference from all tokens, and cost, by method; plain numbers throughout.
+def summarise(measured: Measurement, methods: Mapping[str, Method], config: Config) -> Summary:
+    """Accuracy, its difference from all tokens, and cost, by row; plain numbers throughout.
 
     Operations and cache bytes are shares of those with all tokens. Every mean comes with
     "low" and "high", a bootstrap 95 % interval over clips; differences are paired.
     """
-    out: Rows = {}
+    rows: Rows = {}
     full = measured.right[FULL].mean(1)
-    kinds = sorted(set(measured.kinds.ravel().tolist()))
+    every = np.ones_like(measured.kinds, bool)
+    groups = {"all": every} | {family: measured.families == family for family in FAMILIES}
+    groups = {name: mask for name, mask in groups.items() if mask.any()}
+    lengths = np.unique(measured.windows)
     for name, values in measured.right.items():
         means = values.mean(1)  # over seeds
-        groups = {"all": (means.mean(1), full.mean(1))}
-        groups |= {f: (means[:, i], full[:, i]) for i, f in enumerate(FAMILIES)}
-        out[name] = {
-            "right": {group: _mean(own) for group, (own, _) in groups.items()},
-            "minus_full": {group: _mean(own - whole) for group, (own, whole) in groups.items()},
+        rows[name] = {
+            "right": {group: _mean(means, mask) for group, mask in groups.items()},
+            "minus_full": {group: _mean(means - full, mask) for group, mask in groups.items()},
             "kinds": {
-                kind: round(float(means[measured.kinds == kind].mean()), 4) for kind in kinds
+                kind: round(float(means[measured.kinds == kind].mean()), 4)
+                for kind in sorted(set(measured.kinds.ravel().tolist()))
             },
-            "cost": _cost(config, methods.get(name, methods[FULL]), measured, name),
+            "cost": _cost(config, methods[name], measured, name),
         }
-    whole = dict(out[FULL]["cost"])
-    for row in out.values():
+        if len(lengths) > 1:
+            rows[name]["lengths"] = {
+                f"{windows * SPEC.seconds} s": _mean(
+                    means, every & (measured.windows == windows)[:, None]
+                )
+                for windows in lengths.tolist()
+            }
+    whole = dict(rows[FULL]["cost"])
+    for row in rows.values():
         spent = row["cost"]
         row["cost"] |= {name: round(spent[name] / whole[name], 4) for name in COUNTS}
-    return out
+    clips, questions = measured.kinds.shape
+    return {"clips": clips, "questions": questions, "rows": rows}
 
 
 def _cost(config: Config, method: Method, measured: Measurement, name: str) -> dict[str, float]:
-    (audio, video), *stages = np.rint(measured.kept[name]).astype(int).tolist()
-    counts = TokenCounts(
-        audio=CLIP_WINDOWS * SPEC.audio_slots,
-        audio_kept=audio,
-        video=CLIP_WINDOWS * SPEC.video_slots,
-        video_kept=video,
-        text=round(measured.text),
-        generated=1,
-    )
-    spent = cost_of(config.text, method, counts, [(a, v) for a, v in stages])
+    """Means over the clips; those of equal length cost about the same."""
     shares = ("audio", "video", "kept", "audio_by_layer", "video_by_layer", "by_layer")
-    return {name: round(getattr(spent, name), 4) for name in (*shares, *COUNTS)}
+    costs, weights = [], []
+    for windows in np.unique(measured.windows).tolist():
+        equal = measured.windows == windows
+        kept = np.rint(measured.kept[name][equal].mean(0)).astype(int).tolist()
+        (audio, video), *stages = kept
+        counts = TokenCounts(
+            audio=windows * SPEC.audio_slots,
+            audio_kept=audio,
+            video=windows * SPEC.video_slots,
+            video_kept=video,
+            text=round(float(measured.text[equal].mean())),
+            generated=1,
+        )
+        spent = cost_of(config.text, method, counts, [(a, v) for a, v in stages])
+        costs.append([getattr(spent, part) for part in (*shares, *COUNTS)])
+        weights.append(equal.sum())
+    means = np.average(costs, axis=0, weights=weights).tolist()
+    return {part: round(mean, 4) for part, mean in zip((*shares, *COUNTS), means, strict=True)}
 
 
-def _mean(values: Float[np.ndarray, " clips"]) -> dict[str, float]:
-    mean = mean_over(values.tolist(), [str(clip) for clip in range(len(values))])
+def _mean(
+    values: Float[np.ndarray, "clips questions"], mask: Bool[np.ndarray, "clips questions"]
+) -> dict[str, float]:
+    clips = np.nonzero(mask)[0]
+    mean = mean_over(values[mask].tolist(), [str(clip) for clip in clips])
     return {name: round(getattr(mean, name), 4) for name in ("mean", "low", "high")}
 
 
@@ -97,19 +123,29 @@ def kinds_table(rows: Rows, keep: float) -> str:
     return table(["method", *kinds], lines)
 
 
-def short_table(by_difficulty: Mapping[str, Rows], shares: Sequence[float]) -> str:
-    """Right answers of every method at a few shares, for a reader in a hurry."""
-    columns = [(rows, keep) for rows in by_difficulty.values() for keep in shares]
-    heading = ["method", *(f"{name}, {keep:.0%}" for name in by_difficulty for keep in shares)]
-
-    def line(name: str, rows: Iterable[tuple[Rows, str]]) -> list[str]:
-        return [name, *(share(r[n]["right"]["all"]["mean"] if n in r else None) for r, n in rows)]
-
-    lines = [line(FULL, ((rows, FULL) for rows, _ in columns))]
-    lines += [
-        line(method, ((rows, row_name(method, keep)) for rows, keep in columns))
-        for method in METHODS
+def lengths_table(rows: Rows) -> str:
+    """Accuracy by length of the clip, with 95 % intervals, where there are several."""
+    lengths = list(rows[FULL]["lengths"])
+    lines = [
+        [label(name), *(with_interval(row["lengths"][length]) for length in lengths)]
+        for name, row in rows.items()
     ]
+    return table(["method", *lengths], lines)
+
+
+def short_table(summary: Mapping[str, Summary], shares: Sequence[float] = SHORT) -> str:
+    """Right answers of every method at a few shares, for a reader in a hurry."""
+    columns = [(of["rows"], keep) for of in summary.values() for keep in shares]
+    heading = ["method", *(f"{name}, {keep:.0%}" for name in summary for keep in shares)]
+
+    def right(rows: Rows, name: str) -> float | None:
+        return rows[name]["right"]["all"]["mean"] if name in rows else None
+
+    lines = [[FULL, *(share(right(rows, FULL)) for rows, _ in columns)]]
+    for method in METHODS | KNOWING:
+        values = [right(rows, row_name(method, keep)) for rows, keep in columns]
+        if any(value is not None for value in values):
+            lines.append([method, *map(share, values)])
     return table(heading, lines)
 
 
@@ -123,38 +159,70 @@ STYLES = {  # colour and marker of a method, in every picture the same
     "omnizip, published": ("#e3a06b", "s"),
     "omnizip, the paper's letter": ("#8a4a2f", "v"),
     "random": ("#777777", "x"),
-    "temporal": ("#2a7f9e", "D"),
     "dycoke": ("#6aa84f", "^"),
     "visionzip": ("#9467bd", "P"),
     "evs": ("#17becf", "<"),
     "vidcom2": ("#bcbd22", ">"),
     "seats": ("#1f3b73", "*"),
     "fastv": ("#c2185b", "h"),
+    "surprise": ("#2a7f9e", "D"),
+    "oracle": ("#000000", "1"),
 }
 
 
-def plot_curves(by_difficulty: Mapping[str, Rows]) -> Figure:
-    """Accuracy against the kept share, and against operations; bands are 95 % intervals."""
-    figure = Figure(figsize=(11, 4.2 * len(by_difficulty)), layout="constrained")
-    axes = figure.subplots(len(by_difficulty), 2, squeeze=False, sharey="row")
-    costs = {"by_layer": "share of media tokens, mean over layers"}
-    costs |= {"operations": "operations of the prefill, share of all tokens'"}
-    for row, (difficulty, rows) in zip(axes, by_difficulty.items(), strict=True):
+def plot_curves(summary: Mapping[str, Summary]) -> Figure:
+    """Accuracy against the kept share, a panel for each difficulty; bands are 95 % intervals."""
+    lines = -(-len(summary) // 2)
+    figure = Figure(figsize=(11, 4.2 * lines + 0.8), layout="constrained")
+    axes = figure.subplots(lines, 2, squeeze=False).ravel()
+    named = {}
+    for ax, (difficulty, of) in zip(axes, summary.items(), strict=False):
+        rows = of["rows"]
         full = rows[FULL]["right"]["all"]["mean"]
-        for ax, (against, title) in zip(row, costs.items(), strict=True):
-            ax.axhline(full, color="black", linewidth=0.8, linestyle=":")
-            for method, (colour, marker) in STYLES.items():
-                points = [p for name, p in rows.items() if name.split(" | ")[0] == method]
-                points = sorted((p["cost"][against], *p["right"]["all"].values()) for p in points)
-                if points:
-                    x, mean, low, high = np.array(points).T
-                    ax.plot(x, mean, color=colour, marker=marker, label=method, linewidth=1.3)
-                    ax.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
-            ax.set(xlabel=title, title=f"{difficulty} clips")
-            ax.xaxis.set_major_formatter("{x:.0%}")
-            ax.yaxis.set_major_formatter("{x:.0%}")
-            ax.grid(alpha=0.25)
-        row[0].set_ylabel("right answers (dotted: all tokens)")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=9)
+        ax.axhline(full, color="black", linewidth=0.8, linestyle=":")
+        for method, (colour, marker) in STYLES.items():
+            points = [p for name, p in rows.items() if method_of(name) == method]
+            points = sorted((p["cost"]["by_layer"], *p["right"]["all"].values()) for p in points)
+            if points:
+                x, mean, low, high = np.array(points).T
+                (named[method],) = ax.plot(x, mean, color=colour, marker=marker, linewidth=1.3)
+                ax.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+        ax.set(title=f"{difficulty} clips", xlabel="share of media tokens, mean over layers")
+        ax.set_ylabel("right answers (dotted: all tokens)")
+        ax.xaxis.set_major_formatter("{x:.0%}")
+        ax.yaxis.set_major_formatter("{x:.0%}")
+        ax.grid(alpha=0.25)
+    for ax in axes[len(summary) :]:
+        ax.set_visible(False)
+    figure.legend(
+        list(named.values()), list(named), loc="outside lower center", ncols=6, fontsize=9
+    )
     return figure
+
+
+def whole_tables(summary: Mapping[str, Summary]) -> str:
+    """All rows of all difficulties, as a page in Markdown."""
+    parts = [
+        "# Accuracy: whole tables",
+        "Test clips; what the columns mean is said in [accuracy.md](accuracy.md).",
+    ]
+    for difficulty, of in summary.items():
+        name, rows = difficulty.capitalize(), of["rows"]
+        parts += [
+            f"## {name} clips",
+            f"{of['clips']} clips, {of['questions']} questions about each.",
+            accuracy_table(rows),
+        ]
+        if "lengths" in rows[FULL]:
+            parts += [f"### {name} clips by length", lengths_table(rows)]
+        for keep in SURVEYS[difficulty].shares:
+            parts += [f"### {name} clips by kind of question, {keep:.0%}", kinds_table(rows, keep)]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_tables(summary: Mapping[str, Summary], folder: Path) -> None:
+    """The summary, its tables and its curves."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "accuracy.json").write_text(json.dumps(summary) + "\n")
+    (folder / "accuracy_tables.md").write_text(whole_tables(summary))
+    plot_curves(summary).savefig(folder / "accuracy.png", dpi=90)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -17,9 +18,13 @@ from omnizip_jax.compression import AllTokens, OmniZipConfig
 from omnizip_jax.decode import end_tokens
 from omnizip_jax.generate import generate
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
+from omnizip_jax.testbed.altered import ALTERED, Row
 from omnizip_jax.testbed.batches import cut
 from omnizip_jax.testbed.clips import SPEC, make_clip
-from omnizip_jax.testbed.measure import FULL, SWAPPED, Measurement, measure, quiz
+from omnizip_jax.testbed.measure import measure
+from omnizip_jax.testbed.results import Measurement
+from omnizip_jax.testbed.rows import FULL
+from omnizip_jax.testbed.survey import SURVEYS, quiz
 
 CLIPS = 50
 ROOT = Path(__file__).parents[2]
@@ -127,12 +132,13 @@ def test_transformers_gives_the_same_answers(small):
 
 def test_it_answers_right(small):
     """A floor for the shipped weights; docs/accuracy.md has the measurement."""
-    methods = {FULL: AllTokens(), "45 %": OmniZipConfig(keep=0.45)}
-    measured = Measurement.of(measure(small, methods, range(CLIPS), "easy"))
+    rows = ALTERED | {FULL: Row(AllTokens()), "45 %": Row(OmniZipConfig(keep=0.45))}
+    blocks = measure(small, rows, SURVEYS["easy"], range(CLIPS))
+    measured = Measurement.of(itertools.chain(*blocks), small, SURVEYS["easy"])
     assert measured.right[FULL].mean() >= 0.92
     assert measured.right["45 %"].mean() >= 0.75
     # Without the sound that belongs to the picture, what needs both is guessed.
-    assert measured.right[SWAPPED[0]][..., 0].mean() < 0.6
+    assert measured.right["sound of another clip"][..., 0].mean() < 0.6
 
 
 def test_generate_reads_a_file(small, tmp_path):

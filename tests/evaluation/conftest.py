@@ -12,7 +12,7 @@ from omnizip_jax.compression import AllTokens, Method, OmniZipConfig
 from omnizip_jax.evaluation.engine import Engine, Settings
 from omnizip_jax.evaluation.protocol import PROTOCOLS
 from omnizip_jax.evaluation.questions import read_questions, write_questions
-from omnizip_jax.testbed.measure import quiz
+from omnizip_jax.testbed.survey import quiz
 
 CLIPS = 3
 

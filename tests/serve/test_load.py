@@ -28,7 +28,7 @@ from websockets.sync.client import connect
 
 from omnizip_jax import OmniZipConfig, PushSource, ask, feed, init_stream, windows
 from omnizip_jax.testbed.clips import FPS, SAMPLE_RATE
-from omnizip_jax.testbed.measure import quiz
+from omnizip_jax.testbed.survey import quiz
 from tests.serve.process import served
 
 pytestmark = pytest.mark.slow

@@ -10,10 +10,11 @@ import pytest
 from omnizip_jax.compression import AllTokens, FastV, RandomTokens
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.testbed import tables
-from omnizip_jax.testbed.evaluate import write_tables
-from omnizip_jax.testbed.measure import FULL, Measurement
 from omnizip_jax.testbed.model import small_config, small_tokenizer
 from omnizip_jax.testbed.questions import FAMILIES
+from omnizip_jax.testbed.results import Measurement
+from omnizip_jax.testbed.rows import FULL
+from omnizip_jax.testbed.tables import write_tables
 
 METHODS = {
     FULL: AllTokens(),
@@ -22,8 +23,7 @@ METHODS = {
 }
 
 
-@pytest.fixture(scope="module")
-def rows():
+def summary_of(windows):
     right = {
         FULL: np.ones((4, 1, 3), bool),
         "random | 35%": np.array([[[1, 0, 1]] * 5] * 4, bool),
@@ -34,9 +34,26 @@ def rows():
         "random | 35%": np.array([[70.2, 100.8]]),
         "fastv | 35%": np.array([[200.0, 288.0], [37.6, 53.9]]),
     }
-    kinds = np.array([["silent", "count", "seen"]] * 4)
+    measured = Measurement(
+        right,
+        {name: per_clip[None] * windows[:, None, None] / 4 for name, per_clip in kept.items()},
+        kinds=np.array([["silent", "count", "seen"]] * 4),
+        families=np.array([FAMILIES] * 4),
+        windows=windows,
+        text=np.full(4, 40.0),
+    )
     config = ModelConfig.from_dict(small_config(small_tokenizer()))
-    return tables.summarise(Measurement(right, kept, kinds, 40.0), METHODS, config)
+    return tables.summarise(measured, METHODS, config)
+
+
+@pytest.fixture(scope="module")
+def summary():
+    return summary_of(np.full(4, 4))
+
+
+@pytest.fixture(scope="module")
+def rows(summary):
+    return summary["rows"]
 
 
 def test_the_table_compares_with_all_tokens(rows):
@@ -57,12 +74,23 @@ def test_costs_are_shares_of_all_tokens(rows):
     assert 0.35 < staged["operations"] < 0.45
 
 
-def test_files_for_the_documentation(rows, tmp_path):
-    write_tables({"easy": rows, "hard": rows}, 4, tmp_path)
+def test_clips_of_several_lengths():
+    several = summary_of(np.array([4, 4, 4, 8]))
+    lengths = tables.lengths_table(several["rows"]).splitlines()
+    assert lengths[0] == "| method | 8 s | 16 s |"
+    assert lengths[4] == "| fastv, 35% | 100.0 (100.0 to 100.0) | 0.0 (0.0 to 0.0) |"
+    assert several["rows"]["random | 35%"]["cost"]["kept"] == pytest.approx(0.35, abs=2e-3)
+    assert "## Long clips by length" in tables.whole_tables({"long": several})
+
+
+def test_files_for_the_documentation(summary, rows, tmp_path):
+    write_tables({"easy": summary, "hard": summary, "moving": summary}, tmp_path)
     read = json.loads((tmp_path / "accuracy.json").read_text())
-    assert read["clips"] == 4 and read["rows"]["hard"] == rows
-    assert "## Hard clips" in (tmp_path / "accuracy_tables.md").read_text()
+    assert read["moving"] == {"clips": 4, "questions": 3, "rows": rows}
+    page = (tmp_path / "accuracy_tables.md").read_text()
+    assert "## Hard clips\n\n4 clips, 3 questions about each." in page and "by length" not in page
     assert (tmp_path / "accuracy.png").stat().st_size > 10_000
-    short = tables.short_table(read["rows"], [0.35]).splitlines()
+    short = tables.short_table({"easy": read["easy"], "hard": read["hard"]}, [0.35]).splitlines()
     assert short[0] == "| method | easy, 35% | hard, 35% |"
-    assert "| random | 66.7% | 66.7% |" in short and "| dycoke | - | - |" in short
+    assert "| random | 66.7% | 66.7% |" in short
+    assert not any("dycoke" in line for line in short)  # it was not measured

@@ -1,0 +1,139 @@
+"""Surprise against float64 loops, and what it promises of samples and of streams."""
+
+import jax
+import numpy as np
+import pytest
+
+from omnizip_jax.compression import Surprise
+from omnizip_jax.compression.causal import BALANCE_SLACK
+from omnizip_jax.compression.surprise import spread
+from tests.compression import loops
+from tests.compression.oracle import half_even
+from tests.compression.test_baselines import stream
+
+KEY = jax.random.key(0)
+select = jax.jit(lambda method, windows: method.select(windows, KEY), static_argnums=0)
+GOLDEN = (5**0.5 - 1) / 2
+
+
+def unit(x):
+    x = np.float64(x)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def sequence(mask):
+    """``frac(i * golden)`` for the i-th valid token, from 1."""
+    u = np.ones(mask.shape)
+    u[mask] = np.arange(1, mask.sum() + 1) * GOLDEN % 1
+    return u
+
+
+def surprises(windows):
+    """The least ``1 - cos`` to the clip's mean, the grid's, and the same place before."""
+    mask = windows.video_mask
+    clip = unit(windows.video[mask]).mean(0)
+    out, before = np.zeros(mask.shape), None
+    for grid in loops.grids_in_order(windows):
+        mean = unit(windows.video[grid][mask[grid]]).mean(0)
+        for place in np.flatnonzero(mask[grid]):
+            token = windows.video[grid][place]
+            known = [clip, mean]
+            if before is not None and mask[before][place]:
+                known.append(windows.video[before][place])
+            out[grid][place] = min(1 - loops.cosine(token, other) for other in known)
+        before = grid
+    return out
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"keep": 0.25}, {"keep": 0.15, "coverage": 0.5, "sharpness": 1.0}], ids=str
+)
+@pytest.mark.parametrize("seed", range(4))
+def test_equals_float64_loops(seed, settings):
+    method, windows = Surprise(**settings), loops.encoded_clip(seed, scattered=seed % 2 == 1)
+    chosen = select(method, windows)
+    heard, seen = windows.audio.token_mask, windows.video_mask
+    if method.keep is None:
+        audio, video = (half_even(0.45, mask.sum()) for mask in (heard, seen))
+    else:
+        audio = half_even(method.keep, heard.sum())
+        video = half_even(method.keep, heard.sum() + seen.sum()) - audio
+    np.testing.assert_array_equal(chosen.audio_keep, loops.top(-sequence(heard), heard, audio))
+    surprise = surprises(windows)
+    weight = method.coverage + (surprise / surprise[seen].mean()) ** method.sharpness
+    worth = weight / weight[seen].mean() / sequence(seen)
+    np.testing.assert_array_equal(chosen.video_keep, loops.top(worth, seen, video))
+    np.testing.assert_allclose(np.asarray(chosen.video_worth)[seen], worth[seen], rtol=2e-3)
+    # In each grid the order is that of worth.
+    for grid in loops.grids_in_order(windows):
+        valid = np.flatnonzero(seen[grid])
+        order = np.asarray(chosen.video_order)[grid][valid]
+        assert np.all(np.diff(np.asarray(chosen.video_worth)[grid][valid][np.argsort(order)]) <= 0)
+
+
+def test_sound_stays_evenly():
+    mask = np.ones((8, 50), bool)
+    for share in (0.15, 0.25, 0.45):
+        kept = np.asarray(spread(mask, np.uint32(7))).ravel() <= share
+        gaps = np.diff(np.flatnonzero(kept))
+        assert len(set(gaps)) <= 3  # the three gap theorem
+        assert gaps.max() <= 2.7 / share
+        halves = kept[:200].sum(), kept[200:].sum()
+        assert abs(halves[0] - halves[1]) <= 2
+    # Where a token lies among those that exist counts, not in which slot.
+    scattered = np.random.default_rng(0).random((8, 50)) < 0.5
+    dense = np.asarray(spread(np.ones(scattered.sum(), bool), np.uint32(0)))
+    np.testing.assert_array_equal(np.asarray(spread(scattered, np.uint32(0)))[scattered], dense)
+
+
+def eventful(windows=40, at=20):
+    """A still picture under a steady sound, but for one window that shows something else."""
+    clip = loops.encoded_clip(3, windows=windows, holes=False)
+    rng = np.random.default_rng(0)
+    video = np.tile(clip.video[:1, :1], (windows, 2, 1, 1))
+    video = video + 0.1 * rng.standard_normal(video.shape)
+    video[at, :, :4] = 3 * rng.standard_normal(video[at, :, :4].shape)
+    return clip.replace(video=video.astype(np.float32))
+
+
+def test_what_is_new_stays():
+    windows, at = eventful(), 20
+    for chosen in (select(Surprise(keep=0.15), windows), stream(Surprise(keep=0.15), windows)):
+        keep = np.asarray(chosen.video_keep)
+        assert keep[at, :, :4].all()
+        assert keep[at].sum() > 1.3 * keep.sum((1, 2)).mean()
+        assert keep.sum((1, 2)).min() > 0  # what is expected is sampled too
+
+
+@pytest.mark.parametrize("keep", [None, 0.15, 0.6])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_stream_holds_its_shares(seed, keep):
+    method = Surprise(keep=keep)
+    windows = loops.encoded_clip(seed, windows=80)
+    windows.audio.token_mask[20:30] = windows.audio.frame_mask[20:30] = False
+    windows.video_mask[40:50] = False
+    audio, video = loops.sizes(windows)
+    chosen = stream(method, windows)
+    assert not np.any(chosen.audio_keep & ~windows.audio.token_mask)
+    assert not np.any(chosen.video_keep & ~windows.video_mask)
+    share = keep or 0.45
+    heard, seen = chosen.audio_keep.sum(-1), chosen.video_keep.sum((1, 2))
+    assert np.cumsum(heard).tolist() == [half_even(share, n) for n in np.cumsum(audio)]
+    apart = np.abs(np.cumsum(seen) - share * np.cumsum(video))
+    assert apart.max() <= (float(BALANCE_SLACK) + share / 4) * video.max() + 1
+    assert (heard + seen).max() <= method.step_bound(20, 32)
+
+
+def test_a_stream_chooses_as_a_clip_once_it_knows_what_is_usual():
+    windows = eventful(60, 50)
+    whole, lived = select(Surprise(keep=0.3), windows), stream(Surprise(keep=0.3), windows)
+    late = slice(40, 60)
+    same = np.asarray(whole.video_keep)[late] == lived.video_keep[late]
+    assert same.mean() > 0.85
+
+
+def test_settings_are_checked():
+    with pytest.raises(ValueError, match=r"coverage must be above 0.*got 0\.0 and 2\.0"):
+        Surprise(coverage=0.0)
+    with pytest.raises(ValueError, match="share between 0 and 1"):
+        Surprise(keep=1.5)

@@ -42,10 +42,10 @@ from omnizip_jax.evaluation.cost import cost
 from omnizip_jax.evaluation.paired import mean_over
 from omnizip_jax.picture import plot_methods
 from omnizip_jax.testbed.altered import Row
-from omnizip_jax.testbed.clips import make_clip
 from omnizip_jax.testbed.measure import measure
-from omnizip_jax.testbed.questions import FAMILIES
+from omnizip_jax.testbed.questions import FAMILIES, NAMES
 from omnizip_jax.testbed.results import Measurement
+from omnizip_jax.testbed.samples import sample_clip
 from omnizip_jax.testbed.survey import SURVEYS
 
 
@@ -88,16 +88,17 @@ METHODS["unusual"] = Unusual  # now `METHODS` knows it, as it knows the others
 
 # %%
 params = omnizip_jax.load("small", dtype="float32")  # bfloat16 on a GPU
-made = make_clip(seed=0)
+made = sample_clip()
+event = made.events[0]
+question = f"Which colour was seen during the {NAMES[event.sound]}?"
 clip = made.write(Path(tempfile.mkdtemp()) / "clip.mp4")
 methods = {name: METHODS[name](keep=0.35) for name in ("omnizip", "random", "unusual")}
 methods["unusual here"] = Unusual(keep=0.35, same_place=True)
 answers = {
-    name: omnizip_jax.generate(
-        params, clip, "Which colour was seen during the trill?", compression=method
-    )
+    name: omnizip_jax.generate(params, clip, question, compression=method, max_new_tokens=4)
     for name, method in methods.items()
 }
+print(question, f"(truth: {event.colour})")
 for name, answer in answers.items():
     spent = cost(params.config.text, methods[name], answer.counts, answer.compression)
     print(f"{name:>12}: {answer.text:<8} kept {spent.kept:.1%}, {spent.operations:.3g} operations")

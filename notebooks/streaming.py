@@ -17,8 +17,8 @@
 #
 # With the released weights, set `CHECKPOINT` to the folder that `omnizip convert` wrote, and
 # `SOURCE` to a file, a URL, or a camera such as `"device:v4l2:/dev/video0"`. Without them the
-# notebook uses the small trained model that comes along, and three of its clips one after the
-# other.
+# notebook uses the small trained model that comes along, and a minute in which shapes are seen and
+# sounds are heard while the camera moves.
 
 # %%
 # %matplotlib inline
@@ -26,44 +26,44 @@ import time
 
 import jax
 import matplotlib.pyplot as plt
-import numpy as np
 
 import omnizip_jax
 from omnizip_jax import OmniZipConfig
 from omnizip_jax.app.follow import begin_stream
-from omnizip_jax.testbed.clips import FPS, SAMPLE_RATE, make_clip
-from omnizip_jax.testbed.questions import NAMES, NUMBERS
+from omnizip_jax.app.remembering import Remembering, plot_remembering
+from omnizip_jax.testbed.questions import NAMES
+from omnizip_jax.testbed.samples import BEGINNING, only_at_the_beginning, sample_stream
 
 CHECKPOINT = "small"
-clips = [make_clip(seed) for seed in (0, 1, 2)]
-frames = np.concatenate([clip.frames for clip in clips])
-SOURCE = (frames, FPS, np.concatenate([clip.waveform for clip in clips]), SAMPLE_RATE)
-for number, clip in enumerate(clips):
-    for thing in clip.things:
-        print(f"second {8 * number + thing.slot}: {thing.colour} {thing.shape}, {thing.sound}")
+clip = sample_stream()
+SOURCE = clip.arrays
+for thing in clip.things:
+    print(f"second {thing.slot}: {thing.colour} {thing.shape}, {thing.sound}")
 
 # %% [markdown]
 # ## A stream
 #
 # Its state is a context, handed from call to call. The cache is small here, so that it overflows
-# before the clip ends; `memory="fading"` then thins out old windows, the older the more. A share to
-# keep is a running balance in a stream. `begin_stream` is `omnizip_jax.init_stream` with the
-# programs compiled beforehand, so that the times below are those of a stream that runs.
+# long before the clip ends; `memory="fading"` then thins out old windows, the older the more. A
+# share to keep is a running balance in a stream. `begin_stream` is `omnizip_jax.init_stream` with
+# the programs compiled beforehand, so that the times below are those of a stream that runs.
 
 # %%
 params = omnizip_jax.load(CHECKPOINT, dtype="float32")  # bfloat16 on a GPU
 state = begin_stream(
-    params, OmniZipConfig(keep=0.45), capacity=768, memory="fading", text_slots=160
+    params, OmniZipConfig(keep=0.45), capacity=1024, memory="fading", text_slots=160
 )
 
 # %% [markdown]
-# ## Feed the first clip, one window of 2 s at a time
+# ## Feed ten seconds, one window of 2 s at a time
 #
 # `windows` decodes ahead in a thread while the device computes. Each `feed` is one compiled
 # program: encode, score, select, merge, rate, thin, and prefill into the cache.
 
 # %%
 source = omnizip_jax.windows(SOURCE, params.config.spec)
+seconds = params.config.spec.seconds
+remembering = Remembering()
 log = []
 
 
@@ -72,6 +72,7 @@ def feed(window):
     global state
     began = time.perf_counter()
     state = jax.block_until_ready(omnizip_jax.feed(params, state, window))
+    remembering(state)  # counts what is left of every window
     log.append(
         {
             "milliseconds": 1e3 * (time.perf_counter() - began),
@@ -82,45 +83,60 @@ def feed(window):
     )
 
 
-for _ in range(4):
+for _ in range(BEGINNING // seconds):
     feed(next(source))
 print(f"{source.emitted} windows, the cache is {state.fill:.0%} full")
 
 # %% [markdown]
-# ## Ask in the middle
+# ## Ask
 #
-# An answer is forgotten again: the stream goes on as if nobody had asked. With `keep=True`
-# question and answer stay, so that a later question can refer to them. `feed` uses up the state
-# that it is given, `ask` does not; `fork` makes a copy that goes its own way.
+# About things that are there in these ten seconds and never again. An answer is forgotten: the
+# stream goes on as if nobody had asked. With `keep=True` question and answer stay, so that a later
+# question can refer to them. `feed` uses up the state that it is given, `ask` does not; `fork`
+# makes a copy that goes its own way.
 
 # %%
-event = clips[0].events[1]
-question = f"Which colour was seen during the {NAMES[event.sound]}?"
-answer, state = omnizip_jax.ask(params, state, question, max_new_tokens=4)
-print(f"8 s, forgotten:  {question} {answer} (truth: {event.colour})")
-question = "How many sounds were there?"
-answer, state = omnizip_jax.ask(params, state, question, max_new_tokens=4, keep=True)
-print(f"8 s, remembered: {question} {answer} (truth: {NUMBERS[len(clips[0].events)]})")
-past = omnizip_jax.fork(state)  # the first clip, whatever comes
+QUESTIONS = {  # and the true answers
+    f"Which colour was seen during the {NAMES[thing.sound]}?": thing.colour
+    for thing in only_at_the_beginning(clip.things)
+    if thing.sound
+}
+
+
+def ask(context, who):
+    """Ask everything; nothing of it is kept."""
+    for question, truth in QUESTIONS.items():
+        answer, _ = omnizip_jax.ask(params, context, question, max_new_tokens=4)
+        print(f"{who}, {context.seconds} s: {question} {answer} (truth: {truth})")
+    return answer
+
+
+ask(state, "stream")
+past = omnizip_jax.fork(state)  # the first ten seconds, whatever comes
+_, dialogue = omnizip_jax.ask(params, past, "Which sound came first?", max_new_tokens=4, keep=True)
+print(f"{past.cache.length} tokens are remembered without, {dialogue.cache.length} with an answer")
 
 # %% [markdown]
-# ## The rest, and a question at the end
+# ## The rest, and the same questions at the end
 #
-# The small model was trained on clips of 8 s with one answer each; three times as long a stream, in
-# which colours come back, is more than it has learned.
+# By then the cache has been full several times, and little is left of the first ten seconds. The
+# fork still has all that was kept of them.
 
 # %%
 for window in source:
     feed(window)
-colour = clips[2].things[-1].colour
-question = f"Was there a {colour} shape?"
-answer, state = omnizip_jax.ask(params, state, question, max_new_tokens=4)
-print(f"{source.time + 2:.0f} s: {question} {answer} (truth: yes)")
+left, kept = remembering.of(slice(0, BEGINNING // seconds))
+print(f"of the first {BEGINNING} s, {left} of {kept} tokens are left in the cache")
+answer = ask(state, "stream")
 print(answer.counts)
 print({stage: f"{1e3 * seconds:.0f} ms" for stage, seconds in answer.seconds.items()})
-question = "Which sound came first?"
-answer, past = omnizip_jax.ask(params, past, question, max_new_tokens=4)
-print(f"fork, at {past.seconds} s: {question} {answer} (truth: {clips[0].events[0].sound})")
+answer = ask(past, "fork")
+
+# %% [markdown]
+# What is left of every window as time goes on:
+
+# %%
+plot_remembering(remembering, seconds, [BEGINNING, state.seconds])
 
 # %% [markdown]
 # ## What the stream did
@@ -130,7 +146,7 @@ print(f"fork, at {past.seconds} s: {question} {answer} (truth: {clips[0].events[
 
 # %%
 figure, axes = plt.subplots(3, 1, figsize=(8, 6), sharex=True, layout="constrained")
-ends = [2 * (i + 1) for i in range(len(log))]
+ends = [seconds * (i + 1) for i in range(len(log))]
 axes[0].plot(ends, [w["fill"] for w in log], "o-", color="#555555")
 axes[0].set(ylabel="cache fill", ylim=(0, 1))
 for name, color in [("audio kept, $S_a$", "#2a7f9e"), ("video pruned, $\\rho_v$", "#d1663d")]:
@@ -139,6 +155,6 @@ axes[1].set(ylabel="share", ylim=(0, 1.05))
 axes[1].legend()
 axes[2].bar(ends, [w["milliseconds"] for w in log], width=1.2, color="#555555")
 axes[2].set(ylabel="ms per window", xlabel="stream time, s")
-axes[0].axvline(8, color="black", linestyle=":", linewidth=1)
-axes[0].annotate("asked", (8, 0.9), xytext=(4, 0), textcoords="offset points")
+axes[0].axvline(BEGINNING, color="black", linestyle=":", linewidth=1)
+axes[0].annotate("asked", (BEGINNING, 0.9), xytext=(4, 0), textcoords="offset points")
 plt.show()

@@ -10,12 +10,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from omnizip_jax.compression import Method
 from omnizip_jax.config import WindowSpec
-from omnizip_jax.memory import Memory, Slots
+from omnizip_jax.memory import AUDIO, VIDEO, Memory, Slots
 from omnizip_jax.models.families import Config, family
 from omnizip_jax.models.kernels import Kernels
 from omnizip_jax.models.params import Params, WeightsMark, check_params
@@ -185,6 +186,17 @@ class Context(struct.PyTreeNode):
     def kept(self) -> Int[Array, " 2"]:
         """Audio and video tokens that the decoder read."""
         return self.past.kept
+
+    @property
+    def remembered(self) -> dict[int, int]:
+        """Audio and video tokens in the cache, by the unit of the window that they belong to.
+
+        The unit of the last window is ``past.unit - 1``; windows of which nothing is left lack.
+        """
+        length, slots = int(self.cache.length), self.past.slots
+        kind, unit = np.asarray(slots.kind)[:length], np.asarray(slots.unit)[:length]
+        units, tokens = np.unique(unit[(kind == AUDIO) | (kind == VIDEO)], return_counts=True)
+        return dict(zip(units.tolist(), tokens.tolist(), strict=True))
 
     @property
     def seconds(self) -> int:

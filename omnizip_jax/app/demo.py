@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,22 +12,20 @@ from rich.table import Table
 
 from omnizip_jax.answer import Answer
 from omnizip_jax.app.compare import costs_of, tokens_table
-from omnizip_jax.app.follow import Event, Questions, WindowRead, begin_stream, follow
-from omnizip_jax.app.terminal import Screen, Terminal
-from omnizip_jax.app.times import END, clock
+from omnizip_jax.app.terminal import Terminal
 from omnizip_jax.checkpoint.load import load
 from omnizip_jax.compression import AllTokens, FastV, Method, OmniZipConfig, RandomTokens
 from omnizip_jax.generate import generate
-from omnizip_jax.media import windows
 from omnizip_jax.models.params import Params
 from omnizip_jax.picture import plot_compression, plot_methods
-from omnizip_jax.testbed.clips import TestClip, make_clip
+from omnizip_jax.testbed.clips import TestClip
 from omnizip_jax.testbed.questions import (
     FAMILIES,
     Question,
     all_questions,
     draw_questions,
 )
+from omnizip_jax.testbed.samples import CLIP_SEED, sample_clip
 
 LETTER = "paper, 45 %"
 # All tokens, the shares that the paper measures, and the paper to the letter.
@@ -46,10 +43,13 @@ RIVALS: dict[str, Method] = {
 MAX_NEW_TOKENS = 4  # answers are one word
 
 
-def run(folder: Path, seed: int) -> None:
+def run(folder: Path, seed: int | None) -> None:
     """Make a clip in ``folder``, answer questions about it at each setting, print, draw."""
     console = Terminal()
-    params, clip, path = prepare(folder, seed, console)
+    seed = CLIP_SEED if seed is None else seed
+    with console.status("making a clip"):
+        clip = sample_clip(seed)
+    params, path = prepare(folder, clip, console)
     questions = ask_about(clip, seed, 2)
     answers = _answer(params, path, questions, SETTINGS, console)
     console.print("[bold]3.[/] Questions about it, and what the model says")
@@ -60,8 +60,8 @@ def run(folder: Path, seed: int) -> None:
         plot_compression(answers[name][0]).savefig(picture, dpi=130)
     console.print(
         f"[bold]4.[/] What was kept at 45 %: [bold]{pictures['45 %']}[/]; by the paper to the "
-        f"letter: [bold]{pictures[LETTER]}[/]\n   Its spatial step may drop small things; "
-        "docs/accuracy.md says why.",
+        f"letter: [bold]{pictures[LETTER]}[/]\n   docs/accuracy.md says what the "
+        "letter costs, and why.",
         soft_wrap=True,
     )
     console.print("[bold]5.[/] Three methods beside each other, 35 % averaged over the layers")
@@ -77,7 +77,7 @@ def run(folder: Path, seed: int) -> None:
         f"\nAsk something else, in words like these:\n  omnizip generate {path} "
         f"'{questions[-1].text}' --checkpoint small --set keep=0.45\n"
         f"Other methods: omnizip compare {path} '{questions[-1].text}' --keep 0.45\n"
-        "Another clip: omnizip demo --seed 1. Window by window: omnizip demo --stream",
+        f"Another clip: omnizip demo --seed {seed + 1}. Window by window: omnizip demo --stream",
         markup=False,
         highlight=False,
         soft_wrap=True,
@@ -109,68 +109,18 @@ def _answer(
     return answers
 
 
-def run_stream(folder: Path, seed: int) -> None:
-    """Make a clip in ``folder``, stream it, ask in its middle and at its end, print a table."""
-    console = Terminal()
-    params, clip, path = prepare(folder, seed, console)
-    middle = len(clip.frames) / 4  # two pictures a second
-    seen = dataclasses.replace(
-        clip, things=tuple(thing for thing in clip.things if thing.slot < middle)
-    )
-    asked = [(middle, question) for question in ask_about(seen, seed, 1)]
-    asked += [(END, question) for question in ask_about(clip, seed, 1)]
-    console.print("[bold]3.[/] Streaming it, window by window; asking in the middle and at the end")
-    read: list[WindowRead] = []
-    questions = Questions([(time, question.text) for time, question in asked])
-    with Screen(console) as screen, windows(path, params.config.spec) as source:
-        screen.status("compiling (once)")
-        state = begin_stream(
-            params,
-            SETTINGS["45 %"],
-            capacity=1024,
-            text_slots=200,
-            audio=source.has_audio,
-            video=source.has_video,
-        )
-
-        def show(event: Event) -> None:
-            screen(event)
-            if isinstance(event, WindowRead):
-                read.append(event)
-
-        follow(
-            params,
-            state,
-            source,
-            questions,
-            show,
-            on_text=screen.text,
-            max_new_tokens=MAX_NEW_TOKENS,
-        )
-    truth = ", ".join(question.answer for _, question in asked)
-    console.print(f"True answers: {truth}")
-    console.print(stream_table(read))
-    console.print(
-        f"\nWatch on, and type a question: omnizip stream {path} --realtime --checkpoint small",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-def prepare(folder: Path, seed: int, console: Console) -> tuple[Params, TestClip, Path]:
-    """The small model and a clip, in memory and as a file: steps 1 and 2."""
+def prepare(folder: Path, clip: TestClip, console: Console) -> tuple[Params, Path]:
+    """The small model, and a clip as a file: steps 1 and 2."""
     console.print(
         "[bold]1.[/] The small model that comes along: Qwen2.5-Omni's thinker with 1.4 million "
-        "parameters, trained on clips like the next one, in the released layout."
+        "parameters, trained on clips made of shapes and sounds, in the released layout."
     )
     # bfloat16 is slow on a CPU, and what the released weights run in on a GPU.
     params = load("small", dtype="float32" if jax.default_backend() == "cpu" else None)
-    clip = make_clip(seed)
     path = clip.write(folder / "clip.mp4")
     console.print(f"[bold]2.[/] A clip that it has never seen, [bold]{path}[/]; what happens in it")
     console.print(events_table(clip))
-    return params, clip, path
+    return params, path
 
 
 def ask_about(clip: TestClip, seed: int, each: int) -> list[Question]:
@@ -200,11 +150,21 @@ def answers_table(questions: list[Question], answers: dict[str, list[Answer]]) -
     for heading in ("question", "truth", *answers):
         table.add_column(heading)
     for index, question in enumerate(questions):
-        said = [each[index].text.strip() for each in answers.values()]
-        marked = [f"[green]{a}[/]" if a == question.answer else f"[red]✗ {a}[/]" for a in said]
+        said = [marked(each[index].text, question) for each in answers.values()]
         last = question is questions[-1] or questions[index + 1].family != question.family
-        table.add_row(question.text, question.answer, *marked, end_section=last)
+        table.add_row(question.text, question.answer, *said, end_section=last)
+    right = (
+        sum(a.text.strip() == q.answer for a, q in zip(each, questions, strict=True))
+        for each in answers.values()
+    )
+    table.add_row("right answers", "", *(f"{number} of {len(questions)}" for number in right))
     return table
+
+
+def marked(text: str, question: Question) -> str:
+    """An answer, in the colour that says whether it is right."""
+    text = text.strip()
+    return f"[green]{text}[/]" if text == question.answer else f"[red]✗ {text}[/]"
 
 
 def results_table(answers: dict[str, list[Answer]]) -> Table:
@@ -223,23 +183,5 @@ def results_table(answers: dict[str, list[Answer]]) -> Table:
                 f"{seconds[stage] * 1e3:.0f} ms"
                 for stage in ("media", "encoders", "prefill", "generation")
             ),
-        )
-    return table
-
-
-def stream_table(read: list[WindowRead]) -> Table:
-    """What became of every window."""
-    table = Table(title="window by window")
-    for heading in ("until", "audio", "video", "pruned", "cache", "time", "speed"):
-        table.add_column(heading, justify="right")
-    for window in read:
-        table.add_row(
-            clock(window.time),
-            f"{window.audio_kept}/{window.audio}",
-            f"{window.video_kept}/{window.video}",
-            f"{window.video_rate:.0%}",
-            f"{window.fill:.0%}",
-            f"{window.milliseconds:.0f} ms",
-            f"{window.real_time_factor:.1f}x real time",
         )
     return table

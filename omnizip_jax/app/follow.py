@@ -156,6 +156,7 @@ def follow(
     on_event: Callable[[Event], None],
     *,
     on_text: Callable[[str], None] | None = None,
+    on_state: Callable[[Context], None] | None = None,
     keep: bool = False,
     max_new_tokens: int = 128,
 ) -> Context:
@@ -168,6 +169,8 @@ def follow(
         source: from ``omnizip_jax.windows``.
         on_event: called with all that happens, ``Ended`` at last.
         on_text: called with each piece of an answer as it is made.
+        on_state: called with the state after every window, before its event; to look at, for the
+            next window uses it up.
         keep: remember questions and answers.
         max_new_tokens: of each answer.
 
@@ -209,6 +212,8 @@ def follow(
             before, counts, trace = counts, _counts(state), state.trace
             assert trace is not None  # a window was fed
             now = (source.time or 0.0) + seconds
+            if on_state:
+                on_state(state)
             on_event(
                 WindowRead(
                     time=now,

@@ -45,6 +45,7 @@ class Screen:
         self._live = Live(console=self._console, transient=True, refresh_per_second=8)
         self._line: Text | str = ""
         self._answer = self._typed = ""
+        self._note: Text | str = ""
 
     def __enter__(self) -> Screen:
         self._live.start()
@@ -56,6 +57,11 @@ class Screen:
     def status(self, text: str) -> None:
         """Say what is going on while there are no windows."""
         self._line = Text(text, "dim")
+        self._draw()
+
+    def note(self, line: Text) -> None:
+        """Show a line below that of the windows."""
+        self._note = line
         self._draw()
 
     def text(self, piece: str) -> None:
@@ -78,7 +84,7 @@ class Screen:
         elif isinstance(event, Refused):
             self._console.print(_said(event, event.message, "red"))
         else:
-            self._line = ""
+            self._line = self._note = ""
             self._console.print(Text(summary(event), "dim"))
         self._draw()
 
@@ -86,6 +92,7 @@ class Screen:
         parts = [
             self._answer and Text(self._answer),
             self._line,
+            self._note,
             self._typed and f"> {self._typed}",
         ]
         self._live.update(Group(*(part for part in parts if part)))

@@ -12,7 +12,6 @@ import numpy as np
 
 from omnizip_jax.context import Context
 from omnizip_jax.evaluation.operations import prefill_operations
-from omnizip_jax.memory import AUDIO, VIDEO
 from omnizip_jax.types import Window
 
 
@@ -138,11 +137,9 @@ def window_read(
 def _remembered(session: Session, after: Context, number: int) -> tuple[tuple[int, int], ...]:
     """What the cache holds of each window, once that of a number is in."""
     session.units[int(after.past.unit) - 1] = number
-    length, slots = int(after.cache.length), after.past.slots
-    kind, unit = np.asarray(slots.kind)[:length], np.asarray(slots.unit)[:length]
-    units, tokens = np.unique(unit[(kind == AUDIO) | (kind == VIDEO)], return_counts=True)
-    session.units = {unit: session.units[unit] for unit in units.tolist()}
-    return tuple(zip(session.units.values(), tokens.tolist(), strict=True))
+    left = after.remembered
+    session.units = {unit: session.units[unit] for unit in left}
+    return tuple(zip(session.units.values(), left.values(), strict=True))
 
 
 def _work(context: Context) -> float:

@@ -113,13 +113,3 @@ def test_help(command, capsys):
         main([*command, "--help"])
     assert stop.value.code == 0
     assert "usage: omnizip" in capsys.readouterr().out
-
-
-@pytest.mark.slow  # ``.ci/run`` runs the demo by itself
-def test_demo(tmp_path, capsys):
-    assert main(["demo", "--out", str(tmp_path / "demo"), "--seed", "1"]) == 0
-    out = capsys.readouterr().out
-    for expected in ("truth", "45 %", "35 %", "100.0%", "kept.png"):
-        assert expected in out
-    assert (tmp_path / "demo" / "kept.png").stat().st_size > 10_000
-    assert main(["demo", "--out", str(tmp_path / "demo"), "--seed", "1"]) == 0  # once more

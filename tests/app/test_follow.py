@@ -15,6 +15,7 @@ from omnizip_jax import OmniZipConfig, PushSource, load, windows
 from omnizip_jax.app import follow as live
 from omnizip_jax.app.cli import main
 from omnizip_jax.app.follow import Questions
+from omnizip_jax.app.remembering import Remembering
 from omnizip_jax.app.terminal import Typing
 from omnizip_jax.app.times import END, clock, parse_time
 from omnizip_jax.checkpoint.convert import convert
@@ -235,14 +236,17 @@ def test_nothing_is_read_where_nobody_types():
         pass
 
 
-def test_demo(tmp_path, capsys):
-    assert main(["demo", "--stream", "--out", str(tmp_path / "demo")]) == 0
-    out = capsys.readouterr().out
-    for expected in (
-        "[00:04]",
-        "[00:08] end",
-        "True answers",
-        "window by window",
-        "omnizip stream",
-    ):
-        assert expected in out
+def test_what_is_left_of_every_window_is_counted(folder):
+    """Nothing is forgotten in a large cache, also where an answer stands between the windows."""
+    params = load(folder / "checkpoint")
+    state = live.begin_stream(params, OmniZipConfig(), **SETTINGS)
+    events, seen = [], Remembering()
+    live.follow(
+        params, state, windows(folder / "clip.mp4"), Questions([(4, "Why?")]), events.append,
+        on_state=seen, keep=True, max_new_tokens=2,
+    )  # fmt: skip
+    read = [event for event in events if isinstance(event, live.WindowRead)]
+    kept = [event.audio_kept + event.video_kept for event in read]
+    assert seen.left == [kept[: i + 1] for i in range(5)] and min(kept) > 0
+    assert seen.of(slice(1, 3)) == (sum(kept[1:3]), sum(kept[1:3]))
+    assert seen.bars(7) == "█████··"

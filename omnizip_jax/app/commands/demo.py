@@ -21,11 +21,12 @@ def add(commands: argparse._SubParsersAction) -> None:
     demo.add_argument(
         "--out", type=Path, default=Path("omnizip-demo"), help="folder to write to (%(default)s)"
     )
-    demo.add_argument("--seed", type=seed, default=0, help="another one makes another clip")
+    demo.add_argument("--seed", type=seed, help="a number makes another clip and other questions")
     demo.add_argument(
         "--stream",
         action="store_true",
-        help="stream the clip window by window instead, asking in the middle and at the end",
+        help="stream a minute window by window instead, through a cache that is too small for it, "
+        "and ask about its first ten seconds until its end",
     )
     demo.set_defaults(run=run)
 
@@ -34,8 +35,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Carry it out; returns the exit code."""
     make_folder("--out", arguments.out)
 
-    from omnizip_jax.app.demo import run, run_stream
+    if arguments.stream:
+        from omnizip_jax.app.demo_stream import run_stream as run
+    else:
+        from omnizip_jax.app.demo import run
 
     programs.enable_compilation_cache()
-    (run_stream if arguments.stream else run)(arguments.out, arguments.seed)
+    run(arguments.out, arguments.seed)
     return 0

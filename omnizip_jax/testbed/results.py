@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -20,6 +20,7 @@ from omnizip_jax.models.params import Params
 from omnizip_jax.testbed.altered import Row
 from omnizip_jax.testbed.asking import text_tokens
 from omnizip_jax.testbed.clips import Split
+from omnizip_jax.testbed.resumable import append, resume
 from omnizip_jax.testbed.survey import Survey
 
 
@@ -50,21 +51,12 @@ class Results:
         ValueError: the file was measured with something else, or is no file of results.
     """
 
-    def __init__(self, file: Path, header: Mapping[str, object]):
+    def __init__(self, file: Path, header: dict[str, Any]):
         self._file = file
         # By the name of a row, and by what it was: one that has changed is another one.
         self._answers: dict[tuple[str, str], dict[int, Answered]] = {}
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(header) + "\n")
-        content = file.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        first, *lines = whole.decode().splitlines() or [""]
-        _check(file, first, header)
-        if whole != content:  # the last line was cut off
-            file.write_bytes(whole)
-        for line in lines:
-            self._remember(**json.loads(line))
+        for line in resume(file, header):
+            self._remember(**line)
 
     def missing(self, name: str, row: Row, clips: Iterable[int]) -> list[int]:
         """The clips of these that the row was not asked about."""
@@ -80,8 +72,7 @@ class Results:
             "right": [one.right for one in answered],
             "kept": [one.kept for one in answered],
         }
-        with self._file.open("a") as out:
-            out.write(json.dumps(line) + "\n")
+        append(self._file, line)
         self._remember(**line)
 
     def of(self, name: str, row: Row, clips: Iterable[int]) -> list[Answered]:
@@ -103,7 +94,7 @@ class Results:
         rows |= {c: Answered(row, c, *rest) for c, *rest in zip(clips, right, kept, strict=True)}
 
 
-def about(params: Params, survey: Survey, split: Split) -> dict[str, object]:
+def about(params: Params, survey: Survey, split: Split) -> dict[str, Any]:
     """What a file of results was measured with: its first line."""
     questions = survey.plot(0, split)[1]
     return {
@@ -112,19 +103,6 @@ def about(params: Params, survey: Survey, split: Split) -> dict[str, object]:
         "split": split,
         "questions": [f"{question.text} {question.answer}" for question in questions],
     }
-
-
-def _check(file: Path, first: str, header: Mapping[str, object]) -> None:
-    try:
-        there = json.loads(first)
-        different = [key for key in header if there.get(key) != header[key]]
-    except (ValueError, AttributeError):
-        raise ValueError(f"{file} is no file of results: give another folder") from None
-    if different:
-        raise ValueError(
-            f"{file} was measured with other {' and '.join(different)}: give another folder, or "
-            "delete it to begin anew"
-        )
 
 
 @dataclasses.dataclass(frozen=True)

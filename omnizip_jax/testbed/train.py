@@ -135,8 +135,8 @@ CURRICULUM = (
     Stage("few tokens", 1500, 1.5e-3, (dataclasses.replace(SPARSE, rows=8),), 0.5),
     Stage("all sound", 1200, 1.5e-3, (LATE, dataclasses.replace(SPARSE, rows=8)), 0.5),
     Stage("longer clips", 900, 1.5e-3, SHORT, 0.3),
-    Stage("all tokens", 1300, 1e-3, ALL, 0.1),
-    Stage("whole clips", 700, 5e-4, WHOLE),
+    Stage("all tokens", 500, 1e-3, ALL, 0.1),
+    Stage("whole clips", 800, 7e-4, WHOLE),
 )
 SAVED_EVERY = 120  # seconds, at least
 ENCODED_TOGETHER = 6  # clips in a step that trains the encoders

@@ -82,6 +82,7 @@ class Pruned:
     def run(self, embeddings, positions):
         """Logits after the prompt, and greedy tokens."""
         cache, table = DynamicCache(), self.model.embed_tokens.weight
+        self.cache = cache  # for hooks: what layers call it differs between versions
         x, place = torch.tensor(embeddings)[None], torch.tensor(positions)[:, None].long()
         end, tokens, first = int(positions.max()) + 1, [], None
         for step in range(GREEDY + 1):
@@ -117,7 +118,7 @@ class Seated(Pruned):
                 mask = torch.full((1, 1, len(self.here), len(self.here)), float("-inf")).triu(1)
                 module.self_attn(normed, position_embeddings=turned, attention_mask=mask)
                 stays = self.choose(self.attention[:, -1].double().mean(0), self.stages[number])
-                for layer in kwargs["past_key_values"].layers[:number]:
+                for layer in self.cache.layers[:number]:
                     layer.keys, layer.values = layer.keys[:, :, stays], layer.values[:, :, stays]
                 args, self.here = (hidden[:, stays], *args[1:]), self.here[stays]
                 self.kept[number] = self.here

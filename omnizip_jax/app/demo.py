@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -47,9 +47,7 @@ def run(folder: Path, seed: int | None) -> None:
     """Make a clip in ``folder``, answer questions about it at each setting, print, draw."""
     console = Terminal()
     seed = CLIP_SEED if seed is None else seed
-    with console.status("making a clip"):
-        clip = sample_clip(seed)
-    params, path = prepare(folder, clip, console)
+    params, clip, path = prepare(folder, lambda: sample_clip(seed), console)
     questions = ask_about(clip, seed, 2)
     answers = _answer(params, path, questions, SETTINGS, console)
     console.print("[bold]3.[/] Questions about it, and what the model says")
@@ -109,18 +107,22 @@ def _answer(
     return answers
 
 
-def prepare(folder: Path, clip: TestClip, console: Console) -> tuple[Params, Path]:
-    """The small model, and a clip as a file: steps 1 and 2."""
+def prepare(
+    folder: Path, make: Callable[[], TestClip], console: Console
+) -> tuple[Params, TestClip, Path]:
+    """The small model, and a clip, in memory and as a file: steps 1 and 2."""
     console.print(
         "[bold]1.[/] The small model that comes along: Qwen2.5-Omni's thinker with 1.4 million "
         "parameters, trained on clips made of shapes and sounds, in the released layout."
     )
     # bfloat16 is slow on a CPU, and what the released weights run in on a GPU.
     params = load("small", dtype="float32" if jax.default_backend() == "cpu" else None)
+    with console.status("making a clip"):
+        clip = make()
     path = clip.write(folder / "clip.mp4")
     console.print(f"[bold]2.[/] A clip that it has never seen, [bold]{path}[/]; what happens in it")
     console.print(events_table(clip))
-    return params, path
+    return params, clip, path
 
 
 def ask_about(clip: TestClip, seed: int, each: int) -> list[Question]:

@@ -41,9 +41,7 @@ def run_stream(folder: Path, seed: int | None) -> None:
     """Make a clip in ``folder``, stream it, ask about its beginning until its end, print, draw."""
     console = Terminal()
     seed = STREAM_SEED if seed is None else seed
-    with console.status("making a clip"):
-        clip = sample_stream(seed)
-    params, path = prepare(folder, clip, console)
+    params, clip, path = prepare(folder, lambda: sample_stream(seed), console)
     questions = about_the_beginning(clip, seed)
     console.print(
         f"[bold]3.[/] Streaming it, window by window, into a cache of {CACHE['capacity']} tokens "

@@ -22,6 +22,7 @@ from omnizip_jax.compression.counts import (
     exact,
     floor_share,
     lookup,
+    nearest,
     round_share,
     salience_order,
 )
@@ -227,8 +228,7 @@ def discard_causal(
     scale = config.rho_video / max(expected_rate(config.rho_audio, audio_mask.size, config), 1e-6)
     guided = scale * jnp.maximum(initial_rates(retention, config), 1e-6)
     wanted = jnp.where(jnp.any(audio_mask), guided, config.rho_video) * tokens
-    # Rounded to a thousandth first, so that halves are halves in every program.
-    wanted = jnp.round(jnp.round(wanted * 1024) / 1024).astype(jnp.int32)
+    wanted = nearest(wanted)
 
     low, high = exact(config.rho_min), exact(config.rho_max)
 
@@ -276,8 +276,7 @@ def discard_rest(
     low, high = config.rho_min * tokens, config.rho_max * tokens
     low = jnp.where(target >= low, low, target / 2)
     high = jnp.where(target <= high, high, (target + tokens) / 2)
-    # Rounded to a thousandth first, so that halves are halves in every program.
-    wanted = jnp.round(jnp.round(jnp.clip(wanted, low, high) * 1024) / 1024).astype(jnp.int32)
+    wanted = nearest(jnp.clip(wanted, low, high))
 
     unit = dropped(config).denominator
     balance = come_of_all(plan, heard + tokens, config).take(heard - kept, unit)

@@ -40,6 +40,11 @@ def round_share(share: Fraction, counts: np.ndarray) -> np.ndarray:
     return down + up
 
 
+def nearest(x: Float[Array, "*n"]) -> Int[Array, "*n"]:
+    """The nearest integer; to a thousandth first, so that halves are halves in every program."""
+    return jnp.round(jnp.round(x * 1024) / 1024).astype(jnp.int32)
+
+
 def lookup(rule: HostRule, count: Int[Array, "*n"], limit: int) -> Int[Array, "*n"]:
     """``rule(count)`` on the device, from a table of the rule at 0 ... ``limit``."""
     return jnp.asarray(rule(np.arange(limit + 1)), jnp.int32)[count]

@@ -15,11 +15,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from omnizip_jax.compression.baselines import unlike
 from omnizip_jax.compression.counts import apportion, salience_order
-from omnizip_jax.compression.parts import Part, Rates
+from omnizip_jax.compression.parts import EvenShare, Part
 
 
 @dataclasses.dataclass(frozen=True)
-class DyCoke(Rates):
+class DyCoke(EvenShare):
     """Temporal token merging: what is like the frame before goes.
 
     The published rate k, of a compared frame, leaves the share ``(1 + 3 (1 - k)) / 4`` of all; here
@@ -49,11 +49,6 @@ class DyCoke(Rates):
             )
         if self.audio_frame < 1:
             raise ValueError(f"DyCoke.audio_frame must be at least 1, got {self.audio_frame}")
-
-    def choose_share(self, windows, total, key):
-        mask = windows.audio.token_mask
-        audio = self.kept(jnp.sum(mask), mask.size)
-        return self.choose(windows, audio, total - audio, key)
 
     def sound(self, windows, count, key):
         audio, size = windows.audio, self.audio_frame

@@ -21,6 +21,11 @@ from omnizip_jax.types import EncodedWindow, Selection
 LAYERS = 28  # of the decoders that the settings were published for
 
 
+def finished(after: int, layers: int) -> int:
+    """``after`` of 28 finished layers, in a decoder of another depth; at least one."""
+    return max(1, round(after * layers / LAYERS))
+
+
 @dataclasses.dataclass(frozen=True)
 class FastV(Share):
     """The media tokens that the question attends to most go on after a few of the layers.
@@ -50,7 +55,7 @@ class FastV(Share):
         return Selection.of(audio, video, audio, video)
 
     def stages(self, layers: int) -> tuple[Stage, ...]:
-        after = max(1, round(self.after * layers / LAYERS))
+        after = finished(self.after, layers)
         if self.keep is None:
             return (Attended(after, audio=1 - self.rho_audio, video=1 - self.rho_video),)
         if self.keep * layers < after:

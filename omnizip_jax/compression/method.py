@@ -11,6 +11,7 @@ import math
 import typing
 from typing import Any, ClassVar
 
+import jax
 import numpy as np
 from jaxtyping import Int, PRNGKeyArray
 
@@ -81,6 +82,18 @@ class Method:
     def step(self, state: Any, window: EncodedWindow, key: PRNGKeyArray) -> tuple[Any, Selection]:
         """Choose among the tokens of a stream's next window, without leading axis."""
         raise NotImplementedError
+
+    def follow(self, windows: EncodedWindow, key: PRNGKeyArray) -> Selection:
+        """What a stream would keep of a clip: ``step`` after ``step``, without looking ahead."""
+
+        def step(carry, window):
+            state, key = carry
+            key, own = jax.random.split(key)
+            state, chosen = self.step(state, window, own)
+            return (state, key), chosen
+
+        begin = self.begin(jax.tree.map(lambda x: x[0], windows))
+        return jax.lax.scan(step, (begin, key), windows)[1]
 
 
 def check_types(settings: Any) -> None:

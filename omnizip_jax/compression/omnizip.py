@@ -106,8 +106,7 @@ class OmniZipConfig(PaperSettings, Rule, Parts):
     def select(self, windows: EncodedWindow, key: PRNGKeyArray) -> Selection:
         if not self.causal:
             return super().select(windows, key)
-        plan = self.begin(jax.tree.map(lambda x: x[0], windows))
-        return jax.lax.scan(lambda plan, window: self.step(plan, window, key), plan, windows)[1]
+        return self.follow(windows, key)
 
     def salient(self, tokens):
         mask, scores = tokens.audio_mask, tokens.audio_scores

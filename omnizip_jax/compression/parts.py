@@ -214,6 +214,16 @@ class Rates(Parts):
 
 
 @dataclasses.dataclass(frozen=True)
+class EvenShare(Rates):
+    """With ``keep`` both modalities keep that share, and not what the paper's line gives them."""
+
+    def choose_share(self, windows, total, key):
+        mask = windows.audio.token_mask
+        audio = self.kept(jnp.sum(mask), mask.size)
+        return self.choose(windows, audio, total - audio, key)
+
+
+@dataclasses.dataclass(frozen=True)
 class SalientSound(Rates):
     """What methods made for the picture do about the sound: OmniZip's ranking, without anchors.
 

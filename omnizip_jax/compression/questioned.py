@@ -6,7 +6,7 @@ import dataclasses
 
 from jaxtyping import PRNGKeyArray
 
-from omnizip_jax.compression.fastv import LAYERS, Attended
+from omnizip_jax.compression.fastv import LAYERS, Attended, finished
 from omnizip_jax.compression.method import Counts
 from omnizip_jax.compression.share import Share
 from omnizip_jax.compression.stages import Stage
@@ -62,7 +62,7 @@ class Questioned(Share):
         return self.outside.select(windows, key)
 
     def stages(self, layers: int) -> tuple[Stage, ...]:
-        after = max(1, round(self.after * layers / LAYERS))
+        after = finished(self.after, layers)
         if self.keep is None:
             return (Attended(after, media=0.5),)
         enters = self.outside.keep or 1.0

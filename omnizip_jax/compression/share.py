@@ -12,7 +12,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Int
 
-from omnizip_jax.compression.counts import exact, lookup, round_share
+from omnizip_jax.compression.counts import exact, lookup, nearest, round_share
 from omnizip_jax.compression.method import Counts, Method, check_share
 
 # The paper's two settings of (rho_audio, rho_video) are (0.3, 0.6) and (0.4, 0.7), section 4.1.
@@ -80,8 +80,7 @@ def split(
         gap: between the two rates.
     """
     share = salient_share(total, audio, video, anchors, gap)
-    # Rounded to a thousandth first, so that halves are halves in every program.
-    count = anchors + jnp.round(jnp.round(share * audio * 1024) / 1024).astype(jnp.int32)
+    count = anchors + nearest(share * audio)
     least, most = jnp.maximum(total - video, anchors), jnp.minimum(total, audio)
     return jnp.clip(count, least, jnp.maximum(most, least))
 

@@ -17,8 +17,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
 from omnizip_jax.compression.baselines import change
 from omnizip_jax.compression.causal import Balance
-from omnizip_jax.compression.counts import exact, top_mask
-from omnizip_jax.compression.parts import Part, Rates, join
+from omnizip_jax.compression.counts import exact, nearest
+from omnizip_jax.compression.parts import EvenShare, Part, join, top_part
 from omnizip_jax.compression.rule import over_windows
 from omnizip_jax.compression.share import RunningShare, most_at_once
 from omnizip_jax.compression.similarity import cosines, norms
@@ -80,7 +80,7 @@ class Known(struct.PyTreeNode):
 
 
 @dataclasses.dataclass(frozen=True)
-class Surprise(Rates):
+class Surprise(EvenShare):
     """An even sample of the sound, and one of the picture that is denser where it surprises.
 
     The surprise s of a video token is the least of ``1 - cos`` to the mean of the clip, to the mean
@@ -123,11 +123,6 @@ class Surprise(Rates):
     @property
     def shares(self) -> tuple[Fraction, Fraction]:
         return super().shares if self.keep is None else (exact(self.keep), exact(self.keep))
-
-    def choose_share(self, windows, total, key):
-        mask = windows.audio.token_mask
-        audio = self.kept(jnp.sum(mask), mask.size)
-        return self.choose(windows, audio, total - audio, key)
 
     def sound(self, windows, count, key):
         audio = windows.audio
@@ -179,8 +174,8 @@ class Surprise(Rates):
         count = jnp.sum(mask)
         surprise = jnp.where(mask, jnp.maximum(surprise, 0), 0)
         mean = usual.mean(usual.surprise, jnp.sum(surprise), count)
-        relative = surprise / jnp.maximum(mean, 1e-6)
-        weight = jnp.where(mask, self.coverage + relative**self.sharpness, 0)
+        weight = self.coverage + relative(surprise, mean) ** self.sharpness
+        weight = jnp.where(mask, weight, 0)
         return usual.replace(
             surprise=mean, weight=usual.mean(usual.weight, jnp.sum(weight), count)
         ), weight
@@ -243,22 +238,25 @@ def spread(mask: Bool[Array, "*n"], came: UInt32[Array, ""]) -> Float[Array, "*n
     return ((place * jnp.uint32(GOLDEN) >> 8).astype(jnp.float32) + 0.5) / 2**24
 
 
+def relative(x: Float[Array, "*n"], usual: Float[Array, ""]) -> Float[Array, "*n"]:
+    """As a multiple of what is usual."""
+    return x / jnp.maximum(usual, 1e-6)
+
+
 def evenly(
     weight: Float[Array, "W A"], mask: Bool[Array, "W A"], usual: Usual, count: Int[Array, ""]
 ) -> Part:
     """``count`` tokens, spread evenly."""
     u = spread(mask, usual.came)
-    keep = top_mask(-u.reshape(-1), mask.reshape(-1), count).reshape(mask.shape)
-    return Part(keep, worth=weight / u / jnp.maximum(usual.weight, 1e-6))
+    return top_part(-u, mask, count)._replace(worth=relative(weight / u, usual.weight))
 
 
 def densely(
     weight: Float[Array, "W G P"], mask: Bool[Array, "W G P"], usual: Usual, count: Int[Array, ""]
 ) -> Part:
     """``count`` tokens, in proportion to their weights: priority sampling."""
-    worth = weight / spread(mask, usual.came) / jnp.maximum(usual.weight, 1e-6)
-    keep = top_mask(worth.reshape(-1), mask.reshape(-1), count).reshape(mask.shape)
-    return Part(keep, worth=worth)
+    worth = relative(weight / spread(mask, usual.came), usual.weight)
+    return top_part(worth, mask, count)._replace(worth=worth)
 
 
 def balanced(
@@ -275,14 +273,12 @@ def balanced(
     """
     tokens = jnp.sum(mask)
     balance = balance.come(tokens, share.numerator * tokens)
-    wanted = float(share) * jnp.sum(weight) / jnp.maximum(usual.weight, 1e-6)
-    # Rounded to a thousandth first, so that halves are halves in every program.
-    wanted = jnp.round(jnp.round(wanted * 1024) / 1024).astype(jnp.int32)
+    wanted = float(share) * relative(jnp.sum(weight), usual.weight)
     least, most = balance.limits(share.denominator)
     most = jnp.minimum(jnp.minimum(most, tokens), most_of_picture(share, mask.size))
     quarter = share.numerator * tokens // (4 * share.denominator)
     most = jnp.maximum(most, quarter)
-    count = jnp.clip(wanted, jnp.clip(least, quarter, most), most)
+    count = jnp.clip(nearest(wanted), jnp.clip(least, quarter, most), most)
     return balance.take(count, share.denominator), count
 
 

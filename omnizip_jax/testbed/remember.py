@@ -24,10 +24,11 @@ from omnizip_jax.compression import METHODS, Method
 from omnizip_jax.compression.share import Share
 from omnizip_jax.context import Context
 from omnizip_jax.evaluation.tables import section
+from omnizip_jax.evaluation.watching import Watching
 from omnizip_jax.memory import Memory
 from omnizip_jax.models.params import Params
 from omnizip_jax.reply import ask
-from omnizip_jax.stream import feed, init_stream
+from omnizip_jax.stream import feed
 from omnizip_jax.testbed.ages import AGES, Ages, ages_within, make_stream
 from omnizip_jax.testbed.batches import cut
 from omnizip_jax.testbed.clips import SLOTS_PER_WINDOW, SPEC, Split
@@ -97,15 +98,8 @@ def watch(
     Raises:
         ValueError: a cache that should have had room for everything forgot something.
     """
-    state = init_stream(
-        params,
-        method,
-        capacity=row.slots,
-        memory=row.memory,
-        text_slots=TEXT_SLOTS,
-        spec=SPEC,
-        seed=seed,
-    )
+    watching = Watching(memory=row.memory, capacity=row.slots)
+    state = watching.begin(params, method, SPEC, TEXT_SLOTS, seed=seed)
     for number in range(len(windows.mel_length)):
         state = feed(params, state, jax.tree.map(lambda x, at=number: x[at], windows))
         on_window()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 from jaxtyping import PRNGKeyArray
 
 from omnizip_jax.compression import Method
@@ -28,12 +27,4 @@ class Streamed(Method):
         return sum(min(self.method.step_bound(a, v), a + v) for a, v in windows)
 
     def select(self, windows: EncodedWindow, key: PRNGKeyArray) -> Selection:
-        begin = self.method.begin(jax.tree.map(lambda x: x[0], windows))
-
-        def step(carry, window):
-            state, key = carry
-            key, own = jax.random.split(key)
-            state, chosen = self.method.step(state, window, own)
-            return (state, key), chosen
-
-        return jax.lax.scan(step, (begin, key), windows)[1]
+        return self.method.follow(windows, key)

@@ -29,8 +29,8 @@ class Questioned(Share):
             by its own settings, and half of that after the stage.
 
     Raises:
-        ValueError: not a share, or a number of layers or times that cannot be; from ``stages``,
-            more than the share before the stage alone.
+        ValueError: not a share, a number of layers or times that cannot be, or a method with
+            stages of its own; from ``stages``, more than the share before the stage alone.
     """
 
     before: Share = dataclasses.field(default_factory=Surprise)
@@ -43,6 +43,11 @@ class Questioned(Share):
             raise ValueError(f"Questioned.after must be from 1 to {LAYERS - 1}, got {self.after}")
         if self.more < 1:
             raise ValueError(f"Questioned.more must be at least 1, got {self.more}")
+        if self.before.stages(LAYERS):
+            raise ValueError(
+                "Questioned.before must choose before the decoder alone, such as Surprise(); "
+                f"{self.before!r} has stages inside it, which would be lost"
+            )
 
     @property
     def wants(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from omnizip_jax.compression import OmniZipConfig, Questioned, Surprise
+from omnizip_jax.compression import FastV, OmniZipConfig, Questioned, Seats, Surprise
 from tests.compression import loops
 
 KEY = jax.random.key(0)
@@ -37,5 +37,8 @@ def test_what_cannot_be_is_refused():
         Questioned(keep=0.2, after=20, more=2.0).stages(28)
     with pytest.raises(ValueError, match=r"more must be at least 1, got 0\.5"):
         Questioned(more=0.5)
+    for before in (FastV(), Seats(), Questioned()):
+        with pytest.raises(ValueError, match="has stages inside it, which would be lost"):
+            Questioned(before=before)
     with pytest.raises(ValueError, match="after must be from 1 to 27, got 28"):
         Questioned(after=28)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from omnizip_jax.testbed.clips import (
     Thing,
     draw_things,
 )
-from omnizip_jax.testbed.questions import KINDS, Question, draw_questions
+from omnizip_jax.testbed.questions import KINDS, NAMES, Question, draw_questions
 from omnizip_jax.types import Window
 
 COLOUR_IDS = {None: 0} | {name: i for i, name in enumerate(COLOURS, start=1)}
@@ -45,7 +45,14 @@ SOUND_IDS = {None: 0} | {name: i for i, name in enumerate(SOUNDS, start=1)}
 # What auxiliary heads of the decoder name besides: the sound before, and the seconds so far.
 ELAPSED = (5, 10, 15, 20, 30, 40, 60, 90, 120, 180)
 TARGETS = {"colour": len(COLOUR_IDS), "shape": len(SHAPE_IDS), "sound": len(SOUND_IDS)}
-CLASSES = TARGETS | {"before": len(SOUND_IDS), "elapsed": len(ELAPSED) + 2}
+MOST_COUNTED = 7  # and more
+CLASSES = TARGETS | {
+    "before": len(SOUND_IDS),
+    "elapsed": len(ELAPSED) + 2,
+    "number": MOST_COUNTED + 1,
+    "time": MOST_COUNTED + 1,
+    "different": len(SOUND_IDS),
+}
 
 GRID = SIDE // CELL
 LONG = DIFFICULTIES["long"]
@@ -257,10 +264,13 @@ class DecoderBatch(struct.PyTreeNode):
         after: position of the text that follows.
         labels: of the media tokens, for the auxiliary heads. Colour and shape of a video token are
             its own, those of an audio token of what is seen alone in the same second; ``before``
-            is the sound before the one that is heard, ``elapsed`` the time since the beginning.
+            is the sound before the one that is heard, ``elapsed`` the time since the beginning;
+            ``number`` counts the sounds so far, ``time`` how often this one was heard, and
+            ``different`` how many different ones.
         text: dialogues after the media, padded.
         answer: 0 where the next token is not learned, else the number of the round, from 1.
         kind: of the first question of each dialogue, its place among ``KINDS``.
+        tells: which media tokens tell the first answer of each dialogue, for some kinds of it.
     """
 
     prefix: Int[Array, "P"]
@@ -272,6 +282,7 @@ class DecoderBatch(struct.PyTreeNode):
     text: Int[Array, "B Q S"]
     answer: Int[Array, "B Q S"]
     kind: Int[Array, "B Q"]
+    tells: Bool[Array, "B Q M"]
 
 
 class Dialogues:
@@ -327,6 +338,12 @@ class Dialogues:
             text=np.stack(text),
             answer=np.stack(answer),
             kind=np.array([[KINDS.index(row[0].kind) for row in rows] for rows in questions]),
+            tells=np.stack(
+                [
+                    [padded(_tells(row[0], things, labels)) for row in rows]
+                    for (_, _, labels, things, _), rows in zip(clips, questions, strict=True)
+                ]
+            ),
         )
 
     def _draw_clip(self, random: np.random.Generator, lesson: Lesson, start: int):
@@ -365,10 +382,15 @@ class Dialogues:
             """For each audio token what belongs to its slot."""
             return np.repeat(values, SPEC.audio_slots // SLOTS_PER_WINDOW).reshape(heard.shape)
 
-        previous, last = [], None
+        previous, number, time, different, last = [], [], [], [], None
+        times = Counter[str | None]()
         for slot in range(len(grids)):
             previous.append(SOUND_IDS[last])
             last = next((t.sound for t in things if t.slot == slot and t.sound), last)
+            times.update(t.sound for t in things if t.slot == slot and t.sound)
+            number.append(min(times.total(), MOST_COUNTED))
+            time.append(min(times[last], MOST_COUNTED))
+            different.append(len(times))
         elapsed = 1 + np.searchsorted(ELAPSED, np.arange(len(grids)), "right")
         beside = {
             name: of_slots([ids[getattr(thing, name)] for thing in nearby])
@@ -381,6 +403,13 @@ class Dialogues:
             "sound": (silence, heard),
             "before": (silence, of_slots(previous) * (heard > 0)),
             "elapsed": ((colour[grids] > 0) * elapsed[:, None], (heard > 0) * of_slots(elapsed)),
+            "number": (silence, of_slots(number) * (heard > 0)),
+            "time": (silence, of_slots(time) * (heard > 0)),
+            "different": (silence, of_slots(different) * (heard > 0)),
+            "slot": (
+                silence + np.arange(len(grids))[:, None],
+                of_slots(np.arange(len(grids))),
+            ),
         }
 
     def _write(
@@ -419,6 +448,23 @@ class Dialogues:
     @functools.cached_property
     def _between(self) -> np.ndarray:
         return np.array(self._tokenizer.encode("<|im_end|>\n<|im_start|>user\n"), np.int32)
+
+
+def _tells(question: Question, things: tuple[Thing, ...], labels) -> Bool[np.ndarray, " M"]:
+    """The tokens of the sound that tell the answer, for kinds that are not learned otherwise.
+
+    The colour that is asked about, or the last of the sounds that are counted.
+    """
+    events = [thing for thing in things if thing.sound]
+    if question.kind in ("sound of colour", "silent"):
+        events = [thing for thing in events if thing.colour == question.thing.colour]
+    elif question.kind == "times":
+        events = [thing for thing in events if NAMES[thing.sound] in question.text][-1:]
+    elif question.kind == "count":
+        events = events[-1:]
+    else:
+        events = []
+    return np.isin(labels["slot"], [thing.slot for thing in events]) & (labels["sound"] > 0)
 
 
 def _lay_out(video: np.ndarray, audio: np.ndarray) -> np.ndarray:

@@ -422,7 +422,7 @@ def run_stage(
 @functools.partial(jax.jit, static_argnames="config")
 def _right(params: Any, batch: DecoderBatch, config: ModelConfig) -> jax.Array:
     """Whether the answer that begins each dialogue is right: [B, Q]."""
-    right, begins = first_answers(read_dialogues(params, batch, config)[0][:, :, :-1], batch)
+    right, begins = first_answers(read_dialogues(params, batch, config).logits[:, :, :-1], batch)
     return jnp.any(right & begins, axis=-1)
 
 

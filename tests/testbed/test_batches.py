@@ -168,7 +168,7 @@ def test_the_training_reads_a_clip_as_generate_does(params):
     )
     row = batch.text[0, 1]
     question = params.tokenizer.decode(row).split("<|vision_eos|>")[1].split("<")[0]
-    logits = jax.jit(read_dialogues, static_argnums=2)(weights, batch, params.config)[0][0, 1]
+    logits = jax.jit(read_dialogues, static_argnums=2)(weights, batch, params.config).logits[0, 1]
     at = int(np.flatnonzero(batch.answer[0, 1] == 1)[0])
     only = Params(
         weights={k: v for k, v in weights.items() if k != "heads"},

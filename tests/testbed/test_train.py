@@ -49,7 +49,7 @@ def test_the_training_runs_the_librarys_decoder(slots):
     config = ModelConfig.from_dict(small_config(small_tokenizer()))
     weights, count = init_model(config, 0), slots - 7
     batch = _dialogues(config, slots, count)
-    logits, states = jax.jit(read_dialogues, static_argnums=2)(weights, batch, config)
+    logits, states, _ = jax.jit(read_dialogues, static_argnums=2)(weights, batch, config)
     decoder = Decoder(config.text).bind({"params": weights["text"]})
     for clip, dialogue, used in ((0, 1, slots), (1, 2, count)):
         prefix, turn = len(batch.prefix), batch.text.shape[-1]

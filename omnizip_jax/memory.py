@@ -20,6 +20,7 @@ from omnizip_jax.models.config import TextConfig
 from omnizip_jax.models.text import KVCache
 
 Memory = Literal["recent", "fading"]
+DEFAULT_MEMORY: Memory = "fading"  # docs/streaming.md has the curve
 
 # Kinds of slots. The prefix never leaves; start tokens leave with the last token of their video.
 PREFIX, TEXT, START, AUDIO, VIDEO = range(5)

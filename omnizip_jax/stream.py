@@ -31,7 +31,7 @@ from omnizip_jax.decode import check_seed
 from omnizip_jax.entry import append, read_prefix
 from omnizip_jax.layout import geometry
 from omnizip_jax.media import check_windows
-from omnizip_jax.memory import Memory
+from omnizip_jax.memory import DEFAULT_MEMORY, Memory
 from omnizip_jax.models.families import family
 from omnizip_jax.models.params import Params, WeightsMark, check_params
 from omnizip_jax.models.text import KVCache
@@ -45,7 +45,7 @@ def init_stream(
     compression: Method | None = OmniZipConfig(),  # noqa: B008 (frozen)
     *,
     capacity: int = 8192,
-    memory: Memory = "recent",
+    memory: Memory = DEFAULT_MEMORY,
     low_water: float = 0.75,
     text_slots: int = 512,
     audio: bool = True,
@@ -60,8 +60,8 @@ def init_stream(
         params: from ``omnizip_jax.load``.
         compression: a method that can stream; None keeps all.
         capacity: slots of the cache, for the prompt, the history, a question and its answer.
-        memory: what leaves a full cache: "recent" lets the oldest windows go, "fading" thins
-            them out, the older the more, the least salient tokens first.
+        memory: what leaves a full cache: "fading" thins old windows out, the older the more, the
+            tokens of least worth first; "recent" lets the oldest windows go.
         low_water: share of the history's room that stays in use after the cache was full.
         text_slots: room that windows leave for a question and its answer.
         audio, video: False for a stream that never has sound, or pictures.

@@ -112,7 +112,7 @@ def prepare(
 ) -> tuple[Params, TestClip, Path]:
     """The small model, and a clip, in memory and as a file: steps 1 and 2."""
     console.print(
-        "[bold]1.[/] The small model that comes along: Qwen2.5-Omni's thinker with 1.4 million "
+        "[bold]1.[/] The small model that comes along: Qwen2.5-Omni's thinker with 2 million "
         "parameters, trained on clips made of shapes and sounds, in the released layout."
     )
     # bfloat16 is slow on a CPU, and what the released weights run in on a GPU.

@@ -98,7 +98,7 @@ def add_compression(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_memory(parser: argparse.ArgumentParser, memory: str) -> None:
+def add_memory(parser: argparse.ArgumentParser) -> None:
     """What a stream remembers."""
     parser.add_argument(
         "--capacity", type=positive, default=8192, metavar="N", help="tokens that are remembered"
@@ -106,8 +106,8 @@ def add_memory(parser: argparse.ArgumentParser, memory: str) -> None:
     parser.add_argument(
         "--memory",
         choices=["recent", "fading"],
-        default=memory,
-        help="what a full cache forgets: the oldest windows, or the less of each the older it is",
+        default="fading",
+        help="what a full cache forgets: of every window the more the older it is, or the oldest",
     )
 
 

@@ -12,7 +12,7 @@ from omnizip_jax.compression import Method
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.context import Context
 from omnizip_jax.media import Clip
-from omnizip_jax.memory import Memory
+from omnizip_jax.memory import DEFAULT_MEMORY, Memory
 from omnizip_jax.models.params import Params
 from omnizip_jax.reply import ask
 from omnizip_jax.stream import feed, init_stream
@@ -28,7 +28,7 @@ class Watching:
         memory, capacity: what a full cache forgets, and its slots; as for ``init_stream``.
     """
 
-    memory: Memory = "fading"
+    memory: Memory = DEFAULT_MEMORY
     capacity: int = 8192
 
     def begin(

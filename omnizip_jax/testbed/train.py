@@ -101,42 +101,39 @@ class Stage:
 LOOK_UP = ("colour of sound", "shape of sound", "sound of colour", "shape of colour")
 SPARSE = Lesson(64, windows=(1, 2), system="")
 # What is heard with a colour, whether anything is, and for how long, takes all tokens of the sound.
-LATE = Lesson(
-    192,
-    rows=5,
-    windows=(2, 3),
-    kinds=("sound of colour", "silent", "length", "colour of sound", "shape of colour"),
-    all_sound=True,
-    system="",
-)
-SHORT = (
-    Lesson(128, rows=8, windows=(1, 4), again=0.3),
-    Lesson(256, rows=8, windows=(2, 10), again=0.5),
-    Lesson(512, clips=4, rows=10, windows=(1, 30), again=0.6),
+LATE = ("sound of colour", "silent", "length", "colour of sound", "shape of colour")
+ORDER = ("first", "last", "next", "colour of first or last", "sound of colour", "silent")
+COUNTS = ("count", "times", "count when", "heard when", "seen when")
+MIXED = (
+    dataclasses.replace(SPARSE, rows=8, kinds=LATE),
+    Lesson(192, clips=5, rows=8, windows=(1, 4), again=0.3, all_sound=True),
+    Lesson(256, rows=8, windows=(2, 10), again=0.6),
+    Lesson(512, clips=4, rows=10, windows=(4, 20), again=1.0, kinds=ORDER + COUNTS, share=1.5),
 )
 # About as many tokens in a batch of any of these; the longest clips are cut to their slots.
 ALL = (
-    Lesson(512, clips=6, rows=8, windows=(1, 4), again=0.2, share=2),
+    Lesson(512, clips=6, rows=8, windows=(1, 4), again=0.2),
     Lesson(512, clips=4, rows=8, rounds=2, windows=(3, 10), again=0.5, share=0.5),
-    Lesson(512, clips=4, rows=10, windows=(5, 150), again=0.7),
-    Lesson(1024, clips=2, rows=12, windows=(6, 60), again=0.7),
-    Lesson(2048, clips=1, rows=20, windows=(12, 30), again=0.7),
-    Lesson(3712, clips=1, rows=24, windows=(20, 30), again=0.7, share=0.5),
+    Lesson(512, clips=4, rows=10, windows=(5, 150), again=0.8),
+    Lesson(1024, clips=2, rows=16, windows=(6, 60), again=1.0, kinds=ORDER + COUNTS),
+    Lesson(1280, clips=2, rows=16, windows=(30, 330), again=0.6),
+    Lesson(2048, clips=1, rows=24, windows=(10, 30), again=0.9),
+    Lesson(3712, clips=1, rows=30, windows=(20, 40), again=0.9, share=0.7),
 )
 WHOLE = (
-    Lesson(512, clips=6, rows=8, whole=True, share=3),
+    Lesson(512, clips=6, rows=8, whole=True, share=2.5),
     Lesson(512, clips=4, rows=8, rounds=2, whole=True, share=0.5),
-    Lesson(1024, clips=2, rows=12, windows=(6, 60), again=0.7),
-    Lesson(3712, clips=1, rows=24, windows=(20, 40), again=0.7),
+    Lesson(1024, clips=2, rows=16, windows=(6, 60), again=0.9),
+    Lesson(1280, clips=2, rows=16, windows=(30, 330), again=0.5),
+    Lesson(3712, clips=1, rows=30, windows=(16, 40), again=0.9, share=1.3),
 )
 CURRICULUM = (
     Stage("encoders", 1200, 1.2e-2),
     Stage("look up", 1200, 1.5e-3, (dataclasses.replace(SPARSE, kinds=LOOK_UP),), 1.0),
-    Stage("few tokens", 1500, 1.5e-3, (dataclasses.replace(SPARSE, rows=8),), 0.5),
-    Stage("all sound", 1200, 1.5e-3, (LATE, dataclasses.replace(SPARSE, rows=8)), 0.5),
-    Stage("longer clips", 900, 1.5e-3, SHORT, 0.3),
-    Stage("all tokens", 500, 1e-3, ALL, 0.1),
-    Stage("whole clips", 800, 7e-4, WHOLE),
+    Stage("few tokens", 1000, 1.5e-3, (dataclasses.replace(SPARSE, rows=8),), 0.5),
+    Stage("mixed", 800, 1.5e-3, MIXED, 0.3),
+    Stage("all tokens", 450, 1.2e-3, ALL, 0.15),
+    Stage("whole clips", 600, 8e-4, WHOLE, 0.02),
 )
 SAVED_EVERY = 120  # seconds, at least
 ENCODED_TOGETHER = 6  # clips in a step that trains the encoders

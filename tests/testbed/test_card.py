@@ -24,6 +24,6 @@ def test_time_is_summed_over_stops():
 def test_the_card_counts_and_describes():
     answered = [Answer("easy", 4, clip, "seen", "yes", {FULL: True}) for clip in range(3)]
     card = model_card(RELEASED, LOG, answered, seed=1)
-    assert "1,405,424 parameters" in card and "2.8 MB" in card and "--seed 1" in card
-    assert "4 layers of 128, 2 heads of 64, feed-forward 384, M-RoPE sections 8, 12, 12" in card
+    assert "2,050,208 parameters" in card and "4.1 MB" in card and "--seed 1" in card
+    assert "5 layers of 128, 4 heads of 32, feed-forward 384, M-RoPE sections 10, 3, 3" in card
     assert "| easy | 8 s | 3 | 100.0 (100.0 to 100.0) |" in card

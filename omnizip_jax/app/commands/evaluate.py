@@ -54,7 +54,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         action="store_true",
         help="read each clip window by window, as a stream that --capacity and --memory bound",
     )
-    add_memory(evaluate, "fading")
+    add_memory(evaluate)
     evaluate.add_argument(
         "--one-by-one",
         action="store_true",

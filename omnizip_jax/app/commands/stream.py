@@ -51,7 +51,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     stream.add_argument("--keep", action="store_true", help="remember questions and answers")
     add_reply_length(stream, 128)
     add_compression(stream)
-    add_memory(stream, "recent")
+    add_memory(stream)
     stream.add_argument("--sound", metavar="SOURCE", help="take the sound from here instead")
     add_modalities(stream)
     stream.add_argument(

@@ -17,7 +17,7 @@
 #
 # With the released weights, convert them once (`omnizip convert Qwen2.5-Omni-3B TARGET`), set
 # `CHECKPOINT` to that folder, `CLIP` to your video and `QUESTIONS` to what you want to know.
-# Without them the notebook uses the small model that comes along: the same architecture with 1.4
+# Without them the notebook uses the small model that comes along: the same architecture with 2
 # million parameters, trained on clips in which shapes are seen and sounds are heard.
 
 # %%

@@ -13,10 +13,10 @@ from omnizip_jax.testbed.clips import (
     render,
 )
 
-# Of the clip, and of the questions about it: one that the small model answers, so that what is seen
-# is what compression does. How often it is right in general is in docs/accuracy.md.
-CLIP_SEED = 7
-STREAM_SEED = 0  # of the stream, and of the questions about it
+# Of the clip, and of the questions about it: one on which methods differ. How often they are right in
+# general is in docs/accuracy.md.
+CLIP_SEED = 0
+STREAM_SEED = 4  # of the stream, and of the questions about it
 STREAM_WINDOWS = 32
 BEGINNING = 5 * SPEC.seconds  # seconds of the stream that it is asked about when they are long past
 

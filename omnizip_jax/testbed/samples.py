@@ -13,8 +13,8 @@ from omnizip_jax.testbed.clips import (
     render,
 )
 
-# Of the clip, and of the questions about it: one on which methods differ. How often they are right in
-# general is in docs/accuracy.md.
+# Of the clip, and of the questions about it: one on which methods differ. How often they are right
+# in general is in docs/accuracy.md.
 CLIP_SEED = 0
 STREAM_SEED = 4  # of the stream, and of the questions about it
 STREAM_WINDOWS = 32

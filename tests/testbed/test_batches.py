@@ -16,10 +16,10 @@ from omnizip_jax.models.params import Params
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.testbed.asking import SUFFIX
 from omnizip_jax.testbed.batches import TURN, Bank, Dialogues, Lesson, cut, reread, token_labels
-from omnizip_jax.testbed.clips import DIFFICULTIES, SPEC, draw_things, make_clip
+from omnizip_jax.testbed.clips import DIFFICULTIES, SOUNDS, SPEC, draw_things, make_clip
 from omnizip_jax.testbed.losses import init_model, read_dialogues
 from omnizip_jax.testbed.model import small_config, small_tokenizer
-from omnizip_jax.testbed.questions import KINDS, all_questions
+from omnizip_jax.testbed.questions import KINDS, NAMES, NUMBERS, all_questions
 from omnizip_jax.testbed.train import make_encode
 
 ALONE = dataclasses.replace(DIFFICULTIES["easy"], events=(1, 1), silent=(0, 1))
@@ -130,6 +130,34 @@ def test_only_consistent_clips_are_asked_about_as_they_are(params):
     dialogues = Dialogues([(DIFFICULTIES["easy"], bank)], params.tokenizer, params.config)
     counts = dialogues.draw(np.random.default_rng(0), Lesson(500, clips=30, whole=True)).count
     assert set(counts.tolist()) == {122, 244}
+
+
+def test_the_tokens_that_tell_an_answer(params):
+    """They sound as the answer says, with the colour that is asked about; counts end with them."""
+    clip = make_clip(3, "train", DIFFICULTIES["long"], windows=12)
+    bank = Bank([clip], fake_encode)
+    dialogues = Dialogues([(DIFFICULTIES["long"], bank)], params.tokenizer, params.config)
+    lesson = Lesson(12 * 122, clips=1, rows=60, whole=True)
+    batch = dialogues.draw(np.random.default_rng(0), lesson)
+    asked = {question.text: question for question in all_questions(clip.things, seconds=24)}
+    sounds, told = batch.labels["sound"][0], set()
+    for text, kind, tells in zip(batch.text[0], batch.kind[0], batch.tells[0], strict=True):
+        question = asked[
+            params.tokenizer.decode(text).split("<|vision_eos|>")[1].split("<|im_end|>")[0]
+        ]
+        heard = {SOUNDS[sound - 1] for sound in sounds[tells]}
+        if question.kind == "sound of colour":
+            assert heard == {question.answer}
+        elif question.kind == "silent":
+            assert (question.answer == "yes") == (not heard)
+        elif question.kind in ("count", "times"):
+            label = "number" if question.kind == "count" else "time"
+            assert {NUMBERS[n] for n in batch.labels[label][0][tells]} == {question.answer}
+            assert question.kind == "count" or NAMES[heard.pop()] in question.text
+        else:
+            assert not heard
+        told.add(KINDS[kind])
+    assert {"sound of colour", "silent", "times"} <= told
 
 
 @pytest.mark.parametrize("all_sound", [False, True])

@@ -40,6 +40,7 @@ def _dialogues(config: ModelConfig, slots: int, count: int) -> DecoderBatch:
         text=random.integers(0, 400, (2, 3, turn)),
         answer=np.ones((2, 3, turn), int),
         kind=np.zeros((2, 3), int),
+        tells=np.zeros((2, 3, slots), bool),
     )
 
 
@@ -114,6 +115,23 @@ def test_the_bank_has_every_sound_that_a_window_can_have():
             own = [t for t in things if t.sound and t.slot // 2 == window]
             heard.add(frozenset((t.slot % 2, t.sound, t.long) for t in own))
     assert len(heard) == 13 * 13
+
+
+def test_looks_add_up_and_padding_is_not_looked_at():
+    config = ModelConfig.from_dict(small_config(small_tokenizer()))
+    weights, slots = init_model(config, 0), 20
+    read = jax.jit(read_dialogues, static_argnums=2)
+    batch = _dialogues(config, slots, 13)
+    odd = np.broadcast_to(np.arange(slots) % 2 == 1, batch.tells.shape)
+    whole, one, other = (
+        np.asarray(read(weights, batch.replace(tells=tells), config).looked)
+        for tells in (odd | ~odd, odd, ~odd)
+    )
+    assert whole.shape == (2, 3, 9, config.text.heads, config.text.layers)
+    np.testing.assert_allclose(one + other, whole, atol=1e-6)
+    assert np.all(one > 0) and np.all(whole < 1)  # the prompt is looked at, too
+    padding = np.broadcast_to(np.arange(slots) >= 13, batch.tells.shape)
+    assert not np.any(read(weights, batch.replace(tells=padding), config).looked[1])
 
 
 def test_the_curriculum_fits_what_is_drawn():

@@ -439,14 +439,15 @@ def validate(
 def draw_curves(folder: Path) -> Path:
     """Draw the log; returns the picture's path."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    figure = Figure(figsize=(9, 6))
+    figure = Figure(figsize=(9, 6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
     upper.semilogy([line["loss"] for line in lines])
     upper.set_ylabel("loss")
     for name in ("colour", "shape", "sound", "answers", *DIFFICULTIES):
-        lower.plot([line.get(name, np.nan) for line in lines], label=name)
+        known = [at for at, line in enumerate(lines) if name in line]
+        lower.plot(known, [lines[at][name] for at in known], label=name)
     lower.set(xlabel="line of the log", ylabel="share right", ylim=(0, 1))
-    lower.legend()
+    figure.legend(loc="outside right upper")
     path = folder / "curves.png"
     figure.savefig(path, dpi=120)
     return path

@@ -191,8 +191,8 @@ class Surprise(EvenShare):
             seen=Balance.even(),
             sound=Usual.nothing(size),
             picture=Usual.nothing(size),
-            grid=jnp.zeros_like(window.video[-1]),
-            grid_mask=jnp.zeros_like(window.video_mask[-1]),
+            grid=jnp.zeros(window.video.shape[1:], window.video.dtype),
+            grid_mask=jnp.zeros(window.video_mask.shape[1:], bool),
         )
 
     def step(

@@ -8,6 +8,7 @@ measured alone. At the end come tables and curves of all that the folder of resu
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -26,6 +27,10 @@ from omnizip_jax.testbed.rows import FULL, RANDOM_SEEDS, draws, rows_of
 from omnizip_jax.testbed.survey import SURVEYS, Survey, clips_together
 from omnizip_jax.testbed.tables import Summary, short_table, summarise, write_tables
 
+# Every row has programs of its own for every length of clips, each of them takes hundreds of memory
+# mappings, and a process may have 65,530 of these.
+ROWS_TOGETHER = 48
+
 
 def measure(
     params: Params,
@@ -36,7 +41,7 @@ def measure(
     progress: bool = True,
     missing: Callable[[str, Sequence[int]], Sequence[int]] = lambda _, clips: clips,
 ) -> Iterator[list[Answered]]:
-    """Ask about clips, a block after the other, and every row about each block.
+    """Ask about clips, a block after the other, and every row of a group about each block.
 
     Args:
         clips: their seeds.
@@ -45,15 +50,16 @@ def measure(
     Yields:
         What a row answered about the clips of a block that were missing.
     """
-    clips = list(clips)
-    length = 0
-    with tqdm(total=len(clips), desc=survey.difficulty, unit="clip", disable=not progress) as bar:
-        for seeds in survey.blocks(clips):
-            wanted = {name: left for name in rows if (left := missing(name, seeds))}
+    blocks, programs = list(survey.blocks(list(clips))), None
+    groups = [list(rows)[i : i + ROWS_TOGETHER] for i in range(0, len(rows), ROWS_TOGETHER)]
+    total = len(groups) * sum(map(len, blocks))
+    with tqdm(total=total, desc=survey.difficulty, unit="clip", disable=not progress) as bar:
+        for number, (group, seeds) in enumerate(itertools.product(groups, blocks)):
+            wanted = {name: left for name in group if (left := missing(name, seeds))}
             if wanted:
-                if length not in (0, survey.windows(seeds[0])):
-                    jax.clear_caches()  # other shapes from here on; programs take memory mappings
-                length = survey.windows(seeds[0])
+                if programs not in (None, (number // len(blocks), survey.windows(seeds[0]))):
+                    jax.clear_caches()
+                programs = number // len(blocks), survey.windows(seeds[0])
                 asking = {name: rows[name] for name in wanted}
                 for answered in _ask_block(params, asking, survey, seeds, split):
                     left = wanted[answered[0].row]

@@ -10,7 +10,6 @@ import pytest
 
 import omnizip_jax
 from omnizip_jax.testbed.clips import make_clip
-from omnizip_jax.testbed.survey import SURVEYS
 from omnizip_jax.testbed.tables import short_table, whole_tables
 
 ROOT = Path(__file__).parent.parent
@@ -51,8 +50,6 @@ def test_the_rooms_and_functions_that_it_names_exist():
 
 def test_tables_of_accuracy_are_those_that_were_measured():
     summary = json.loads((ROOT / "docs/accuracy.json").read_text())
-    assert short_table(summary) in README
-    page = (ROOT / "docs/accuracy.md").read_text()
-    for name, measured in summary.items():
-        assert short_table({name: measured}, SURVEYS[name].shares) in page
+    for page in (README, (ROOT / "docs/accuracy.md").read_text()):
+        assert short_table(summary) in page
     assert (ROOT / "docs/accuracy_tables.md").read_text() == whole_tables(summary)

@@ -456,8 +456,9 @@ def _tells(question: Question, things: tuple[Thing, ...], labels) -> Bool[np.nda
     The colour that is asked about, or the last of the sounds that are counted.
     """
     events = [thing for thing in things if thing.sound]
-    if question.kind in ("sound of colour", "silent"):
-        events = [thing for thing in events if thing.colour == question.thing.colour]
+    if question.kind in ("sound of colour", "silent") and question.thing:
+        colour = question.thing.colour
+        events = [thing for thing in events if thing.colour == colour]
     elif question.kind == "times":
         events = [thing for thing in events if NAMES[thing.sound] in question.text][-1:]
     elif question.kind == "count":

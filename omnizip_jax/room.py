@@ -26,7 +26,7 @@ def make_room(context: Context, slots: int, positions: int) -> Context:
     context = measured(context)
     if not _fits(context, slots, positions):
         if context.keeping.memory is not None:
-            context = measured(thin(context, context.keeping.memory))
+            context = measured(thin(context))
         elif _reaches(context, positions):
             context = _grow(context, bucket(context.filled + slots))
     if not _fits(context, slots, positions):
@@ -79,8 +79,10 @@ def _grow(context: Context, capacity: int) -> Context:
     )
 
 
-def thin(context: Context, memory: Memory) -> Context:
-    """Forget down to the low-water mark; the context that is given in is used up."""
+def thin(context: Context) -> Context:
+    """Forget down to the low-water mark; the context, a stream's, is used up."""
+    memory = context.keeping.memory
+    assert memory is not None, "what was read from whole clips grows instead"
     cache, past = _forget(
         context.cache,
         context.past,

@@ -17,7 +17,6 @@ from omnizip_jax.app.times import END
 from omnizip_jax.compression import Method
 from omnizip_jax.context import Context
 from omnizip_jax.media import WindowStream
-from omnizip_jax.memory import DEFAULT_MEMORY
 from omnizip_jax.models.params import Params
 from omnizip_jax.reply import ask
 from omnizip_jax.room import thin
@@ -144,7 +143,7 @@ def begin_stream(params: Params, compression: Method | None, **settings: Any) ->
     state = init_stream(params, compression, **settings)
     state = feed(params, state, Window.empty(state.reading.spec))
     ask(params, state, "?", max_new_tokens=1)
-    jax.block_until_ready(thin(state, settings.get("memory", DEFAULT_MEMORY)).cache)
+    jax.block_until_ready(thin(state).cache)
     del state  # two caches need not exist at once
     return init_stream(params, compression, **settings)
 

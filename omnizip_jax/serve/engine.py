@@ -28,7 +28,6 @@ from omnizip_jax import lanes
 from omnizip_jax.compression import Method
 from omnizip_jax.context import Context, fork
 from omnizip_jax.decode import Decoding
-from omnizip_jax.memory import DEFAULT_MEMORY
 from omnizip_jax.models.params import Params
 from omnizip_jax.reply import Reply, begin
 from omnizip_jax.room import thin
@@ -454,7 +453,7 @@ class Engine:
                 if count <= min(limits.answers, limits.answer_bytes // context_bytes(state)):
                     answers = [begin(self.params, state, "?", Decoding(1)) for _ in range(count)]
                     lanes.step_lanes(self.params, answers)
-            jax.block_until_ready(thin(state, DEFAULT_MEMORY).cache)
+            jax.block_until_ready(thin(state).cache)
         except ValueError as error:  # of the settings, or the method needs whole clips
             _LOG.warning("live sessions cannot begin: %s", error)
         self.ready.set()

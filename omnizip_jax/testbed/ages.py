@@ -30,6 +30,7 @@ FURTHER = 2  # things of no age, so that not all that happened is asked about
 
 # Seconds between the beginning of an event's second and the end, at least and at most.
 AGES = {"2 s": (1, 4), "30 s": (20, 40), "2 min": (100, 150), "10 min": (570, 630)}
+STREAM_WINDOWS = 330  # of a stream: 11 minutes, a little more than the highest age
 
 # What is asked about each event, and how many answers it may have.
 ASKED = {

@@ -22,6 +22,7 @@ from omnizip_jax.media.pixels import patchify
 from omnizip_jax.media.sound import clip_log_mel
 from omnizip_jax.models.qwen2_5_omni import positions as tmrope
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
+from omnizip_jax.testbed.ages import STREAM_WINDOWS
 from omnizip_jax.testbed.clips import (
     CELL,
     COLOURS,
@@ -36,7 +37,7 @@ from omnizip_jax.testbed.clips import (
     Thing,
     draw_things,
 )
-from omnizip_jax.testbed.questions import KINDS, NAMES, Question, draw_questions
+from omnizip_jax.testbed.questions import KINDS, Question, draw_questions
 from omnizip_jax.types import Window
 
 COLOUR_IDS = {None: 0} | {name: i for i, name in enumerate(COLOURS, start=1)}
@@ -56,7 +57,7 @@ CLASSES = TARGETS | {
 
 GRID = SIDE // CELL
 LONG = DIFFICULTIES["long"]
-MOST_WINDOWS = 330  # of a clip that is put together: streams of ten minutes are asked about
+MOST_WINDOWS = STREAM_WINDOWS  # of a clip that is put together
 TURN = 24  # tokens of a question and its answer, at most
 
 
@@ -340,8 +341,8 @@ class Dialogues:
             kind=np.array([[KINDS.index(row[0].kind) for row in rows] for rows in questions]),
             tells=np.stack(
                 [
-                    [padded(_tells(row[0], things, labels)) for row in rows]
-                    for (_, _, labels, things, _), rows in zip(clips, questions, strict=True)
+                    [padded(_tells(row[0], labels)) for row in rows]
+                    for (_, _, labels, *_), rows in zip(clips, questions, strict=True)
                 ]
             ),
         )
@@ -382,16 +383,17 @@ class Dialogues:
             """For each audio token what belongs to its slot."""
             return np.repeat(values, SPEC.audio_slots // SLOTS_PER_WINDOW).reshape(heard.shape)
 
-        previous, number, time, different, last = [], [], [], [], None
-        times = Counter[str | None]()
+        so_far, times, last = defaultdict(list), Counter[str | None](), None
         for slot in range(len(grids)):
-            previous.append(SOUND_IDS[last])
-            last = next((t.sound for t in things if t.slot == slot and t.sound), last)
-            times.update(t.sound for t in things if t.slot == slot and t.sound)
-            number.append(min(times.total(), MOST_COUNTED))
-            time.append(min(times[last], MOST_COUNTED))
-            different.append(len(times))
-        elapsed = 1 + np.searchsorted(ELAPSED, np.arange(len(grids)), "right")
+            so_far["before"].append(SOUND_IDS[last])
+            for sound in (t.sound for t in things if t.slot == slot and t.sound):
+                last = sound
+                times[sound] += 1
+            so_far["number"].append(min(times.total(), MOST_COUNTED))
+            so_far["time"].append(min(times[last], MOST_COUNTED))
+            so_far["different"].append(len(times))
+        slots = np.arange(len(grids))
+        elapsed = 1 + np.searchsorted(ELAPSED, slots, "right")
         beside = {
             name: of_slots([ids[getattr(thing, name)] for thing in nearby])
             for name, ids in (("colour", COLOUR_IDS), ("shape", SHAPE_IDS))
@@ -401,15 +403,9 @@ class Dialogues:
             "colour": (colour[grids], beside["colour"]),
             "shape": (shape[grids], beside["shape"]),
             "sound": (silence, heard),
-            "before": (silence, of_slots(previous) * (heard > 0)),
             "elapsed": ((colour[grids] > 0) * elapsed[:, None], (heard > 0) * of_slots(elapsed)),
-            "number": (silence, of_slots(number) * (heard > 0)),
-            "time": (silence, of_slots(time) * (heard > 0)),
-            "different": (silence, of_slots(different) * (heard > 0)),
-            "slot": (
-                silence + np.arange(len(grids))[:, None],
-                of_slots(np.arange(len(grids))),
-            ),
+            "slot": (silence + slots[:, None], of_slots(slots)),
+            **{name: (silence, of_slots(x) * (heard > 0)) for name, x in so_far.items()},
         }
 
     def _write(
@@ -450,22 +446,18 @@ class Dialogues:
         return np.array(self._tokenizer.encode("<|im_end|>\n<|im_start|>user\n"), np.int32)
 
 
-def _tells(question: Question, things: tuple[Thing, ...], labels) -> Bool[np.ndarray, " M"]:
-    """The tokens of the sound that tell the answer, for kinds that are not learned otherwise.
+def _tells(question: Question, labels) -> Bool[np.ndarray, " M"]:
+    """The tokens in which a question's clues are seen or heard.
 
-    The colour that is asked about, or the last of the sounds that are counted.
+    Of something silent that is seen, the tokens of the silence tell as much.
     """
-    events = [thing for thing in things if thing.sound]
-    if question.kind in ("sound of colour", "silent") and question.thing:
-        colour = question.thing.colour
-        events = [thing for thing in events if thing.colour == colour]
-    elif question.kind == "times":
-        events = [thing for thing in events if NAMES[thing.sound] in question.text][-1:]
-    elif question.kind == "count":
-        events = events[-1:]
+    slots = [thing.slot for thing in question.clues]
+    if question.family == "video":
+        there = np.isin(labels["colour"], [COLOUR_IDS[thing.colour] for thing in question.clues])
+        there &= labels["sound"] == 0
     else:
-        events = []
-    return np.isin(labels["slot"], [thing.slot for thing in events]) & (labels["sound"] > 0)
+        there = labels["sound"] > 0
+    return there & np.isin(labels["slot"], slots)
 
 
 def _lay_out(video: np.ndarray, audio: np.ndarray) -> np.ndarray:

@@ -43,7 +43,7 @@ NOTHING_WEIGHT = 0.1  # of tokens in which there is nothing, in the losses of th
 Metrics = dict[str, jax.Array]
 
 
-class Reading(NamedTuple):
+class ReadDialogues(NamedTuple):
     """What comes of reading dialogues about clips.
 
     Attributes:
@@ -117,7 +117,7 @@ def label_loss(
     return jnp.sum(loss * weight) / jnp.sum(weight), right.sum() / jnp.maximum(something.sum(), 1)
 
 
-def read_dialogues(params: Any, batch: DecoderBatch, config: ModelConfig) -> Reading:
+def read_dialogues(params: Any, batch: DecoderBatch, config: ModelConfig) -> ReadDialogues:
     """Read every dialogue of a batch.
 
     What a clip is read to is computed once, and every dialogue goes on from there as if it were
@@ -145,7 +145,7 @@ def read_dialogues(params: Any, batch: DecoderBatch, config: ModelConfig) -> Rea
             weight = weight[..., len(prefix) :]
             looked.append(jnp.einsum("nqst,qt->qsn", weight, tells.astype(weight.dtype)))
         logits = decoder.logits(decoder.norm(dialogues))
-        return Reading(logits, states, jnp.stack(looked, axis=-1))
+        return ReadDialogues(logits, states, jnp.stack(looked, axis=-1))
 
     return jax.vmap(of_clip)(
         batch.media, batch.count, batch.positions, batch.after, batch.text, batch.tells

@@ -8,7 +8,6 @@ measured alone. At the end come tables and curves of all that the folder of resu
 from __future__ import annotations
 
 import argparse
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -22,10 +21,11 @@ from omnizip_jax.testbed.altered import Readings, Row
 from omnizip_jax.testbed.asking import Asked, answers, encode, prepare
 from omnizip_jax.testbed.batches import cut
 from omnizip_jax.testbed.clips import Split
+from omnizip_jax.testbed.page import write_tables
 from omnizip_jax.testbed.results import Answered, Measurement, Results, about
 from omnizip_jax.testbed.rows import FULL, RANDOM_SEEDS, draws, rows_of
 from omnizip_jax.testbed.survey import SURVEYS, Survey, clips_together
-from omnizip_jax.testbed.tables import Summary, short_table, summarise, write_tables
+from omnizip_jax.testbed.tables import Summary, short_table, summarise
 
 # Every row has programs of its own for every length of clips, each of them takes hundreds of memory
 # mappings, and a process may have 65,530 of these.
@@ -50,21 +50,38 @@ def measure(
     Yields:
         What a row answered about the clips of a block that were missing.
     """
-    blocks, programs = list(survey.blocks(list(clips))), None
-    groups = [list(rows)[i : i + ROWS_TOGETHER] for i in range(0, len(rows), ROWS_TOGETHER)]
-    total = len(groups) * sum(map(len, blocks))
-    with tqdm(total=total, desc=survey.difficulty, unit="clip", disable=not progress) as bar:
-        for number, (group, seeds) in enumerate(itertools.product(groups, blocks)):
-            wanted = {name: left for name in group if (left := missing(name, seeds))}
-            if wanted:
-                if programs not in (None, (number // len(blocks), survey.windows(seeds[0]))):
-                    jax.clear_caches()
-                programs = number // len(blocks), survey.windows(seeds[0])
-                asking = {name: rows[name] for name in wanted}
-                for answered in _ask_block(params, asking, survey, seeds, split):
-                    left = wanted[answered[0].row]
-                    yield [one for one in answered if one.clip in left]
-            bar.update(len(seeds))
+    blocks, names = list(survey.blocks(list(clips))), list(rows)
+    for start in range(0, len(names), ROWS_TOGETHER):
+        if start:
+            jax.clear_caches()
+        group = {name: rows[name] for name in names[start : start + ROWS_TOGETHER]}
+        desc = f"{survey.difficulty}, rows {start + 1} to {start + len(group)} of {len(names)}"
+        total = sum(map(len, blocks))
+        with tqdm(total=total, desc=desc, unit="clip", disable=not progress) as bar:
+            yield from _ask_group(params, group, survey, blocks, split, missing, bar)
+
+
+def _ask_group(
+    params: Params,
+    rows: Mapping[str, Row],
+    survey: Survey,
+    blocks: Sequence[list[int]],
+    split: Split,
+    missing: Callable[[str, Sequence[int]], Sequence[int]],
+    bar: tqdm,
+) -> Iterator[list[Answered]]:
+    length = 0
+    for seeds in blocks:
+        wanted = {name: left for name in rows if (left := missing(name, seeds))}
+        if wanted:
+            if length not in (0, survey.windows(seeds[0])):
+                jax.clear_caches()  # other shapes from here on
+            length = survey.windows(seeds[0])
+            asking = {name: rows[name] for name in wanted}
+            for answered in _ask_block(params, asking, survey, seeds, split):
+                left = wanted[answered[0].row]
+                yield [one for one in answered if one.clip in left]
+        bar.update(len(seeds))
 
 
 def _ask_block(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from itertools import pairwise
 from typing import Literal
 
@@ -52,6 +52,8 @@ class Question:
     Attributes:
         thing: that decides the answer, the last time it appears; None where it takes more than one
             thing, or none.
+        clues: where who looks and listens finds the answer, for kinds that are not learned without
+            being shown.
     """
 
     family: Family
@@ -59,6 +61,7 @@ class Question:
     text: str
     answer: str
     thing: Thing | None = None
+    clues: tuple[Thing, ...] = ()
 
 
 def all_questions(
@@ -76,103 +79,96 @@ def all_questions(
     return [question for question in different.values() if family in (None, question.family)]
 
 
-def _about_things(things: tuple[Thing, ...]) -> list[Question]:
-    events = sorted((thing for thing in things if thing.sound), key=lambda thing: thing.slot)
+def _about_things(things: tuple[Thing, ...]) -> Iterator[Question]:
+    events = tuple(sorted((t for t in things if t.sound), key=lambda thing: thing.slot))
     shown = {thing.colour for thing in things}
     heard = {thing.sound for thing in events}
-    out = []
 
-    def add(family: Family, kind: str, text: str, answer: str, thing: Thing | None = None) -> None:
-        out.append(Question(family, kind, text, answer, thing))
+    def heard_with(colour: str) -> tuple[Thing, ...]:
+        return tuple(event for event in events if event.colour == colour)
 
     for event in events:
-        name = NAMES[event.sound or ""]
-        add(
-            "audio-visual",
-            "colour of sound",
-            f"Which colour was seen during the {name}?",
-            event.colour,
-            event,
-        )
-        add(
-            "audio-visual",
-            "shape of sound",
-            f"Which shape was seen during the {name}?",
-            event.shape,
-            event,
-        )
-        add(
-            "audio-visual",
-            "sound of colour",
+        name, sound = NAMES[event.sound or ""], str(event.sound)
+        text = f"Which colour was seen during the {name}?"
+        yield Question("audio-visual", "colour of sound", text, event.colour, event)
+        text = f"Which shape was seen during the {name}?"
+        yield Question("audio-visual", "shape of sound", text, event.shape, event)
+        text, clues = (
             f"Which sound was heard with the {event.colour} shape?",
-            str(event.sound),
-            event,
+            heard_with(event.colour),
         )
+        yield Question("audio-visual", "sound of colour", text, sound, event, clues)
         length = "long" if event.long else "short"
-        add("audio", "length", f"Was the {name} short or long?", length, event)
+        yield Question("audio", "length", f"Was the {name} short or long?", length, event)
     for thing in things:
-        silent = "no" if thing.sound else "yes"
-        add("audio-visual", "silent", f"Was the {thing.colour} shape silent?", silent, thing)
+        silent, text = "no" if thing.sound else "yes", f"Was the {thing.colour} shape silent?"
+        yield Question("audio-visual", "silent", text, silent, thing, heard_with(thing.colour))
         text = f"Which shape was {thing.colour}?"
-        add("video", "shape of colour", text, thing.shape, thing)
+        yield Question("video", "shape of colour", text, thing.shape, thing)
     for sound in SOUNDS:
-        answer = "yes" if sound in heard else "no"
-        add("audio", "heard", f"Was there a {NAMES[sound]}?", answer)
+        yield Question("audio", "heard", f"Was there a {NAMES[sound]}?", _yes(sound in heard))
     for colour in COLOURS:
-        answer = "yes" if colour in shown else "no"
-        add("video", "seen", f"Was there a {colour} shape?", answer)
+        yield Question("video", "seen", f"Was there a {colour} shape?", _yes(colour in shown))
     if len(events) < len(NUMBERS):
-        add("audio", "count", "How many sounds were there?", NUMBERS[len(events)])
+        number, text = NUMBERS[len(events)], "How many sounds were there?"
+        yield Question("audio", "count", text, number, clues=events[-1:])
     if events:
-        add("audio", "first", "Which sound came first?", str(events[0].sound))
-    return out
+        yield Question("audio", "first", "Which sound came first?", str(events[0].sound))
 
 
-def _about_times(things: tuple[Thing, ...], seconds: int) -> list[Question]:
-    events = [thing for thing in things if thing.sound]
-    out = []
-
-    def add(family: Family, kind: str, text: str, answer: str, thing: Thing | None = None) -> None:
-        out.append(Question(family, kind, text, answer, thing))
-
+def _about_times(things: tuple[Thing, ...], seconds: int) -> Iterator[Question]:
+    events = tuple(thing for thing in things if thing.sound)
     if events:
-        add("audio", "last", "Which sound came last?", str(events[-1].sound), events[-1])
+        yield Question("audio", "last", "Which sound came last?", str(events[-1].sound), events[-1])
         for name, thing in (("first", events[0]), ("last", events[-1])):
             text = f"Which colour was seen during the {name} sound?"
-            add("audio-visual", "colour of first or last", text, thing.colour, thing)
+            yield Question("audio-visual", "colour of first or last", text, thing.colour, thing)
     often = Counter(event.sound for event in events)
     for one, following in pairwise(events):
         if often[one.sound] == 1:
             text = f"Which sound came after the {NAMES[str(one.sound)]}?"
-            add("audio", "next", text, str(following.sound), following)
+            yield Question("audio", "next", text, str(following.sound), following)
     if len(often) < len(events):
         for sound, times in often.items():
             text = f"How many times was the {NAMES[str(sound)]} heard?"
-            add("audio", "times", text, NUMBERS[times])
+            clues = tuple(event for event in events if event.sound == sound)
+            yield Question("audio", "times", text, NUMBERS[times], clues=clues[-1:])
     for span, words in SPANS.items():
         if span * 1.5 > seconds:
             continue
-        for end, start, stop in (("first", 0, span), ("last", seconds - span, seconds)):
-            inner = stop if end == "first" else start
+        yield from _within("first", words, things, 0, span, span)
+        yield from _within("last", words, things, seconds - span, seconds, seconds - span)
 
-            def near(thing: Thing, cut: int = inner, span: int = span) -> bool:
-                return abs(thing.slot + 0.5 - cut) < span / 10 + 0.5
 
-            inside = [thing for thing in things if start <= thing.slot < stop]
-            when = f"in the {end} {words}"
-            close = [thing for thing in things if near(thing)]
-            for sound in SOUNDS:
-                if all(thing.sound != sound for thing in close):
-                    answer = "yes" if any(thing.sound == sound for thing in inside) else "no"
-                    add("audio", "heard when", f"Was there a {NAMES[sound]} {when}?", answer)
-            for colour in COLOURS:
-                if all(thing.colour != colour for thing in close):
-                    answer = "yes" if any(thing.colour == colour for thing in inside) else "no"
-                    add("video", "seen when", f"Was there a {colour} shape {when}?", answer)
-            if not any(thing.sound for thing in close):
-                number = NUMBERS[len({thing.sound for thing in inside if thing.sound})]
-                add("audio", "count when", f"How many different sounds were there {when}?", number)
-    return out
+def _within(
+    end: str, words: str, things: tuple[Thing, ...], start: int, stop: int, cut: int
+) -> Iterator[Question]:
+    """About the first or last seconds, unless what they are about is too close to the cut."""
+    when = f"in the {end} {words}"
+    inside = tuple(thing for thing in things if start <= thing.slot < stop)
+    reach = (stop - start) / 10 + 0.5
+    close = [thing for thing in things if abs(thing.slot + 0.5 - cut) < reach]
+    for sound in SOUNDS:
+        if all(thing.sound != sound for thing in close):
+            clues = tuple(thing for thing in inside if thing.sound == sound)
+            text = f"Was there a {NAMES[sound]} {when}?"
+            yield Question("audio", "heard when", text, _yes(clues), clues=clues)
+    for colour in COLOURS:
+        if all(thing.colour != colour for thing in close):
+            clues = tuple(thing for thing in inside if thing.colour == colour)
+            text = f"Was there a {colour} shape {when}?"
+            yield Question("video", "seen when", text, _yes(clues), clues=clues)
+    if not any(thing.sound for thing in close):
+        heard = tuple(thing for thing in inside if thing.sound)
+        text = f"How many different sounds were there {when}?"
+        number = NUMBERS[len({thing.sound for thing in heard})]
+        # From the beginning, the last one is where all of them are known.
+        clues = heard[-1:] if end == "first" else heard
+        yield Question("audio", "count when", text, number, clues=clues)
+
+
+def _yes(found: object) -> str:
+    return "yes" if found else "no"
 
 
 def draw_questions(

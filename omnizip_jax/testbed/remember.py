@@ -29,7 +29,7 @@ from omnizip_jax.memory import Memory
 from omnizip_jax.models.params import Params
 from omnizip_jax.reply import ask
 from omnizip_jax.stream import feed
-from omnizip_jax.testbed.ages import AGES, Ages, ages_within, make_stream
+from omnizip_jax.testbed.ages import AGES, STREAM_WINDOWS, Ages, ages_within, make_stream
 from omnizip_jax.testbed.batches import cut
 from omnizip_jax.testbed.clips import SLOTS_PER_WINDOW, SPEC, Split
 from omnizip_jax.testbed.forgetting import (
@@ -46,7 +46,6 @@ from omnizip_jax.testbed.questions import Question
 from omnizip_jax.testbed.resumable import append, resume
 from omnizip_jax.types import Window
 
-WINDOWS = 330  # 11 minutes
 SLOTS = 1280  # of a cache that forgets: 42 windows at 25 %, and less of them once it was full
 SHARES = (0.25, 0.45)
 UNBOUNDED_SHARE = 0.25
@@ -136,7 +135,7 @@ def remember_to(
     streams: int,
     name: str = "omnizip",
     split: Split = "validation",
-    windows: int = WINDOWS,
+    windows: int = STREAM_WINDOWS,
     slots: int = SLOTS,
     ages: Ages = AGES,
     progress: bool = True,
@@ -205,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--checkpoint", default="small", help="converted, or the one that comes along"
     )
     parser.add_argument("--streams", type=int, default=50)
-    parser.add_argument("--windows", type=int, default=WINDOWS, help="of 2 s, in a stream")
+    parser.add_argument("--windows", type=int, default=STREAM_WINDOWS, help="of 2 s, in a stream")
     parser.add_argument("--slots", type=int, default=SLOTS, help="of a cache that forgets")
     parser.add_argument("--method", choices=list(STREAMING), default="omnizip")
     parser.add_argument("--split", choices=["validation", "test"], default="validation")

@@ -103,6 +103,7 @@ def _with(share: float, sound: Parts | None = None, picture: Parts | None = None
 
 
 # Table 5 and figure 7 of the paper; and Surprise, part by part.
+ABLATION_SHARES = (0.25, 0.15)
 ABLATIONS: dict[str, Make] = {
     "omnizip, no dynamic rates": lambda share: OmniZipConfig(keep=share, rho_min=0.6, rho_max=0.6),
     "omnizip, no anchors (G = 0)": lambda share: OmniZipConfig(keep=share, merge_size=0),
@@ -173,7 +174,7 @@ def rows_of(survey: Survey, layers: int) -> dict[str, Row]:
     add(METHODS | KNOWING, survey.shares)
     add(STREAMED, survey.shares)
     if survey.thorough:
-        add(ABLATIONS, survey.shares)
+        add(ABLATIONS, ABLATION_SHARES)
         add(MIXTURES, MIXTURE_SHARES)
         return rows
     return {name: row for name, row in rows.items() if method_of(name) not in NOT_LONG}

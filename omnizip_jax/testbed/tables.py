@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,13 +26,15 @@ Summary = dict[str, Any]
 Rows = dict[str, dict[str, Any]]
 COUNTS = ("operations", "paper_operations", "cache_bytes")  # as shares of all tokens'
 SHORT = (0.25, 0.15)  # shares of the short table
+LEADING = "surprise"  # what every method is held against
 
 
 def summarise(measured: Measurement, methods: Mapping[str, Method], config: Config) -> Summary:
     """Accuracy, its difference from all tokens, and cost, by row; plain numbers throughout.
 
     Operations and cache bytes are shares of those with all tokens. Every mean comes with
-    "low" and "high", a bootstrap 95 % interval over clips; differences are paired.
+    "low" and "high", a bootstrap 95 % interval over clips; differences are paired: from all
+    tokens, from Surprise, and from the method that a row is a variant of.
     """
     rows: Rows = {}
     full = measured.right[FULL].mean(1)
@@ -51,6 +51,11 @@ def summarise(measured: Measurement, methods: Mapping[str, Method], config: Conf
                 kind: round(float(means[measured.kinds == kind].mean()), 4)
                 for kind in sorted(set(measured.kinds.ravel().tolist()))
             },
+            "minus": {
+                other: _mean(means - measured.right[other].mean(1), every)
+                for other in _others(name)
+                if other in measured.right
+            },
             "cost": _cost(config, methods[name], measured, name),
         }
         if len(lengths) > 1:
@@ -66,6 +71,15 @@ def summarise(measured: Measurement, methods: Mapping[str, Method], config: Conf
         row["cost"] |= {name: round(spent[name] / whole[name], 4) for name in COUNTS}
     clips, questions = measured.kinds.shape
     return {"clips": clips, "questions": questions, "rows": rows}
+
+
+def _others(name: str) -> list[str]:
+    """The rows that a row is compared with: what it is a variant of, and Surprise."""
+    method, bar, keep = name.partition(" | ")
+    if not bar:
+        return []
+    others = dict.fromkeys((method.split(",")[0], LEADING))
+    return [f"{other}{bar}{keep}" for other in others if other != method]
 
 
 def _cost(config: Config, method: Method, measured: Measurement, name: str) -> dict[str, float]:
@@ -138,15 +152,17 @@ def short_table(summary: Mapping[str, Summary], shares: Sequence[float] = SHORT)
     columns = [(of["rows"], keep) for of in summary.values() for keep in shares]
     heading = ["method", *(f"{name}, {keep:.0%}" for name in summary for keep in shares)]
 
-    def right(rows: Rows, name: str) -> float | None:
-        return rows[name]["right"]["all"]["mean"] if name in rows else None
-
     lines = [[FULL, *(share(right(rows, FULL)) for rows, _ in columns)]]
     for method in METHODS | KNOWING:
         values = [right(rows, row_name(method, keep)) for rows, keep in columns]
         if any(value is not None for value in values):
             lines.append([method, *map(share, values)])
     return table(heading, lines)
+
+
+def right(rows: Rows, name: str) -> float | None:
+    """Share of right answers of a row, if there is one."""
+    return rows[name]["right"]["all"]["mean"] if name in rows else None
 
 
 def label(name: str) -> str:
@@ -218,11 +234,3 @@ def whole_tables(summary: Mapping[str, Summary]) -> str:
         for keep in SURVEYS[difficulty].shares:
             parts += [f"### {name} clips by kind of question, {keep:.0%}", kinds_table(rows, keep)]
     return "\n\n".join(parts) + "\n"
-
-
-def write_tables(summary: Mapping[str, Summary], folder: Path) -> None:
-    """The summary, its tables and its curves."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "accuracy.json").write_text(json.dumps(summary) + "\n")
-    (folder / "accuracy_tables.md").write_text(whole_tables(summary))
-    plot_curves(summary).savefig(folder / "accuracy.png", dpi=90)

@@ -100,7 +100,7 @@ class Stage:
 # else.
 LOOK_UP = ("colour of sound", "shape of sound", "sound of colour", "shape of colour")
 SPARSE = Lesson(64, windows=(1, 2), system="")
-# What is heard with a colour, whether anything is, and for how long, takes all tokens of the sound.
+# What is heard with a colour, whether anything is, and for how long, is learned last.
 LATE = ("sound of colour", "silent", "length", "colour of sound", "shape of colour")
 ORDER = ("first", "last", "next", "colour of first or last", "sound of colour", "silent")
 COUNTS = ("count", "times", "count when", "heard when", "seen when")
@@ -123,17 +123,17 @@ ALL = (
 WHOLE = (
     Lesson(512, clips=6, rows=8, whole=True, share=2.5),
     Lesson(512, clips=4, rows=8, rounds=2, whole=True, share=0.5),
-    Lesson(1024, clips=2, rows=16, windows=(6, 60), again=0.9),
+    Lesson(1024, clips=2, rows=16, windows=(6, 60), again=0.9, kinds=ORDER + COUNTS),
     Lesson(1280, clips=2, rows=16, windows=(30, 330), again=0.5),
     Lesson(3712, clips=1, rows=30, windows=(16, 40), again=0.9, share=1.3),
 )
 CURRICULUM = (
     Stage("encoders", 1200, 1.2e-2),
-    Stage("look up", 1200, 1.5e-3, (dataclasses.replace(SPARSE, kinds=LOOK_UP),), 1.0),
-    Stage("few tokens", 1000, 1.5e-3, (dataclasses.replace(SPARSE, rows=8),), 0.5),
-    Stage("mixed", 800, 1.5e-3, MIXED, 0.3),
-    Stage("all tokens", 450, 1.2e-3, ALL, 0.15),
-    Stage("whole clips", 600, 8e-4, WHOLE, 0.02),
+    Stage("look up", 1000, 1.5e-3, (dataclasses.replace(SPARSE, kinds=LOOK_UP),), 1.0),
+    Stage("few tokens", 800, 1.5e-3, (dataclasses.replace(SPARSE, rows=8),), 0.5),
+    Stage("mixed", 700, 1.5e-3, MIXED, 0.3),
+    Stage("all tokens", 450, 1.2e-3, ALL, 0.3),
+    Stage("whole clips", 500, 8e-4, WHOLE, 0.1),
 )
 SAVED_EVERY = 120  # seconds, at least
 ENCODED_TOGETHER = 6  # clips in a step that trains the encoders

@@ -16,7 +16,14 @@ from omnizip_jax.models.params import Params
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.testbed.asking import SUFFIX
 from omnizip_jax.testbed.batches import TURN, Bank, Dialogues, Lesson, cut, reread, token_labels
-from omnizip_jax.testbed.clips import DIFFICULTIES, SOUNDS, SPEC, draw_things, make_clip
+from omnizip_jax.testbed.clips import (
+    COLOURS,
+    DIFFICULTIES,
+    SOUNDS,
+    SPEC,
+    draw_things,
+    make_clip,
+)
 from omnizip_jax.testbed.losses import init_model, read_dialogues
 from omnizip_jax.testbed.model import small_config, small_tokenizer
 from omnizip_jax.testbed.questions import KINDS, NAMES, NUMBERS, all_questions
@@ -133,19 +140,19 @@ def test_only_consistent_clips_are_asked_about_as_they_are(params):
 
 
 def test_the_tokens_that_tell_an_answer(params):
-    """They sound as the answer says, with the colour that is asked about; counts end with them."""
+    """They sound or look as the answer says; counts end with them."""
     clip = make_clip(3, "train", DIFFICULTIES["long"], windows=12)
     bank = Bank([clip], fake_encode)
     dialogues = Dialogues([(DIFFICULTIES["long"], bank)], params.tokenizer, params.config)
     lesson = Lesson(12 * 122, clips=1, rows=60, whole=True)
     batch = dialogues.draw(np.random.default_rng(0), lesson)
     asked = {question.text: question for question in all_questions(clip.things, seconds=24)}
-    sounds, told = batch.labels["sound"][0], set()
+    sounds, colours, told = batch.labels["sound"][0], batch.labels["colour"][0], set()
     for text, kind, tells in zip(batch.text[0], batch.kind[0], batch.tells[0], strict=True):
         question = asked[
             params.tokenizer.decode(text).split("<|vision_eos|>")[1].split("<|im_end|>")[0]
         ]
-        heard = {SOUNDS[sound - 1] for sound in sounds[tells]}
+        heard = {SOUNDS[sound - 1] for sound in sounds[tells] if sound}
         if question.kind == "sound of colour":
             assert heard == {question.answer}
         elif question.kind == "silent":
@@ -154,10 +161,22 @@ def test_the_tokens_that_tell_an_answer(params):
             label = "number" if question.kind == "count" else "time"
             assert {NUMBERS[n] for n in batch.labels[label][0][tells]} == {question.answer}
             assert question.kind == "count" or NAMES[heard.pop()] in question.text
+        elif question.kind == "heard when":
+            assert (question.answer == "no") == (not heard)
+            assert all(NAMES[sound] in question.text for sound in heard)
+        elif question.kind == "seen when":
+            seen = {list(COLOURS)[colour - 1] for colour in colours[tells & (sounds == 0)]}
+            assert (question.answer == "no") == (not seen)
+            assert all(colour in question.text for colour in seen)
+        elif question.kind == "count when" and "first" in question.text:
+            numbers = {NUMBERS[n] for n in batch.labels["different"][0][tells]}
+            assert numbers == ({question.answer} if heard else set())
+        elif question.kind == "count when":
+            assert NUMBERS[len(heard)] == question.answer
         else:
-            assert not heard
+            assert not tells.any()
         told.add(KINDS[kind])
-    assert {"sound of colour", "silent", "times"} <= told
+    assert {"sound of colour", "silent", "times", "heard when", "seen when", "count when"} <= told
 
 
 @pytest.mark.parametrize("all_sound", [False, True])

@@ -126,14 +126,18 @@ class Surprise(EvenShare):
 
     def sound(self, windows, count, key):
         audio = windows.audio
-        usual, weight = self.weigh_sound(Usual.nothing(audio.tokens.shape[-1]), windows)
+        usual, weight = self.weigh_sound(self.nothing(audio.tokens.shape[-1], key), windows)
         return evenly(weight, audio.token_mask, usual, count)
 
     def picture(self, windows, count, key, audio_keep):
         video, mask = windows.video, windows.video_mask
-        nothing = Usual.nothing(video.shape[-1])
+        nothing = self.nothing(video.shape[-1], key)
         usual, weight = self.weigh_picture(nothing, video, mask, change(video, mask))
         return densely(weight, mask, usual, count)
+
+    def nothing(self, size: int, key: PRNGKeyArray) -> Usual:
+        """What is usual before the first token of a clip."""
+        return Usual.nothing(size)
 
     def weigh_sound(
         self, usual: Usual, windows: EncodedWindow

@@ -12,7 +12,7 @@ import math
 import platform
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from safetensors import safe_open
@@ -49,6 +49,34 @@ allows for. Per cent, 95 % intervals over clips. "Blind" is who always gives the
 
 {goals}
 """
+ANOTHER = """
+**Another seed.** The same with `--seed {seed}`, for how much chance is in it:
+
+{stages}
+
+{goals}
+"""
+
+
+class Run(NamedTuple):
+    """A training: its seed, its log, and what the model that came of it answers."""
+
+    seed: int
+    log: Sequence[dict[str, Any]]
+    answered: Sequence[Answer]
+
+    @classmethod
+    def read(cls, folder: Path, answers: Path, seed: int) -> Run:
+        log, answered = (
+            [json.loads(line) for line in file.read_text().splitlines()]
+            for file in (folder / "log.jsonl", answers)
+        )
+        return cls(seed, log, [Answer(**line) for line in answered])
+
+    def told(self) -> dict[str, Any]:
+        """What a card says of it."""
+        stages, goals = stages_table(self.log), report(self.answered).strip()
+        return {"seed": self.seed, "stages": stages, "goals": goals}
 
 
 def sizes_table(config: dict[str, Any]) -> str:
@@ -103,22 +131,19 @@ def _names(log: Sequence[dict[str, Any]]) -> list[str]:
     return [key for key in ("easy", "hard", "moving", "long") if any(key in line for line in log)]
 
 
-def model_card(
-    released: Path, log: Sequence[dict[str, Any]], answered: Sequence[Answer], seed: int
-) -> str:
-    """The text of the card."""
+def model_card(released: Path, run: Run, others: Sequence[Run] = ()) -> str:
+    """The text of the card; ``others`` are trainings of which no weights are kept."""
     with safe_open(released / SHARD, "numpy") as tensors:
         shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
-    return TEXT.format(
+    card = TEXT.format(
         parameters=sum(map(math.prod, shapes)),
         megabytes=(released / SHARD).stat().st_size / 1e6,
         sizes=sizes_table(json.loads((released / "config.json").read_text())),
-        seed=seed,
         python=platform.python_version(),
         jax=jax.__version__,
-        stages=stages_table(log),
-        goals=report(answered).strip(),
+        **run.told(),
     )
+    return "".join([card, *(ANOTHER.format(**other.told()) for other in others)])
 
 
 def main() -> None:
@@ -126,13 +151,18 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="that it was trained in")
     parser.add_argument("answers", type=Path, help="what `goals --results` wrote down")
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    log, answered = (
-        [json.loads(line) for line in file.read_text().splitlines()]
-        for file in (arguments.folder / "log.jsonl", arguments.answers)
+    parser.add_argument(
+        "--beside",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("FOLDER", "ANSWERS", "SEED"),
+        help="another training, whose figures the card has too",
     )
-    released = arguments.folder / "released"
-    card = model_card(released, log, [Answer(**a) for a in answered], arguments.seed)
+    given = parser.parse_args()
+    others = [Run.read(Path(f), Path(answers), int(seed)) for f, answers, seed in given.beside]
+    released = given.folder / "released"
+    card = model_card(released, Run.read(given.folder, given.answers, given.seed), others)
     (released / CARD).write_text(card)
 
 

@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from omnizip_jax.checkpoint.load import load
 from omnizip_jax.compression import AllTokens, Method, OmniZipConfig
 from omnizip_jax.evaluation import tables
 from omnizip_jax.models.params import Params
+from omnizip_jax.testbed.arguments import add_checkpoint
 from omnizip_jax.testbed.asking import answers, prepare
 from omnizip_jax.testbed.batches import cut
 from omnizip_jax.testbed.clips import DIFFICULTIES, SLOTS_PER_WINDOW, Split
@@ -91,7 +91,7 @@ def _mean(rows: list[dict[str, Any]], name: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Which step dropped what a question needs.")
-    parser.add_argument("--checkpoint", default="small")
+    add_checkpoint(parser)
     parser.add_argument("--clips", type=int, default=1000)
     parser.add_argument("--split", choices=["validation", "test"], default="test")
     parser.add_argument("--difficulty", choices=list(DIFFICULTIES), default="easy")
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--paper", action="store_true", help="the paper to the letter")
     arguments = parser.parse_args()
     rows = explain(
-        load(arguments.checkpoint, dtype="float32"),
+        arguments.checkpoint,
         arguments.clips,
         arguments.difficulty,
         arguments.split,

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from omnizip_jax.checkpoint.load import load
 from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.evaluation.tables import share, table
 from omnizip_jax.generate import generate
 from omnizip_jax.models.params import Params
+from omnizip_jax.testbed.arguments import add_checkpoint
 from omnizip_jax.testbed.clips import SPEC, Split
 from omnizip_jax.testbed.survey import SURVEYS, quiz
 
@@ -47,12 +47,12 @@ def compare_files(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Are files answered as arrays are?")
-    parser.add_argument("--checkpoint", default="small")
+    add_checkpoint(parser)
     parser.add_argument("--clips", type=int, default=100, help="of each difficulty")
     parser.add_argument("--split", choices=["validation", "test"], default="test")
     parser.add_argument("--difficulty", choices=list(SURVEYS), help="only this one")
     arguments = parser.parse_args()
-    params = load(arguments.checkpoint, dtype="float32")
+    params = arguments.checkpoint
     rows = {
         name: compare_files(params, arguments.clips, name, arguments.split)
         for name in ([arguments.difficulty] if arguments.difficulty else SURVEYS)

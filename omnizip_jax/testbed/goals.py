@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from omnizip_jax.checkpoint.load import load
 from omnizip_jax.compression import AllTokens, Method, OmniZipConfig, RandomTokens
 from omnizip_jax.evaluation.paired import mean_over
 from omnizip_jax.evaluation.tables import share, table, with_interval
 from omnizip_jax.models.params import Params
+from omnizip_jax.testbed.arguments import add_checkpoint
 from omnizip_jax.testbed.asking import answers, prepare
 from omnizip_jax.testbed.batches import cut
 from omnizip_jax.testbed.clips import DIFFICULTIES, SPEC, make_clip
@@ -175,9 +175,7 @@ def report(answered: Sequence[Answer]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Does a model know its clips?")
-    parser.add_argument(
-        "--checkpoint", default="small", help="converted, or the one that comes along"
-    )
+    add_checkpoint(parser)
     parser.add_argument("--clips", type=int, default=48, help="of each difficulty and length")
     parser.add_argument(
         "--longest", type=int, default=60, help="windows; longer clips are left out"
@@ -186,7 +184,7 @@ def main() -> None:
     parser.add_argument("--all-tokens", action="store_true", help="with all tokens alone")
     parser.add_argument("--results", type=Path, help="file for every answer")
     arguments = parser.parse_args()
-    params = load(arguments.checkpoint, dtype="float32")
+    params = arguments.checkpoint
     methods = {FULL: METHODS[FULL]} if arguments.all_tokens else METHODS
     answered: list[Answer] = []
     for difficulty in [arguments.difficulty] if arguments.difficulty else list(LENGTHS):

@@ -15,15 +15,15 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from omnizip_jax.checkpoint.load import load
 from omnizip_jax.models.params import Params
 from omnizip_jax.testbed.altered import Readings, Row
+from omnizip_jax.testbed.arguments import add_checkpoint
 from omnizip_jax.testbed.asking import Asked, answers, encode, prepare
 from omnizip_jax.testbed.batches import cut
 from omnizip_jax.testbed.clips import Split
 from omnizip_jax.testbed.page import write_tables
 from omnizip_jax.testbed.results import Answered, Measurement, Results, about
-from omnizip_jax.testbed.rows import FULL, RANDOM_SEEDS, draws, rows_of
+from omnizip_jax.testbed.rows import FULL, rows_of, seeds_of
 from omnizip_jax.testbed.survey import SURVEYS, Survey, clips_together
 from omnizip_jax.testbed.tables import Summary, short_table, summarise
 
@@ -106,9 +106,10 @@ def _ask_block(
     )
     for name, row in rows.items():
         about = Asked(asked.clips.replace(windows=readings.of(row)), asked.questions)
+        count = seeds_of(row.method)
         rounds = [
-            answers(params, about, row.method, [seed * RANDOM_SEEDS + i for seed in padded])
-            for i in range(RANDOM_SEEDS if draws(row.method) else 1)
+            answers(params, about, row.method, [seed * count + i for seed in padded])
+            for i in range(count)
         ]
         right = np.stack([said.tokens == truth for said in rounds], axis=1).astype(int)
         kept = np.sum([said.kept for said in rounds], axis=0)
@@ -155,9 +156,7 @@ def measured(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What compression costs, on test clips.")
-    parser.add_argument(
-        "--checkpoint", default="small", help="converted checkpoint, or the one that comes along"
-    )
+    add_checkpoint(parser)
     parser.add_argument("--clips", type=int, help="of each difficulty; by default as in survey.py")
     parser.add_argument("--split", choices=["validation", "test"], default="test")
     parser.add_argument("--difficulty", choices=list(SURVEYS), help="measure only this one")
@@ -174,7 +173,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.again and not arguments.only:
         parser.error("--again needs --only: to measure everything anew, give another folder")
-    params = load(arguments.checkpoint, dtype="float32")
+    params = arguments.checkpoint
     summary: dict[str, Summary] = {}
     for name, survey in SURVEYS.items():
         rows = rows_of(survey, params.config.text.layers)

@@ -1,16 +1,18 @@
-"""A method that knows where things are: about what could be reached at a share of the tokens."""
+"""Methods that know what none can know: about what could be reached at a share of the tokens."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from omnizip_jax.compression.method import Counts
 from omnizip_jax.compression.share import Share
+from omnizip_jax.compression.surprise import Surprise, Usual
 from omnizip_jax.layout import interleave
 from omnizip_jax.testbed.clips import SPEC, TestClip
 from omnizip_jax.types import EncodedWindow, Selection
@@ -72,6 +74,24 @@ class Oracle(Share):
         rows = keep.reshape(len(audio), -1)
         cells = video[0].size
         return Selection.of(audio, video, rows[:, cells:], rows[:, :cells].reshape(video.shape))
+
+
+@dataclasses.dataclass(frozen=True)
+class BestSample(Surprise):
+    """Surprise with samples that begin anywhere; of some, the one with most right answers counts.
+
+    All of its samples are as even and as dense as Surprise's own. So what it reaches, with the
+    answers known, can be reached by choosing tokens, whatever the question; it need not be the
+    most.
+
+    Args:
+        samples: how many are tried, with as many seeds.
+    """
+
+    samples: int = 16
+
+    def nothing(self, size: int, key: PRNGKeyArray) -> Usual:
+        return Usual.nothing(size).replace(came=jax.random.bits(key))
 
 
 def spread(mask: Bool[Array, " n"], count: Int[Array, ""]) -> Bool[Array, " n"]:

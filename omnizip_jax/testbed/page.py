@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from omnizip_jax.evaluation.tables import NOTHING, difference, share, table
-from omnizip_jax.testbed.rows import FULL, row_name
+from omnizip_jax.testbed.rows import FULL, method_of, row_name
 from omnizip_jax.testbed.survey import SURVEYS
 from omnizip_jax.testbed.tables import (
     LEADING,
-    SHORT,
     Rows,
     Summary,
+    compared,
     plot_curves,
-    right,
+    right_answers,
     short_table,
     whole_tables,
 )
@@ -37,6 +37,7 @@ LEFT = (
     "visionzip",
     "random",
     "oracle",
+    "surprise, the best of 16",
 )
 RIVALS = ("vidcom2", "omnizip", "omnizip, published", "seats")
 
@@ -97,10 +98,10 @@ def left_table(summary: Mapping[str, Summary]) -> str:
     """What methods answer right, of what all tokens answer right."""
 
     def left(rows: Rows, name: str) -> float | None:
-        found = right(rows, name)
+        found = right_answers(rows, name)
         return found and found / rows[FULL]["right"]["all"]["mean"]
 
-    return _table(summary, LEFT, lambda rows, name, keep: share(left(rows, row_name(name, keep))))
+    return compared(summary, LEFT, lambda rows, name, keep: share(left(rows, row_name(name, keep))))
 
 
 def rivals_table(summary: Mapping[str, Summary]) -> str:
@@ -113,17 +114,17 @@ def rivals_table(summary: Mapping[str, Summary]) -> str:
         mean, low, high = (-minus[key] for key in ("mean", "high", "low"))
         return difference({"mean": mean, "low": low, "high": high})
 
-    return _table(summary, RIVALS, ahead)
+    return compared(summary, RIVALS, ahead)
 
 
 def parts_table(summary: Mapping[str, Summary], whole: str) -> str:
     """What changes when a part of a method does; bold where the interval leaves nothing out."""
-    variants = {
-        name.split(" | ")[0]: name.split(" | ")[0].removeprefix(f"{whole}, ")
+    variants = dict.fromkeys(
+        method_of(name)
         for of in summary.values()
         for name in of["rows"]
         if name.startswith(f"{whole}, ")
-    }
+    )
 
     def changed(rows: Rows, variant: str, keep: float) -> str:
         minus = _minus(rows, variant, whole, keep)
@@ -132,20 +133,9 @@ def parts_table(summary: Mapping[str, Summary], whole: str) -> str:
         text = f"{100 * minus['mean']:+.1f}"
         return f"**{text}**" if minus["low"] > 0 or minus["high"] < 0 else text
 
-    return _table(summary, variants, changed, variants)
+    return compared(summary, variants, changed, label=lambda name: name.removeprefix(f"{whole}, "))
 
 
 def _minus(rows: Rows, name: str, other: str, keep: float) -> dict[str, float] | None:
     row: dict[str, Any] = rows.get(row_name(name, keep), {})
     return row.get("minus", {}).get(row_name(other, keep))
-
-
-def _table(summary, names: Sequence[str] | Mapping[str, str], cell, labels=None) -> str:
-    """A line for each method that was measured, a column for each difficulty and short share."""
-    columns = [(of["rows"], keep) for of in summary.values() for keep in SHORT]
-    lines = []
-    for name in names:
-        cells = [cell(rows, name, keep) for rows, keep in columns]
-        if any(text != NOTHING for text in cells):
-            lines.append([labels[name] if labels else name, *cells])
-    return table(["method", *(f"{name}, {keep:.0%}" for name in summary for keep in SHORT)], lines)

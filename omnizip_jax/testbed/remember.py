@@ -19,7 +19,6 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from omnizip_jax.checkpoint.load import load
 from omnizip_jax.compression import METHODS, Method
 from omnizip_jax.compression.share import Share
 from omnizip_jax.context import Context
@@ -30,6 +29,7 @@ from omnizip_jax.models.params import Params
 from omnizip_jax.reply import ask
 from omnizip_jax.stream import feed
 from omnizip_jax.testbed.ages import AGES, STREAM_WINDOWS, Ages, ages_within, make_stream
+from omnizip_jax.testbed.arguments import add_checkpoint
 from omnizip_jax.testbed.batches import cut
 from omnizip_jax.testbed.clips import SLOTS_PER_WINDOW, SPEC, Split
 from omnizip_jax.testbed.forgetting import (
@@ -200,9 +200,7 @@ def write_tables(summary: Summary, header: dict[str, Any], folder: Path, stem: s
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="What does a stream still know of long ago?")
-    parser.add_argument(
-        "--checkpoint", default="small", help="converted, or the one that comes along"
-    )
+    add_checkpoint(parser)
     parser.add_argument("--streams", type=int, default=50)
     parser.add_argument("--windows", type=int, default=STREAM_WINDOWS, help="of 2 s, in a stream")
     parser.add_argument("--slots", type=int, default=SLOTS, help="of a cache that forgets")
@@ -213,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of tables, curves")
     given = parser.parse_args(arguments)
-    params = load(given.checkpoint, dtype="float32")
+    params = given.checkpoint
     ages = ages_within(given.windows * SLOTS_PER_WINDOW)
     setting = given.method, given.split, given.windows, given.slots
     stem = "memory" if given.method == "omnizip" else f"memory_{given.method}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,10 @@ from omnizip_jax.answer import TokenCounts
 from omnizip_jax.compression import Method
 from omnizip_jax.evaluation.cost import cost_of
 from omnizip_jax.evaluation.paired import mean_over
-from omnizip_jax.evaluation.tables import difference, share, table, with_interval
+from omnizip_jax.evaluation.tables import NOTHING, difference, share, table, with_interval
 from omnizip_jax.models.families import Config
 from omnizip_jax.testbed.clips import SPEC
+from omnizip_jax.testbed.oracle import BestSample
 from omnizip_jax.testbed.questions import FAMILIES
 from omnizip_jax.testbed.results import Measurement
 from omnizip_jax.testbed.rows import FULL, KNOWING, METHODS, method_of, row_name
@@ -37,24 +38,24 @@ def summarise(measured: Measurement, methods: Mapping[str, Method], config: Conf
     tokens, from Surprise, and from the method that a row is a variant of.
     """
     rows: Rows = {}
-    full = measured.right[FULL].mean(1)
+    scores = {name: score(methods[name], right) for name, right in measured.right.items()}
     every = np.ones_like(measured.kinds, bool)
     groups = {"all": every} | {family: measured.families == family for family in FAMILIES}
     groups = {name: mask for name, mask in groups.items() if mask.any()}
     lengths = np.unique(measured.windows)
-    for name, values in measured.right.items():
-        means = values.mean(1)  # over seeds
+    for name, means in scores.items():
+        lost = means - scores[FULL]
         rows[name] = {
             "right": {group: _mean(means, mask) for group, mask in groups.items()},
-            "minus_full": {group: _mean(means - full, mask) for group, mask in groups.items()},
+            "minus_full": {group: _mean(lost, mask) for group, mask in groups.items()},
             "kinds": {
                 kind: round(float(means[measured.kinds == kind].mean()), 4)
                 for kind in sorted(set(measured.kinds.ravel().tolist()))
             },
             "minus": {
-                other: _mean(means - measured.right[other].mean(1), every)
+                other: _mean(means - scores[other], every)
                 for other in _others(name)
-                if other in measured.right
+                if other in scores
             },
             "cost": _cost(config, methods[name], measured, name),
         }
@@ -71,6 +72,16 @@ def summarise(measured: Measurement, methods: Mapping[str, Method], config: Conf
         row["cost"] |= {name: round(spent[name] / whole[name], 4) for name in COUNTS}
     clips, questions = measured.kinds.shape
     return {"clips": clips, "questions": questions, "rows": rows}
+
+
+def score(
+    method: Method, right: Bool[np.ndarray, "clips seeds questions"]
+) -> Float[np.ndarray, "clips questions"]:
+    """Share of the seeds with which each answer is right; of what may choose, the best seed's."""
+    if isinstance(method, BestSample):
+        best = right.sum(2).argmax(1)
+        return right[np.arange(len(right)), best].astype(float)
+    return right.mean(1)
 
 
 def _others(name: str) -> list[str]:
@@ -147,20 +158,38 @@ def lengths_table(rows: Rows) -> str:
     return table(["method", *lengths], lines)
 
 
+def compared(
+    summary: Mapping[str, Summary],
+    methods: Iterable[str],
+    cell: Callable[[Rows, str, float], str],
+    shares: Sequence[float] = SHORT,
+    label: Callable[[str], str] = str,
+) -> str:
+    """A line for each method that was measured, a column for each difficulty and share.
+
+    Args:
+        cell: what is told of a method at a share, from the rows of a difficulty.
+        label: what a method is called.
+    """
+    columns = [(of["rows"], keep) for of in summary.values() for keep in shares]
+    lines = []
+    for method in methods:
+        cells = [cell(rows, method, keep) for rows, keep in columns]
+        if any(text != NOTHING for text in cells):
+            lines.append([label(method), *cells])
+    return table(["method", *(f"{name}, {keep:.0%}" for name in summary for keep in shares)], lines)
+
+
 def short_table(summary: Mapping[str, Summary], shares: Sequence[float] = SHORT) -> str:
     """Right answers of every method at a few shares, for a reader in a hurry."""
-    columns = [(of["rows"], keep) for of in summary.values() for keep in shares]
-    heading = ["method", *(f"{name}, {keep:.0%}" for name in summary for keep in shares)]
 
-    lines = [[FULL, *(share(right(rows, FULL)) for rows, _ in columns)]]
-    for method in METHODS | KNOWING:
-        values = [right(rows, row_name(method, keep)) for rows, keep in columns]
-        if any(value is not None for value in values):
-            lines.append([method, *map(share, values)])
-    return table(heading, lines)
+    def right(rows: Rows, method: str, keep: float) -> str:
+        return share(right_answers(rows, method if method == FULL else row_name(method, keep)))
+
+    return compared(summary, [FULL, *METHODS, *KNOWING], right, shares)
 
 
-def right(rows: Rows, name: str) -> float | None:
+def right_answers(rows: Rows, name: str) -> float | None:
     """Share of right answers of a row, if there is one."""
     return rows[name]["right"]["all"]["mean"] if name in rows else None
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 from omnizip_jax.checkpoint.small import RELEASED
-from omnizip_jax.testbed.card import model_card, stages_table
+from omnizip_jax.testbed.card import Run, model_card, stages_table
 from omnizip_jax.testbed.goals import FULL, Answer
 
 LOG = [
@@ -23,7 +25,16 @@ def test_time_is_summed_over_stops():
 
 def test_the_card_counts_and_describes():
     answered = [Answer("easy", 4, clip, "seen", "yes", {FULL: True}) for clip in range(3)]
-    card = model_card(RELEASED, LOG, answered, seed=1)
+    card = model_card(RELEASED, Run(1, LOG, answered), [Run(2, LOG[:2], answered[:2])])
     assert "2,050,208 parameters" in card and "4.1 MB" in card and "--seed 1" in card
     assert "5 layers of 128, 4 heads of 32, feed-forward 384, M-RoPE sections 10, 3, 3" in card
-    assert "| easy | 8 s | 3 | 100.0 (100.0 to 100.0) |" in card
+    own, another = card.split("**Another seed.**")
+    assert "| easy | 8 s | 3 | 100.0 (100.0 to 100.0) |" in own and "--seed 2" in another
+    assert "| easy | 8 s | 2 | 100.0 (100.0 to 100.0) |" in another
+
+
+def test_a_run_is_read(tmp_path):
+    answered = [Answer("easy", 4, 0, "seen", "yes", {FULL: True})]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LOG))
+    (tmp_path / "answers.jsonl").write_text(json.dumps(answered[0]._asdict()) + "\n")
+    assert Run.read(tmp_path, tmp_path / "answers.jsonl", 3) == Run(3, LOG, answered)

@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+from omnizip_jax.compression import Surprise
 from omnizip_jax.testbed.batches import cut
 from omnizip_jax.testbed.clips import make_clip
-from omnizip_jax.testbed.oracle import Oracle, known, spread
+from omnizip_jax.testbed.oracle import BestSample, Oracle, known, spread
 from omnizip_jax.types import AudioFeatures, EncodedWindow
 
 
@@ -62,3 +63,23 @@ def test_it_says_what_it_needs():
     windows = jax.tree.map(lambda x: x[0], encoded(make_clip(0)))
     with pytest.raises(ValueError, match="plot is known"):
         Oracle(keep=0.3).select(windows, jax.random.key(0))
+
+
+def test_samples_that_begin_elsewhere():
+    """As many of each modality as Surprise keeps, each seed others, the same seed the same."""
+    clip = make_clip(3, "validation")
+    windows = jax.tree.map(lambda x: x[0], encoded(clip))
+    windows = windows.replace(video=np.random.default_rng(0).normal(size=windows.video.shape))
+    select = jax.jit(BestSample(keep=0.25).select)
+    chosen = [select(windows, jax.random.key(seed)) for seed in (0, 1, 0)]
+    audio, video = (
+        [np.asarray(keep) for keep in keeps]
+        for keeps in (
+            [one.audio_keep for one in chosen],
+            [one.video_keep for one in chosen],
+        )
+    )
+    own = jax.jit(Surprise(keep=0.25).select)(windows, jax.random.key(0))
+    for keeps, kept in ((audio, own.audio_keep), (video, own.video_keep)):
+        assert keeps[0].sum() == keeps[1].sum() == np.asarray(kept).sum()
+        assert (keeps[0] != keeps[1]).any() and (keeps[0] == keeps[2]).all()

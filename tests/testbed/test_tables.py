@@ -9,6 +9,7 @@ from omnizip_jax.compression import AllTokens, FastV, RandomTokens
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.testbed import tables
 from omnizip_jax.testbed.model import small_config, small_tokenizer
+from omnizip_jax.testbed.oracle import BestSample
 from omnizip_jax.testbed.questions import FAMILIES
 from omnizip_jax.testbed.results import Measurement
 from omnizip_jax.testbed.rows import FULL
@@ -78,6 +79,13 @@ def test_clips_of_several_lengths():
     assert lengths[4] == "| fastv, 35% | 100.0 (100.0 to 100.0) | 0.0 (0.0 to 0.0) |"
     assert several["rows"]["random | 35%"]["cost"]["kept"] == pytest.approx(0.35, abs=2e-3)
     assert "## Long clips by length" in tables.whole_tables({"long": several})
+
+
+def test_of_what_may_choose_the_best_seed_counts():
+    right = np.array([[[1, 0, 1], [0, 0, 0]], [[0, 1, 0], [1, 1, 0]]], bool)
+    best = tables.score(BestSample(keep=0.25, samples=2), right)
+    np.testing.assert_array_equal(best, [[1, 0, 1], [1, 1, 0]])
+    np.testing.assert_array_equal(tables.score(RandomTokens(keep=0.25), right)[0], [0.5, 0, 0.5])
 
 
 def test_the_short_table(summary):

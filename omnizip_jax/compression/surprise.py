@@ -1,4 +1,4 @@
-"""Surprise: an even sample of the sound, and more of the picture where it is not as expected.
+"""Surprise: a nearly even sample of the sound, and more of the picture where it is unexpected.
 
 A rule of this package, not of a paper; docs/surprise.md says what each part is worth.
 """
@@ -89,8 +89,8 @@ class Surprise(EvenShare):
     the tokens with the highest ``w / u`` stay. That is priority sampling (Duffield, Lund and
     Thorup, 2007) with numbers that are spread instead of drawn: each token stays about in
     proportion to its weight, evenly over time and place, and windows that bring something new keep
-    more. The sound stays by ``1 / u`` alone, for how long and how often something sounds can be
-    told from an even sample.
+    more. The sound stays by ``w**lean / u``, nearly evenly, for how long and how often something
+    sounds can be told from an even sample.
 
     In a stream the means run over the last two minutes, and the picture's share is balanced to
     half a window, as OmniZip's is. When a stream forgets, ``w / u`` says how much a token is worth
@@ -101,23 +101,25 @@ class Surprise(EvenShare):
             that share.
         coverage: weight of a token that is wholly expected.
         sharpness: the higher, the more a surprise is worth.
+        lean: how far the sound leans to what surprises: 0 not at all, 1 as the picture.
 
     Raises:
-        ValueError: not a share; no coverage, or a negative sharpness.
+        ValueError: not a share; no coverage, or a negative sharpness or lean.
     """
 
     rho_audio: float = 0.55
     rho_video: float = 0.55
     coverage: float = 0.1
     sharpness: float = 2.0
+    lean: float = 0.25
     streams: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()
-        if self.coverage <= 0 or self.sharpness < 0:
+        if self.coverage <= 0 or min(self.sharpness, self.lean) < 0:
             raise ValueError(
-                "Surprise.coverage must be above 0, and Surprise.sharpness at least 0; got "
-                f"{self.coverage} and {self.sharpness}"
+                "Surprise.coverage must be above 0, and Surprise.sharpness and Surprise.lean at "
+                f"least 0; got {self.coverage}, {self.sharpness} and {self.lean}"
             )
 
     @property
@@ -127,13 +129,13 @@ class Surprise(EvenShare):
     def sound(self, windows, count, key):
         audio = windows.audio
         usual, weight = self.weigh_sound(self.nothing(audio.tokens.shape[-1], key), windows)
-        return evenly(weight, audio.token_mask, usual, count)
+        return sample(weight, audio.token_mask, usual, count, self.lean)
 
     def picture(self, windows, count, key, audio_keep):
         video, mask = windows.video, windows.video_mask
         nothing = self.nothing(video.shape[-1], key)
         usual, weight = self.weigh_picture(nothing, video, mask, change(video, mask))
-        return densely(weight, mask, usual, count)
+        return sample(weight, mask, usual, count)
 
     def nothing(self, size: int, key: PRNGKeyArray) -> Usual:
         """What is usual before the first token of a clip."""
@@ -208,12 +210,12 @@ class Surprise(EvenShare):
 
         sound, weight = self.weigh_sound(state.sound, clip)
         heard, count = state.heard.come(jnp.sum(audio_mask), of_audio)
-        kept_sound = evenly(weight, audio_mask, sound, count)
+        kept_sound = sample(weight, audio_mask, sound, count, self.lean)
 
         changed = change_since(state.grid, state.grid_mask, window.video, window.video_mask)
         picture, weight = self.weigh_picture(state.picture, clip.video, video_mask, changed[None])
         seen, count = balanced(state.seen, weight, picture, video_mask, of_video)
-        kept_picture = densely(weight, video_mask, picture, count)
+        kept_picture = sample(weight, video_mask, picture, count)
 
         exists = jnp.any(window.video_mask, -1)
         last = exists.size - 1 - jnp.argmax(exists[::-1])
@@ -247,20 +249,17 @@ def relative(x: Float[Array, "*n"], usual: Float[Array, ""]) -> Float[Array, "*n
     return x / jnp.maximum(usual, 1e-6)
 
 
-def evenly(
-    weight: Float[Array, "W A"], mask: Bool[Array, "W A"], usual: Usual, count: Int[Array, ""]
+def sample(
+    weight: Float[Array, "W *n"],
+    mask: Bool[Array, "W *n"],
+    usual: Usual,
+    count: Int[Array, ""],
+    lean: float = 1.0,
 ) -> Part:
-    """``count`` tokens, spread evenly."""
+    """``count`` tokens, about in proportion to ``weight**lean``: priority sampling."""
     u = spread(mask, usual.came)
-    return top_part(-u, mask, count)._replace(worth=relative(weight / u, usual.weight))
-
-
-def densely(
-    weight: Float[Array, "W G P"], mask: Bool[Array, "W G P"], usual: Usual, count: Int[Array, ""]
-) -> Part:
-    """``count`` tokens, in proportion to their weights: priority sampling."""
-    worth = relative(weight / spread(mask, usual.came), usual.weight)
-    return top_part(worth, mask, count)._replace(worth=worth)
+    part = top_part(weight**lean / u, mask, count)
+    return part._replace(worth=relative(weight / u, usual.weight))
 
 
 def balanced(

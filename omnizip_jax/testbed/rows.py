@@ -108,13 +108,14 @@ ABLATIONS: dict[str, Make] = {
     "omnizip, no dynamic rates": lambda share: OmniZipConfig(keep=share, rho_min=0.6, rho_max=0.6),
     "omnizip, no anchors (G = 0)": lambda share: OmniZipConfig(keep=share, merge_size=0),
     "omnizip, G = 15": lambda share: OmniZipConfig(keep=share, merge_size=15),
+    "surprise, even sound": lambda share: Surprise(keep=share, lean=0.0),
     "surprise, salient sound": lambda share: _with(share, sound=EVS()),
     "surprise, random sound": lambda share: _with(share, sound=RandomTokens()),
     "surprise, the paper's split": lambda share: Mixed(Surprise(), Surprise(), keep=share),
     "surprise, VidCom2's picture": lambda share: _with(share, picture=VidCom2()),
     "surprise, changes as picture": lambda share: _with(share, picture=TemporalOnly()),
     "surprise, random picture": lambda share: _with(share, picture=RandomTokens()),
-    "surprise, even picture": lambda share: Surprise(keep=share, sharpness=0.0),
+    "surprise, even picture": lambda share: _with(share, picture=Surprise(sharpness=0.0)),
     "surprise, the best of 16": lambda share: BestSample(keep=share, samples=16),
 }
 

@@ -45,8 +45,20 @@ def surprises(windows):
     return out
 
 
+def sound_weights(method, windows):
+    """The same for the sound: by ``1 - cos`` to the mean of the clip."""
+    mask = windows.audio.token_mask
+    tokens = windows.audio.tokens[mask]
+    mean = unit(tokens).mean(0)
+    surprise = np.zeros(mask.shape)
+    surprise[mask] = [1 - loops.cosine(token, mean) for token in tokens]
+    return method.coverage + (surprise / surprise[mask].mean()) ** method.sharpness
+
+
 @pytest.mark.parametrize(
-    "settings", [{}, {"keep": 0.25}, {"keep": 0.15, "coverage": 0.5, "sharpness": 1.0}], ids=str
+    "settings",
+    [{}, {"keep": 0.25, "lean": 0.0}, {"keep": 0.15, "coverage": 0.5, "sharpness": 1.0}],
+    ids=str,
 )
 @pytest.mark.parametrize("seed", range(4))
 def test_equals_float64_loops(seed, settings):
@@ -58,7 +70,8 @@ def test_equals_float64_loops(seed, settings):
     else:
         audio = half_even(method.keep, heard.sum())
         video = half_even(method.keep, heard.sum() + seen.sum()) - audio
-    np.testing.assert_array_equal(chosen.audio_keep, loops.top(-sequence(heard), heard, audio))
+    scores = sound_weights(method, windows) ** method.lean / sequence(heard)
+    np.testing.assert_array_equal(chosen.audio_keep, loops.top(scores, heard, audio))
     surprise = surprises(windows)
     weight = method.coverage + (surprise / surprise[seen].mean()) ** method.sharpness
     worth = weight / weight[seen].mean() / sequence(seen)
@@ -133,7 +146,7 @@ def test_a_stream_chooses_as_a_clip_once_it_knows_what_is_usual():
 
 
 def test_settings_are_checked():
-    with pytest.raises(ValueError, match=r"coverage must be above 0.*got 0\.0 and 2\.0"):
+    with pytest.raises(ValueError, match=r"coverage must be above 0.*got 0\.0, 2\.0 and 0\.25"):
         Surprise(coverage=0.0)
     with pytest.raises(ValueError, match="share between 0 and 1"):
         Surprise(keep=1.5)

@@ -1,7 +1,7 @@
 """What a measurement leaves in the documentation: summary, whole tables, curves, tables in a page.
 
-Those of ``accuracy.md`` are written anew where they stand, between two comments: the words around
-them are written by hand, and no figure is.
+Those of ``accuracy.md`` are written anew where they stand, between two comments; what stands around
+them is written by hand.
 """
 
 from __future__ import annotations
@@ -43,14 +43,19 @@ RIVALS = ("vidcom2", "omnizip", "omnizip, published", "seats")
 
 
 def write_tables(summary: Mapping[str, Summary], folder: Path) -> None:
-    """The summary, its tables and its curves; and a page, if there is one in the folder."""
+    """The summary, its tables and its curves; and a page, if there is one in the folder.
+
+    Raises:
+        ValueError: the page has a place for a table that was not made; nothing is written then.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    page = folder / "accuracy.md"
+    filled = fill(page.read_text(), tables(summary)) if page.exists() else None
     (folder / "accuracy.json").write_text(json.dumps(summary) + "\n")
     (folder / "accuracy_tables.md").write_text(whole_tables(summary))
     plot_curves(summary).savefig(folder / "accuracy.png", dpi=90)
-    page = folder / "accuracy.md"
-    if page.exists():
-        page.write_text(fill(page.read_text(), tables(summary)))
+    if filled is not None:
+        page.write_text(filled)
 
 
 def tables(summary: Mapping[str, Summary]) -> dict[str, str]:

@@ -93,10 +93,8 @@ def _about_things(things: tuple[Thing, ...]) -> Iterator[Question]:
         yield Question("audio-visual", "colour of sound", text, event.colour, event)
         text = f"Which shape was seen during the {name}?"
         yield Question("audio-visual", "shape of sound", text, event.shape, event)
-        text, clues = (
-            f"Which sound was heard with the {event.colour} shape?",
-            heard_with(event.colour),
-        )
+        text = f"Which sound was heard with the {event.colour} shape?"
+        clues = heard_with(event.colour)
         yield Question("audio-visual", "sound of colour", text, sound, event, clues)
         length = "long" if event.long else "short"
         yield Question("audio", "length", f"Was the {name} short or long?", length, event)
@@ -136,17 +134,17 @@ def _about_times(things: tuple[Thing, ...], seconds: int) -> Iterator[Question]:
     for span, words in SPANS.items():
         if span * 1.5 > seconds:
             continue
-        yield from _within("first", words, things, 0, span, span)
-        yield from _within("last", words, things, seconds - span, seconds, seconds - span)
+        yield from _within("first", words, things, 0, span)
+        yield from _within("last", words, things, seconds - span, seconds)
 
 
 def _within(
-    end: str, words: str, things: tuple[Thing, ...], start: int, stop: int, cut: int
+    end: Literal["first", "last"], words: str, things: tuple[Thing, ...], start: int, stop: int
 ) -> Iterator[Question]:
     """About the first or last seconds, unless what they are about is too close to the cut."""
     when = f"in the {end} {words}"
     inside = tuple(thing for thing in things if start <= thing.slot < stop)
-    reach = (stop - start) / 10 + 0.5
+    cut, reach = stop if end == "first" else start, (stop - start) / 10 + 0.5
     close = [thing for thing in things if abs(thing.slot + 0.5 - cut) < reach]
     for sound in SOUNDS:
         if all(thing.sound != sound for thing in close):

@@ -72,13 +72,8 @@ def test_samples_that_begin_elsewhere():
     windows = windows.replace(video=np.random.default_rng(0).normal(size=windows.video.shape))
     select = jax.jit(BestSample(keep=0.25).select)
     chosen = [select(windows, jax.random.key(seed)) for seed in (0, 1, 0)]
-    audio, video = (
-        [np.asarray(keep) for keep in keeps]
-        for keeps in (
-            [one.audio_keep for one in chosen],
-            [one.video_keep for one in chosen],
-        )
-    )
+    audio = [np.asarray(one.audio_keep) for one in chosen]
+    video = [np.asarray(one.video_keep) for one in chosen]
     own = jax.jit(Surprise(keep=0.25).select)(windows, jax.random.key(0))
     for keeps, kept in ((audio, own.audio_keep), (video, own.video_keep)):
         assert keeps[0].sum() == keeps[1].sum() == np.asarray(kept).sum()

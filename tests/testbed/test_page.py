@@ -72,6 +72,12 @@ def test_a_page_is_filled_again(summary, tmp_path):
         assert filled == words.format(page.tables(summary)["left"] + "\n")
     with pytest.raises(ValueError, match="no table is called 'lfet'; those that were made: clips,"):
         page.fill("<!-- table: lfet -->\n<!-- end -->", page.tables(summary))
+    # Nothing is half written.
+    (tmp_path / "accuracy.md").write_text("<!-- table: long clips -->\n<!-- end -->")
+    (tmp_path / "accuracy.json").write_text("as it was")
+    with pytest.raises(ValueError, match="no table is called 'long clips'"):
+        page.write_tables(summary, tmp_path)
+    assert (tmp_path / "accuracy.json").read_text() == "as it was"
 
 
 def test_files_for_the_documentation(summary, tmp_path):

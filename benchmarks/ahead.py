@@ -33,6 +33,7 @@ from benchmarks.clip import FULL, KEEP_35, KEEP_45
 from benchmarks.stream import CAPACITY
 from omnizip_jax import stream
 from omnizip_jax.compression import OmniZipConfig
+from omnizip_jax.compression.novelty import Expected
 from omnizip_jax.context import Past, Reading
 from omnizip_jax.decode import DECODE_BLOCK, Generation, Sampling, generate_tokens
 from omnizip_jax.entry import append_text
@@ -249,7 +250,7 @@ def _first_token(
         (
             weights,
             None,
-            jax.eval_shape(lambda: Past.nothing(0, None, key)),
+            jax.eval_shape(lambda: Past.nothing(0, key)),
             prefix,
             EncodedClip(encoded, layout, prefix.count),
         )
@@ -291,7 +292,8 @@ def _streaming(target: Target, weights: Any, clip: Any, config: Any) -> Iterator
 
     def begin(weights: Any, window: Window) -> tuple[KVCache, Past]:
         encoded = encode_window(weights, window, config, target.kernels)
-        past = Past.nothing(CAPACITY, method.begin(encoded), jax.random.key(0))
+        known = method.begin(encoded), Expected.nothing(encoded)
+        past = Past.nothing(CAPACITY, jax.random.key(0), *known)
         return KVCache.empty(config.text, CAPACITY, weights_dtype(weights)), past
 
     cache, past = target.abstract(jax.eval_shape(begin, weights, window))

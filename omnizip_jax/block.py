@@ -68,9 +68,18 @@ def join(first: Block, second: Block) -> Block:
 
 
 def media_block(
-    decoder: Any, reading: Reading, past: Past, clip: EncodedClip, selection: Selection
+    decoder: Any,
+    reading: Reading,
+    past: Past,
+    clip: EncodedClip,
+    selection: Selection,
+    worth: tuple[Float[Array, "W A"], Float[Array, "W G P"]] | None = None,
 ) -> Block:
-    """Windows laid out behind the past: start markers if a clip opens, then window after window."""
+    """Windows laid out behind the past: start markers if a clip opens, then window after window.
+
+    Args:
+        worth: of the audio and the video tokens, for a stream that forgets; None: all alike.
+    """
     encoded = clip.windows
     spec, markers = reading.spec, jnp.array(reading.markers, jnp.int32)
     count, audio_slots = encoded.audio.token_mask.shape
@@ -100,7 +109,9 @@ def media_block(
             unit=joined(past.unit, past.unit + 1 + window),
             time=joined(past.time, times),
             base=joined(base, jnp.broadcast_to(base, times.shape)),
-            rank=joined(0, jax.vmap(_ranks)(selection).reshape(-1)),
+            worth=joined(
+                1, jnp.ones(len(times)) if worth is None else interleave(worth[1], worth[0])
+            ),
         ),
     )
 
@@ -131,23 +142,3 @@ def _opening(past: Past) -> tuple[Bool[Array, ""], Int[Array, ""], Int[Array, ""
     opens = ~past.in_video
     begin = past.time + opens
     return opens, begin, jnp.where(opens, begin, past.base)
-
-
-def _ranks(selection: Selection) -> Float[Array, " slots"]:
-    """How soon each token of a window fades, video slots first.
-
-    Audio and each grid are ranked on their own, then spread over as many places as were kept. Where
-    a method says what its tokens are worth, the place is where a token would stand whose worth is
-    one over it.
-    """
-    total = jnp.sum(selection.audio_keep) + jnp.sum(selection.video_keep)
-
-    def places(order: Array, kept: Array, worth: Array | None) -> Array:
-        if worth is not None:
-            return 1 / jnp.maximum(worth, 1e-6).reshape(-1) - 1
-        of = jnp.maximum(jnp.sum(kept, -1, keepdims=True), 1)
-        return (order / of).reshape(-1) * total
-
-    video = places(selection.video_order, selection.video_keep, selection.video_worth)
-    audio = places(selection.audio_order, selection.audio_keep, selection.audio_worth)
-    return jnp.concatenate([video, audio])

@@ -15,6 +15,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from omnizip_jax.compression import Method
+from omnizip_jax.compression.novelty import Expected
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.memory import AUDIO, VIDEO, Memory, Slots
 from omnizip_jax.models.families import Config, family
@@ -78,6 +79,7 @@ class Past(struct.PyTreeNode):
     Attributes:
         slots: what each slot of the cache belongs to.
         plan: what the method remembers of a stream; None where it looked ahead.
+        expected: what is usual in a stream, by which it is told what is worth remembering.
         key: for methods that draw.
         origin: position right after the prompt's prefix.
         time: position at which the next window, or the next clip, begins.
@@ -92,6 +94,7 @@ class Past(struct.PyTreeNode):
 
     slots: Slots
     plan: Any
+    expected: Expected | None
     key: PRNGKeyArray
     origin: Int[Array, ""]
     time: Int[Array, ""]
@@ -105,12 +108,15 @@ class Past(struct.PyTreeNode):
     overflow: Int[Array, ""]
 
     @classmethod
-    def nothing(cls, slots: int, plan: Any, key: PRNGKeyArray) -> Past:
+    def nothing(
+        cls, slots: int, key: PRNGKeyArray, plan: Any = None, expected: Expected | None = None
+    ) -> Past:
         """Before the first token."""
         zero = jnp.int32(0)
         return cls(
             slots=Slots.empty(slots),
             plan=plan,
+            expected=expected,
             key=key,
             origin=zero,
             time=zero,
@@ -153,17 +159,23 @@ class Context(struct.PyTreeNode):
 
     @classmethod
     def nothing(
-        cls, params: Params, reading: Reading, keeping: Keeping, seed: int, plan: Any = None
+        cls,
+        params: Params,
+        reading: Reading,
+        keeping: Keeping,
+        seed: int,
+        plan: Any = None,
+        expected: Expected | None = None,
     ) -> Context:
         """Before the first token, and without a slot.
 
         Args:
             seed: for methods that draw.
-            plan: what a method that streams begins with.
+            plan, expected: what a stream begins with (``Past``).
         """
         dtype = family(reading.config).weights_dtype(params.weights)
         cache = KVCache.empty(reading.config.text, 0, dtype)
-        past = Past.nothing(0, plan, jax.random.key(seed))
+        past = Past.nothing(0, jax.random.key(seed), plan, expected)
         cache, past = commit((cache, past), jax.tree.leaves(params.weights)[0])
         return cls(cache, past, None, reading, keeping, 0, 0)
 

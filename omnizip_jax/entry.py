@@ -94,7 +94,7 @@ def remember_text(context: Context, begin: int, end: Int[Array, ""]) -> Context:
         unit=mark(past.slots.unit, past.unit),
         time=mark(past.slots.time, past.after),
         base=mark(past.slots.base, past.after),
-        rank=mark(past.slots.rank, 0),
+        worth=mark(past.slots.worth, 1),
     )
     past = past.replace(
         slots=slots,

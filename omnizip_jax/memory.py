@@ -35,19 +35,20 @@ class Slots(struct.PyTreeNode):
         time: position at which its unit begins.
         base: position at which its video begins, from which rows and columns count; for text the
             same as ``time``. Grows along the cache.
-        rank: 0 for the most salient tokens of a unit; the higher, the sooner it fades.
+        worth: how much it is worth remembering, 1 for an average token; the less, the sooner it
+            fades.
     """
 
     kind: Int[Array, " S"]
     unit: Int[Array, " S"]
     time: Int[Array, " S"]
     base: Int[Array, " S"]
-    rank: Float[Array, " S"]
+    worth: Float[Array, " S"]
 
     @classmethod
     def empty(cls, slots: int) -> Slots:
         zeros = jnp.zeros(slots, jnp.int32)
-        return cls(zeros, zeros, zeros, zeros, zeros.astype(jnp.float32))
+        return cls(zeros, zeros, zeros, zeros, jnp.ones(slots, jnp.float32))
 
     def write(self, block: Slots, start: Int[Array, ""]) -> Slots:
         """Describe a block that is written to the cache at ``start``."""
@@ -68,9 +69,10 @@ def survivors(
 ) -> Bool[Array, " S"]:
     """Which slots stay: the prefix, and at most ``low_water`` slots in all.
 
-    "recent" lets the oldest units leave. "fading" lets those leave that are old and of little
-    salience: of a unit of age a about 1/a of the newest unit's tokens remain, so that long ago is
-    remembered thinly. Slots of equal priority leave together, so a turn is never cut.
+    "recent" lets the oldest units leave. "fading" lets those slots leave that are old and worth
+    little: of a unit of age a about 1/a of the newest unit's tokens remain, so that long ago is
+    remembered thinly, and more where it was worth more. Slots of equal priority leave together, so
+    a turn is never cut.
 
     Args:
         length: slots in use.
@@ -79,7 +81,7 @@ def survivors(
     """
     exists = jnp.arange(slots.unit.shape[0]) < length
     age = (jnp.max(jnp.where(exists, slots.unit, 0)) - slots.unit + 1).astype(jnp.float32)
-    priority = age if memory == "recent" else age * (slots.rank + 1)
+    priority = age if memory == "recent" else age / jnp.maximum(slots.worth, 1e-6)
     priority = jnp.where(slots.kind == PREFIX, 0.0, priority)
     ranked = jnp.sort(jnp.where(exists, priority, jnp.inf))
     base = jnp.where(exists, slots.base, jnp.iinfo(jnp.int32).max)

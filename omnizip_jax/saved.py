@@ -36,7 +36,7 @@ from omnizip_jax.stream import first_plan
 from omnizip_jax.types import Selection
 
 PARTS = ("cache", "past", "trace")
-LAYOUT = 1  # changes with what the folder, or a context, is made of
+LAYOUT = 2  # changes with what the folder, or a context, is made of
 ABOUT, ARRAYS = "context.json", "arrays"
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
@@ -120,8 +120,10 @@ def restore(params: Params, path: str | os.PathLike[str]) -> Context:
         for name, (dtype, shape) in about["arrays"].items()
     }
     streams = about["memory"] is not None
-    plan = jax.eval_shape(lambda: first_plan(params.weights, reading)) if streams else None
-    tree = _structure(shapes, plan)
+    known = (None, None)
+    if streams:
+        known = jax.eval_shape(lambda: first_plan(params.weights, reading))
+    tree = _structure(shapes, *known)
     expected = _named(jax.eval_shape(_plain, tree))
     wrong = sorted(n for n in expected | shapes if expected.get(n) != shapes.get(n))
     if wrong:
@@ -235,15 +237,15 @@ def _is_key(x: Any) -> bool:
     return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
-def _structure(shapes: Shapes, plan: Any) -> tuple[Cache, Past, Selection | None]:
+def _structure(shapes: Shapes, plan: Any, expected: Any) -> tuple[Cache, Past, Selection | None]:
     """The trees that the arrays belong to; how large caches and clips are, the arrays say."""
     places = dict.fromkeys(name.rpartition(".")[0] for name in shapes if name.startswith("cache."))
     segments = [_of(KVCache, shapes, place) for place in places]
     slots = segments[-1].keys.shape[1]
-    past = jax.eval_shape(lambda: Past.nothing(slots, None, jax.random.key(0)))
+    past = jax.eval_shape(lambda: Past.nothing(slots, jax.random.key(0)))
     trace = _of(Selection, shapes, "trace") if any(n.startswith("trace.") for n in shapes) else None
     cache = segments[0] if list(places) == ["cache"] else tuple(segments)
-    return cache, past.replace(plan=plan), trace
+    return cache, past.replace(plan=plan, expected=expected), trace
 
 
 def _of(kind: Any, shapes: Shapes, place: str) -> Any:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from omnizip_jax import prompt as prompts
 from omnizip_jax.block import after_media, media_block
 from omnizip_jax.compression import Method, OmniZipConfig, as_method
+from omnizip_jax.compression.novelty import Expected, Novelty
 from omnizip_jax.config import WindowSpec, check_flags, check_spec
 from omnizip_jax.context import (
     Context,
@@ -108,8 +109,7 @@ def init_stream(
             f"positions: take at most {config.text.max_positions - span - len(prefix)}"
         )
     keeping = Keeping(system, WeightsMark(params), memory, low, text_slots)
-    plan = first_plan(params.weights, reading)
-    context = Context.nothing(params, reading, keeping, seed, plan)
+    context = Context.nothing(params, reading, keeping, seed, *first_plan(params.weights, reading))
     return read_prefix(params, context, prefix, capacity).replace(trace=_no_trace(spec))
 
 
@@ -136,7 +136,7 @@ def change_method(params: Params, state: Context, compression: Method | None) ->
             f"a cache of {state.capacity} slots is too small for {method}, which keeps up to "
             f"{reading.block} tokens of a window; begin a stream with a larger capacity"
         )
-    plan = commit(first_plan(params.weights, reading), state.cache.length)
+    plan, _ = commit(first_plan(params.weights, reading), state.cache.length)
     return state.replace(
         past=state.past.replace(plan=plan),
         reading=reading,
@@ -144,15 +144,16 @@ def change_method(params: Params, state: Context, compression: Method | None) ->
     )
 
 
-def first_plan(weights: Any, reading: Reading) -> Any:
-    """What the method remembers before the first window.
+def first_plan(weights: Any, reading: Reading) -> tuple[Any, Expected]:
+    """What the method remembers, and what is expected, before the first window.
 
     Raises:
         ValueError: it needs the whole clip.
     """
     leaves, structure = jax.tree.flatten(weights)
     kinds = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-    return reading.method.begin(_encoded_shape(reading, structure, kinds))
+    window = _encoded_shape(reading, structure, kinds)
+    return reading.method.begin(window), Expected.nothing(window)
 
 
 @functools.lru_cache(maxsize=64)  # tracing the encoders takes longer than all else of a beginning
@@ -218,14 +219,16 @@ def _feed(
     encoded = family(config).encode_window(weights, window, config, kernels, wants=wants)
     key = jax.random.fold_in(past.key, past.windows)
     plan, selection = reading.method.step(past.plan, encoded, key)
+    assert past.expected is not None  # a stream's
+    expected, heard, seen = Novelty().come(past.expected, encoded)
     layout, encoded, chosen = jax.tree.map(
         lambda x: x[None], (geometry(window), encoded, selection)
     )
     clip = EncodedClip(encoded, layout, jnp.int32(0))
-    block = media_block(decoder, reading, past, clip, chosen)
+    block = media_block(decoder, reading, past, clip, chosen, (heard.worth, seen.worth))
     after = after_media(reading, past, clip, chosen)
     cache, past = append(decoder, cache, after, block, reading.block)
-    return cache, past.replace(plan=plan), selection.trace
+    return cache, past.replace(plan=plan, expected=expected), selection.trace
 
 
 def check_stream(context: Context) -> None:

@@ -145,13 +145,10 @@ class Selection(struct.PyTreeNode):
         audio_keep, video_keep: tokens that stay.
         audio_salient: audio tokens that stay for their own sake; the others are anchors, into which
             the tokens around them were merged.
-        audio_order: place of each audio token in its window's order of salience, 0 first; a stream
-            that fades forgets the last ones first.
+        audio_order: place of each audio token in its window's order of salience, 0 first.
         video_order: place of each video token in its grid's.
         audio_retention: S_a, kept share of each window's audio tokens; 0 without audio.
         video_rate: discarded share of each window's video tokens; 0 without video.
-        audio_worth, video_worth: how much each token is worth remembering, 1 for an average one of
-            all windows, where a method can tell; a stream that fades then goes by it.
         audio_depth, video_depth: share of the decoder's layers that read each token, where a method
             has stages inside the decoder; None: all of them read what stays.
     """
@@ -165,8 +162,6 @@ class Selection(struct.PyTreeNode):
     video_order: Int[Array, "*W G P"]
     audio_retention: Float[Array, "*W"]
     video_rate: Float[Array, "*W"]
-    audio_worth: Float[Array, "*W A"] | None = None
-    video_worth: Float[Array, "*W G P"] | None = None
     audio_depth: Float[Array, "*W A"] | None = None
     video_depth: Float[Array, "*W G P"] | None = None
 
@@ -183,8 +178,6 @@ class Selection(struct.PyTreeNode):
         audio_salient: Bool[Array, "*W A"] | None = None,
         audio_order: Int[Array, "*W A"] | None = None,
         video_order: Int[Array, "*W G P"] | None = None,
-        audio_worth: Float[Array, "*W A"] | None = None,
-        video_worth: Float[Array, "*W G P"] | None = None,
     ) -> Selection:
         """Fill in what follows from the masks of the tokens that exist and of those that stay.
 
@@ -206,11 +199,9 @@ class Selection(struct.PyTreeNode):
             video_order=zeros(video_mask) if video_order is None else video_order,
             audio_retention=jnp.sum(audio_keep, -1) / jnp.maximum(heard, 1),
             video_rate=(seen - jnp.sum(video_keep, (-2, -1))) / jnp.maximum(seen, 1),
-            audio_worth=audio_worth,
-            video_worth=video_worth,
         )
 
     @property
     def trace(self) -> Selection:
-        """The choice without the embeddings and what a cache goes by: what a person looks at."""
-        return self.replace(audio=None, video=None, audio_worth=None, video_worth=None)
+        """The choice without the embeddings: what a person looks at."""
+        return self.replace(audio=None, video=None)

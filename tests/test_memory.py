@@ -38,33 +38,36 @@ class Token:
     unit: int
     time: int
     base: int
-    rank: float
+    worth: float
     position: tuple[int, int, int]
+
+
+def worth(rng) -> float:
+    return float(rng.choice([0.2, 0.5, 1.0, 4.0]))
 
 
 def history(plan: str, rng) -> tuple[list[Token], int]:
     """Tokens of a made-up stream: "w" a window, "t" a turn of text. Returns the next position."""
-    tokens = [Token(PREFIX, 0, i, i, 0, (i,) * 3) for i in range(PREFIX_LENGTH)]
+    tokens = [Token(PREFIX, 0, i, i, 1, (i,) * 3) for i in range(PREFIX_LENGTH)]
     for token in tokens:
         token.time = token.base = 0
     now, unit, base = PREFIX_LENGTH, 0, None
     for letter in plan:
         if letter == "t":
             length = int(rng.integers(3, 6))
-            tokens += [Token(TEXT, unit, now, now, 0, (now + i,) * 3) for i in range(length)]
+            tokens += [Token(TEXT, unit, now, now, 1, (now + i,) * 3) for i in range(length)]
             now, unit, base = now + length, unit + 1, None
             continue
         if base is None:
             base = now + 1
-            tokens += [Token(START, unit, now, base, 0, (now,) * 3)] * 2
+            tokens += [Token(START, unit, now, base, 1, (now,) * 3)] * 2
             now, unit = base, unit + 1
         video = rng.choice(8, size=int(rng.integers(0, 6)), replace=False)
         for cell in sorted(video):
             place = (now, base + cell // COLUMNS, base + cell % COLUMNS)
-            tokens.append(Token(VIDEO, unit, now, base, float(rng.integers(0, 8)), place))
+            tokens.append(Token(VIDEO, unit, now, base, worth(rng), place))
         for i in sorted(rng.choice(50, size=int(rng.integers(1, 4)), replace=False)):
-            rank = float(rng.integers(0, 8))
-            tokens.append(Token(AUDIO, unit, now, base, rank, (now + i,) * 3))
+            tokens.append(Token(AUDIO, unit, now, base, worth(rng), (now + i,) * 3))
         now, unit = now + 50, unit + 1
     return tokens, now
 
@@ -76,7 +79,7 @@ def slots_of(tokens: list[Token]) -> Slots:
         return jnp.asarray(values)
 
     names = ("kind", "unit", "time", "base")
-    return Slots(*(column(name, np.int32) for name in names), rank=column("rank", np.float32))
+    return Slots(*(column(name, np.int32) for name in names), worth=column("worth", np.float32))
 
 
 def new_positions(kept: list[Token], tokens: list[Token], now: int) -> tuple[list, int]:
@@ -173,6 +176,22 @@ def test_recent_lets_whole_windows_leave_and_fading_thins_the_old_ones():
     units = {t.unit for t in tokens if t.kind >= AUDIO}
     assert left(recent) == {unit for unit in units if unit >= min(left(recent))}
     assert len(left(fading)) > len(left(recent))
+
+
+def test_fading_goes_by_age_and_worth():
+    """Where there is room for n slots, the n with the most worth for their age stay."""
+    tokens, now = history("w" * 12, np.random.default_rng(5))
+    slots, length = slots_of(tokens), jnp.int32(len(tokens))
+    rest = [t for t in tokens if t.kind in (AUDIO, VIDEO)]
+    newest = max(t.unit for t in tokens)
+    value = {id(t): t.worth / (newest - t.unit + 1) for t in rest}
+    for room in (len(tokens) // 3, len(tokens) // 2):
+        keep = survivors(slots, length, jnp.int32(now), "fading", room, 10**6)
+        stays = [value[id(t)] for t, k in zip(tokens, keep, strict=False) if k and id(t) in value]
+        leaves = [
+            value[id(t)] for t, k in zip(tokens, keep, strict=False) if not k and id(t) in value
+        ]
+        assert stays and leaves and min(stays) > max(leaves)
 
 
 def test_positions_out_of_reach_leave():

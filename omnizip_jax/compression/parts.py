@@ -27,15 +27,12 @@ class Part(NamedTuple):
         scores: what ranks them inside a window or a grid; None: all alike.
         tokens: the embeddings, where some are replaced.
         salient: those that stay for their own sake; None: all that stay.
-        worth: of each token, 1 for an average one of all windows, where a method can tell; ranks
-            them in place of scores.
     """
 
     keep: Bool[Array, "W *n"]
     scores: Float[Array, "W *n"] | None = None
     tokens: Float[Array, "W *n D"] | None = None
     salient: Bool[Array, "W *n"] | None = None
-    worth: Float[Array, "W *n"] | None = None
 
 
 def top_part(scores: Float[Array, "W *n"], mask: Bool[Array, "W *n"], count: Array) -> Part:
@@ -62,10 +59,9 @@ def join(windows: EncodedWindow, audio: Part, video: Part) -> Selection:
     """The selection that two parts make."""
 
     def order(part, mask):
-        scores = part.scores if part.worth is None else part.worth
-        if scores is None:
+        if part.scores is None:
             return None
-        rows = scores.reshape(-1, mask.shape[-1]), mask.reshape(-1, mask.shape[-1])
+        rows = part.scores.reshape(-1, mask.shape[-1]), mask.reshape(-1, mask.shape[-1])
         return jax.vmap(salience_order)(*rows).reshape(mask.shape)
 
     audio_mask, video_mask = windows.audio.token_mask, windows.video_mask
@@ -79,8 +75,6 @@ def join(windows: EncodedWindow, audio: Part, video: Part) -> Selection:
         audio_salient=audio.salient,
         audio_order=order(audio, audio_mask),
         video_order=order(video, video_mask),
-        audio_worth=audio.worth,
-        video_worth=video.worth,
     )
 
 

@@ -160,7 +160,7 @@ def _without_stages(
 
     def of_clip(row: tuple[Array, Asked]) -> tuple[Answered, Array]:
         key, about = row
-        past = Past.nothing(0, None, key)
+        past = Past.nothing(0, key)
         cache, past, _ = read_clip(
             weights, None, past, prefix, about.clips, reading=reading, capacity=capacity
         )
@@ -197,7 +197,7 @@ def _with_stages(
         def answer(text: PaddedText) -> tuple[Array, Array, Array]:
             _, logits, past, trace, lost = read_staged(
                 weights,
-                Past.nothing(0, None, key),
+                Past.nothing(0, key),
                 about.clips,
                 prefix,
                 text,

@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from omnizip_jax.compression.method import Counts
+from omnizip_jax.compression.novelty import Usual
 from omnizip_jax.compression.share import Share
-from omnizip_jax.compression.surprise import Surprise, Usual
+from omnizip_jax.compression.surprise import Surprise
 from omnizip_jax.layout import interleave
 from omnizip_jax.testbed.clips import SPEC, TestClip
 from omnizip_jax.types import EncodedWindow, Selection

@@ -141,7 +141,6 @@ MIXTURES: dict[str, Make] = {
 NOT_LONG = (
     "seats",
     "fastv",
-    "surprise, then the question",
     "sound of another clip",
     "picture of another clip",
 )

@@ -23,7 +23,6 @@ from omnizip_jax.testbed.clips import (
 )
 from omnizip_jax.testbed.questions import FAMILIES, Question, draw_question, draw_questions
 
-MOST_WINDOWS = 60  # of a clip; two minutes: five would cost more than all the others together
 BLOCK_WINDOWS = 32  # of all clips that one program reads
 
 
@@ -58,7 +57,7 @@ class Survey:
     @property
     def lengths(self) -> tuple[int, ...]:
         """Windows of the clips, in turn by seed: few lengths, so that few programs do."""
-        return tuple(length for length in self.look.windows if length <= MOST_WINDOWS)
+        return self.look.windows
 
     def windows(self, seed: int) -> int:
         """How many windows the clip of a seed has."""

@@ -1,0 +1,119 @@
+"""How new tokens are, against float64 loops over all that came before."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from omnizip_jax.compression.novelty import RECENT, Expected, Novelty, spread
+from tests.compression import loops
+
+NOVELTY = Novelty()
+GOLDEN = (5**0.5 - 1) / 2
+come = jax.jit(NOVELTY.come)
+
+
+def unit(x):
+    x = np.float64(x)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+class Modality:
+    """What is known of all tokens so far."""
+
+    def __init__(self):
+        self.units, self.surprises, self.weights = [], [], []
+
+    def worth(self, tokens, surprise_of):
+        """Of a window's tokens, once they have come."""
+        self.units += list(unit(tokens))
+        mean = np.mean(self.units, axis=0)
+        surprise = [surprise_of(i, token, mean) for i, token in enumerate(tokens)]
+        self.surprises += surprise
+        usual = np.mean(self.surprises)
+        weight = [NOVELTY.coverage + (s / usual) ** NOVELTY.sharpness for s in surprise]
+        first = len(self.weights) + 1
+        self.weights += weight
+        u = np.arange(first, len(self.weights) + 1) * GOLDEN % 1
+        return np.array(weight) / u / np.mean(self.weights)
+
+
+def test_a_streams_worth_equals_float64_loops():
+    windows = loops.encoded_clip(2, windows=6, scattered=True)
+    expected = Expected.nothing(jax.tree.map(lambda x: x[0], windows))
+    sound, picture, before = Modality(), Modality(), None
+    for number in range(6):
+        window = jax.tree.map(lambda x, at=number: x[at], windows)
+        expected, heard, seen = come(expected, window)
+        mask = window.audio.token_mask
+        worth = sound.worth(window.audio.tokens[mask], lambda _, x, mean: 1 - loops.cosine(x, mean))
+        np.testing.assert_allclose(np.asarray(heard.worth)[0][mask], worth, rtol=3e-3)
+        assert not np.any(np.asarray(heard.worth)[0][~mask])
+
+        places, known = [], []
+        for grid, own in zip(window.video, window.video_mask, strict=True):
+            for place in np.flatnonzero(own):
+                places.append(grid[place])
+                others = [unit(grid[own]).mean(0)]
+                if before is not None and before[1][place]:
+                    others.append(before[0][place])
+                known.append(others)
+            if own.any():
+                before = grid, own
+
+        def least(i, token, mean, known=known):
+            return min(1 - loops.cosine(token, other) for other in [mean, *known[i]])
+
+        worth = picture.worth(np.array(places), least)
+        found = np.asarray(seen.worth)[0][window.video_mask]
+        np.testing.assert_allclose(found, worth, rtol=3e-3)
+
+
+def test_what_was_new_long_ago_is_worth_more_than_what_is_usual():
+    """A still picture but for one window: its new tokens are worth many times the others."""
+    clip = loops.encoded_clip(3, windows=12, holes=False)
+    rng = np.random.default_rng(0)
+    video = np.tile(clip.video[:1, :1], (12, 2, 1, 1))
+    video = video + 0.1 * rng.standard_normal(video.shape)
+    video[6, 1, :4] = 3 * rng.standard_normal(video[6, 1, :4].shape)
+    clip = clip.replace(video=video.astype(np.float32))
+    expected, worth = Expected.nothing(jax.tree.map(lambda x: x[0], clip)), []
+    for number in range(12):
+        expected, _, seen = come(expected, jax.tree.map(lambda x, at=number: x[at], clip))
+        worth.append(np.asarray(seen.weight / seen.usual)[0])
+    assert worth[6][1, :4].min() > 10 and np.median(worth[6:]) < 0.5
+
+
+def test_the_usual_is_that_of_the_last_two_minutes():
+    """After a change for good, what is new becomes usual."""
+    clip = loops.encoded_clip(3, windows=2, holes=False)
+    first, second = (jax.tree.map(lambda x, at=at: x[at], clip) for at in (0, 1))
+    expected = Expected.nothing(first)
+    for _ in range(RECENT):
+        expected, *_ = come(expected, first)
+    assert int(expected.picture.tokens) == RECENT * first.video_mask.size
+    away = unit(expected.picture.direction) @ unit(total(second))
+    for _ in range(RECENT):
+        expected, *_ = come(expected, second)
+    assert unit(expected.picture.direction) @ unit(total(second)) > away
+    assert int(expected.picture.tokens) == RECENT * first.video_mask.size
+
+
+def total(window):
+    return unit(window.video[window.video_mask]).sum(0)
+
+
+def test_a_sample_is_spread_evenly():
+    mask = jnp.ones((8, 50), bool)
+    for share in (0.15, 0.25, 0.45):
+        kept = np.asarray(spread(mask, np.uint32(7))).ravel() <= share
+        gaps = np.diff(np.flatnonzero(kept))
+        assert len(set(gaps)) <= 3  # the three gap theorem
+        assert gaps.max() <= 2.7 / share
+        halves = kept[:200].sum(), kept[200:].sum()
+        assert abs(halves[0] - halves[1]) <= 2
+    # Where a token lies among those that exist counts, not in which slot.
+    scattered = np.random.default_rng(0).random((8, 50)) < 0.5
+    dense = np.asarray(spread(np.ones(scattered.sum(), bool), np.uint32(0)))
+    np.testing.assert_array_equal(np.asarray(spread(scattered, np.uint32(0)))[scattered], dense)

@@ -43,7 +43,14 @@ def test_rows_are_those_of_transformers(params, thinker, clip, whole):
     assert whole.window.tolist() == np.repeat(range(3), sizes).tolist()
 
 
-@pytest.mark.parametrize("method", [RandomTokens(), FastV(after=14), Seats(keep=0.3)])
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(RandomTokens(), marks=pytest.mark.slow),
+        FastV(after=14),
+        pytest.param(Seats(keep=0.3), marks=pytest.mark.slow),
+    ],
+)
 def test_only_what_a_layer_reads_is_attended_to(params, clip, whole, method):
     found = attended(params, clip, QUESTION, method)
     np.testing.assert_allclose(np.nansum(found.media, 1) + found.text, 1, atol=1e-5)

@@ -135,6 +135,7 @@ def test_cudnn_takes_batches_of_batches(mask_axes, monkeypatch):
     assert shapes[-1] == ((outer * inner, queries, 4, 8), (outer * inner, 1, queries, keys))
 
 
+@pytest.mark.slow
 def test_every_program_takes_the_kernels_of_the_weights_device(
     params, random_windows, monkeypatch, cache_folder
 ):

@@ -138,6 +138,7 @@ def test_an_answer_is_forgotten_unless_kept(params, random_windows):
         assert np.array_equal(getattr(plain.past, name), getattr(asked.past, name)), name
 
 
+@pytest.mark.slow
 def test_kept_turns_read_like_one_conversation(params, random_windows, first_logits):
     """Against one prefill of the whole conversation, spelled out by hand."""
     windows = random_windows([2, 2, 2], [200, 200, 200])
@@ -204,7 +205,7 @@ def test_kept_turns_read_like_one_conversation(params, random_windows, first_log
     assert third.token_ids[0] == int(jnp.argmax(logits))
 
 
-@pytest.mark.parametrize("memory", ["recent", "fading"])
+@pytest.mark.parametrize("memory", [pytest.param("recent", marks=pytest.mark.slow), "fading"])
 def test_a_full_cache_forgets_and_goes_on(params, random_windows, memory, first_logits):
     """Nothing differs until the first eviction; after it, length and positions stay in bounds."""
     windows = each(random_windows([2] * 6, [200] * 6))
@@ -256,6 +257,7 @@ def test_after_eviction_it_reads_as_if_begun_later(params, random_windows):
     ).all()
 
 
+@pytest.mark.slow
 def test_positions_run_out_before_slots_do(params, random_windows):
     short = dataclasses.replace(params.config.text, max_positions=1200)
     params = dataclasses.replace(params, config=dataclasses.replace(params.config, text=short))

@@ -23,6 +23,7 @@ def clip():
     return NoiseClip(Bench("tiny", windows=1))
 
 
+@pytest.mark.slow
 def test_a_prefill_with_and_without_the_encoders_is_the_same(clip):
     prefill = clip.prefill(KEEP_45)
     given, whole = prefill(clip.encoded), prefill()

@@ -388,6 +388,7 @@ def test_no_dtype_for_weights(released_folder, converted, tmp_path, dtype):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_warnings_as_errors(released_folder, tmp_path):
     """No warning comes up on the way, so none can pass for damage."""
     script = (

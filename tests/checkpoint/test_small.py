@@ -99,6 +99,7 @@ def test_a_cache_that_is_gone_heals(cached, rest):
     assert not damaged_files(cached)
 
 
+@pytest.mark.slow
 def test_two_processes_heal_one_cache(cached):
     flip(
         max(cached.glob("weights/state/ocdbt.process_*/d/*"), key=lambda file: file.stat().st_size)

@@ -119,6 +119,7 @@ def test_a_file_in_the_way(target):
     assert target.with_name("model.unfinished").read_text() == "precious"
 
 
+@pytest.mark.slow
 def test_two_conversions_to_one_target(released_folder, target, tmp_path):
     """The first wins, the second says why it does not; nothing is lost."""
     signs = tmp_path / "signs"

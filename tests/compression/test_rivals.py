@@ -324,6 +324,7 @@ def test_methods_that_need_the_whole_clip_say_so(method):
         method.begin(jax.tree.map(lambda x: x[0], clip(0)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "all"])
 def test_the_memory_of_128_windows(name):
     """Next to its input and output no method needs half the size of the video."""

@@ -74,7 +74,14 @@ def test_counts_of_another_method_are_refused():
 
 
 @pytest.mark.parametrize(
-    "method", [OmniZipConfig(), AllTokens(), FastV(), FastV(keep=0.6), Seats(keep=0.3)]
+    "method",
+    [
+        OmniZipConfig(),
+        pytest.param(AllTokens(), marks=pytest.mark.slow),
+        pytest.param(FastV(), marks=pytest.mark.slow),
+        FastV(keep=0.6),
+        Seats(keep=0.3),
+    ],
 )
 def test_the_cache_holds_what_is_counted(params, random_windows, monkeypatch, method):
     filled: list[Any] = []

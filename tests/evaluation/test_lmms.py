@@ -179,6 +179,7 @@ def test_replies_are_those_of_generate(make, questions, small, lmms_eval, monkey
     assert said["total_gen_tokens"] == sum(reply.token_counts.output_tokens for reply in replies)
 
 
+@pytest.mark.slow
 def test_clips_as_streams(make, questions, caplog):
     docs = docs_of(questions[:2])
     whole = make(docs, method="all")

@@ -182,6 +182,7 @@ def test_a_method_with_stages(small, questions, tmp_path, monkeypatch):
     assert row["cost"]["by_layer"] < row["cost"]["kept"] == 1
 
 
+@pytest.mark.slow
 def test_the_testbed_answers_the_same(small, questions):
     """To the question, hits and misses: its programs read whole blocks of clips at once."""
     methods = {"all": AllTokens(), "omnizip": OmniZipConfig(keep=0.2), "fastv": FastV(keep=0.3)}

@@ -193,7 +193,16 @@ def run(weights, prompt, stages, sizes, windows=None):
     return logits, made.tolist(), left, cache, after.cache
 
 
-@pytest.mark.parametrize("shares", [{1: 0.5}, {2: 0.5}, {4: 0.2}, {2: 0.6, 3: 0.3}, {3: 0.0}])
+@pytest.mark.parametrize(
+    "shares",
+    [
+        {1: 0.5},
+        pytest.param({2: 0.5}, marks=pytest.mark.slow),
+        pytest.param({4: 0.2}, marks=pytest.mark.slow),
+        {2: 0.6, 3: 0.3},
+        {3: 0.0},
+    ],
+)
 def test_fastv(model, weights, prompt, shares):
     stages = tuple(Attended(after, media=share) for after, share in shares.items())
     text, media, sizes = int((KIND == TEXT).sum()), int((KIND != TEXT).sum()), []

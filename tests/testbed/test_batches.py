@@ -204,6 +204,7 @@ def test_fewer_tokens_keep_their_places_and_labels(params, all_sound):
         assert set(np.flatnonzero(sound)) <= set(places)
 
 
+@pytest.mark.slow
 def test_the_training_reads_a_clip_as_generate_does(params):
     """The same first token, from the same clip and question, on both ways."""
     weights = params.weights

@@ -84,6 +84,7 @@ def test_a_file_goes_on_behind_its_last_whole_line(tmp_path):
             resume(file, {"split": "test"})
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_was(small, tmp_path, monkeypatch):
     monkeypatch.setattr(remember, "SHARES", (0.25,))
 

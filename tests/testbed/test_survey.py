@@ -18,6 +18,7 @@ def test_a_plot_is_that_of_the_clip(name):
     assert questions == quiz(0, "test", name)[1] != survey.plot(0, "validation")[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SURVEYS)
 def test_every_clip_can_be_asked_about(name):
     survey = SURVEYS[name]

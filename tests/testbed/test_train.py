@@ -44,7 +44,7 @@ def _dialogues(config: ModelConfig, slots: int, count: int) -> DecoderBatch:
     )
 
 
-@pytest.mark.parametrize("slots", [20, 700])
+@pytest.mark.parametrize("slots", [20, pytest.param(700, marks=pytest.mark.slow)])
 def test_the_training_runs_the_librarys_decoder(slots):
     """Every dialogue is read as if it alone followed the clip without its padding."""
     config = ModelConfig.from_dict(small_config(small_tokenizer()))

@@ -33,7 +33,6 @@ from benchmarks.clip import FULL, KEEP_35, KEEP_45
 from benchmarks.stream import CAPACITY
 from omnizip_jax import stream
 from omnizip_jax.compression import OmniZipConfig
-from omnizip_jax.compression.novelty import Expected
 from omnizip_jax.context import Past, Reading
 from omnizip_jax.decode import DECODE_BLOCK, Generation, Sampling, generate_tokens
 from omnizip_jax.entry import append_text
@@ -48,7 +47,7 @@ from omnizip_jax.layout import (
     token_counts,
 )
 from omnizip_jax.models.kernels import Kernels
-from omnizip_jax.models.qwen2_5_omni.encoders import encode_window, encode_windows, weights_dtype
+from omnizip_jax.models.qwen2_5_omni.encoders import encode_windows, weights_dtype
 from omnizip_jax.models.qwen2_5_omni.parameters import abstract_params
 from omnizip_jax.models.text import KVCache
 from omnizip_jax.prompt import Medium
@@ -290,13 +289,11 @@ def _streaming(target: Target, weights: Any, clip: Any, config: Any) -> Iterator
     reading = Reading(config, method, config.spec, Medium(True, True), target.kernels)
     window = target.abstract(jax.tree.map(lambda x: x[0], clip))
 
-    def begin(weights: Any, window: Window) -> tuple[KVCache, Past]:
-        encoded = encode_window(weights, window, config, target.kernels)
-        known = method.begin(encoded), Expected.nothing(encoded)
-        past = Past.nothing(CAPACITY, jax.random.key(0), *known)
+    def begin(weights: Any) -> tuple[KVCache, Past]:
+        past = Past.nothing(CAPACITY, jax.random.key(0), *stream.first_plan(weights, reading))
         return KVCache.empty(config.text, CAPACITY, weights_dtype(weights)), past
 
-    cache, past = target.abstract(jax.eval_shape(begin, weights, window))
+    cache, past = target.abstract(jax.eval_shape(begin, weights))
     yield target.compile(
         "a streamed window",
         weights,

@@ -14,7 +14,6 @@ from typing import Any
 
 from omnizip_jax.evaluation.tables import NOTHING, difference, share, table
 from omnizip_jax.testbed.rows import FULL, method_of, row_name
-from omnizip_jax.testbed.survey import SURVEYS
 from omnizip_jax.testbed.tables import (
     LEADING,
     Rows,
@@ -67,10 +66,6 @@ def tables(summary: Mapping[str, Summary]) -> dict[str, str]:
         "rivals": rivals_table(summary),
         "parts of surprise": parts_table(summary, "surprise"),
         "parts of omnizip": parts_table(summary, "omnizip"),
-        **{
-            f"{name} clips": short_table({name: of}, SURVEYS[name].shares)
-            for name, of in summary.items()
-        },
     }
 
 

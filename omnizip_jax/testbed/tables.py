@@ -255,7 +255,9 @@ def whole_tables(summary: Mapping[str, Summary]) -> str:
         name, rows = difficulty.capitalize(), of["rows"]
         parts += [
             f"## {name} clips",
-            f"{of['clips']} clips, {of['questions']} questions about each.",
+            f"{of['clips']} clips, {of['questions']} questions about each. Right answers:",
+            short_table({difficulty: of}, SURVEYS[difficulty].shares),
+            "In full, with costs and paired differences:",
             accuracy_table(rows),
         ]
         if "lengths" in rows[FULL]:

@@ -9,6 +9,7 @@ from tests.compression.clips import random_clip
 from tests.compression.oracle import half_even
 
 HEADS, SIZE = 2, 8
+GOLDEN = (5**0.5 - 1) / 2
 
 
 def encoded_clip(seed: int, *, scattered: bool = False, vision: bool = False, **shape):
@@ -43,6 +44,16 @@ def encoded_clip(seed: int, *, scattered: bool = False, vision: bool = False, **
         if vision
         else None,
     )
+
+
+def eventful(windows: int = 40, at: int = 20):
+    """A still picture under a steady sound, but for one window that shows something else."""
+    clip = encoded_clip(3, windows=windows, holes=False)
+    rng = np.random.default_rng(0)
+    video = np.tile(clip.video[:1, :1], (windows, 2, 1, 1))
+    video = video + 0.1 * rng.standard_normal(video.shape)
+    video[at, :, :4] = 3 * rng.standard_normal(video[at, :, :4].shape)
+    return clip.replace(video=video.astype(np.float32))
 
 
 def blank(windows: EncodedWindow) -> EncodedWindow:
@@ -109,9 +120,14 @@ def line(keep, windows, anchors=0):
     return int(kept), int(total - kept)
 
 
+def unit(x):
+    """Vectors of length 1, the same way."""
+    x = np.float64(x)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
 def cosine(a, b):
-    a, b = np.float64(a), np.float64(b)
-    return a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
+    return unit(a) @ unit(b)
 
 
 def grids_in_order(windows):

@@ -12,28 +12,22 @@ from tests.compression.test_baselines import stream
 
 KEY = jax.random.key(0)
 select = jax.jit(lambda method, windows: method.select(windows, KEY), static_argnums=0)
-GOLDEN = (5**0.5 - 1) / 2
-
-
-def unit(x):
-    x = np.float64(x)
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 def sequence(mask):
     """``frac(i * golden)`` for the i-th valid token, from 1."""
     u = np.ones(mask.shape)
-    u[mask] = np.arange(1, mask.sum() + 1) * GOLDEN % 1
+    u[mask] = np.arange(1, mask.sum() + 1) * loops.GOLDEN % 1
     return u
 
 
 def surprises(windows):
     """The least ``1 - cos`` to the clip's mean, the grid's, and the same place before."""
     mask = windows.video_mask
-    clip = unit(windows.video[mask]).mean(0)
+    clip = loops.unit(windows.video[mask]).mean(0)
     out, before = np.zeros(mask.shape), None
     for grid in loops.grids_in_order(windows):
-        mean = unit(windows.video[grid][mask[grid]]).mean(0)
+        mean = loops.unit(windows.video[grid][mask[grid]]).mean(0)
         for place in np.flatnonzero(mask[grid]):
             token = windows.video[grid][place]
             known = [clip, mean]
@@ -48,7 +42,7 @@ def sound_weights(method, windows):
     """The same for the sound: by ``1 - cos`` to the mean of the clip."""
     mask = windows.audio.token_mask
     tokens = windows.audio.tokens[mask]
-    mean = unit(tokens).mean(0)
+    mean = loops.unit(tokens).mean(0)
     surprise = np.zeros(mask.shape)
     surprise[mask] = [1 - loops.cosine(token, mean) for token in tokens]
     return method.coverage + (surprise / surprise[mask].mean()) ** method.sharpness
@@ -78,18 +72,8 @@ def test_equals_float64_loops(seed, settings):
     )
 
 
-def eventful(windows=40, at=20):
-    """A still picture under a steady sound, but for one window that shows something else."""
-    clip = loops.encoded_clip(3, windows=windows, holes=False)
-    rng = np.random.default_rng(0)
-    video = np.tile(clip.video[:1, :1], (windows, 2, 1, 1))
-    video = video + 0.1 * rng.standard_normal(video.shape)
-    video[at, :, :4] = 3 * rng.standard_normal(video[at, :, :4].shape)
-    return clip.replace(video=video.astype(np.float32))
-
-
 def test_what_is_new_stays():
-    windows, at = eventful(), 20
+    windows, at = loops.eventful(), 20
     for chosen in (select(Surprise(keep=0.15), windows), stream(Surprise(keep=0.15), windows)):
         keep = np.asarray(chosen.video_keep)
         assert keep[at, :, :4].all()
@@ -117,7 +101,7 @@ def test_a_stream_holds_its_shares(seed, keep):
 
 
 def test_a_stream_chooses_as_a_clip_once_it_knows_what_is_usual():
-    windows = eventful(60, 50)
+    windows = loops.eventful(60, 50)
     whole, lived = select(Surprise(keep=0.3), windows), stream(Surprise(keep=0.3), windows)
     late = slice(40, 60)
     same = np.asarray(whole.video_keep)[late] == lived.video_keep[late]

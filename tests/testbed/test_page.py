@@ -60,7 +60,6 @@ def test_tables_of_what_is_compared(summary):
         "| causal | -10.0 | - |",  # of one clip of ten the interval has nothing in it
     ]
     assert made["parts of surprise"].splitlines()[2:] == []
-    assert "| omnizip | - | - | 60.0% | - |" in made["easy clips"]
 
 
 def test_a_page_is_filled_again(summary, tmp_path):

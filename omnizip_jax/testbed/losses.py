@@ -213,12 +213,15 @@ def _attend_clip_and_self(q, k, v, clip_k, clip_v, count):
 
 
 def decoder_loss(
-    params: Any, batch: DecoderBatch, config: ModelConfig, auxiliary: float
+    params: Any, batch: DecoderBatch, config: ModelConfig, auxiliary: Float[Array, ""]
 ) -> tuple[Float[Array, ""], Metrics]:
     """Cross entropy of the answers, and what helps to learn them.
 
     Auxiliary heads name what is in the media's hidden states; a head that is told where to look
     loses what it looks at elsewhere.
+
+    Args:
+        auxiliary: weight of the auxiliary heads' loss.
     """
     read = read_dialogues(params, batch, config)
     logits = read.logits[:, :, :-1]
@@ -227,18 +230,17 @@ def decoder_loss(
     loss = jnp.sum(losses * learned) / learned.sum()
     right, begins = first_answers(logits, batch)
     metrics = {"answers": jnp.sum(right * begins) / begins.sum()}
-    if auxiliary:
-        told = begins & jnp.any(batch.tells, -1)[..., None]
-        count = jnp.maximum(told.sum(), 1)
-        looked = read.looked[:, :, :-1, LOOKING_HEAD, jnp.array(LOOKING_LAYERS) - 1]
-        loss -= LOOKING * jnp.sum(jnp.log(looked + 1e-6).mean(-1) * told) / count
-        metrics["looked"] = jnp.sum(looked.mean(-1) * told) / count
-        for layer, names in AUXILIARY.items():
-            for name in names:
-                head, labels = params["heads"][f"layer{layer}"][name], batch.labels[name]
-                extra, found = label_loss(head, read.states[layer - 1], labels)
-                loss += auxiliary / len(TARGETS) * extra
-                metrics[f"{name}{layer}"] = found
+    told = begins & jnp.any(batch.tells, -1)[..., None]
+    count = jnp.maximum(told.sum(), 1)
+    looked = read.looked[:, :, :-1, LOOKING_HEAD, jnp.array(LOOKING_LAYERS) - 1]
+    loss -= LOOKING * jnp.sum(jnp.log(looked + 1e-6).mean(-1) * told) / count
+    metrics["looked"] = jnp.sum(looked.mean(-1) * told) / count
+    for layer, names in AUXILIARY.items():
+        for name in names:
+            head, labels = params["heads"][f"layer{layer}"][name], batch.labels[name]
+            extra, found = label_loss(head, read.states[layer - 1], labels)
+            loss += auxiliary / len(TARGETS) * extra
+            metrics[f"{name}{layer}"] = found
     return loss, metrics
 
 

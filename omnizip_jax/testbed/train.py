@@ -16,7 +16,7 @@ import functools
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import optax.contrib
+from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
 from omnizip_jax.models.kernels import Kernels
@@ -56,6 +57,7 @@ from omnizip_jax.testbed.clips import (
     render,
 )
 from omnizip_jax.testbed.losses import (
+    Metrics,
     decoder_loss,
     encoder_loss,
     first_answers,
@@ -139,19 +141,22 @@ SAVED_EVERY = 120  # seconds, at least
 ENCODED_TOGETHER = 6  # clips in a step that trains the encoders
 
 
-def make_optimiser(stage: Stage) -> optax.GradientTransformation:
-    """Muon for the matrices of the layers, Adam for the rest; rates rise briefly, fall by a cosine.
+def learning_rate(stage: Stage) -> optax.Schedule:
+    """Muon's, of a step: rises briefly, falls by a cosine."""
+    warmup = min(50, stage.steps // 10 + 1)
+    return optax.warmup_cosine_decay_schedule(
+        0.0, stage.rate, warmup, stage.steps, 0.02 * stage.rate
+    )
+
+
+def optimiser(rate: float | Float[Array, ""]) -> optax.GradientTransformation:
+    """Muon for the matrices of the layers, Adam for the rest.
 
     Adam alone needs about three times as many steps before the shapes are seen.
     """
-    warmup = min(50, stage.steps // 10 + 1)
-    rate, adam_rate = (
-        optax.warmup_cosine_decay_schedule(0.0, peak, warmup, stage.steps, 0.02 * peak)
-        for peak in (stage.rate, 0.2 * stage.rate)
-    )
     muon = optax.contrib.muon(
         rate,
-        adam_learning_rate=adam_rate,
+        adam_learning_rate=0.2 * rate,
         adam_b2=0.99,
         muon_weight_dimension_numbers=_matrices,
         consistent_rms=0.2,
@@ -176,30 +181,38 @@ def _matrices(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(of, params)
 
 
-def make_step(stage: Stage, config: ModelConfig) -> Callable[..., Any]:
-    """One jitted step of a stage: parameters and optimiser's state in, and out with metrics."""
-    optimiser = make_optimiser(stage)
+@functools.partial(jax.jit, static_argnames=("trains", "config"))
+def train_step(
+    params: Any,
+    state: Any,
+    batch: EncoderBatch | DecoderBatch,
+    rate: Float[Array, ""],
+    auxiliary: Float[Array, ""],
+    *,
+    trains: tuple[str, ...],
+    config: ModelConfig,
+) -> tuple[Any, Any, Metrics]:
+    """Parameters and optimiser's state after a batch, and its metrics.
 
-    @jax.jit
-    def step(params, state, batch):
-        trained = {part: params[part] for part in stage.trains}
+    What differs between stages is an argument: those that read batches of one shape share a
+    program.
+    """
+    trained = {part: params[part] for part in trains}
 
-        def loss(trained):
-            whole = params | trained
-            if isinstance(batch, EncoderBatch):
-                return encoder_loss(whole, batch, config)
-            return decoder_loss(whole, batch, config, stage.auxiliary)
+    def loss(trained):
+        whole = params | trained
+        if isinstance(batch, EncoderBatch):
+            return encoder_loss(whole, batch, config)
+        return decoder_loss(whole, batch, config, auxiliary)
 
-        (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(trained)
-        updates, state = optimiser.update(gradient, state, trained)
-        return params | optax.apply_updates(trained, updates), state, {"loss": value, **metrics}
-
-    return step
+    (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(trained)
+    updates, state = optimiser(rate).update(gradient, state, trained)
+    return params | optax.apply_updates(trained, updates), state, {"loss": value, **metrics}
 
 
 def begin(stage: Stage, params: Any) -> Any:
     """The optimiser's state before the first step of a stage."""
-    return make_optimiser(stage).init({part: params[part] for part in stage.trains})
+    return optimiser(0.0).init({part: params[part] for part in stage.trains})
 
 
 def encoder_batch(seed: int, step: int, size: int) -> EncoderBatch:
@@ -326,7 +339,7 @@ def train(
     seed: int = 0,
     bank_clips: int = 450,
     validation_clips: int = 12,
-    every: int = 100,
+    every: int = 200,
 ) -> None:
     """Run the curriculum; goes on where an earlier run in the same folder stopped.
 
@@ -393,7 +406,7 @@ def run_stage(
 
     Yields the means of every few steps, and in between, every few minutes, none.
     """
-    step = make_step(stage, config)
+    rate = learning_rate(stage)
     params, state, recent = progress.params, progress.optimiser, []
     began = saved = time.time()
     shares = np.array([lesson.share for lesson in stage.lessons])
@@ -404,7 +417,15 @@ def run_stage(
             random = np.random.default_rng([seed, progress.stage, index])
             lesson = stage.lessons[random.choice(len(shares), p=shares / shares.sum())]
             batch = lessons.draw(random, lesson)
-        params, state, metrics = step(params, state, batch)
+        params, state, metrics = train_step(
+            params,
+            state,
+            batch,
+            jnp.asarray(rate(index)),
+            jnp.asarray(stage.auxiliary),
+            trains=stage.trains,
+            config=config,
+        )
         recent.append(metrics)
         if (index + 1) % every == 0 or index + 1 == stage.steps:
             means = {key: round(float(np.mean([m[key] for m in recent])), 4) for key in recent[0]}

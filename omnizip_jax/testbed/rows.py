@@ -139,7 +139,6 @@ MIXTURES: dict[str, Make] = {
 
 # Where clips are long: what takes minutes there, and what nobody streams.
 NOT_LONG = (
-    "seats",
     "fastv",
     "sound of another clip",
     "picture of another clip",

@@ -65,11 +65,14 @@ def test_a_streams_worth_equals_float64_loops():
 
 
 def test_what_was_new_long_ago_is_worth_more_than_what_is_usual():
+    """The new tokens of a window are worth many times the others."""
     clip = loops.eventful(windows=12, at=6)
     expected, worth = Expected.nothing(jax.tree.map(lambda x: x[0], clip)), []
     for number in range(12):
         expected, _, seen = come(expected, jax.tree.map(lambda x, at=number: x[at], clip))
         worth.append(np.asarray(seen.weight / seen.usual)[0])
+    assert worth[6][0, :4].min() > 10 and np.median(worth[6:]) < 0.5
+    # The second grid of that window shows something else again, but the first one was new, too.
     assert worth[6][:, :4].min() > 50 * np.median(worth[6:])
 
 

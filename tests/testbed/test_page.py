@@ -14,7 +14,7 @@ from omnizip_jax.testbed.model import small_config, small_tokenizer
 from omnizip_jax.testbed.questions import FAMILIES
 from omnizip_jax.testbed.results import Measurement
 from omnizip_jax.testbed.rows import FULL
-from omnizip_jax.testbed.tables import Summary, summarise
+from omnizip_jax.testbed.tables import Summary, summarise, whole_tables
 
 METHODS = {
     FULL: AllTokens(),
@@ -60,6 +60,7 @@ def test_tables_of_what_is_compared(summary):
         "| causal | -10.0 | - |",  # of one clip of ten the interval has nothing in it
     ]
     assert made["parts of surprise"].splitlines()[2:] == []
+    assert "| omnizip | - | - | 60.0% | - |" in whole_tables(summary)
 
 
 def test_a_page_is_filled_again(summary, tmp_path):

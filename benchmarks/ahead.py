@@ -31,12 +31,14 @@ from rich.table import Table
 from benchmarks import presets
 from benchmarks.clip import FULL, KEEP_35, KEEP_45
 from benchmarks.stream import CAPACITY
-from omnizip_jax import stream
 from omnizip_jax.compression import OmniZipConfig
-from omnizip_jax.context import Past, Reading
-from omnizip_jax.decode import DECODE_BLOCK, Generation, Sampling, generate_tokens
-from omnizip_jax.entry import append_text
-from omnizip_jax.layout import (
+from omnizip_jax.inference import streaming as stream
+from omnizip_jax.inference.chat_template import Modalities
+from omnizip_jax.inference.context import PrefillConfig, StreamState
+from omnizip_jax.inference.decode import DECODE_BLOCK, DecodeState, SamplingArrays, generate_tokens
+from omnizip_jax.inference.kv_cache import _forget
+from omnizip_jax.inference.prefill import append_text, read_clip, read_size
+from omnizip_jax.inference.sequence import (
     ENCODE_BLOCK,
     TEXT_BLOCK,
     bucket,
@@ -46,13 +48,10 @@ from omnizip_jax.layout import (
     padded_text,
     token_counts,
 )
-from omnizip_jax.models.kernels import Kernels
+from omnizip_jax.models.backend import Backend
+from omnizip_jax.models.decoder import KVCache
 from omnizip_jax.models.qwen2_5_omni.encoders import encode_windows, weights_dtype
 from omnizip_jax.models.qwen2_5_omni.parameters import abstract_params
-from omnizip_jax.models.text import KVCache
-from omnizip_jax.prompt import Medium
-from omnizip_jax.reader import read_clip, read_size
-from omnizip_jax.room import _forget
 from omnizip_jax.types import EncodedClip, Window
 
 ROOM = 64  # tokens of an answer
@@ -128,7 +127,7 @@ class Target:
 
     def __init__(self, device: Any, platform: str) -> None:
         self.sharding, self.platform = jax.sharding.SingleDeviceSharding(device), platform
-        self.kernels = Kernels.of(self.abstract(jnp.zeros(())))
+        self.backend = Backend.of(self.abstract(jnp.zeros(())))
 
     def abstract(self, tree: Any) -> Any:
         """Shapes of arrays on the device."""
@@ -205,7 +204,7 @@ def h200() -> Target:
 
 def programs(target: Target, preset: str, count: int) -> Iterator[Compiled]:
     """Those of ``generate`` on a clip of ``count`` windows, then those of a stream."""
-    config, kernels = presets.PRESETS[preset].model, target.kernels
+    config, backend = presets.PRESETS[preset].model, target.backend
     weights = target.abstract(abstract_params(config, jnp.dtype(jnp.bfloat16)))
     windows = presets.random_windows(1, config)
 
@@ -219,87 +218,98 @@ def programs(target: Target, preset: str, count: int) -> Iterator[Compiled]:
         encode_windows,
         *(weights, block),
         config=config,
-        kernels=kernels,
+        backend=backend,
     )
 
-    encoded = encode_windows.eval_shape(weights, block, config=config, kernels=kernels)
+    encoded = encode_windows.eval_shape(weights, block, config=config, backend=backend)
     padded = padded_length(count)
     encoded = jax.tree.map(lambda x: jax.ShapeDtypeStruct((padded, *x.shape[1:]), x.dtype), encoded)
-    generation = None
+    decode_state = None
     for name, method in (("all", FULL), ("45 %", KEEP_45), ("35 %", KEEP_35)):
-        reading = Reading(config, method, config.spec, Medium(True, True), kernels)
-        program, found = _first_token(target, name, weights, reading, encoded, clip(count))
-        generation = found if generation is None else generation
+        prefill_config = PrefillConfig(config, method, config.spec, Modalities(True, True), backend)
+        program, found = _first_token(target, name, weights, prefill_config, encoded, clip(count))
+        decode_state = found if decode_state is None else decode_state
         yield program
-    yield _decoding(target, weights, generation, config)
+    yield _decoding(target, weights, decode_state, config)
     yield from _streaming(target, weights, clip(1), config)
 
 
 def _first_token(
-    target: Target, name: str, weights: Any, reading: Reading, encoded: Any, windows: Window
+    target: Target,
+    name: str,
+    weights: Any,
+    prefill_config: PrefillConfig,
+    encoded: Any,
+    windows: Window,
 ) -> tuple[Compiled, Any]:
     """A clip that is read, then a question to it; and the generation that then begins."""
-    config, prompt = reading.config, presets.random_prompt(reading.config)
+    config, prompt = prefill_config.config, presets.random_prompt(prefill_config.config)
     counts = token_counts(windows, config)
-    prefix = padded_text(prompt.prefix[: -len(reading.markers)])
+    prefix = padded_text(prompt.prefix[: -len(prefill_config.markers)])
     layout = pad_windows(geometry(windows), len(encoded.video_mask))
-    capacity = read_size(*counts, len(prompt.prefix), reading.method)
+    capacity = read_size(*counts, len(prompt.prefix), prefill_config.method)
     key = jax.random.key(0)
     arguments = target.abstract(
         (
             weights,
             None,
-            jax.eval_shape(lambda: Past.nothing(0, key)),
+            jax.eval_shape(lambda: StreamState.initial(0, key)),
             prefix,
             EncodedClip(encoded, layout, prefix.count),
         )
     )
-    static: dict[str, Any] = {"reading": reading, "capacity": capacity}
+    static: dict[str, Any] = {"prefill_config": prefill_config, "capacity": capacity}
     clip = target.compile("", weights, read_clip, *arguments, **static)
-    cache, past, _ = read_clip.eval_shape(*arguments, **static)
+    cache, state, _ = read_clip.eval_shape(*arguments, **static)
 
     tokens, offsets, count = padded_text(prompt.suffix, prompt.suffix_positions)
-    filled = reading.method.bound(*counts) + len(prompt.prefix)
-    capacity = max(capacity, bucket(filled + len(tokens) + ROOM))
+    used_slots = prefill_config.method.bound(*counts) + len(prompt.prefix)
+    capacity = max(capacity, bucket(used_slots + len(tokens) + ROOM))
     dtype = cache.keys.dtype
     cache = jax.eval_shape(lambda: KVCache.empty(config.text, capacity, dtype))
     asked = target.abstract((weights, cache, tokens, offsets, count))
-    static = {"config": config, "kernels": reading.kernels}
+    static = {"config": config, "backend": prefill_config.backend}
     question = target.compile("", weights, append_text, *asked, **static)
     cache, logits = append_text.eval_shape(*asked, **static)
-    generation = Generation(cache, logits, past.after, past.key, past.in_video)
-    return in_turn(f"first token, {name}", clip, question), generation
+    decode_state = DecodeState(cache, logits, state.after, state.key, state.in_video)
+    return in_turn(f"first token, {name}", clip, question), decode_state
 
 
-def _decoding(target: Target, weights: Any, generation: Any, config: Any) -> Compiled:
+def _decoding(target: Target, weights: Any, decode_state: Any, config: Any) -> Compiled:
     return target.compile(
         f"{DECODE_BLOCK} tokens, after all",
         weights,
         generate_tokens,
-        *target.abstract((weights["text"], generation, Sampling.of(0.0, 1.0), jnp.int32(1))),
+        *target.abstract(
+            (weights["text"], decode_state, SamplingArrays.of(0.0, 1.0), jnp.int32(1))
+        ),
         config=config.text,
         steps=DECODE_BLOCK,
         end_tokens=(),
-        kernels=target.kernels,
+        backend=target.backend,
     )
 
 
 def _streaming(target: Target, weights: Any, clip: Any, config: Any) -> Iterator[Compiled]:
     method = OmniZipConfig()
-    reading = Reading(config, method, config.spec, Medium(True, True), target.kernels)
+    prefill_config = PrefillConfig(
+        config, method, config.spec, Modalities(True, True), target.backend
+    )
     window = target.abstract(jax.tree.map(lambda x: x[0], clip))
 
-    def begin(weights: Any) -> tuple[KVCache, Past]:
-        past = Past.nothing(CAPACITY, jax.random.key(0), *stream.first_plan(weights, reading))
-        return KVCache.empty(config.text, CAPACITY, weights_dtype(weights)), past
+    def begin(weights: Any) -> tuple[KVCache, StreamState]:
+        state = StreamState.initial(
+            CAPACITY, jax.random.key(0), *stream.first_plan(weights, prefill_config)
+        )
+        return KVCache.empty(config.text, CAPACITY, weights_dtype(weights)), state
 
-    cache, past = target.abstract(jax.eval_shape(begin, weights))
+    cache, state = target.abstract(jax.eval_shape(begin, weights))
     yield target.compile(
         "a streamed window",
         weights,
         stream._feed,
-        *(weights, cache, past, window),
-        reading=reading,
+        *(weights, cache, state, window),
+        prefill_config=prefill_config,
     )
     tokens = target.abstract(jnp.zeros(TEXT_BLOCK, jnp.int32))
     yield target.compile(
@@ -308,13 +318,13 @@ def _streaming(target: Target, weights: Any, clip: Any, config: Any) -> Iterator
         append_text,
         *(weights, cache, tokens, tokens, target.abstract(jnp.int32(1))),
         config=config,
-        kernels=target.kernels,
+        backend=target.backend,
     )
     yield target.compile(
         "forgetting",
         weights,
         _forget,
-        *(cache, past),
+        *(cache, state),
         config=config,
         memory="recent",
         low_water=CAPACITY // 2,

@@ -13,14 +13,15 @@ import jax
 from benchmarks import presets
 from benchmarks.bench import Bench
 from benchmarks.harness import program_bytes
-from omnizip_jax import entry, reader
 from omnizip_jax.compression import AllTokens, Method, OmniZipConfig
-from omnizip_jax.decode import Decoding, Generation
-from omnizip_jax.models.families import family
-from omnizip_jax.prompt import Text
-from omnizip_jax.reader import encode_clip, read_turn
-from omnizip_jax.reply import begin
-from omnizip_jax.turn import Turn
+from omnizip_jax.inference import prefill as entry
+from omnizip_jax.inference import prefill as reader
+from omnizip_jax.inference.chat_template import Text
+from omnizip_jax.inference.decode import DecodeState, SamplingParams
+from omnizip_jax.inference.generation import begin
+from omnizip_jax.inference.inputs import UserTurn
+from omnizip_jax.inference.prefill import encode_clip, read_turn
+from omnizip_jax.models.registry import family
 from omnizip_jax.types import EncodedWindow
 
 FULL = AllTokens()
@@ -42,13 +43,13 @@ class NoiseClip:
         self.prompt = presets.random_prompt(bench.config)
 
     @property
-    def turn(self) -> Turn:
+    def turn(self) -> UserTurn:
         """Clip and prompt as ``generate`` has them: start markers are the clip's."""
         prompt = self.prompt
         starts = len(family(self.config).start_markers(self.config, audio=True, video=True))
         before = Text(prompt.prefix[:-starts], prompt.prefix_positions[:-starts])
         question = Text(prompt.suffix, prompt.suffix_positions)
-        return Turn((self.clip,), (before, question), system="")
+        return UserTurn((self.clip,), (before, question), system="")
 
     def encode(self) -> EncodedWindow:
         """Both encoders, as ``generate`` runs them."""
@@ -83,14 +84,14 @@ class Prefill:
         self.tokens = int(generation.cache.length)
         self.slots = of_clip[2]["capacity"] + len(of_question[1][2])
 
-    def __call__(self, encoded: EncodedWindow | None = None) -> Generation:
+    def __call__(self, encoded: EncodedWindow | None = None) -> DecodeState:
         """From given outputs of the encoders; without, the encoders run too."""
         params, turn = self.clip.params, self.clip.turn
         given = encode_clip if encoded is None else lambda *_: encoded
         with mock.patch.object(reader, "encode_clip", given):
             context, _ = read_turn(params, turn, self.method, turn.room(self.room))
-        reply = begin(params, context, turn.question, Decoding(self.room), copy=False)
-        return jax.block_until_ready(reply.generation)
+        generation = begin(params, context, turn.question, SamplingParams(self.room), copy=False)
+        return jax.block_until_ready(generation.decode_state)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Suite ``compile``: what the first clip of a length costs, cold and from the persistent cache.
 
-Two processes, one after the other, share an empty cache folder and call ``omnizip_jax.warmup``.
+Two processes, one after the other, share an empty cache folder and call ``warmup``.
 """
 
 from __future__ import annotations

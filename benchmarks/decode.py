@@ -12,27 +12,27 @@ import numpy as np
 from benchmarks.bench import Bench
 from benchmarks.clip import FULL, KEEP_45, NoiseClip
 from benchmarks.harness import Call, Row, program_bytes
-from omnizip_jax.decode import DECODE_BLOCK, Generation, Sampling, generate_tokens
 from omnizip_jax.evaluation.operations import cache_values, decode_weights
-from omnizip_jax.models.kernels import Kernels
-from omnizip_jax.models.text import KVCache
+from omnizip_jax.inference.decode import DECODE_BLOCK, DecodeState, SamplingArrays, generate_tokens
+from omnizip_jax.models.backend import Backend
+from omnizip_jax.models.decoder import KVCache
 
 
-class Decoding:
+class SamplingParams:
     """A generation that goes on for a block of tokens with every call."""
 
-    def __init__(self, weights: Any, config: Any, generation: Generation):
-        self.weights, self.state = weights["text"], generation
-        self.sampling, self.limit = Sampling.of(0.0, 1.0), jnp.int32(DECODE_BLOCK)
+    def __init__(self, weights: Any, config: Any, decode_state: DecodeState):
+        self.weights, self.state = weights["text"], decode_state
+        self.sampling, self.limit = SamplingArrays.of(0.0, 1.0), jnp.int32(DECODE_BLOCK)
         self.program = generate_tokens.lower(
             self.weights,
-            generation,
+            decode_state,
             self.sampling,
             self.limit,
             config=config.text,
             steps=DECODE_BLOCK,
             end_tokens=(),
-            kernels=Kernels.of(self.weights),
+            backend=Backend.of(self.weights),
         ).compile()
 
     def __call__(self) -> None:
@@ -48,7 +48,7 @@ def run(bench: Bench) -> Iterator[Row]:
     room = DECODE_BLOCK * bench.most_rounds
     prefills = [clip.prefill(compression, room) for compression in (FULL, KEEP_45)]
     full, packed = (
-        Decoding(bench.weights, bench.config, prefill(clip.encoded)) for prefill in prefills
+        SamplingParams(bench.weights, bench.config, prefill(clip.encoded)) for prefill in prefills
     )
     calls: list[Call] = [full, packed]
     theirs = None
@@ -94,14 +94,14 @@ def cache_bytes(cache: KVCache) -> int:
 class TransformersDecoding:
     """transformers' decoder, one token after the other, from the same prompt."""
 
-    def __init__(self, clip: NoiseClip, generation: Generation):
+    def __init__(self, clip: NoiseClip, decode_state: DecodeState):
         from benchmarks.peers.thinker import Thinker
 
         self.thinker = Thinker(clip.weights, clip.config)
         inputs = self.thinker.inputs(clip.windows, clip.prompt)
         features = (x[: clip.count] for x in (clip.encoded.video, clip.encoded.audio.tokens))
         self.logits, self.cache = self.thinker.prefill(self.thinker.embedded(inputs, *features))
-        self.position = int(generation.position)
+        self.position = int(decode_state.position)
 
     def __call__(self) -> None:
         self.logits, self.cache = self.thinker.decode(

@@ -23,12 +23,14 @@ from rich.table import Table
 
 from benchmarks import machine
 from benchmarks.presets import PRESETS, default_dtype, random_params, random_windows
-from omnizip_jax import entry, room, stream
 from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.config import WindowSpec
-from omnizip_jax.memory import Memory
+from omnizip_jax.inference import kv_cache as room
+from omnizip_jax.inference import prefill as entry
+from omnizip_jax.inference import streaming as stream
+from omnizip_jax.inference.context import Memory
+from omnizip_jax.inference.generation import ask
 from omnizip_jax.models.params import Params
-from omnizip_jax.reply import ask
 from omnizip_jax.types import Window
 
 QUESTION = "What happens?"
@@ -96,13 +98,13 @@ def endure(
         work.append(time.process_time() - worked)
         evictions += int(state.cache.length) < length
         fills.append(state.fill)
-        position = max(position, int(state.past.time))
+        position = max(position, int(state.state.time))
         if number % ASK_EVERY == 0:
             keep = number % (2 * ASK_EVERY) == 0
             _, state = ask(params, state, QUESTION, keep=keep, max_new_tokens=8)
         if number % every == 0:
             gc.collect()
-            used = np.asarray(state.past.slots.unit)[: int(state.cache.length)]
+            used = np.asarray(state.state.slots.unit)[: int(state.cache.length)]
             yield Stretch(
                 windows=number,
                 seconds=statistics.median(seconds),

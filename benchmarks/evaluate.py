@@ -15,7 +15,7 @@ from omnizip_jax.evaluation.engine import Engine, Settings
 from omnizip_jax.evaluation.protocol import PROTOCOLS
 from omnizip_jax.evaluation.questions import Question
 from omnizip_jax.evaluation.run import evaluate
-from omnizip_jax.generate import generate
+from omnizip_jax.inference.api import generate
 from omnizip_jax.testbed.bouncing import write_clip
 
 METHOD = OmniZipConfig()

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from omnizip_jax.inference.chat_template import Prompt
 from omnizip_jax.media import Clip
 from omnizip_jax.models.config import TextConfig
 from omnizip_jax.models.params import Params
 from omnizip_jax.models.qwen2_5_omni.config import AudioConfig, ModelConfig, VisionConfig
 from omnizip_jax.models.qwen2_5_omni.parameters import abstract_params
-from omnizip_jax.prompt import Prompt
 from omnizip_jax.testbed.random_checkpoint import build_tokenizer
 from omnizip_jax.types import Window
 

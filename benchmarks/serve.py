@@ -20,21 +20,21 @@ from benchmarks.bench import Bench
 from benchmarks.clip import FULL, KEEP_45, NoiseClip, Prefill
 from benchmarks.harness import Row, Timing, alternate
 from omnizip_jax.compression import Method
-from omnizip_jax.decode import (
+from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
+from omnizip_jax.inference.decode import (
     DECODE_BLOCK,
-    Decoding,
-    Generation,
-    Sampling,
+    DecodeState,
+    SamplingArrays,
+    SamplingParams,
     generate_lanes,
     generate_tokens,
 )
-from omnizip_jax.lanes import LANES
-from omnizip_jax.models.kernels import Kernels
+from omnizip_jax.inference.generation import LANES
+from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.params import Params
-from omnizip_jax.prompt import DEFAULT_SYSTEM
-from omnizip_jax.serve.asking import Answered, Asking, about_clips, about_stream
 from omnizip_jax.serve.engine import Engine
 from omnizip_jax.serve.limits import Limits
+from omnizip_jax.serve.requests import Answered, Asking, about_clips, about_stream
 from omnizip_jax.serve.session import Expired, Session, WindowRead
 
 QUESTION = "What happens in this video, and what can be heard?"
@@ -82,15 +82,15 @@ class _Answers:
 
     def __init__(self, bench: Bench, prefill: Prefill, count: int):
         self.weights = bench.weights["text"]
-        self.states: tuple[Generation, ...] = tuple(
+        self.states: tuple[DecodeState, ...] = tuple(
             prefill(prefill.clip.encoded) for _ in range(count)
         )
-        self.sampling, self.limit = Sampling.of(0.0, 1.0), jnp.int32(DECODE_BLOCK)
+        self.sampling, self.limit = SamplingArrays.of(0.0, 1.0), jnp.int32(DECODE_BLOCK)
         self.static: Any = {
             "config": bench.config.text,
             "steps": DECODE_BLOCK,
             "end_tokens": (),
-            "kernels": Kernels.of(self.weights),
+            "backend": Backend.of(self.weights),
         }
 
     def side_by_side(self) -> None:
@@ -128,7 +128,7 @@ def _engine(params: Params) -> Iterator[Engine]:
 def _requests(bench: Bench, engine: Engine) -> Iterator[Row]:
     """Clips that nobody has asked about before, a question each."""
     clip = presets.random_clip(bench.windows // 2, engine.params.config)
-    asking = Asking(QUESTION, decoding=Decoding(ANSWER))
+    asking = Asking(QUESTION, sampling_params=SamplingParams(ANSWER))
 
     def serve(method: Method, concurrency: int, requests: int = REQUESTS) -> None:
         ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -244,7 +244,7 @@ class _Live:
     def ask(self) -> float:
         """Seconds from now to the first token of an answer about all that was pushed."""
         ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        asking = Asking(QUESTION, decoding=Decoding(1))
+        asking = Asking(QUESTION, sampling_params=SamplingParams(1))
         began = time.perf_counter()
         steps = about_stream(self.engine, self.session, self.session.arrived, [], asking)
         tell: Callable[[Any], Any] = lambda news: ended.put(news) if _last(news) else None  # noqa: E731

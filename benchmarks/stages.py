@@ -14,14 +14,15 @@ import jax.numpy as jnp
 
 from benchmarks import presets
 from benchmarks.bench import Bench
-from benchmarks.decode import Decoding
+from benchmarks.decode import SamplingParams
 from benchmarks.harness import Call, Row
 from omnizip_jax.compression import FastV, Seats
-from omnizip_jax.compression.stages import TEXT, VIDEO, Stage, Tokens
-from omnizip_jax.decode import DECODE_BLOCK, Generation
+from omnizip_jax.compression.stages import Stage, Tokens
 from omnizip_jax.evaluation.operations import prefill_operations
-from omnizip_jax.models.kernels import Kernels
-from omnizip_jax.models.text import Decoder, KVCache
+from omnizip_jax.inference.decode import DECODE_BLOCK, DecodeState
+from omnizip_jax.models.backend import Backend
+from omnizip_jax.models.decoder import Decoder, KVCache
+from omnizip_jax.types import TokenKind
 
 WINDOW_TOKENS, ROOM = 338, 64
 
@@ -62,7 +63,7 @@ def prefill(bench: Bench, stages: tuple[Stage, ...]) -> Call:
     place = jnp.arange(media + presets.TEXT_TOKENS, dtype=jnp.int32)
     tokens = Tokens(
         positions=jnp.broadcast_to(place, (3, len(place))),
-        kind=jnp.where(place < media, VIDEO, TEXT),
+        kind=jnp.where(place < media, TokenKind.VIDEO, TokenKind.TEXT),
         window=jnp.minimum(place // WINDOW_TOKENS, bench.windows - 1),
         count=jnp.int32(len(place)),
         windows=bench.windows,
@@ -70,10 +71,10 @@ def prefill(bench: Bench, stages: tuple[Stage, ...]) -> Call:
     x = jax.random.normal(jax.random.key(0), (len(place), config.hidden), bench.dtype)
     by_layer = tokens_by_layer(stages, config.layers, media)
     sizes = tuple(by_layer[stage.after] for stage in stages)
-    kernels = Kernels.of(weights)
+    backend = Backend.of(weights)
 
     def first(weights: Any, x: jax.Array, tokens: Tokens) -> Any:
-        decoder = Decoder(config, bench.dtype, kernels).bind({"params": weights})
+        decoder = Decoder(config, bench.dtype, backend).bind({"params": weights})
         hidden, left, cache, _ = decoder.prefill(x, tokens, stages, sizes, ROOM)
         return decoder.logits(hidden[left.count - 1][None]), cache
 
@@ -92,15 +93,17 @@ def _decoding(bench: Bench, tokens: list[int]) -> Row:
         keys, values = jax.random.normal(jax.random.key(1), (2, *empty.keys.shape), bench.dtype)
         return KVCache(keys, values, jnp.int32(length))
 
-    def decoding(cache: Any) -> Decoding:
+    def sampling_params(cache: Any) -> SamplingParams:
         logits = jax.random.normal(jax.random.key(2), (config.vocabulary,))
         position = jnp.int32(max(tokens))
-        start = Generation(cache, logits, position, jax.random.key(0), jnp.bool_(False))
-        return Decoding(bench.weights, bench.config, start)
+        start = DecodeState(cache, logits, position, jax.random.key(0), jnp.bool_(False))
+        return SamplingParams(bench.weights, bench.config, start)
 
     segments = cache(first, tokens[0]), cache(config.layers - first, tokens[-1])
     mean = round(sum(tokens) / config.layers)
-    ours, one = bench.alternate(decoding(segments), decoding(cache(config.layers, mean)))
+    ours, one = bench.alternate(
+        sampling_params(segments), sampling_params(cache(config.layers, mean))
+    )
     return bench.timed(
         "stages.decode",
         ours,

@@ -16,14 +16,14 @@ from benchmarks import flops, presets
 from benchmarks.bench import Bench
 from benchmarks.clip import FULL, KEEP_45
 from benchmarks.harness import Row
-from omnizip_jax import stream
 from omnizip_jax.compression import Method
-from omnizip_jax.context import commit
 from omnizip_jax.evaluation.operations import layer_weights
+from omnizip_jax.inference import streaming as stream
+from omnizip_jax.inference.context import commit
+from omnizip_jax.inference.generation import ask
 from omnizip_jax.media import windows
 from omnizip_jax.models import attention
 from omnizip_jax.models.params import Params
-from omnizip_jax.reply import ask
 from omnizip_jax.testbed.bouncing import write_clip
 from omnizip_jax.types import Window
 
@@ -44,20 +44,20 @@ class Stream:
         self.state = stream.init_stream(params, method, capacity=CAPACITY)
         self.begin = int(self.state.cache.length)
         # No window is forgotten yet.
-        self.full = CAPACITY - self.state.reading.block - self.state.keeping.text_slots
+        self.full = CAPACITY - self.state.prefill_config.block - self.state.retention.text_slots
         self.feed()
         self.per_window = int(self.state.cache.length) - self.begin
 
     def at(self, length: int) -> Stream:
         """Go to a history of so many slots."""
         state = self.state
-        position = min(length, state.reading.config.text.max_positions // 2)
+        position = min(length, state.prefill_config.config.text.max_positions // 2)
         slots, now = (commit(jnp.int32(x), state.cache.length) for x in (length, position))
         self.state = state.replace(
             cache=state.cache.replace(length=slots),
-            past=state.past.replace(time=now, base=now, after=now),
-            filled=length,
-            reached=position,
+            state=state.state.replace(time=now, base=now, after=now),
+            used_slots=length,
+            used_positions=position,
         )
         return self
 
@@ -76,7 +76,7 @@ def run(bench: Bench) -> Iterator[Row]:
     bench.say(f"stream: a cache of {CAPACITY} slots, compiling one program")
     ours = Stream(params, KEEP_45, window)
     # The window is the last that fits below a quarter or a half; the whole leaves room to ask.
-    block = ours.state.reading.block
+    block = ours.state.prefill_config.block
     lengths = [max(ours.begin, min(round(f * CAPACITY) - block, ours.full)) for f in FILLS]
 
     timings = bench.alternate(*(_at(ours, n, ours.feed) for n in lengths))
@@ -128,8 +128,10 @@ def _whole(ours: Stream) -> Callable[[], None]:
     """``feed``, where attention always goes over the whole cache."""
     program: Any = stream._feed
     own = jax.jit(
-        lambda *arguments, reading: program.__wrapped__(*arguments, reading=reading),
-        static_argnames="reading",
+        lambda *arguments, prefill_config: program.__wrapped__(
+            *arguments, prefill_config=prefill_config
+        ),
+        static_argnames="prefill_config",
         donate_argnums=1,
     )
 
@@ -177,7 +179,7 @@ def _overlap(bench: Bench, params: Params) -> Row:
 
 def _attention_share(bench: Bench, of: Stream, length: int) -> float:
     """Of a window's operations: attention to the attended length, encoders and matrices else."""
-    text, block = bench.config.text, of.state.reading.block
+    text, block = bench.config.text, of.state.prefill_config.block
     attended = next(n for n in attention.attended_lengths(CAPACITY) if n >= length + block)
     own = 4.0 * text.layers * text.heads * text.head_dim * attended * block
     rest = 2.0 * text.layers * layer_weights(text) * block + flops.encoder_flops(bench.config, 1)

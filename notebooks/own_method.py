@@ -36,17 +36,17 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 import omnizip_jax
+from experiments.altered import Row
+from experiments.measure import measure
+from experiments.results import Measurement
+from experiments.survey import SURVEYS
 from omnizip_jax import METHODS
-from omnizip_jax.compression.parts import Rates, top_part
+from omnizip_jax.compression.per_modality import Rates, top_part
 from omnizip_jax.evaluation.cost import cost
 from omnizip_jax.evaluation.paired import mean_over
-from omnizip_jax.picture import plot_methods
-from omnizip_jax.testbed.altered import Row
-from omnizip_jax.testbed.measure import measure
 from omnizip_jax.testbed.questions import FAMILIES, NAMES
-from omnizip_jax.testbed.results import Measurement
 from omnizip_jax.testbed.samples import sample_clip
-from omnizip_jax.testbed.survey import SURVEYS
+from omnizip_jax.visualize import plot_methods
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +109,7 @@ plot_methods(answers)
 #
 # The same questions about the same clips under every method: `measure` asks, here about 16 hard
 # clips, one question of each family. That is few: the intervals say how few. The command
-# `python -m omnizip_jax.testbed.measure` asks about a thousand.
+# `python -m experiments.measure` asks about a thousand.
 
 # %%
 survey = SURVEYS["hard"]

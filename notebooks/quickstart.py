@@ -27,9 +27,9 @@ from pathlib import Path
 
 import omnizip_jax
 from omnizip_jax import METHODS, OmniZipConfig
-from omnizip_jax.picture import plot_compression
 from omnizip_jax.testbed.questions import NAMES
 from omnizip_jax.testbed.samples import sample_clip
+from omnizip_jax.visualize import plot_compression
 
 CHECKPOINT = "small"
 made = sample_clip()  # of a seed: the camera moves, and so does what it sees

@@ -29,8 +29,8 @@ import matplotlib.pyplot as plt
 
 import omnizip_jax
 from omnizip_jax import OmniZipConfig
-from omnizip_jax.app.follow import begin_stream
-from omnizip_jax.app.remembering import Remembering, plot_remembering
+from omnizip_jax.cli.follow import begin_stream
+from omnizip_jax.cli.remembering import Remembering, plot_remembering
 from omnizip_jax.testbed.questions import NAMES
 from omnizip_jax.testbed.samples import BEGINNING, only_at_the_beginning, sample_stream
 
@@ -112,9 +112,9 @@ def ask(context, who):
 
 
 ask(state, "stream")
-past = omnizip_jax.fork(state)  # the first ten seconds, whatever comes
-_, dialogue = omnizip_jax.ask(params, past, "Which sound came first?", max_new_tokens=4, keep=True)
-print(f"{past.cache.length} tokens are remembered without, {dialogue.cache.length} with an answer")
+state = omnizip_jax.fork(state)  # the first ten seconds, whatever comes
+_, dialogue = omnizip_jax.ask(params, state, "Which sound came first?", max_new_tokens=4, keep=True)
+print(f"{state.cache.length} tokens are remembered without, {dialogue.cache.length} with an answer")
 
 # %% [markdown]
 # ## The rest, and the same questions at the end
@@ -130,7 +130,7 @@ print(f"of the first {BEGINNING} s, {left} of {kept} tokens are left in the cach
 answer = ask(state, "stream")
 print(answer.counts)
 print({stage: f"{1e3 * seconds:.0f} ms" for stage, seconds in answer.seconds.items()})
-answer = ask(past, "fork")
+answer = ask(state, "fork")
 
 # %% [markdown]
 # What is left of every window as time goes on:

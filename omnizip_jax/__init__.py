@@ -1,22 +1,18 @@
 """OmniZip in JAX: audio-guided token compression for Qwen2.5-Omni."""
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from omnizip_jax.answer import Answer
     from omnizip_jax.checkpoint.load import load
     from omnizip_jax.compression import METHODS, Method, OmniZipConfig
     from omnizip_jax.config import WindowSpec
-    from omnizip_jax.context import Context, fork
-    from omnizip_jax.generate import converse, generate, read
+    from omnizip_jax.inference.api import converse, generate, read, warmup
+    from omnizip_jax.inference.context import Context, fork
+    from omnizip_jax.inference.generation import Answer, ask, stream_answer
+    from omnizip_jax.inference.snapshot import restore, save
+    from omnizip_jax.inference.streaming import feed, init_stream
     from omnizip_jax.media import PushSource, windows
-    from omnizip_jax.reply import ask, stream_answer
-    from omnizip_jax.saved import restore, save
-    from omnizip_jax.stream import feed, init_stream
-    from omnizip_jax.warmup import warmup
 
 __all__ = [
     "METHODS",
@@ -41,40 +37,32 @@ __all__ = [
     "windows",
 ]
 
-_HOMES = {
+_MODULES = {
     "METHODS": "compression",
-    "Answer": "answer",
-    "Context": "context",
+    "Answer": "inference.generation",
+    "Context": "inference.context",
     "Method": "compression",
     "OmniZipConfig": "compression",
     "PushSource": "media",
     "WindowSpec": "config",
-    "ask": "reply",
-    "converse": "generate",
-    "feed": "stream",
-    "fork": "context",
-    "generate": "generate",
-    "init_stream": "stream",
+    "ask": "inference.generation",
+    "converse": "inference.api",
+    "feed": "inference.streaming",
+    "fork": "inference.context",
+    "generate": "inference.api",
+    "init_stream": "inference.streaming",
     "load": "checkpoint.load",
-    "read": "generate",
-    "restore": "saved",
-    "save": "saved",
-    "stream_answer": "reply",
-    "warmup": "warmup",
+    "read": "inference.api",
+    "restore": "inference.snapshot",
+    "save": "inference.snapshot",
+    "stream_answer": "inference.generation",
+    "warmup": "inference.api",
     "windows": "media",
 }
 
 
-class _Lazy(ModuleType):
-    """Imports a public name when it is used, so that `omnizip --help` does not wait for jax.
-
-    The functions ``generate`` and ``warmup`` hide the modules that are called like them.
-    """
-
-    def __getattribute__(self, name: str) -> Any:
-        if name in _HOMES:
-            return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-        return super().__getattribute__(name)
-
-
-sys.modules[__name__].__class__ = _Lazy
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `omnizip --help` does not import jax."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

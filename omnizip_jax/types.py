@@ -5,6 +5,7 @@ A clip is the same structure with a leading axis ``W`` of windows on every leaf.
 
 from __future__ import annotations
 
+import enum
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,6 +14,20 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from omnizip_jax.config import WindowSpec
+
+
+class TokenKind(enum.IntEnum):
+    """Kind of a token of the sequence that the decoder reads; media kinds come last.
+
+    PREFIX is the chat template up to the first clip, TEXT any later text, START the tokens that
+    open a video.
+    """
+
+    PREFIX = 0
+    TEXT = 1
+    START = 2
+    AUDIO = 3
+    VIDEO = 4
 
 
 class Window(struct.PyTreeNode):

@@ -22,41 +22,32 @@ ROOMS = (
     ("compression", "media"),
     ("models",),
     ("models.qwen2_5_omni",),
-    ("models.families",),
+    ("models.registry",),
     ("models.params",),
-    ("checkpoint", "prompt", "layout", "memory", "decode", "answer"),
-    ("context", "turn"),
-    ("block", "room"),
-    ("entry",),
-    ("reader", "stream"),
-    ("staged", "reply", "saved"),
-    ("lanes",),
-    ("generate",),
-    ("warmup", "attended"),
-    ("picture",),
-    ("evaluation",),
-    ("testbed",),
+    ("checkpoint", "testbed"),
+    ("inference",),
+    ("visualize", "evaluation"),
     ("",),  # the names of the package itself
     ("serve",),
-    ("app",),
+    ("cli",),
     ("__main__",),
 )
 LINES = {room: line for line, rooms in enumerate(ROOMS) for room in rooms}
 
 # Here imports for the type checker alone may point anywhere: at run time they come later.
-LAZY = ("", "app.shared", "app.beside")
+LAZY = ("", "cli.shared", "cli.beside")
 
 # What may be imported inside functions, and why.
 INSIDE_FUNCTIONS = {
-    ("app.beside", "omnizip_jax"): "help and bad arguments do not wait for jax",
-    ("app.cli", "omnizip_jax"): "help and bad arguments do not wait for jax",
-    ("app.commands", "omnizip_jax"): "help and bad arguments do not wait for jax",
-    ("app.programs", "jax"): "help and bad arguments do not wait for jax",
-    ("app.programs", "omnizip_jax"): "help and bad arguments do not wait for jax",
-    ("app.shared", "omnizip_jax"): "help and bad arguments do not wait for jax",
-    ("app.process", "termios"): "not on every system",
-    ("app.terminal", "termios"): "not on every system",
-    ("app.terminal", "tty"): "not on every system",
+    ("cli.beside", "omnizip_jax"): "help and bad arguments do not wait for jax",
+    ("cli.cli", "omnizip_jax"): "help and bad arguments do not wait for jax",
+    ("cli.commands", "omnizip_jax"): "help and bad arguments do not wait for jax",
+    ("cli.programs", "jax"): "help and bad arguments do not wait for jax",
+    ("cli.programs", "omnizip_jax"): "help and bad arguments do not wait for jax",
+    ("cli.shared", "omnizip_jax"): "help and bad arguments do not wait for jax",
+    ("cli.process", "termios"): "not on every system",
+    ("cli.terminal", "termios"): "not on every system",
+    ("cli.terminal", "tty"): "not on every system",
     ("evaluation.cluster", "ray"): "slow, an extra, and most runs need no cluster",
     ("checkpoint.folder", "transformers"): "slow, and most callers need no tokenizer",
 }
@@ -150,7 +141,7 @@ def circle(found: list[Import]) -> list[str]:
 
 def inside_functions(found: list[Import]) -> dict[tuple[str, str], str]:
     """What is imported inside functions, by file (or folder of commands) and library, and where."""
-    commands = "app.commands"
+    commands = "cli.commands"
     return {
         (
             commands if each.file.startswith(commands) else each.file,
@@ -208,15 +199,18 @@ def files(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("media__clip", "from omnizip_jax.models.text import Decoder"),
+        ("media__clip", "from omnizip_jax.models.decoder import Decoder"),
         ("media__clip", "import omnizip_jax.compression.counts"),
         ("models__rope", "from omnizip_jax.models.qwen2_5_omni import config"),
-        ("context", "def f():\n    from omnizip_jax import generate"),
-        ("stream", "if TYPE_CHECKING:\n    from omnizip_jax.reply import ask"),
+        ("inference__context", "def f():\n    from omnizip_jax import generate"),
+        (
+            "models__decoder",
+            "if TYPE_CHECKING:\n    from omnizip_jax.inference.generation import ask",
+        ),
     ],
 )
 def test_an_upward_import_is_found(files, name, text):
-    assert len(upward(files(generate="", compression__counts="", **{name: text}))) == 1
+    assert len(upward(files(compression__counts="", **{name: text}))) == 1
 
 
 def test_a_circle_is_found(files):
@@ -230,8 +224,8 @@ def test_a_circle_is_found(files):
 
 
 def test_an_import_in_a_function_is_found(files):
-    found = files(prompt="class A:\n    def f(self):\n        import torch.nn")
-    assert inside_functions(found).keys() == {("prompt", "torch")}
+    found = files(config="class A:\n    def f(self):\n        import torch.nn")
+    assert inside_functions(found).keys() == {("config", "torch")}
 
 
 def test_importing_everything_touches_no_device():

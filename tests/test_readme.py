@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import omnizip_jax
+from experiments.page import fill, tables
+from experiments.survey import SURVEYS
+from experiments.tables import short_table, whole_tables
 from omnizip_jax.testbed.clips import make_clip
-from omnizip_jax.testbed.page import fill, tables
-from omnizip_jax.testbed.survey import SURVEYS
-from omnizip_jax.testbed.tables import short_table, whole_tables
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

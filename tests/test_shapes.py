@@ -12,9 +12,9 @@ from jaxtyping import TypeCheckError
 
 from omnizip_jax.compression.video import squared_distances
 from omnizip_jax.config import WindowSpec
-from omnizip_jax.layout import padded_text
+from omnizip_jax.inference.chat_template import Text
+from omnizip_jax.inference.sequence import padded_text
 from omnizip_jax.media.pixels import fit_grid
-from omnizip_jax.prompt import Text
 from omnizip_jax.types import Window
 
 GRID, MASK = jnp.ones((3, 4)), jnp.ones(3, bool)

@@ -21,6 +21,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 from tqdm import tqdm
 
+from omnizip_jax.checkpoint.atomic_directory import unfinished
 from omnizip_jax.checkpoint.checksums import array_checksum, digest, write_checksums
 from omnizip_jax.checkpoint.folder import (
     CONFIG,
@@ -40,7 +41,6 @@ from omnizip_jax.checkpoint.released import (
     listing,
     settle_tie,
 )
-from omnizip_jax.checkpoint.unfinished import unfinished
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.released import Leaf, released_leaves
 

@@ -26,7 +26,7 @@ from omnizip_jax.checkpoint.folder import (
     weights_dtype,
 )
 from omnizip_jax.checkpoint.released import listing
-from omnizip_jax.checkpoint.small import small_checkpoint
+from omnizip_jax.checkpoint.small_model import small_checkpoint
 from omnizip_jax.config import check_flags
 from omnizip_jax.models.params import Params
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig

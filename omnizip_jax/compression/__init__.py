@@ -18,7 +18,7 @@ from omnizip_jax.compression.method import Method
 from omnizip_jax.compression.mixed import Mixed
 from omnizip_jax.compression.omnizip import OmniZipConfig
 from omnizip_jax.compression.published import PublishedOmniZip
-from omnizip_jax.compression.questioned import Questioned
+from omnizip_jax.compression.question_guided import QuestionGuided
 from omnizip_jax.compression.seats import Seats
 from omnizip_jax.compression.surprise import Surprise
 from omnizip_jax.compression.vidcom2 import VidCom2
@@ -38,7 +38,7 @@ METHODS: dict[str, type[Method]] = {
     "seats": Seats,
     "fastv": FastV,
     "surprise": Surprise,
-    "questioned": Questioned,
+    "questioned": QuestionGuided,
 }
 
 __all__ = [
@@ -51,7 +51,7 @@ __all__ = [
     "Mixed",
     "OmniZipConfig",
     "PublishedOmniZip",
-    "Questioned",
+    "QuestionGuided",
     "RandomTokens",
     "Seats",
     "Surprise",

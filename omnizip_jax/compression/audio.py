@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from omnizip_jax.compression.counts import exact, lookup, round_share, top_mask
+from omnizip_jax.compression.counts import as_fraction, lookup, round_share, top_mask
 from omnizip_jax.compression.settings import Settings
 from omnizip_jax.compression.similarity import cosines
 
@@ -200,7 +200,7 @@ def consolidate_window(
     Returns:
         The audio with merged anchors, and the mask of the anchors.
     """
-    rule = partial(round_share, exact(config.anchor_ratio))
+    rule = partial(round_share, as_fraction(config.anchor_ratio))
     slots = int(rule(np.array(audio_mask.size)))
     if config.merge_size == 0 or slots == 0:
         return audio, jnp.zeros_like(salient)

@@ -12,7 +12,13 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from omnizip_jax.compression.counts import top_mask
 from omnizip_jax.compression.method import Counts
-from omnizip_jax.compression.parts import Part, Rates, SalientSound, join, top_part
+from omnizip_jax.compression.per_modality import (
+    ModalitySelection,
+    Rates,
+    SalientSound,
+    join,
+    top_part,
+)
 from omnizip_jax.compression.rule import over_windows
 from omnizip_jax.compression.share import Share
 from omnizip_jax.compression.similarity import cosine
@@ -93,8 +99,10 @@ class RandomTokens(Rates):
         scores = jax.random.uniform(key, mask.shape)
         keep = top_mask(scores, mask, total)
 
-        def part(rows: slice, like: Array) -> Part:
-            return Part(keep[rows].reshape(like.shape), scores[rows].reshape(like.shape))
+        def part(rows: slice, like: Array) -> ModalitySelection:
+            return ModalitySelection(
+                keep[rows].reshape(like.shape), scores[rows].reshape(like.shape)
+            )
 
         sound, picture = slice(audio.size), slice(audio.size, None)
         return join(windows, part(sound, audio), part(picture, video))

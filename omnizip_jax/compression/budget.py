@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from omnizip_jax.compression.counts import (
+    as_fraction,
     ceil_share,
-    exact,
     floor_share,
     lookup,
     round_share,
@@ -62,7 +62,11 @@ def discard_bounds(
     def bound(rule, share):
         return lookup(partial(rule, share), video_counts, slots)
 
-    low, high, tokens = exact(config.rho_min), exact(config.rho_max), jnp.sum(video_counts)
+    low, high, tokens = (
+        as_fraction(config.rho_min),
+        as_fraction(config.rho_max),
+        jnp.sum(video_counts),
+    )
     lower, upper = bound(ceil_share, low), bound(floor_share, high)
     lower, upper = jnp.minimum(lower, upper), jnp.maximum(lower, upper)  # if none lies between
     twice = 2 * jnp.maximum(tokens, 1)
@@ -104,7 +108,7 @@ def allocate_discards(
     """
     rate, tokens = config.rho_video, jnp.sum(video_counts)
     if total is None:
-        rule = partial(round_share, exact(rate))
+        rule = partial(round_share, as_fraction(rate))
         total = lookup(rule, tokens, slots * video_counts.size)
     else:
         rate = total / jnp.maximum(tokens, 1)

@@ -18,8 +18,8 @@ from jaxtyping import Array, Bool, Float, Int
 from omnizip_jax.compression.audio import consolidate_window, pool_pairs, received_attention
 from omnizip_jax.compression.budget import initial_rates
 from omnizip_jax.compression.counts import (
+    as_fraction,
     ceil_share,
-    exact,
     floor_share,
     lookup,
     nearest,
@@ -41,12 +41,12 @@ class Balance(struct.PyTreeNode):
     """A share of all tokens that came, less what was taken of them.
 
     Attributes:
-        owed: tokens still to take, in units of a fraction of a token; negative if too many were
+        deficit: tokens still to take, in units of a fraction of a token; negative if too many were
             taken.
         tokens, windows: tokens so far, and windows that had any.
     """
 
-    owed: Int[Array, ""]
+    deficit: Int[Array, ""]
     tokens: Int[Array, ""]
     windows: Int[Array, ""]
 
@@ -55,11 +55,11 @@ class Balance(struct.PyTreeNode):
         """Before the first window."""
         return cls(jnp.int32(0), jnp.int32(0), jnp.int32(0))
 
-    def come(self, tokens: Int[Array, ""], due: Int[Array, ""]) -> Balance:
+    def advance(self, tokens: Int[Array, ""], due: Int[Array, ""]) -> Balance:
         """A window has come, and of its tokens so many units are owed."""
         counts = (tokens > 0) & (self.windows < AVERAGED_WINDOWS)
         return Balance(
-            owed=self.owed + due,
+            deficit=self.deficit + due,
             tokens=self.tokens + jnp.where(counts, tokens, 0),
             windows=self.windows + counts,
         )
@@ -68,10 +68,10 @@ class Balance(struct.PyTreeNode):
         """The least and the most to take, so that what is owed stays within the slack."""
         average = self.tokens // jnp.maximum(self.windows, 1)
         slack = average * unit * BALANCE_SLACK.numerator // BALANCE_SLACK.denominator
-        return -(-(self.owed - slack) // unit), (self.owed + slack) // unit
+        return -(-(self.deficit - slack) // unit), (self.deficit + slack) // unit
 
     def take(self, count: Int[Array, ""], unit: int) -> Balance:
-        return self.replace(owed=self.owed - count * unit)
+        return self.replace(deficit=self.deficit - count * unit)
 
 
 class CausalPlan(struct.PyTreeNode):
@@ -128,7 +128,7 @@ def nominal_rates(config: PaperSettings, audio_slots: int, video_slots: int) -> 
 
 def anchor_count(config: PaperSettings, counts: np.ndarray) -> np.ndarray:
     """Anchors of windows with so many audio tokens, on the host."""
-    share = exact(config.anchor_ratio) if config.merge_size else Fraction(0)
+    share = as_fraction(config.anchor_ratio) if config.merge_size else Fraction(0)
     return round_share(share, counts)
 
 
@@ -156,7 +156,7 @@ def running_threshold(
     """The ``rho_audio``-quantile of the recent scores; what exceeds it is salient."""
     count = jnp.sum(mask)
     in_order = jnp.sort(jnp.where(mask, scores, jnp.inf).reshape(-1))
-    below = lookup(partial(ceil_share, exact(rho_audio)), count, mask.size)
+    below = lookup(partial(ceil_share, as_fraction(rho_audio)), count, mask.size)
     return jnp.where(below > 0, in_order[below - 1], -jnp.inf)
 
 
@@ -182,7 +182,7 @@ def select_causal(
 
     total = jnp.sum(mask)
     if config.keep is None:
-        share = 1 - exact(config.rho_audio)
+        share = 1 - as_fraction(config.rho_audio)
         due, unit = share.numerator * total, share.denominator
         fewest, most = jnp.int32(0), total
     else:
@@ -193,7 +193,7 @@ def select_causal(
         # What the balance of all tokens allows if the video gives everything, or nothing.
         least, largest = come_of_all(plan, total + seen, config).limits(dropped(config).denominator)
         fewest, most = total - largest, total + seen - least - anchors
-    balance = plan.audio_balance.come(total, due)
+    balance = plan.audio_balance.advance(total, due)
     count = jnp.clip(jnp.clip(above, *balance.limits(unit)), fewest, most)
     count = jnp.clip(count, 0, total)
     plan = plan.replace(scores=ring, score_mask=ring_mask, audio_balance=balance.take(count, unit))
@@ -230,15 +230,15 @@ def discard_causal(
     wanted = jnp.where(jnp.any(audio_mask), guided, config.rho_video) * tokens
     wanted = nearest(wanted)
 
-    low, high = exact(config.rho_min), exact(config.rho_max)
+    low, high = as_fraction(config.rho_min), as_fraction(config.rho_max)
 
     def bound(rule, share):
         return lookup(partial(rule, share), tokens, slots)
 
     inside = jnp.minimum(jnp.maximum(wanted, bound(ceil_share, low)), bound(floor_share, high))
 
-    share = exact(config.rho_video)
-    balance = plan.video_balance.come(tokens, share.numerator * tokens)
+    share = as_fraction(config.rho_video)
+    balance = plan.video_balance.advance(tokens, share.numerator * tokens)
     least, most = balance.limits(share.denominator)
     least = jnp.minimum(least, bound(ceil_share, high))
     most = jnp.maximum(most, bound(floor_share, low))
@@ -289,18 +289,20 @@ def discard_rest(
 def dropped(config: PaperSettings) -> Fraction:
     """The share of all tokens that ``keep`` leaves to discard."""
     assert config.keep is not None
-    return 1 - exact(config.keep)
+    return 1 - as_fraction(config.keep)
 
 
 def come_of_all(plan: CausalPlan, tokens: Int[Array, ""], config: PaperSettings) -> Balance:
     """The balance of all tokens to discard, once a window of so many has come."""
-    return plan.video_balance.come(tokens, dropped(config).numerator * tokens)
+    return plan.video_balance.advance(tokens, dropped(config).numerator * tokens)
 
 
 def most_of_window(keep: float, audio_slots: int, video_slots: int) -> int:
     """The most that a stream keeps of a window: a quarter of it beyond the share."""
     slots = audio_slots + video_slots
-    return max(min(int(floor_share(exact(keep), np.array(slots))) + slots // 4, slots), audio_slots)
+    return max(
+        min(int(floor_share(as_fraction(keep), np.array(slots))) + slots // 4, slots), audio_slots
+    )
 
 
 def compress_causal(

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 HostRule = Callable[[np.ndarray], np.ndarray]
 
 
-def exact(share: float) -> Fraction:
+def as_fraction(share: float) -> Fraction:
     """The share that was meant: 0.3 is 3/10, not the binary fraction nearest to it."""
     return Fraction(share).limit_denominator(10**6)
 

@@ -15,11 +15,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from omnizip_jax.compression.baselines import unlike
 from omnizip_jax.compression.counts import apportion, salience_order
-from omnizip_jax.compression.parts import EvenShare, Part
+from omnizip_jax.compression.per_modality import ModalitySelection, UniformShare
 
 
 @dataclasses.dataclass(frozen=True)
-class DyCoke(EvenShare):
+class DyCoke(UniformShare):
     """Temporal token merging: what is like the frame before goes.
 
     The published rate k, of a compared frame, leaves the share ``(1 + 3 (1 - k)) / 4`` of all; here
@@ -61,7 +61,7 @@ class DyCoke(EvenShare):
         keep, scores = merge_in_time(
             tokens.reshape(frames, size, -1), mask.reshape(frames, size), window, count
         )
-        return Part(*(x.reshape(mask.shape)[:, : shape[1]] for x in (keep, scores)))
+        return ModalitySelection(*(x.reshape(mask.shape)[:, : shape[1]] for x in (keep, scores)))
 
     def picture(self, windows, count, key, audio_keep):
         mask = windows.video_mask
@@ -69,7 +69,7 @@ class DyCoke(EvenShare):
         clip = jnp.zeros(len(frames), jnp.int32)
         video = windows.video.reshape(*frames.shape, -1)
         keep, scores = merge_in_time(video, frames, clip, count)
-        return Part(keep.reshape(mask.shape), scores.reshape(mask.shape))
+        return ModalitySelection(keep.reshape(mask.shape), scores.reshape(mask.shape))
 
 
 def merge_in_time(

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from omnizip_jax.compression.counts import exact, lookup, round_share, top_mask
+from omnizip_jax.compression.counts import as_fraction, lookup, round_share, top_mask
 from omnizip_jax.compression.method import check_share
 from omnizip_jax.compression.share import Share
-from omnizip_jax.compression.stages import AUDIO, VIDEO, Stage, Tokens
-from omnizip_jax.types import EncodedWindow, Selection
+from omnizip_jax.compression.stages import Stage, Tokens
+from omnizip_jax.types import EncodedWindow, Selection, TokenKind
 
 LAYERS = 28  # of the decoders that the settings were published for
 
@@ -57,17 +57,17 @@ class FastV(Share):
     def stages(self, layers: int) -> tuple[Stage, ...]:
         after = finished(self.after, layers)
         if self.keep is None:
-            return (Attended(after, audio=1 - self.rho_audio, video=1 - self.rho_video),)
+            return (AttentionStage(after, audio=1 - self.rho_audio, video=1 - self.rho_video),)
         if self.keep * layers < after:
             raise ValueError(
                 f"FastV reads all tokens in {after} of {layers} layers: keep at least "
                 f"{after / layers:.3f}, got {self.keep}"
             )
-        return (Attended(after, media=(self.keep * layers - after) / (layers - after)),)
+        return (AttentionStage(after, media=(self.keep * layers - after) / (layers - after)),)
 
 
 @dataclasses.dataclass(frozen=True)
-class Attended(Stage):
+class AttentionStage(Stage):
     """The media tokens that the last token attends to most; counts are rounded half to even.
 
     Attributes:
@@ -81,9 +81,9 @@ class Attended(Stage):
 
     def bound(self, text: int, media: int) -> int:
         if self.media is not None:
-            return text + int(round_share(exact(self.media), np.asarray(media)))
+            return text + int(round_share(as_fraction(self.media), np.asarray(media)))
         # How many of them are sound is not known; two counts were rounded.
-        most = round_share(exact(max(self.audio, self.video)), np.asarray(media))
+        most = round_share(as_fraction(max(self.audio, self.video)), np.asarray(media))
         return text + min(int(most) + 2, media)
 
     def keep(self, attention: Float[Array, "N T"], tokens: Tokens) -> Bool[Array, " T"]:
@@ -91,12 +91,15 @@ class Attended(Stage):
 
         def best(share: float, these: Bool[Array, " T"]) -> Bool[Array, " T"]:
             def rule(count: np.ndarray) -> np.ndarray:
-                return round_share(exact(share), count)
+                return round_share(as_fraction(share), count)
 
             return top_mask(scores, these, lookup(rule, jnp.sum(these), these.size))
 
         media = tokens.media
         if self.media is not None:
             return ~media | best(self.media, media)
-        sound, picture = media & (tokens.kind == AUDIO), media & (tokens.kind == VIDEO)
+        sound, picture = (
+            media & (tokens.kind == TokenKind.AUDIO),
+            media & (tokens.kind == TokenKind.VIDEO),
+        )
         return ~media | best(self.audio, sound) | best(self.video, picture)

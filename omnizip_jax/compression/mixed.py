@@ -6,11 +6,11 @@ import dataclasses
 
 import numpy as np
 
-from omnizip_jax.compression.parts import Parts
+from omnizip_jax.compression.per_modality import PerModality
 
 
 @dataclasses.dataclass(frozen=True)
-class Mixed(Parts):
+class Mixed(PerModality):
     """The audio tokens that one method chooses, and the video tokens that another does.
 
     A picture that the sound guides (OmniZip's) is guided by the sound that is chosen here. Without
@@ -20,8 +20,8 @@ class Mixed(Parts):
     >>> Mixed(audio=OmniZipConfig(), video=VisionZip(), keep=0.45)  # row 3
     """
 
-    audio: Parts
-    video: Parts
+    audio: PerModality
+    video: PerModality
 
     @property
     def wants(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -40,7 +40,7 @@ class Usual(struct.PyTreeNode):
     came: UInt32[Array, ""]
 
     @classmethod
-    def nothing(cls, size: int) -> Usual:
+    def initial(cls, size: int) -> Usual:
         """Before the first token."""
         zero = jnp.float32(0)
         return cls(jnp.zeros(size, jnp.float32), zero, zero, jnp.int32(0), jnp.uint32(0))
@@ -70,12 +70,12 @@ class Expected(struct.PyTreeNode):
     grid_mask: Bool[Array, " P"]
 
     @classmethod
-    def nothing(cls, window: EncodedWindow) -> Expected:
+    def initial(cls, window: EncodedWindow) -> Expected:
         """Before the first window; of this one, the shapes and types alone count."""
         size = window.video.shape[-1]
         return cls(
-            sound=Usual.nothing(size),
-            picture=Usual.nothing(size),
+            sound=Usual.initial(size),
+            picture=Usual.initial(size),
             grid=jnp.zeros(window.video.shape[1:], window.video.dtype),
             grid_mask=jnp.zeros(window.video_mask.shape[1:], bool),
         )
@@ -95,7 +95,7 @@ class Weights(struct.PyTreeNode):
     usual: Float[Array, ""]
 
     @property
-    def worth(self) -> Float[Array, "W *n"]:
+    def importance(self) -> Float[Array, "W *n"]:
         """How much each token is worth remembering: ``w / u``, where the mean of w is 1."""
         return relative(self.weight / self.spread, self.usual)
 
@@ -117,7 +117,9 @@ class Novelty:
     coverage: float = 0.1
     sharpness: float = 2.0
 
-    def come(self, expected: Expected, window: EncodedWindow) -> tuple[Expected, Weights, Weights]:
+    def advance(
+        self, expected: Expected, window: EncodedWindow
+    ) -> tuple[Expected, Weights, Weights]:
         """A stream's next window, without leading axis.
 
         Returns:

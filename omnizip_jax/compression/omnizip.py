@@ -20,9 +20,9 @@ from omnizip_jax.compression.causal import (
     init_plan,
     most_of_window,
 )
-from omnizip_jax.compression.counts import exact, lookup, round_share, salience_order
+from omnizip_jax.compression.counts import as_fraction, lookup, round_share, salience_order
 from omnizip_jax.compression.method import Counts
-from omnizip_jax.compression.parts import Part, Parts
+from omnizip_jax.compression.per_modality import ModalitySelection, PerModality
 from omnizip_jax.compression.published import PublishedOmniZip
 from omnizip_jax.compression.rule import Rule, over_windows, scored
 from omnizip_jax.compression.settings import PaperSettings
@@ -32,7 +32,7 @@ from omnizip_jax.types import EncodedWindow, Selection
 
 
 @dataclasses.dataclass(frozen=True)
-class OmniZipConfig(PaperSettings, Rule, Parts):
+class OmniZipConfig(PaperSettings, Rule, PerModality):
     """OmniZip, section 3 of the paper, with its budget met to the token; keeps 45 % by default.
 
     The spatial step measures distances relative to the largest in the grid, for without that it
@@ -87,8 +87,12 @@ class OmniZipConfig(PaperSettings, Rule, Parts):
         audio, video = audio_counts.sum(), video_counts.sum()
         anchors = anchor_count(self, audio_counts).sum()
         if self.keep is None:
-            salient = round_share(1 - exact(self.rho_audio), audio)
-            kept = min(salient + anchors, audio) + video - round_share(exact(self.rho_video), video)
+            salient = round_share(1 - as_fraction(self.rho_audio), audio)
+            kept = (
+                min(salient + anchors, audio)
+                + video
+                - round_share(as_fraction(self.rho_video), video)
+            )
         else:
             kept = self.kept_on_host(audio_counts, video_counts)
             if kept < anchors:
@@ -111,7 +115,7 @@ class OmniZipConfig(PaperSettings, Rule, Parts):
     def salient(self, tokens):
         mask, scores = tokens.audio_mask, tokens.audio_scores
         if self.keep is None:
-            rule = partial(round_share, 1 - exact(self.rho_audio))
+            rule = partial(round_share, 1 - as_fraction(self.rho_audio))
             return select_salient(scores, mask, lookup(rule, jnp.sum(mask), mask.size))
         audio, video = jnp.sum(mask), jnp.sum(tokens.video_mask)
         total = self.kept(audio + video, mask.size + tokens.video_mask.size)
@@ -138,9 +142,11 @@ class OmniZipConfig(PaperSettings, Rule, Parts):
     def counts(self, windows):
         audio, video = windows.audio.token_mask, windows.video_mask
         salient = lookup(
-            partial(round_share, 1 - exact(self.rho_audio)), jnp.sum(audio), audio.size
+            partial(round_share, 1 - as_fraction(self.rho_audio)), jnp.sum(audio), audio.size
         )
-        dropped = lookup(partial(round_share, exact(self.rho_video)), jnp.sum(video), video.size)
+        dropped = lookup(
+            partial(round_share, as_fraction(self.rho_video)), jnp.sum(video), video.size
+        )
         kept = jnp.minimum(salient + self.anchors(audio), jnp.sum(audio))
         return kept, jnp.sum(video) - dropped
 
@@ -148,14 +154,14 @@ class OmniZipConfig(PaperSettings, Rule, Parts):
         tokens = scored(windows)
         salient = self.salient_of(tokens.audio_scores, tokens.audio_mask, count)
         audio, anchors = self.consolidate(tokens, salient)
-        return Part(salient | anchors, tokens.audio_scores, audio, salient)
+        return ModalitySelection(salient | anchors, tokens.audio_scores, audio, salient)
 
     def picture(self, windows, count, key, audio_keep):
         mask = windows.video_mask
         counts = jnp.sum(windows.audio.token_mask, -1), jnp.sum(mask, -1)
         kept = self.keeps(audio_keep, *counts, mask.shape[-1], jnp.sum(mask) - count)
         keep, order = self.choose_video(windows.video, mask, kept, counts[0])
-        return Part(keep, -order.astype(jnp.float32))
+        return ModalitySelection(keep, -order.astype(jnp.float32))
 
     def consolidate(self, tokens, salient):
         return over_windows(

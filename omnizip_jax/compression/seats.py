@@ -19,20 +19,20 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from omnizip_jax.compression.audio import pool_pairs, received_attention
 from omnizip_jax.compression.budget import water_fill, whole_shares
-from omnizip_jax.compression.counts import apportion, exact, lookup, round_share
+from omnizip_jax.compression.counts import apportion, as_fraction, lookup, round_share
 from omnizip_jax.compression.method import Counts, check_share
-from omnizip_jax.compression.parts import Part, Parts, vision_of
+from omnizip_jax.compression.per_modality import ModalitySelection, PerModality, vision_of
 from omnizip_jax.compression.rule import over_windows
 from omnizip_jax.compression.share import RunningShare, most_at_once, split
 from omnizip_jax.compression.similarity import cosines
-from omnizip_jax.compression.stages import AUDIO, VIDEO, Stage, Tokens
-from omnizip_jax.types import EncodedWindow, Selection
+from omnizip_jax.compression.stages import Stage, Tokens
+from omnizip_jax.types import EncodedWindow, Selection, TokenKind
 
 # Kept shares, in units of the target, of the stages that end after these of 28 layers; after the
 # last one no media token is left. The mean over the layers is the target.
 LAYERS = 28
 LEVELS = ((16, 1.4), (18, 1.30), (20, 1.035), (23, 0.309), (28, 0.0))
-FIRST = exact(LEVELS[0][1])
+FIRST = as_fraction(LEVELS[0][1])
 TEMPERATURE = 0.1  # of the softmax over windows
 GAP = 0.35  # target_audio - target_video of the published settings of 35, 25 and 15 %
 
@@ -49,7 +49,7 @@ def schedule(layers: int) -> tuple[tuple[int, float], ...]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Seats(Parts):
+class Seats(PerModality):
     """SEATS: in every window ``round(1.4 target n)`` tokens of each modality.
 
     Weighted distances ``D_ij a_j`` with ``D_ij = 1 - cos`` of the embeddings and a_j the attention
@@ -110,7 +110,7 @@ class Seats(Parts):
 
     def first(self, target: float, counts: np.ndarray) -> np.ndarray:
         """Tokens that stage I keeps of windows with so many, at least one."""
-        kept = np.asarray(round_share(self.factor * exact(target), counts))
+        kept = np.asarray(round_share(self.factor * as_fraction(target), counts))
         return np.clip(kept, np.minimum(counts, 1), counts)
 
     @property
@@ -126,7 +126,7 @@ class Seats(Parts):
 
     def _kept(self, tokens):
         assert self.keep is not None
-        return np.minimum(round_share(self.factor * exact(self.keep), tokens), tokens)
+        return np.minimum(round_share(self.factor * as_fraction(self.keep), tokens), tokens)
 
     def choose_share(self, windows, total, key):
         sizes = jnp.sum(windows.audio.token_mask), jnp.sum(windows.video_mask)
@@ -161,7 +161,9 @@ class Seats(Parts):
         kept = self.per_window(audio.token_mask, self.target_audio, count)
         heard = audio.queries, audio.keys, audio.frame_mask, audio.tokens, audio.token_mask
         place = over_windows(one, *heard, kept)
-        return Part((place < kept[:, None]) & audio.token_mask, -place.astype(jnp.float32))
+        return ModalitySelection(
+            (place < kept[:, None]) & audio.token_mask, -place.astype(jnp.float32)
+        )
 
     def picture(self, windows, count, key, audio_keep):
         vision = vision_of(windows)
@@ -171,7 +173,7 @@ class Seats(Parts):
         kept = self.per_window(mask, self.target_video, count)
         place = over_windows(spread, video, mask, vision.received.reshape(mask.shape), kept)
         keep = (place < kept[:, None]) & mask
-        return Part(keep.reshape(shape), -place.reshape(shape).astype(jnp.float32))
+        return ModalitySelection(keep.reshape(shape), -place.reshape(shape).astype(jnp.float32))
 
     def per_window(
         self, mask: Bool[Array, "W n"], target: float, count: Int[Array, ""]
@@ -182,7 +184,7 @@ class Seats(Parts):
 
     def step_bound(self, audio_slots: int, video_slots: int) -> int:
         if self.keep is not None:
-            share = min(self.factor * exact(self.keep), Fraction(1))
+            share = min(self.factor * as_fraction(self.keep), Fraction(1))
             return most_at_once(share, audio_slots + video_slots)
         return self.bound(np.array([audio_slots]), np.array([video_slots]))
 
@@ -196,9 +198,9 @@ class Seats(Parts):
         if self.keep is None:
             chosen = self.choose(clip, *self.counts(clip), key)
         else:
-            share = min(self.factor * exact(self.keep), Fraction(1))
+            share = min(self.factor * as_fraction(self.keep), Fraction(1))
             tokens = jnp.sum(window.audio.token_mask) + jnp.sum(window.video_mask)
-            state, total = state.come(tokens, share)
+            state, total = state.advance(tokens, share)
             chosen = self.choose_share(clip, total, key)
         return state, jax.tree.map(lambda x: x[0], chosen)
 
@@ -248,7 +250,7 @@ class Seated(Stage):
 
     def bound(self, text: int, media: int) -> int:
         # How many of them are sound is not known; two counts were rounded.
-        kept = round_share(exact(self.share), np.asarray(media))
+        kept = round_share(as_fraction(self.share), np.asarray(media))
         return text + min(int(kept) + 2 * (self.share > 0), media)
 
     def keep(self, attention: Float[Array, "N T"], tokens: Tokens) -> Bool[Array, " T"]:
@@ -264,10 +266,12 @@ class Seated(Stage):
 
         mean = per_window(jnp.where(media, scores, 0)) / jnp.maximum(per_window(media), 1)
         weight = jax.nn.softmax(jnp.where(per_window(media) > 0, mean / TEMPERATURE, -jnp.inf))
-        for kind in (AUDIO, VIDEO):
+        for kind in (TokenKind.AUDIO, TokenKind.VIDEO):
             these = media & (tokens.kind == kind)
             sizes = per_window(these)
-            total = lookup(partial(round_share, exact(self.share)), jnp.sum(sizes), media.size)
+            total = lookup(
+                partial(round_share, as_fraction(self.share)), jnp.sum(sizes), media.size
+            )
             counts = over_groups(total, jnp.maximum(weight, 1e-6), sizes)
             stays |= these & (place_in_group(scores, these, window) < counts[window])
         return stays

@@ -12,7 +12,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Int
 
-from omnizip_jax.compression.counts import exact, lookup, nearest, round_share
+from omnizip_jax.compression.counts import as_fraction, lookup, nearest, round_share
 from omnizip_jax.compression.method import Counts, Method, check_share
 
 # The paper's two settings of (rho_audio, rho_video) are (0.3, 0.6) and (0.4, 0.7), section 4.1.
@@ -41,12 +41,12 @@ class Share(Method):
     def kept(self, tokens: Int[Array, ""], slots: int) -> Int[Array, ""]:
         """``keep`` of the valid tokens, on the device."""
         assert self.keep is not None
-        return lookup(partial(round_share, exact(self.keep)), tokens, slots)
+        return lookup(partial(round_share, as_fraction(self.keep)), tokens, slots)
 
     def kept_on_host(self, audio_counts: Counts, video_counts: Counts) -> int:
         """``keep`` of the valid tokens, on the host."""
         assert self.keep is not None
-        return int(round_share(exact(self.keep), np.sum(audio_counts) + np.sum(video_counts)))
+        return int(round_share(as_fraction(self.keep), np.sum(audio_counts) + np.sum(video_counts)))
 
 
 def salient_share(
@@ -89,11 +89,11 @@ class RunningShare(struct.PyTreeNode):
     """A share of all tokens of a stream, rounded half to even at every moment.
 
     Attributes:
-        owed: tokens still to take, in units of 1/denominator of the share.
+        deficit: tokens still to take, in units of 1/denominator of the share.
         odd: whether an odd number was taken so far.
     """
 
-    owed: Int[Array, ""]
+    deficit: Int[Array, ""]
     odd: Bool[Array, ""]
 
     @classmethod
@@ -101,13 +101,15 @@ class RunningShare(struct.PyTreeNode):
         """Before the first window."""
         return cls(jnp.int32(0), jnp.bool_(False))
 
-    def come(self, tokens: Int[Array, ""], share: Fraction) -> tuple[RunningShare, Int[Array, ""]]:
+    def advance(
+        self, tokens: Int[Array, ""], share: Fraction
+    ) -> tuple[RunningShare, Int[Array, ""]]:
         """``tokens`` more have come; how many of them to take."""
-        owed, unit = self.owed + share.numerator * tokens, share.denominator
-        down, twice_rest = owed // unit, 2 * (owed % unit)
+        deficit, unit = self.deficit + share.numerator * tokens, share.denominator
+        down, twice_rest = deficit // unit, 2 * (deficit % unit)
         up = (twice_rest > unit) | ((twice_rest == unit) & ((down % 2 == 1) ^ self.odd))
         count = down + up
-        return RunningShare(owed - count * unit, self.odd ^ (count % 2 == 1)), count
+        return RunningShare(deficit - count * unit, self.odd ^ (count % 2 == 1)), count
 
 
 def most_at_once(share: Fraction, slots: int) -> int:

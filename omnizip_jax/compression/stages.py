@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-TEXT, VIDEO, AUDIO = 0, 1, 2
+from omnizip_jax.types import TokenKind
 
 
 class Tokens(struct.PyTreeNode):
@@ -20,7 +20,7 @@ class Tokens(struct.PyTreeNode):
 
     Attributes:
         positions: TMRoPE positions (time, height, width).
-        kind: TEXT, VIDEO or AUDIO.
+        kind: ``TokenKind`` of each token.
         window: the window that a token of media belongs to.
         count: how many are real.
         windows: static bound on the windows.
@@ -35,7 +35,7 @@ class Tokens(struct.PyTreeNode):
     @property
     def media(self) -> Bool[Array, " T"]:
         """Where the real tokens of media are."""
-        return (self.kind != TEXT) & (jnp.arange(self.kind.shape[0]) < self.count)
+        return (self.kind >= TokenKind.AUDIO) & (jnp.arange(self.kind.shape[0]) < self.count)
 
     def take(self, index: Int[Array, " S"], count: Int[Array, ""]) -> Tokens:
         """Those at ``index``, of which ``count`` are real."""

@@ -16,9 +16,9 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from omnizip_jax.compression.baselines import change
 from omnizip_jax.compression.causal import Balance
-from omnizip_jax.compression.counts import exact, nearest
+from omnizip_jax.compression.counts import as_fraction, nearest
 from omnizip_jax.compression.novelty import Expected, Novelty, Usual, Weights, relative
-from omnizip_jax.compression.parts import EvenShare, Part, join, top_part
+from omnizip_jax.compression.per_modality import ModalitySelection, UniformShare, join, top_part
 from omnizip_jax.compression.share import RunningShare, most_at_once
 from omnizip_jax.types import EncodedWindow, Selection
 
@@ -38,7 +38,7 @@ class Known(struct.PyTreeNode):
 
 
 @dataclasses.dataclass(frozen=True)
-class Surprise(EvenShare):
+class Surprise(UniformShare):
     """An even sample of the sound, and one of the picture that is denser where it surprises.
 
     Every token has a weight w by how little was to be expected of it (``Novelty``). With u from the
@@ -77,7 +77,11 @@ class Surprise(EvenShare):
 
     @property
     def shares(self) -> tuple[Fraction, Fraction]:
-        return super().shares if self.keep is None else (exact(self.keep), exact(self.keep))
+        return (
+            super().shares
+            if self.keep is None
+            else (as_fraction(self.keep), as_fraction(self.keep))
+        )
 
     @property
     def novelty(self) -> Novelty:
@@ -85,26 +89,26 @@ class Surprise(EvenShare):
         return Novelty(self.coverage, self.sharpness)
 
     def sound(self, windows, count, key):
-        nothing = self.nothing(windows.audio.tokens.shape[-1], key)
-        _, weights = self.novelty.sound(nothing, windows)
+        initial = self.initial(windows.audio.tokens.shape[-1], key)
+        _, weights = self.novelty.sound(initial, windows)
         return sample(weights, windows.audio.token_mask, count, self.lean)
 
     def picture(self, windows, count, key, audio_keep):
         video, mask = windows.video, windows.video_mask
-        nothing = self.nothing(video.shape[-1], key)
-        _, weights = self.novelty.picture(nothing, video, mask, change(video, mask))
+        initial = self.initial(video.shape[-1], key)
+        _, weights = self.novelty.picture(initial, video, mask, change(video, mask))
         return sample(weights, mask, count)
 
-    def nothing(self, size: int, key: PRNGKeyArray) -> Usual:
+    def initial(self, size: int, key: PRNGKeyArray) -> Usual:
         """What is usual before the first token of a clip."""
-        return Usual.nothing(size)
+        return Usual.initial(size)
 
     def step_bound(self, audio_slots: int, video_slots: int) -> int:
         of_audio, of_video = self.shares
         return most_at_once(of_audio, audio_slots) + most_of_picture(of_video, video_slots)
 
     def begin(self, window: EncodedWindow) -> Known:
-        return Known(RunningShare.even(), Balance.even(), Expected.nothing(window))
+        return Known(RunningShare.even(), Balance.even(), Expected.initial(window))
 
     def step(
         self, state: Known, window: EncodedWindow, key: PRNGKeyArray
@@ -112,8 +116,8 @@ class Surprise(EvenShare):
         clip = jax.tree.map(lambda x: x[None], window)
         audio_mask, video_mask = clip.audio.token_mask, clip.video_mask
         of_audio, of_video = self.shares
-        expected, sound, picture = self.novelty.come(state.expected, window)
-        heard, count = state.heard.come(jnp.sum(audio_mask), of_audio)
+        expected, sound, picture = self.novelty.advance(state.expected, window)
+        heard, count = state.heard.advance(jnp.sum(audio_mask), of_audio)
         kept_sound = sample(sound, audio_mask, count, self.lean)
         seen, count = balanced(state.seen, picture, video_mask, of_video)
         kept_picture = sample(picture, video_mask, count)
@@ -123,7 +127,7 @@ class Surprise(EvenShare):
 
 def sample(
     weights: Weights, mask: Bool[Array, "W *n"], count: Int[Array, ""], lean: float = 1.0
-) -> Part:
+) -> ModalitySelection:
     """``count`` tokens, about in proportion to ``w**lean``: priority sampling."""
     return top_part(weights.weight**lean / weights.spread, mask, count)
 
@@ -137,7 +141,7 @@ def balanced(
     than its share, and none keeps less than a quarter of its share, whatever came before it.
     """
     tokens = jnp.sum(mask)
-    balance = balance.come(tokens, share.numerator * tokens)
+    balance = balance.advance(tokens, share.numerator * tokens)
     wanted = float(share) * relative(jnp.sum(weights.weight), weights.usual)
     least, most = balance.limits(share.denominator)
     most = jnp.minimum(jnp.minimum(most, tokens), most_of_picture(share, mask.size))

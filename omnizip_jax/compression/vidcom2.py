@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from omnizip_jax.compression.budget import water_fill, whole_shares
 from omnizip_jax.compression.counts import salience_order
-from omnizip_jax.compression.parts import Part, SalientSound
+from omnizip_jax.compression.per_modality import ModalitySelection, SalientSound
 from omnizip_jax.compression.rule import over_windows
 from omnizip_jax.compression.similarity import norms
 
@@ -43,7 +43,7 @@ class VidCom2(SalientSound):
         scores = -(of_clip + of_grid)
         order = jax.vmap(salience_order)(scores, masks)
         keep = (order < kept[:, None]) & masks
-        return Part(keep.reshape(mask.shape), scores.reshape(mask.shape))
+        return ModalitySelection(keep.reshape(mask.shape), scores.reshape(mask.shape))
 
 
 def likeness(

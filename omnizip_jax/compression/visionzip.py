@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from omnizip_jax.compression.audio import sample_anchors
-from omnizip_jax.compression.counts import apportion, exact, lookup, round_share, top_mask
+from omnizip_jax.compression.counts import apportion, as_fraction, lookup, round_share, top_mask
 from omnizip_jax.compression.method import check_share
-from omnizip_jax.compression.parts import Part, SalientSound, vision_of
+from omnizip_jax.compression.per_modality import ModalitySelection, SalientSound, vision_of
 from omnizip_jax.compression.rule import over_windows
 from omnizip_jax.compression.similarity import cosines
 from omnizip_jax.types import VisionFeatures
@@ -73,22 +73,22 @@ class VisionZip(SalientSound):
         mask: Bool[Array, "W G P"],
         vision: VisionFeatures,
         count: Int[Array, ""],
-    ) -> Part:
+    ) -> ModalitySelection:
         """``count`` of the video tokens of some windows, taken together."""
         valid, scores = mask.reshape(-1), vision.received.reshape(-1)
-        rule = partial(round_share, exact(self.contextual))
+        rule = partial(round_share, as_fraction(self.contextual))
         slots = int(rule(np.array(valid.size)))
         merged = jnp.minimum(lookup(rule, jnp.sum(valid), valid.size), count)
         dominant = top_mask(scores, valid, count - merged)
         others = valid & ~dominant
         if slots == 0:
-            return Part(dominant.reshape(mask.shape), vision.received)
+            return ModalitySelection(dominant.reshape(mask.shape), vision.received)
         target, filled, targets = sample_anchors(others, merged, slots)
         features = add_means(
             video, vision.keys, (others & ~targets).reshape(mask.shape), target, filled
         )
         keep = (dominant | targets).reshape(mask.shape)
-        return Part(keep, vision.received, features, dominant.reshape(mask.shape))
+        return ModalitySelection(keep, vision.received, features, dominant.reshape(mask.shape))
 
 
 def add_means(

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from omnizip_jax.answer import TokenCounts
 from omnizip_jax.compression import Method
 from omnizip_jax.evaluation import operations
+from omnizip_jax.inference.generation import TokenCounts
 from omnizip_jax.models.config import TextConfig
 from omnizip_jax.types import Selection
 

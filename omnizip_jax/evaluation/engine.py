@@ -9,22 +9,22 @@ from typing import Any
 
 import jax
 
-from omnizip_jax.answer import Answer
 from omnizip_jax.compression import Method, RandomTokens
 from omnizip_jax.config import WindowSpec
-from omnizip_jax.context import Context
 from omnizip_jax.evaluation.cost import cost
 from omnizip_jax.evaluation.memory import out_of_memory, peak_bytes
 from omnizip_jax.evaluation.protocol import Protocol
 from omnizip_jax.evaluation.questions import Question
 from omnizip_jax.evaluation.results import Key
 from omnizip_jax.evaluation.watching import QUESTION_ROOM, Watching, ask_alone
-from omnizip_jax.generate import answer_encoded
-from omnizip_jax.layout import token_counts
+from omnizip_jax.inference.api import answer_encoded
+from omnizip_jax.inference.context import Context
+from omnizip_jax.inference.generation import Answer
+from omnizip_jax.inference.prefill import encode_clip, read_encoded
+from omnizip_jax.inference.sequence import token_counts
 from omnizip_jax.media import Clip, load_clip
-from omnizip_jax.models.families import family
 from omnizip_jax.models.params import Params, WeightsMark
-from omnizip_jax.reader import encode_clip, read_encoded
+from omnizip_jax.models.registry import family
 from omnizip_jax.types import EncodedWindow
 
 Row = dict[str, Any]

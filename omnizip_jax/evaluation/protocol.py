@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 
 from omnizip_jax.evaluation.questions import LETTERS, Question
-from omnizip_jax.prompt import DEFAULT_SYSTEM
+from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
 
 
 @dataclasses.dataclass(frozen=True)

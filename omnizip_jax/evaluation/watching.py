@@ -7,15 +7,13 @@ from typing import Any
 
 import jax
 
-from omnizip_jax.answer import Answer
 from omnizip_jax.compression import Method
 from omnizip_jax.config import WindowSpec
-from omnizip_jax.context import Context
+from omnizip_jax.inference.context import DEFAULT_MEMORY, Context, Memory
+from omnizip_jax.inference.generation import Answer, ask
+from omnizip_jax.inference.streaming import feed, init_stream
 from omnizip_jax.media import Clip
-from omnizip_jax.memory import DEFAULT_MEMORY, Memory
 from omnizip_jax.models.params import Params
-from omnizip_jax.reply import ask
-from omnizip_jax.stream import feed, init_stream
 
 QUESTION_ROOM = 256  # slots for a question; the cache of a clip that is read whole grows if need be
 
@@ -64,9 +62,9 @@ class Watching:
         return jax.block_until_ready(context)
 
 
-def ask_alone(params: Params, context: Context, question: str, **decoding: Any) -> Answer:
+def ask_alone(params: Params, context: Context, question: str, **sampling_params: Any) -> Answer:
     """``ask``, with all text of the prompt counted, as ``generate`` does."""
-    answer, _ = ask(params, context, question, **decoding)
-    before = int(context.past.origin) + len(context.reading.markers)
+    answer, _ = ask(params, context, question, **sampling_params)
+    before = int(context.state.origin) + len(context.prefill_config.markers)
     counts = dataclasses.replace(answer.counts, text=answer.counts.text + before)
     return dataclasses.replace(answer, counts=counts)

@@ -9,9 +9,9 @@ import numpy as np
 
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.media.clock import End, FrameSampler, Picture, Sound, check_jump, continue_sound
-from omnizip_jax.media.cut import Grids, count_windows, cut_windows
 from omnizip_jax.media.live_sound import MelStream
 from omnizip_jax.media.sound import SAMPLE_RATE
+from omnizip_jax.media.windowing import Grids, count_windows, cut_windows
 from omnizip_jax.types import Window
 
 

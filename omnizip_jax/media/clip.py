@@ -15,12 +15,11 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from omnizip_jax.config import WindowSpec
-from omnizip_jax.media.channel import apart, read_ahead
+from omnizip_jax.media.bounded_queue import apart, read_ahead
 from omnizip_jax.media.clock import FrameSampler, Picture, Sound, continue_sound
 from omnizip_jax.media.container import note_if_short
-from omnizip_jax.media.cut import Grids, count_windows, cut_windows
+from omnizip_jax.media.deferred_warnings import Notes
 from omnizip_jax.media.excerpt import Excerpt
-from omnizip_jax.media.notes import Notes
 from omnizip_jax.media.pixels import unpatchify
 from omnizip_jax.media.sound import SAMPLE_RATE, clip_log_mel
 from omnizip_jax.media.sources import (
@@ -30,6 +29,7 @@ from omnizip_jax.media.sources import (
     is_local,
     open_media,
 )
+from omnizip_jax.media.windowing import Grids, count_windows, cut_windows
 from omnizip_jax.types import Window
 
 

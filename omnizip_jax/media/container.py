@@ -14,10 +14,10 @@ from av.error import ExitError, FFmpegError
 from av.video.reformatter import Interpolation
 
 from omnizip_jax.media.clock import Picture, Sound
-from omnizip_jax.media.notes import Notes
+from omnizip_jax.media.deferred_warnings import Notes
 from omnizip_jax.media.pipe import Pipe
 from omnizip_jax.media.resample import Resampler
-from omnizip_jax.media.steady import SteadySounds
+from omnizip_jax.media.timestamp_repair import SteadySounds
 from omnizip_jax.media.truncation import is_cut_off
 
 # swscale's bicubic is antialiased; without the other flags it rounds coarsely and halves the

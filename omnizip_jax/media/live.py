@@ -12,7 +12,7 @@ from typing import Literal
 
 from omnizip_jax.config import WindowSpec, check_flags, check_spec
 from omnizip_jax.media.assemble import Assembler
-from omnizip_jax.media.channel import Channel, Closed, fill
+from omnizip_jax.media.bounded_queue import Channel, Closed, fill
 from omnizip_jax.media.clock import FrameSampler
 from omnizip_jax.media.container import note_if_short
 from omnizip_jax.media.live_sound import largest_loudness

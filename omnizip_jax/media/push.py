@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from omnizip_jax.media.arrays import check_rate
-from omnizip_jax.media.channel import Channel, Closed
+from omnizip_jax.media.bounded_queue import Channel, Closed
 from omnizip_jax.media.clock import End, Picture, Sound, check_samples
 from omnizip_jax.media.pixels import resize
 from omnizip_jax.media.resample import Resampler, audio_frame

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from omnizip_jax.media.arrays import NUMBER, MediaArrays
-from omnizip_jax.media.channel import Channel, apart
+from omnizip_jax.media.bounded_queue import Channel, apart
 from omnizip_jax.media.clock import End, Picture, Sound
 from omnizip_jax.media.container import MediaFile, local_path
-from omnizip_jax.media.notes import Notes
+from omnizip_jax.media.deferred_warnings import Notes
 from omnizip_jax.media.push import PushSource
 
 Source: TypeAlias = str | Path | tuple | PushSource

@@ -10,7 +10,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array
 
-from omnizip_jax.models.families import Config
+from omnizip_jax.models.registry import Config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omnizip_jax.compression import METHODS, Method
-from omnizip_jax.decode import Decoding
-from omnizip_jax.prompt import DEFAULT_SYSTEM
-from omnizip_jax.serve.asking import Asking, Said
+from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
+from omnizip_jax.inference.decode import SamplingParams
 from omnizip_jax.serve.failure import Failure
 from omnizip_jax.serve.limits import Limits
+from omnizip_jax.serve.requests import Asking, Said
 
 _TOKENS = 256  # of an answer, unless told
 _STOPS = 4  # words that may end an answer
@@ -105,7 +105,7 @@ def read_chat(body: Any, limits: Limits) -> Chat:
     )
 
 
-def read_decoding(body: Mapping[str, Any], limits: Limits) -> Decoding:
+def read_decoding(body: Mapping[str, Any], limits: Limits) -> SamplingParams:
     """How an answer is made: greedily, unless there is a temperature.
 
     Raises:
@@ -123,7 +123,7 @@ def read_decoding(body: Mapping[str, Any], limits: Limits) -> Decoding:
     if _is_count(given.get("seed")):
         given["seed"] %= 2**32  # OpenAI's may be negative and of 64 bits
     try:
-        return Decoding(tokens, **given)
+        return SamplingParams(tokens, **given)
     except (ValueError, OverflowError) as error:
         raise Failure(str(error), param=next(iter(given))) from error
 

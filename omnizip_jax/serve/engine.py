@@ -24,13 +24,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from omnizip_jax import lanes
 from omnizip_jax.compression import Method
-from omnizip_jax.context import Context, fork
-from omnizip_jax.decode import Decoding
+from omnizip_jax.inference import generation as lanes
+from omnizip_jax.inference.context import Context, fork
+from omnizip_jax.inference.decode import SamplingParams
+from omnizip_jax.inference.generation import GenerationState, begin
+from omnizip_jax.inference.kv_cache import evict
+from omnizip_jax.inference.streaming import feed, init_stream
 from omnizip_jax.models.params import Params
-from omnizip_jax.reply import Reply, begin
-from omnizip_jax.room import thin
 from omnizip_jax.serve.cache import Kept
 from omnizip_jax.serve.failure import Failure, explained
 from omnizip_jax.serve.job import Job, say
@@ -45,8 +46,7 @@ from omnizip_jax.serve.session import (
     WindowSkipped,
     window_read,
 )
-from omnizip_jax.serve.shelf import Left, Shelf
-from omnizip_jax.stream import feed, init_stream
+from omnizip_jax.serve.session_store import Left, Shelf
 from omnizip_jax.types import Window
 
 _LOG = logging.getLogger("omnizip.serve")
@@ -361,10 +361,10 @@ class Engine:
             return
         began = time.perf_counter()
         jobs = [job for job, _ in turn]
-        replies = [reply for _, reply in turn if reply is not None]
+        replies = [generation for _, generation in turn if generation is not None]
         if replies:
             made = zip(jobs, self._tokens(replies), strict=True)
-            more = [job.take(reply) for job, reply in made]
+            more = [job.take(generation) for job, generation in made]
         else:
             more = [jobs[0].step()]
         self.metrics.step.observe(time.perf_counter() - began)
@@ -376,20 +376,22 @@ class Engine:
                     self._answers -= job.answer
             self._count()
 
-    def _next(self) -> list[tuple[Job, Reply | None]]:
+    def _next(self) -> list[tuple[Job, GenerationState | None]]:
         """Whose turn it is: a job by itself, or replies that go side by side."""
         with self._changed:
             queue = self._first or self._jobs
             if not queue:
                 return []
             waiting = [(job, job.wanting) for job in queue]
-            kinds = [job if reply is None else lanes.kind(reply) for job, reply in waiting]
+            kinds = [
+                job if generation is None else lanes.kind(generation) for job, generation in waiting
+            ]
             turn = [waiting[number] for number in lanes.together(kinds)]
             for job, _ in turn:
                 queue.remove(job)
             return turn
 
-    def _tokens(self, replies: list[Reply]) -> Sequence[Reply | Exception]:
+    def _tokens(self, replies: list[GenerationState]) -> Sequence[GenerationState | Exception]:
         """The next tokens of all; what goes wrong goes wrong for all."""
         self.metrics.lanes.inc(len(replies))
         self.metrics.decode_steps.inc()
@@ -448,12 +450,14 @@ class Engine:
             state = init_stream(
                 self.params, self.method, capacity=limits.capacity, text_slots=limits.text_slots
             )
-            state = feed(self.params, state, Window.empty(state.reading.spec))
+            state = feed(self.params, state, Window.empty(state.prefill_config.spec))
             for count in (1, *lanes.LANES):
                 if count <= min(limits.answers, limits.answer_bytes // context_bytes(state)):
-                    answers = [begin(self.params, state, "?", Decoding(1)) for _ in range(count)]
+                    answers = [
+                        begin(self.params, state, "?", SamplingParams(1)) for _ in range(count)
+                    ]
                     lanes.step_lanes(self.params, answers)
-            jax.block_until_ready(thin(state).cache)
+            jax.block_until_ready(evict(state).cache)
         except ValueError as error:  # of the settings, or the method needs whole clips
             _LOG.warning("live sessions cannot begin: %s", error)
         self.ready.set()

@@ -23,15 +23,15 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route, WebSocketRoute
 
 from omnizip_jax.compression import METHODS, Method
-from omnizip_jax.serve.asking import Answered, Piece, about_clips
+from omnizip_jax.serve.auth import Guard
 from omnizip_jax.serve.chat import Chat, read_chat
 from omnizip_jax.serve.engine import Engine
+from omnizip_jax.serve.events import followed
 from omnizip_jax.serve.failure import Failure, explained
-from omnizip_jax.serve.guard import Guard
 from omnizip_jax.serve.live import Live
 from omnizip_jax.serve.page import page_routes
+from omnizip_jax.serve.requests import Answered, Piece, about_clips
 from omnizip_jax.serve.sources import Sources
-from omnizip_jax.serve.telling import followed
 from omnizip_jax.serve.worker import Workers, decode_clip
 
 _LOG = logging.getLogger("omnizip.serve")

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from omnizip_jax.reply import Reply
+from omnizip_jax.inference.generation import GenerationState
 from omnizip_jax.serve.failure import explained
 
 _LOG = logging.getLogger("omnizip.serve")
@@ -19,11 +19,11 @@ class Going:
     """What an answer's steps give where its next tokens are wanted; they are sent the reply to it.
 
     Attributes:
-        reply: it is used up.
+        generation: it is used up.
         news: to tell meanwhile, or None.
     """
 
-    reply: Reply
+    generation: GenerationState
     news: Any
 
 
@@ -42,7 +42,7 @@ class Job:
     def __init__(self, steps: Iterator[Any], tell: Callable[[Any], Any], answer: bool = False):
         self._steps: Any = steps
         self._tell, self.answer = tell, answer
-        self._reply: Reply | None = None
+        self._reply: GenerationState | None = None
         self._cancelled = threading.Event()
         self.finished = threading.Event()
 
@@ -51,7 +51,7 @@ class Job:
         self._cancelled.set()
 
     @property
-    def wanting(self) -> Reply | None:
+    def wanting(self) -> GenerationState | None:
         """The reply whose next tokens are wanted, if they still are."""
         return None if self._cancelled.is_set() else self._reply
 
@@ -59,11 +59,11 @@ class Job:
         """One step by itself; returns whether there is more to do."""
         return self._go_on(lambda: next(self._steps))
 
-    def take(self, reply: Reply | Exception) -> bool:
+    def take(self, generation: GenerationState | Exception) -> bool:
         """Go on with the tokens that came, or with what came instead."""
-        if isinstance(reply, Exception):
-            return self._go_on(lambda: self._steps.throw(reply))
-        return self._go_on(lambda: self._steps.send(reply))
+        if isinstance(generation, Exception):
+            return self._go_on(lambda: self._steps.throw(generation))
+        return self._go_on(lambda: self._steps.send(generation))
 
     def _go_on(self, step: Callable[[], Any]) -> bool:
         told: Any = None
@@ -72,7 +72,7 @@ class Job:
             if not self._cancelled.is_set():
                 told = step()
                 if isinstance(told, Going):
-                    self._reply, told = told.reply, told.news
+                    self._reply, told = told.generation, told.news
                 if told is not None and not self._cancelled.is_set():
                     say(self._tell, told)
                 return True

@@ -28,16 +28,16 @@ from starlette.concurrency import run_in_threadpool
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from omnizip_jax.compression import Method
-from omnizip_jax.decode import Decoding
-from omnizip_jax.serve.asking import Answered, Asking, Begun, Piece, about_stream
-from omnizip_jax.serve.changing import changed
+from omnizip_jax.inference.decode import SamplingParams
+from omnizip_jax.serve.auth import PROTOCOL
 from omnizip_jax.serve.chat import check_text, read_decoding, read_method
 from omnizip_jax.serve.engine import Engine
+from omnizip_jax.serve.events import Ear, followed
 from omnizip_jax.serve.failure import Failure, explained
-from omnizip_jax.serve.guard import PROTOCOL
-from omnizip_jax.serve.incoming import Incoming
+from omnizip_jax.serve.live_assembler import Incoming
+from omnizip_jax.serve.requests import Answered, Asking, Begun, Piece, about_stream
 from omnizip_jax.serve.session import Expired, Session, WindowRead, WindowSkipped
-from omnizip_jax.serve.telling import Ear, followed
+from omnizip_jax.serve.settings_update import changed
 from omnizip_jax.serve.worker import Workers, decode_picture
 from omnizip_jax.types import Window
 
@@ -207,8 +207,8 @@ class _Talk:
             await run_in_threadpool(engine.shelf.put, name, left)
             raise
         session.name = name
-        medium = left.context.reading.medium
-        self._listen(session, medium.video, medium.audio)
+        modalities = left.context.prefill_config.modalities
+        self._listen(session, modalities.video, modalities.audio)
 
     async def _created(self) -> None:
         """Say the name of a session that waits for its client, should it go."""
@@ -301,8 +301,8 @@ class _Talk:
         text = check_text(message.get("text"), "text", self._engine.limits)
         if not text.strip():
             raise Failure("video.query needs a text", param="text")
-        decoding = self._decoding({**self._config, **message})
-        asking = Asking(text, decoding=decoding, keep=self._keep)
+        sampling_params = self._decoding({**self._config, **message})
+        asking = Asking(text, sampling_params=sampling_params, keep=self._keep)
         if self._answering is not None:
             self._answering.cancel()
             await asyncio.wait([self._answering])
@@ -313,7 +313,7 @@ class _Talk:
             self._answer(session, arrived, rest, asking, pictures)
         )
 
-    def _decoding(self, message: Mapping[str, Any]) -> Decoding:
+    def _decoding(self, message: Mapping[str, Any]) -> SamplingParams:
         """As chat completions are asked for; or as a list of vLLM-Omni's, of which one counts."""
         stages = message.get("sampling_params_list")
         first = stages[0] if isinstance(stages, list) and stages else {}

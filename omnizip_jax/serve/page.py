@@ -8,8 +8,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from omnizip_jax.serve.auth import PAGE
 from omnizip_jax.serve.failure import Failure
-from omnizip_jax.serve.guard import PAGE
 from omnizip_jax.serve.sample import sample_file, sample_questions
 
 STATIC = Path(__file__).parent / "static"

@@ -11,11 +11,11 @@ import uvicorn
 
 from omnizip_jax.compression import Method
 from omnizip_jax.models.params import Params
+from omnizip_jax.serve.auth import is_loopback
 from omnizip_jax.serve.engine import Engine
-from omnizip_jax.serve.guard import is_loopback
 from omnizip_jax.serve.http import Server
 from omnizip_jax.serve.limits import Limits
-from omnizip_jax.serve.shelf import Shelf
+from omnizip_jax.serve.session_store import Shelf
 from omnizip_jax.serve.sources import Sources
 from omnizip_jax.serve.worker import Workers
 

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from omnizip_jax.context import Context
 from omnizip_jax.evaluation.operations import prefill_operations
+from omnizip_jax.inference.context import Context
 from omnizip_jax.types import Window
 
 
@@ -136,15 +136,15 @@ def window_read(
 
 def _remembered(session: Session, after: Context, number: int) -> tuple[tuple[int, int], ...]:
     """What the cache holds of each window, once that of a number is in."""
-    session.units[int(after.past.unit) - 1] = number
-    left = after.remembered
+    session.units[int(after.state.unit) - 1] = number
+    left = after.retained
     session.units = {unit: session.units[unit] for unit in left}
     return tuple(zip(session.units.values(), left.values(), strict=True))
 
 
 def _work(context: Context) -> float:
     """As if all that came were one prompt; of windows that left the cache it counts too much."""
-    text, config = int(context.past.origin), context.reading.config.text
+    text, config = int(context.state.origin), context.prefill_config.config.text
     kept, seen = (
         prefill_operations(config, (text + int(np.sum(tokens)),) * config.layers)
         for tokens in (context.kept, context.seen)

@@ -12,8 +12,8 @@ from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from omnizip_jax.serve.chat import Medium
 from omnizip_jax.serve.failure import Failure
+from omnizip_jax.serve.fetch import fetch
 from omnizip_jax.serve.limits import Limits
-from omnizip_jax.serve.remote import fetch
 
 
 @dataclasses.dataclass(frozen=True)

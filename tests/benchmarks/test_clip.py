@@ -10,10 +10,10 @@ from benchmarks import methods, stream
 from benchmarks.bench import Bench
 from benchmarks.clip import FULL, KEEP_45, NoiseClip
 from benchmarks.presets import PRESETS, random_params, random_windows
-from omnizip_jax import entry, reader
 from omnizip_jax.compression import METHODS
-from omnizip_jax.entry import append_text
-from omnizip_jax.reader import read_clip
+from omnizip_jax.inference import prefill as entry
+from omnizip_jax.inference import prefill as reader
+from omnizip_jax.inference.prefill import append_text, read_clip
 
 CONFIG = PRESETS["tiny"].model
 
@@ -53,7 +53,7 @@ def test_a_stream_goes_to_any_length_of_history(monkeypatch):
         ours.at(length).ask()
         assert int(ours.state.cache.length) == length
         ours.feed()
-        assert length + 100 < int(ours.state.cache.length) <= ours.state.filled <= 2048
+        assert length + 100 < int(ours.state.cache.length) <= ours.state.used_slots <= 2048
     ours.at(ours.full + 1).feed()  # one more would not fit
     assert int(ours.state.cache.length) < ours.full
 

@@ -32,8 +32,8 @@ import pytest
 from omnizip_jax.checkpoint.checksums import damaged_files
 from omnizip_jax.checkpoint.convert import convert
 from omnizip_jax.checkpoint.load import load
+from omnizip_jax.models.decoder import Decoder
 from omnizip_jax.models.params import Params
-from omnizip_jax.models.text import Decoder
 from omnizip_jax.testbed.random_checkpoint import write_random_checkpoint
 
 REPOSITORY = Path(__file__).parents[2]

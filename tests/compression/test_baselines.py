@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from omnizip_jax.compression import AllTokens, RandomTokens, TemporalOnly
-from omnizip_jax.compression.counts import exact
+from omnizip_jax.compression.counts import as_fraction
 from omnizip_jax.compression.share import RunningShare, most_at_once
 from tests.compression import loops
 from tests.compression.oracle import half_even
@@ -99,10 +99,10 @@ def test_a_running_share_is_rounded_at_every_moment(share):
     running, tokens, taken = RunningShare.even(), 0, 0
     for _ in range(300):
         new = int(rng.choice([0, 1, 2, 50, 338]))
-        running, count = running.come(np.int32(new), exact(share))
+        running, count = running.advance(np.int32(new), as_fraction(share))
         tokens, taken = tokens + new, taken + int(count)
         assert taken == half_even(share, tokens)
-        assert 0 <= count <= most_at_once(exact(share), new)
+        assert 0 <= count <= most_at_once(as_fraction(share), new)
 
 
 @pytest.mark.parametrize("settings", [{}, {"keep": 0.25}, {"keep": 0.8}], ids=str)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.compression.budget import allocate_discards
-from omnizip_jax.compression.counts import ceil_share, exact, floor_share, lookup, round_share
+from omnizip_jax.compression.counts import as_fraction, ceil_share, floor_share, lookup, round_share
 from tests.compression import oracle
 
 WINDOWS, AUDIO, VIDEO = 5, 50, 288
@@ -45,8 +45,8 @@ def test_budget_is_met_to_the_token_within_bounds(clip, config):
     )
     total = oracle.half_even(config.rho_video, video_counts.sum())
     assert found.sum() == total
-    low = np.float64([exact(config.rho_min) * int(n) for n in video_counts])
-    high = np.float64([exact(config.rho_max) * int(n) for n in video_counts])
+    low = np.float64([as_fraction(config.rho_min) * int(n) for n in video_counts])
+    high = np.float64([as_fraction(config.rho_max) * int(n) for n in video_counts])
     assert np.all((low - 1 < found) & (found < high + 1))
     # Where integers between the bounds exist and can meet the budget, the bounds hold as they are.
     lower, upper = np.ceil(low), np.floor(high)
@@ -85,10 +85,14 @@ def test_windows_that_keep_all_audio_still_meet_the_budget():
 def test_counts_are_those_of_exact_arithmetic(share):
     counts, meant = np.arange(2000), Fraction(repr(share)).limit_denominator(10**6)
     np.testing.assert_array_equal(
-        round_share(exact(share), counts), [round(meant * int(n)) for n in counts]
+        round_share(as_fraction(share), counts), [round(meant * int(n)) for n in counts]
     )
-    assert np.all(floor_share(exact(share), counts) == [(meant * int(n)) // 1 for n in counts])
-    assert np.all(ceil_share(exact(share), counts) == [-((-meant * int(n)) // 1) for n in counts])
+    assert np.all(
+        floor_share(as_fraction(share), counts) == [(meant * int(n)) // 1 for n in counts]
+    )
+    assert np.all(
+        ceil_share(as_fraction(share), counts) == [-((-meant * int(n)) // 1) for n in counts]
+    )
     # 0.3 of 50 is 15, 0.55 of 100 is 55, though their binary fractions say otherwise.
-    assert ceil_share(exact(0.55), np.array(100)) == 55
+    assert ceil_share(as_fraction(0.55), np.array(100)) == 55
     assert lookup(lambda n: 2 * n, np.array([3, 0]), 5).tolist() == [6, 0]

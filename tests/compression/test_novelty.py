@@ -10,7 +10,7 @@ from omnizip_jax.compression.novelty import RECENT, Expected, Novelty, spread
 from tests.compression import loops
 
 NOVELTY = Novelty()
-come = jax.jit(NOVELTY.come)
+advance = jax.jit(NOVELTY.advance)
 
 
 class Modality:
@@ -19,7 +19,7 @@ class Modality:
     def __init__(self):
         self.units, self.surprises, self.weights = [], [], []
 
-    def worth(self, tokens, surprise_of):
+    def importance(self, tokens, surprise_of):
         """Of a window's tokens, once they have come."""
         self.units += list(loops.unit(tokens))
         mean = np.mean(self.units, axis=0)
@@ -35,15 +35,17 @@ class Modality:
 
 def test_a_streams_worth_equals_float64_loops():
     windows = loops.encoded_clip(2, windows=6, scattered=True)
-    expected = Expected.nothing(jax.tree.map(lambda x: x[0], windows))
+    expected = Expected.initial(jax.tree.map(lambda x: x[0], windows))
     sound, picture, before = Modality(), Modality(), None
     for number in range(6):
         window = jax.tree.map(lambda x, at=number: x[at], windows)
-        expected, heard, seen = come(expected, window)
+        expected, heard, seen = advance(expected, window)
         mask = window.audio.token_mask
-        worth = sound.worth(window.audio.tokens[mask], lambda _, x, mean: 1 - loops.cosine(x, mean))
-        np.testing.assert_allclose(np.asarray(heard.worth)[0][mask], worth, rtol=3e-3)
-        assert not np.any(np.asarray(heard.worth)[0][~mask])
+        importance = sound.importance(
+            window.audio.tokens[mask], lambda _, x, mean: 1 - loops.cosine(x, mean)
+        )
+        np.testing.assert_allclose(np.asarray(heard.importance)[0][mask], importance, rtol=3e-3)
+        assert not np.any(np.asarray(heard.importance)[0][~mask])
 
         places, known = [], []
         for grid, own in zip(window.video, window.video_mask, strict=True):
@@ -59,34 +61,34 @@ def test_a_streams_worth_equals_float64_loops():
         def least(i, token, mean, known=known):
             return min(1 - loops.cosine(token, other) for other in [mean, *known[i]])
 
-        worth = picture.worth(np.array(places), least)
-        found = np.asarray(seen.worth)[0][window.video_mask]
-        np.testing.assert_allclose(found, worth, rtol=3e-3)
+        importance = picture.importance(np.array(places), least)
+        found = np.asarray(seen.importance)[0][window.video_mask]
+        np.testing.assert_allclose(found, importance, rtol=3e-3)
 
 
 def test_what_was_new_long_ago_is_worth_more_than_what_is_usual():
     """The new tokens of a window are worth many times the others."""
     clip = loops.eventful(windows=12, at=6)
-    expected, worth = Expected.nothing(jax.tree.map(lambda x: x[0], clip)), []
+    expected, importance = Expected.initial(jax.tree.map(lambda x: x[0], clip)), []
     for number in range(12):
-        expected, _, seen = come(expected, jax.tree.map(lambda x, at=number: x[at], clip))
-        worth.append(np.asarray(seen.weight / seen.usual)[0])
-    assert worth[6][0, :4].min() > 10 and np.median(worth[6:]) < 0.5
+        expected, _, seen = advance(expected, jax.tree.map(lambda x, at=number: x[at], clip))
+        importance.append(np.asarray(seen.weight / seen.usual)[0])
+    assert importance[6][0, :4].min() > 10 and np.median(importance[6:]) < 0.5
     # The second grid of that window shows something else again, but the first one was new, too.
-    assert worth[6][:, :4].min() > 50 * np.median(worth[6:])
+    assert importance[6][:, :4].min() > 50 * np.median(importance[6:])
 
 
 def test_the_usual_is_that_of_the_last_two_minutes():
     """After a change for good, what is new becomes usual."""
     clip = loops.encoded_clip(3, windows=2, holes=False)
     first, second = (jax.tree.map(lambda x, at=at: x[at], clip) for at in (0, 1))
-    expected = Expected.nothing(first)
+    expected = Expected.initial(first)
     for _ in range(RECENT):
-        expected, *_ = come(expected, first)
+        expected, *_ = advance(expected, first)
     assert int(expected.picture.tokens) == RECENT * first.video_mask.size
     away = loops.cosine(expected.picture.direction, total(second))
     for _ in range(RECENT):
-        expected, *_ = come(expected, second)
+        expected, *_ = advance(expected, second)
     assert loops.cosine(expected.picture.direction, total(second)) > away
     assert int(expected.picture.tokens) == RECENT * first.video_mask.size
 

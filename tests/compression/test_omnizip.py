@@ -125,12 +125,12 @@ def test_one_trace_whatever_the_content(config):
     chex.clear_trace_counter()
     traced = jax.jit(chex.assert_max_traces(compress_clip, n=1), static_argnames="config")
     full = random_clip(0)
-    nothing = full.replace(
+    initial = full.replace(
         audio_mask=np.zeros_like(full.audio_mask), video_mask=np.zeros_like(full.video_mask)
     )
-    no_audio = full.replace(audio_mask=nothing.audio_mask)
-    no_video = full.replace(video_mask=nothing.video_mask)
-    for tokens in (full, random_clip(1), no_audio, no_video, nothing):
+    no_audio = full.replace(audio_mask=initial.audio_mask)
+    no_video = full.replace(video_mask=initial.video_mask)
+    for tokens in (full, random_clip(1), no_audio, no_video, initial):
         clip = traced(tokens, config=config)
         assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(clip))
         assert not np.any(clip.audio_keep & ~tokens.audio_mask)

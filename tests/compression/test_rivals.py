@@ -11,7 +11,7 @@ from omnizip_jax.compression import (
     DyCoke,
     Mixed,
     OmniZipConfig,
-    Questioned,
+    QuestionGuided,
     RandomTokens,
     Seats,
     TemporalOnly,
@@ -258,14 +258,14 @@ def test_what_always_holds(name):
     method = (EVERY | SHARES)[name]
     chex.clear_trace_counter()
     run = jax.jit(chex.assert_max_traces(lambda windows: method.select(windows, KEY), n=1))
-    full, nothing = clip(0), clip(1)
-    empty = np.zeros_like(nothing.audio.token_mask)
-    no_audio = nothing.replace(
-        audio=nothing.audio.replace(
-            token_mask=empty, frame_mask=np.zeros_like(nothing.audio.frame_mask)
+    full, initial = clip(0), clip(1)
+    empty = np.zeros_like(initial.audio.token_mask)
+    no_audio = initial.replace(
+        audio=initial.audio.replace(
+            token_mask=empty, frame_mask=np.zeros_like(initial.audio.frame_mask)
         )
     )
-    no_video = nothing.replace(video_mask=np.zeros_like(nothing.video_mask))
+    no_video = initial.replace(video_mask=np.zeros_like(initial.video_mask))
     for windows in (full, clip(3), no_audio, no_video):
         chosen = jax.tree.map(np.asarray, run(windows))
         assert not np.any(chosen.audio_keep & ~windows.audio.token_mask)
@@ -274,7 +274,7 @@ def test_what_always_holds(name):
         sizes = loops.sizes(windows)
         assert kept <= method.bound(*sizes)
         if name in SHARES and not isinstance(method, FastV):  # its share is one of the layers
-            factor = 1.4 if isinstance(method, Seats | Questioned) else 1
+            factor = 1.4 if isinstance(method, Seats | QuestionGuided) else 1
             assert kept == half_even(round(factor * method.keep, 6), sum(n.sum() for n in sizes))
         # Padding is never read.
         other = jax.tree.map(np.asarray, run(loops.blank(windows)))

@@ -12,11 +12,11 @@ RNG = np.random.default_rng(0)
 
 def test_distances_survive_a_common_offset():
     grid = RNG.standard_normal((6, 8))
-    exact = ((grid[:, None] - grid[None]) ** 2).mean(-1)
+    as_fraction = ((grid[:, None] - grid[None]) ** 2).mean(-1)
     mask = np.ones(6, bool)
-    np.testing.assert_allclose(squared_distances(np.float32(grid), mask), exact, atol=1e-5)
+    np.testing.assert_allclose(squared_distances(np.float32(grid), mask), as_fraction, atol=1e-5)
     shifted = squared_distances(np.float32(grid + 1000), mask)
-    np.testing.assert_allclose(shifted, exact, atol=2e-3)  # what float32 leaves of the input
+    np.testing.assert_allclose(shifted, as_fraction, atol=2e-3)  # what float32 leaves of the input
 
 
 def test_repeated_tokens_rank_above_padding():

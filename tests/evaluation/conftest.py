@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from experiments.survey import quiz
 from omnizip_jax.compression import AllTokens, Method, OmniZipConfig
 from omnizip_jax.evaluation.engine import Engine, Settings
 from omnizip_jax.evaluation.protocol import PROTOCOLS
 from omnizip_jax.evaluation.questions import read_questions, write_questions
-from omnizip_jax.testbed.survey import quiz
 
 CLIPS = 3
 

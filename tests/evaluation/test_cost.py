@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from omnizip_jax import generate, reply
-from omnizip_jax.answer import TokenCounts
+from omnizip_jax import generate
 from omnizip_jax.compression import METHODS, AllTokens, FastV, Method, OmniZipConfig, Seats
 from omnizip_jax.compression.stages import Stage
 from omnizip_jax.evaluation.cost import cost, without_compression
 from omnizip_jax.evaluation.operations import prefill_operations
+from omnizip_jax.inference import generation as reply
+from omnizip_jax.inference.generation import TokenCounts
 from omnizip_jax.types import Selection
 from tests.conftest import clip_of
 from tests.evaluation.test_operations import TOY

@@ -83,5 +83,5 @@ def test_the_true_count_is_that_of_every_product(tokens):
 def test_equation_9_as_it_is_printed(n):
     t, r, d, m = TOY.layers, 100, TOY.hidden, TOY.ffn
     prefill = t * (4 * n * d**2 + 2 * n**2 * d + 2 * n * d * m)
-    decoding = t * r * ((4 * d**2 + 2 * d * m) + 2 * (d * n + d * (r + 1) / 2))
-    assert paper_operations(TOY, [n] * t) == prefill + decoding
+    sampling_params = t * r * ((4 * d**2 + 2 * d * m) + 2 * (d * n + d * (r + 1) / 2))
+    assert paper_operations(TOY, [n] * t) == prefill + sampling_params

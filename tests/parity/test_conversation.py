@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from omnizip_jax import ask, converse, read
-from omnizip_jax.decode import end_tokens
-from omnizip_jax.prompt import DEFAULT_SYSTEM
-from omnizip_jax.reply import begin
+from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
+from omnizip_jax.inference.decode import end_tokens
+from omnizip_jax.inference.generation import begin
 from tests.conftest import clip_of
 
 BOTH = ([2, 2], [200, 200])
@@ -75,7 +75,7 @@ def test_clips_and_texts(name, params, thinker, random_windows):
         torch.testing.assert_close(thinker.positions(whole), inputs["position_ids"])
 
     context = read(params, given(parts), None)
-    logits = np.asarray(begin(params, context, QUESTION).generation.logits)
+    logits = np.asarray(begin(params, context, QUESTION).decode_state.logits)
     np.testing.assert_allclose(logits, thinker.logits(inputs)[-1], atol=1e-4)
     expected = thinker.continued(inputs, TOKENS, end_tokens(params.tokenizer))
     answer, _ = ask(params, context, QUESTION, max_new_tokens=TOKENS)
@@ -93,7 +93,7 @@ def test_a_dialogue(params, thinker, random_windows):
     for question in ("What happens?", "And then?", "Why?"):
         turns[-1].append(question)
         inputs = thinker.conversation(rendered(params, turns), [windows])
-        logits = np.asarray(begin(params, context, question).generation.logits)
+        logits = np.asarray(begin(params, context, question).decode_state.logits)
         np.testing.assert_allclose(logits, thinker.logits(inputs)[-1], atol=1e-4)
         answer, context = ask(params, context, question, keep=True, max_new_tokens=TOKENS)
         expected = thinker.continued(inputs, TOKENS, end_tokens(params.tokenizer))

@@ -7,11 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from omnizip_jax import prompt
-from omnizip_jax.decode import Decoding, end_tokens
-from omnizip_jax.generate import read
-from omnizip_jax.reply import begin, finish
-from omnizip_jax.reply import run as complete
+from omnizip_jax.inference import chat_template as prompt
+from omnizip_jax.inference.api import read
+from omnizip_jax.inference.decode import SamplingParams, end_tokens
+from omnizip_jax.inference.generation import begin, finish
+from omnizip_jax.inference.generation import run as complete
 from tests.conftest import clip_of
 
 CLIPS = {
@@ -31,8 +31,8 @@ def run(params, windows, question, new_tokens):
     video = windows is not None and bool(np.any(windows.grid_mask))
     asked = prompt.build(params.tokenizer, params.config, question, audio=audio, video=video)
     context = read(params, None if windows is None else clip_of(windows), None)
-    reply = begin(params, context, question, Decoding(new_tokens))
-    logits = np.asarray(reply.generation.logits)
+    reply = begin(params, context, question, SamplingParams(new_tokens))
+    logits = np.asarray(reply.decode_state.logits)
     answer, _ = finish(params, complete(params, reply))
     text = len(asked.prefix) + len(asked.suffix)
     counts = dataclasses.replace(answer.counts, text=text)

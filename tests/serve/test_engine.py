@@ -9,13 +9,16 @@ import jax
 import numpy as np
 import pytest
 
-from omnizip_jax import OmniZipConfig, ask, feed, init_stream, lanes, read
+from omnizip_jax import OmniZipConfig, ask, feed, init_stream, read
 from omnizip_jax import fork as forked
 from omnizip_jax import generate as generate_whole
 from omnizip_jax.compression import AllTokens, FastV
-from omnizip_jax.decode import DECODE_BLOCK, Decoding
-from omnizip_jax.reply import begin
-from omnizip_jax.serve.asking import (
+from omnizip_jax.inference import generation as lanes
+from omnizip_jax.inference.decode import DECODE_BLOCK, SamplingParams
+from omnizip_jax.inference.generation import begin
+from omnizip_jax.serve.engine import Engine
+from omnizip_jax.serve.failure import Failure
+from omnizip_jax.serve.requests import (
     Answered,
     Asking,
     Begun,
@@ -24,8 +27,6 @@ from omnizip_jax.serve.asking import (
     about_stream,
     remembered,
 )
-from omnizip_jax.serve.engine import Engine
-from omnizip_jax.serve.failure import Failure
 from omnizip_jax.serve.session import Expired, WindowRead, WindowSkipped
 from tests.conftest import clip_of
 from tests.serve.conftest import LIMITS, WAIT
@@ -33,7 +34,7 @@ from tests.serve.conftest import LIMITS, WAIT
 pytestmark = pytest.mark.slow  # many programs
 
 SETTINGS = {"capacity": LIMITS.capacity, "text_slots": LIMITS.text_slots}
-ASKING = Asking("What happens?", decoding=Decoding(12))
+ASKING = Asking("What happens?", sampling_params=SamplingParams(12))
 
 
 @pytest.fixture(scope="module")
@@ -176,23 +177,29 @@ def test_answers_go_side_by_side_and_none_is_another_for_it(
     engine, gate, steps_made, tiny, windows, heard
 ):
     """Of several sessions, to several questions, greedy and drawn, long and short."""
-    decodings = [Decoding(20), Decoding(6), Decoding(20, temperature=1.3, top_p=0.9, seed=3)]
+    decodings = [
+        SamplingParams(20),
+        SamplingParams(6),
+        SamplingParams(20, temperature=1.3, top_p=0.9, seed=3),
+    ]
     sessions, answers = [], []
     for number in range(2):
         sessions.append(engine.open(lambda _: None))
         for window in windows[: number + 1]:
             engine.push(sessions[number], window)
-    for number, decoding in enumerate(decodings):
+    for number, sampling_params in enumerate(decodings):
         answers.append(heard())
         session = sessions[number % 2]
-        asking = Asking(f"What happens, {number}?", decoding=decoding)
+        asking = Asking(f"What happens, {number}?", sampling_params=sampling_params)
         steps = about_stream(engine, session, session.arrived, [], asking)
         engine.submit(steps, answers[-1].put, first=True)
     gate.set()
     steps_alone = 0
-    for number, (answer, decoding) in enumerate(zip(answers, decodings, strict=True)):
+    for number, (answer, sampling_params) in enumerate(zip(answers, decodings, strict=True)):
         state = lonely(tiny, windows[: number % 2 + 1])
-        expected, _ = ask(tiny, state, f"What happens, {number}?", **dataclasses.asdict(decoding))
+        expected, _ = ask(
+            tiny, state, f"What happens, {number}?", **dataclasses.asdict(sampling_params)
+        )
         news, failure = answer.all()
         assert failure is None and news[-1].text == expected.text
         assert news[-1].made == len(expected.token_ids)
@@ -208,7 +215,7 @@ def test_a_cancelled_answer_leaves_its_lane_before_the_next_step(
     session, told = engine.open(lambda _: None), heard()
     engine.push(session, windows[0])
     jobs, answers = [], [heard(), heard()]
-    asking = Asking("What happens?", decoding=Decoding(24))
+    asking = Asking("What happens?", sampling_params=SamplingParams(24))
 
     def hear(news):
         answers[0].put(news)
@@ -387,8 +394,8 @@ def test_what_was_said_counts_as_if_it_had_been_answered(tiny, clip):
     else:
         pytest.skip("no answer that is written in one way")
     again = remembered(tiny, forked(context), "Who?", answer.text)
-    replies = [begin(tiny, each, "And then?", Decoding(1)) for each in (after, again)]
-    logits = [np.asarray(reply.generation.logits) for reply in replies]
+    replies = [begin(tiny, each, "And then?", SamplingParams(1)) for each in (after, again)]
+    logits = [np.asarray(reply.decode_state.logits) for reply in replies]
     np.testing.assert_allclose(*logits, atol=1e-4)
-    plain = begin(tiny, context, "And then?", Decoding(1))
-    assert not np.allclose(logits[0], np.asarray(plain.generation.logits), atol=1e-3)
+    plain = begin(tiny, context, "And then?", SamplingParams(1))
+    assert not np.allclose(logits[0], np.asarray(plain.decode_state.logits), atol=1e-3)

@@ -15,13 +15,13 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from omnizip_jax import OmniZipConfig, PushSource, ask, feed, fork, init_stream, windows
-from omnizip_jax.serve.asking import remembered
+from omnizip_jax.inference.streaming import change_method
 from omnizip_jax.serve.engine import Engine
 from omnizip_jax.serve.http import Server
-from omnizip_jax.serve.incoming import Incoming
+from omnizip_jax.serve.live_assembler import Incoming
+from omnizip_jax.serve.requests import remembered
 from omnizip_jax.serve.sources import Sources
 from omnizip_jax.serve.worker import Workers
-from omnizip_jax.stream import change_method
 from tests.serve.conftest import LIMITS, WAIT
 
 pytestmark = pytest.mark.slow  # many programs, sockets and processes

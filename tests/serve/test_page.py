@@ -14,8 +14,8 @@ from starlette.responses import JSONResponse
 from starlette.testclient import TestClient
 
 import omnizip_jax
+from omnizip_jax.serve.auth import Guard
 from omnizip_jax.serve.failure import Failure
-from omnizip_jax.serve.guard import Guard
 from omnizip_jax.serve.page import STATIC, TYPES, assets, page_routes
 from omnizip_jax.serve.sample import WINDOWS, sample, sample_questions
 from omnizip_jax.testbed.questions import all_questions

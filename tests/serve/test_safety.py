@@ -18,11 +18,11 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from omnizip_jax import WindowSpec
+from omnizip_jax.serve.auth import KEY_PROTOCOL, PROTOCOL, Guard, is_loopback
 from omnizip_jax.serve.cache import Kept
 from omnizip_jax.serve.failure import Failure
-from omnizip_jax.serve.guard import KEY_PROTOCOL, PROTOCOL, Guard, is_loopback
+from omnizip_jax.serve.fetch import fetch, is_public
 from omnizip_jax.serve.limits import Limits
-from omnizip_jax.serve.remote import fetch, is_public
 from omnizip_jax.serve.server import Settings
 from omnizip_jax.serve.worker import Workers, decode_clip, decode_picture
 from omnizip_jax.testbed.bouncing import write_clip
@@ -193,10 +193,10 @@ def test_a_name_is_resolved_once(site, monkeypatch):
     def resolve(*_, **__):
         return [(2, 1, 6, "", (next(found), port))]
 
-    monkeypatch.setattr("omnizip_jax.serve.remote.socket.getaddrinfo", resolve)
+    monkeypatch.setattr("omnizip_jax.serve.fetch.socket.getaddrinfo", resolve)
     # The library connects by address, so a second answer would be 127.0.0.2 and fail.
     monkeypatch.setattr(
-        "omnizip_jax.serve.remote.socket.create_connection", lambda address, timeout: dial(address)
+        "omnizip_jax.serve.fetch.socket.create_connection", lambda address, timeout: dial(address)
     )
     asked = []
 

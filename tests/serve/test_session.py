@@ -37,7 +37,7 @@ def test_what_is_remembered_of_each_window(tiny, memory):
         else:
             assert remembered == kept
         # Counted anew, from the slots one by one.
-        slots = jax.device_get(state.past.slots)
+        slots = jax.device_get(state.state.slots)
         units = [
             int(unit)
             for kind, unit in zip(slots.kind, slots.unit, strict=True)
@@ -48,7 +48,7 @@ def test_what_is_remembered_of_each_window(tiny, memory):
         )
         assert len(session.units) == len(remembered)
     assert left and (len(remembered) < 12 if memory == "recent" else remembered[0] < kept[0])
-    text = int(state.past.origin)
+    text = int(state.state.origin)
     config = tiny.config.text
     layers = config.layers
     all_tokens = prefill_operations(config, [text + int(sum(state.seen))] * layers)

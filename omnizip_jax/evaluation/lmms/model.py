@@ -20,18 +20,18 @@ from lmms_eval.models.model_utils.gen_metrics import (  # pyright: ignore[report
 )
 from tqdm import tqdm
 
-from omnizip_jax.answer import Answer
-from omnizip_jax.answer import TokenCounts as Kept
 from omnizip_jax.checkpoint.load import load
 from omnizip_jax.config import check_flags, check_spec
-from omnizip_jax.decode import Decoding, check_count, check_seed
 from omnizip_jax.evaluation.lmms.messages import Shown, parts_of
 from omnizip_jax.evaluation.lmms.settings import MAX_NEW_TOKENS, decoding_of, method_of
 from omnizip_jax.evaluation.watching import QUESTION_ROOM, Watching, ask_alone
-from omnizip_jax.generate import converse
+from omnizip_jax.inference.api import converse
+from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
+from omnizip_jax.inference.decode import SamplingParams, check_count, check_seed
+from omnizip_jax.inference.generation import Answer
+from omnizip_jax.inference.generation import TokenCounts as Kept
 from omnizip_jax.media import Clip, load_clip
-from omnizip_jax.models.families import family
-from omnizip_jax.prompt import DEFAULT_SYSTEM
+from omnizip_jax.models.registry import family
 
 logger = logging.getLogger(__name__)
 
@@ -182,9 +182,9 @@ class OmniZip(lmms):
         self, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
     ) -> GenerationResult:
         system, parts = parts_of(messages, self._system)
-        decoding = decoding_of(settings, self._seed)
+        sampling_params = decoding_of(settings, self._seed)
         try:
-            answer = self._answer(system, parts, decoding)
+            answer = self._answer(system, parts, sampling_params)
         except (ValueError, OSError) as error:
             logger.error("no reply: %s", error)
             return GenerationResult("")
@@ -196,21 +196,23 @@ class OmniZip(lmms):
         counts = answer.counts
         return GenerationResult(text, TokenCounts(counts.kept + counts.text, counts.generated))
 
-    def _answer(self, system: str, parts: Sequence[str | Shown], decoding: Decoding) -> Answer:
+    def _answer(
+        self, system: str, parts: Sequence[str | Shown], sampling_params: SamplingParams
+    ) -> Answer:
         loaded = [part if isinstance(part, str) else self._loaded(part) for part in parts]
         params, method = self._params, self._method
         reply = {
-            "max_new_tokens": decoding.max_new_tokens,
-            "temperature": decoding.temperature,
-            "top_p": decoding.top_p,
-            "seed": decoding.seed,
+            "max_new_tokens": sampling_params.max_new_tokens,
+            "temperature": sampling_params.temperature,
+            "top_p": sampling_params.top_p,
+            "seed": sampling_params.seed,
         }
         if self._watching is None:
             return converse(params, loaded, compression=method, system=system, **reply)
         clip, question = loaded if len(loaded) == 2 else (None, None)
         if not isinstance(clip, Clip) or not isinstance(question, str):
             raise ValueError("stream=true reads one clip, followed by one question")
-        slots = decoding.max_new_tokens + QUESTION_ROOM
+        slots = sampling_params.max_new_tokens + QUESTION_ROOM
         context = self._watching.watch(params, clip, method, slots, system=system, seed=self._seed)
         return ask_alone(params, context, question, **reply)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from omnizip_jax.compression import METHODS, Method
-from omnizip_jax.decode import Decoding
+from omnizip_jax.inference.decode import SamplingParams
 
 MAX_NEW_TOKENS = 256  # of tasks that do not say
 
@@ -30,7 +30,7 @@ def method_of(name: str, settings: Mapping[str, Any]) -> Method:
     return METHODS[name](**{key: _none(value) for key, value in settings.items()})
 
 
-def decoding_of(settings: Mapping[str, Any], seed: int) -> Decoding:
+def decoding_of(settings: Mapping[str, Any], seed: int) -> SamplingParams:
     """How a task wants replies made: ``generation_kwargs``, as transformers understands them.
 
     Raises:
@@ -39,7 +39,7 @@ def decoding_of(settings: Mapping[str, Any], seed: int) -> Decoding:
     if (settings.get("num_beams") or 1) != 1:
         raise ValueError(f"num_beams {settings['num_beams']}: there is no beam search here; take 1")
     temperature = settings.get("temperature") or 0.0
-    return Decoding(
+    return SamplingParams(
         max_new_tokens=settings.get("max_new_tokens") or MAX_NEW_TOKENS,
         temperature=temperature if settings.get("do_sample", True) else 0.0,
         top_p=settings.get("top_p") or 1.0,

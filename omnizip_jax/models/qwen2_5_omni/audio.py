@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from omnizip_jax.models import layers
 from omnizip_jax.models.attention import attend
-from omnizip_jax.models.kernels import Kernels, exact
+from omnizip_jax.models.backend import Backend, full_precision
 from omnizip_jax.models.qwen2_5_omni.config import AudioConfig
 from omnizip_jax.types import AudioFeatures
 
@@ -27,7 +27,7 @@ class AudioAttention(nn.Module):
 
     config: AudioConfig
     dtype: jnp.dtype
-    kernels: Kernels
+    backend: Backend
 
     @nn.compact
     def __call__(self, x, mask):
@@ -38,7 +38,7 @@ class AudioAttention(nn.Module):
         q = dense(name="q_proj")(x).reshape(heads)
         k = dense(name="k_proj", use_bias=False)(x).reshape(heads)
         v = dense(name="v_proj")(x).reshape(heads)
-        out = attend(q, k, v, mask, self.kernels.fused_attention).reshape(x.shape)
+        out = attend(q, k, v, mask, self.backend.fused_attention).reshape(x.shape)
         return dense(name="out_proj")(out), q, k
 
 
@@ -50,14 +50,14 @@ class AudioLayer(nn.Module):
 
     config: AudioConfig
     dtype: jnp.dtype
-    kernels: Kernels
+    backend: Backend
 
     @nn.compact
     def __call__(self, carry, index, mask):
         dense = functools.partial(nn.Dense, dtype=self.dtype, param_dtype=self.dtype)
         norm = functools.partial(_layer_norm, self.dtype)
         x, _, _ = carry
-        attention = AudioAttention(self.config, self.dtype, self.kernels, name="self_attn")
+        attention = AudioAttention(self.config, self.dtype, self.backend, name="self_attn")
         out, q, k = attention(norm("self_attn_layer_norm")(x), mask)
         x = x + out
         out = dense(self.config.ffn, name="fc1")(norm("final_layer_norm")(x))
@@ -70,10 +70,10 @@ class AudioEncoder(nn.Module):
 
     config: AudioConfig
     dtype: jnp.dtype = jnp.float32
-    kernels: Kernels = Kernels()
+    backend: Backend = Backend()
 
     @nn.compact
-    @exact
+    @full_precision
     def __call__(
         self, mel: Float[Array, "bins frames"], mel_length: Int[Array, ""] | int
     ) -> AudioFeatures:
@@ -107,12 +107,12 @@ class AudioEncoder(nn.Module):
 
         # Padding attends to padding, so that no row of the softmax is empty.
         mask = (frame_mask[:, None] == frame_mask)[None]
-        layer = AudioLayer(config, self.dtype, self.kernels, parent=None)
+        layer = AudioLayer(config, self.dtype, self.backend, parent=None)
         blank = jnp.zeros((frames, config.heads, config.head_dim), self.dtype)
         carry = (x, blank, blank)
         stack = layers.stacked(self, "layers", layer, config.layers, carry, 0, mask)
         x, queries, keys = layers.run(
-            layer, stack, carry, mask, layers=range(config.layers), hold=self.kernels.held
+            layer, stack, carry, mask, layers=range(config.layers), hold=self.backend.held
         )
 
         pooled = x[: frames // 2 * 2].reshape(frames // 2, 2, -1).mean(axis=1)

@@ -9,7 +9,7 @@ from typing import Any
 
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.models.config import TextConfig
-from omnizip_jax.models.entries import LAYERS, MOST, Section
+from omnizip_jax.models.config_schema import LAYERS, MOST, ConfigSection
 
 TOKENS_PER_SECOND = 25  # of sound: 100 mel frames, halved by a convolution and by pooling
 
@@ -127,7 +127,7 @@ class ModelConfig:
         Raises:
             ValueError: names the entry that is missing or unfit, what was expected and what came.
         """
-        whole = Section(values)
+        whole = ConfigSection(values)
         thinker = whole.part("thinker_config") if "thinker_config" in values else whole
         text = _read_text(thinker)
         seconds = thinker.count("seconds_per_chunk", most=30)
@@ -147,7 +147,7 @@ class ModelConfig:
         )
 
 
-def _read_text(thinker: Section) -> TextConfig:
+def _read_text(thinker: ConfigSection) -> TextConfig:
     section = thinker.part("text_config")
     # transformers 5 writes `rope_parameters`; the released files have `rope_scaling`.
     rope = section.part(
@@ -187,7 +187,7 @@ def _read_text(thinker: Section) -> TextConfig:
     return text
 
 
-def _read_audio(section: Section, output: int, seconds: int) -> AudioConfig:
+def _read_audio(section: ConfigSection, output: int, seconds: int) -> AudioConfig:
     audio = AudioConfig(
         mel_bins=section.count("num_mel_bins"),
         layers=section.count("encoder_layers", LAYERS),
@@ -209,7 +209,7 @@ def _read_audio(section: Section, output: int, seconds: int) -> AudioConfig:
     return audio
 
 
-def _read_vision(section: Section, output: int) -> VisionConfig:
+def _read_vision(section: ConfigSection, output: int) -> VisionConfig:
     vision = VisionConfig(
         layers=section.count("depth", LAYERS),
         hidden=section.count("hidden_size"),
@@ -240,7 +240,7 @@ def _read_vision(section: Section, output: int) -> VisionConfig:
 
 
 def _check_heads(
-    section: Section, name: str, whole: str, hidden: int, heads: int, unit: int = 1
+    section: ConfigSection, name: str, whole: str, hidden: int, heads: int, unit: int = 1
 ) -> None:
     """Heads share the features evenly; rotary angles turn them in groups of ``unit``."""
     groups = f" into multiples of {unit}" if unit > 1 else ""
@@ -249,7 +249,7 @@ def _check_heads(
     )
 
 
-def _read_tokens(thinker: Section, vocabulary: int) -> dict[str, int]:
+def _read_tokens(thinker: ConfigSection, vocabulary: int) -> dict[str, int]:
     """The ids of the markers around media: inside the vocabulary, no two the same."""
     names = {
         "audio_token": "audio_token_index",

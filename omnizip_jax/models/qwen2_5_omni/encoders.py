@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from omnizip_jax.config import WindowSpec
-from omnizip_jax.models.kernels import Kernels
+from omnizip_jax.models.backend import Backend
+from omnizip_jax.models.decoder import Decoder
 from omnizip_jax.models.qwen2_5_omni.audio import AudioEncoder
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.vision import VisionEncoder
-from omnizip_jax.models.text import Decoder
 from omnizip_jax.types import AudioFeatures, EncodedWindow, VisionFeatures, Window
 
 
@@ -24,9 +24,9 @@ def weights_dtype(weights: Any) -> jnp.dtype:
     return jax.tree.leaves(weights)[0].dtype
 
 
-def bound_decoder(weights: Any, config: ModelConfig, kernels: Kernels = Kernels()) -> Decoder:  # noqa: B008 (frozen)
+def bound_decoder(weights: Any, config: ModelConfig, backend: Backend = Backend()) -> Decoder:  # noqa: B008 (frozen)
     """The decoder with its weights; call it inside the same JAX transformation."""
-    return Decoder(config.text, weights_dtype(weights), kernels).bind({"params": weights["text"]})
+    return Decoder(config.text, weights_dtype(weights), backend).bind({"params": weights["text"]})
 
 
 def check_spec(spec: WindowSpec, config: ModelConfig) -> None:
@@ -50,7 +50,7 @@ def encode_window(
     weights: Any,
     window: Window,
     config: ModelConfig,
-    kernels: Kernels = Kernels(),  # noqa: B008 (frozen)
+    backend: Backend = Backend(),  # noqa: B008 (frozen)
     skip: bool = True,
     wants: frozenset[str] = frozenset(),
 ) -> EncodedWindow:
@@ -66,11 +66,11 @@ def encode_window(
     dtype = weights_dtype(weights)
 
     def encode_audio() -> AudioFeatures:
-        audio = AudioEncoder(config.audio, dtype, kernels).bind({"params": weights["audio"]})
+        audio = AudioEncoder(config.audio, dtype, backend).bind({"params": weights["audio"]})
         return audio(window.mel, window.mel_length)
 
     def encode_grid(patches: Array) -> tuple[Array, VisionFeatures | None]:
-        vision = VisionEncoder(config.vision, dtype, kernels).bind({"params": weights["vision"]})
+        vision = VisionEncoder(config.vision, dtype, backend).bind({"params": weights["vision"]})
         return vision.encode(patches, window.grid_size, attention="vision" in wants)
 
     def unless_empty(exists: Array, encode: Callable[[], Any]) -> Any:
@@ -94,13 +94,13 @@ def encode_window(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("config", "kernels", "wants"))
+@functools.partial(jax.jit, static_argnames=("config", "backend", "wants"))
 def encode_windows(
     weights: Any,
     windows: Window,
     *,
     config: ModelConfig,
-    kernels: Kernels = Kernels(),  # noqa: B008 (frozen)
+    backend: Backend = Backend(),  # noqa: B008 (frozen)
     wants: frozenset[str] = frozenset(),
 ) -> EncodedWindow:
     """Encode a block of windows: a CPU takes them one by one, a GPU all at once.
@@ -110,6 +110,6 @@ def encode_windows(
     """
 
     def encode(window: Window) -> EncodedWindow:
-        return encode_window(weights, window, config, kernels, kernels.one_by_one, wants)
+        return encode_window(weights, window, config, backend, backend.one_by_one, wants)
 
-    return jax.lax.map(encode, windows) if kernels.one_by_one else jax.vmap(encode)(windows)
+    return jax.lax.map(encode, windows) if backend.one_by_one else jax.vmap(encode)(windows)

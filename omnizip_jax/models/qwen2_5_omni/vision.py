@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from omnizip_jax.compression.audio import received_attention
 from omnizip_jax.models import layers, rope
 from omnizip_jax.models.attention import attend
-from omnizip_jax.models.kernels import Kernels, exact
+from omnizip_jax.models.backend import Backend, full_precision
 from omnizip_jax.models.qwen2_5_omni.config import VisionConfig
 from omnizip_jax.types import VisionFeatures
 
@@ -34,7 +34,7 @@ class VisionAttention(nn.Module):
 
     config: VisionConfig
     dtype: jnp.dtype
-    kernels: Kernels
+    backend: Backend
 
     @nn.compact
     def __call__(self, x, full, angle, windows, real):
@@ -45,7 +45,7 @@ class VisionAttention(nn.Module):
         q = rope.rotate(dense(name="q")(x).reshape(heads), angle)
         k = rope.rotate(dense(name="k")(x).reshape(heads), angle)
         v = dense(name="v")(x).reshape(heads)
-        fused = self.kernels.fused_attention
+        fused = self.backend.fused_attention
         # Padding attends to padding, so that no row of the softmax is empty.
         out = jax.lax.cond(
             full,
@@ -78,13 +78,13 @@ class VisionBlock(nn.Module):
 
     config: VisionConfig
     dtype: jnp.dtype
-    kernels: Kernels
+    backend: Backend
 
     @nn.compact
     def __call__(self, carry, index, full, shown, angle, windows, real):
         x, seen = carry
         norm = functools.partial(_rms_norm, self.dtype)
-        attention = VisionAttention(self.config, self.dtype, self.kernels, name="attn")
+        attention = VisionAttention(self.config, self.dtype, self.backend, name="attn")
         attended, heads = attention(norm("norm1")(x), full[index], angle, windows, real)
         x = x + attended
         x = x + VisionMLP(self.config, self.dtype, name="mlp")(norm("norm2")(x))
@@ -130,7 +130,7 @@ class VisionEncoder(nn.Module):
 
     config: VisionConfig
     dtype: jnp.dtype = jnp.float32
-    kernels: Kernels = Kernels()
+    backend: Backend = Backend()
 
     def __call__(
         self, patches: UInt8[Array, "patches values"], grid_size: Int[Array, " 2"]
@@ -151,7 +151,7 @@ class VisionEncoder(nn.Module):
         return self.encode(patches, grid_size, attention=False)[0]
 
     @nn.compact
-    @exact
+    @full_precision
     def encode(
         self,
         patches: UInt8[Array, "patches values"],
@@ -185,13 +185,13 @@ class VisionEncoder(nn.Module):
         x = PatchEmbed(config, self.dtype, name="patch_embed")(x)
         full = jnp.array([layer in config.full_attention_layers for layer in range(config.layers)])
         shown = jnp.arange(config.layers) == max(config.full_attention_layers, default=-1)
-        block = VisionBlock(config, self.dtype, self.kernels, parent=None)
+        block = VisionBlock(config, self.dtype, self.backend, parent=None)
         heads = jnp.zeros((x.shape[0], config.heads, config.head_dim), self.dtype)
         carry = (x, (heads, heads) if attention else None)
         shared = (full, shown, angle, window, real)
         stack = layers.stacked(self, "blocks", block, config.layers, carry, 0, *shared)
         x, seen = layers.run(
-            block, stack, carry, *shared, layers=range(config.layers), hold=self.kernels.held
+            block, stack, carry, *shared, layers=range(config.layers), hold=self.backend.held
         )
         tokens = PatchMerger(config, self.dtype, name="merger")(x)
         back = jnp.argsort(order)[:slots]

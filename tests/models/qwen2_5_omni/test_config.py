@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from omnizip_jax.checkpoint.small import RELEASED
+from omnizip_jax.checkpoint.small_model import RELEASED
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.encoders import check_spec

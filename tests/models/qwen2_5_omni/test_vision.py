@@ -201,9 +201,12 @@ def test_bfloat16_computes_in_bfloat16(oracle, encode):
     patches = picture(9, 16)
     encoder = VisionEncoder(CONFIG, dtype=jnp.bfloat16)
     out = jax.jit(encoder.apply)({"params": params}, patches, jnp.array([9, 16]))
-    exact = encode(patches, 9, 16)
+    full_precision = encode(patches, 9, 16)
     assert out.dtype == jnp.bfloat16
-    assert np.abs(np.asarray(out, np.float32) - exact).max() < 0.05 * np.abs(exact).max()
+    assert (
+        np.abs(np.asarray(out, np.float32) - full_precision).max()
+        < 0.05 * np.abs(full_precision).max()
+    )
 
 
 @pytest.mark.parametrize(("output", "released"), [(2048, 668_684_288), (3584, 676_550_144)])

@@ -1,0 +1,1 @@
+"""Training of the small model, and studies of accuracy and stream memory; not part of the wheel."""

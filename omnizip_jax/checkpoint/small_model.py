@@ -1,0 +1,50 @@
+"""The small trained model that comes with the package: ``load("small")``."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from omnizip_jax.checkpoint.atomic_directory import remove, unfinished
+from omnizip_jax.checkpoint.checksums import damaged_files
+from omnizip_jax.checkpoint.convert import Conversion
+from omnizip_jax.checkpoint.released import ConversionError
+from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
+from omnizip_jax.models.qwen2_5_omni.released import released_leaves
+
+RELEASED = Path(__file__).parents[1] / "testbed" / "small"  # in the released layout
+
+
+def cache_folder() -> Path:
+    """Where this package keeps what it can make again: below XDG_CACHE_HOME or ~/.cache."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "omnizip_jax"
+
+
+def small_checkpoint() -> Path:
+    """The folder of the converted small model; it is converted the first time, and when damaged.
+
+    Raises:
+        ValueError: the cache folder cannot be written to.
+    """
+    # Named by its content and by our layout, so that a change of either is converted anew.
+    layout = repr(released_leaves(ModelConfig.from_file(RELEASED / "config.json")))
+    files = sorted(path for path in RELEASED.iterdir() if path.is_file())
+    content = [path.name.encode() + path.read_bytes() for path in files]
+    digest = hashlib.sha256(b"".join([layout.encode(), *content])).hexdigest()
+    target = cache_folder() / f"small-{digest[:12]}"
+    if not damaged_files(target):
+        return target
+    try:
+        with unfinished(target, wait=True) as folder:
+            if damaged_files(target):  # else another process was faster
+                Conversion.of(RELEASED).write(folder)
+                remove(target)
+                folder.rename(target)
+    except (OSError, ConversionError) as error:
+        raise ValueError(
+            f"{target.parent}: cannot keep the small model there ({error}); "
+            "set XDG_CACHE_HOME to a folder that can be written to"
+        ) from error
+    return target

@@ -1,0 +1,1 @@
+"""Contexts, prefill, decoding and streams: from encoded windows to answers."""

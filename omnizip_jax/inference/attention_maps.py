@@ -1,0 +1,155 @@
+"""Where the decoder attends: what the last token of a prompt looks at, layer by layer.
+
+The prompt is read as ``generate`` reads it. Its last token then passes the layers once more, over
+the keys in the cache: one row of attention a layer, no matrix.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from omnizip_jax.compression import Method
+from omnizip_jax.compression.method import Counts
+from omnizip_jax.compression.stages import Stage
+from omnizip_jax.inference.inputs import UserTurn
+from omnizip_jax.inference.prefill import read_with_question
+from omnizip_jax.inference.sequence import interleave, token_counts
+from omnizip_jax.media import Clip
+from omnizip_jax.models.backend import Backend
+from omnizip_jax.models.decoder import KVCache
+from omnizip_jax.models.params import Params
+from omnizip_jax.models.registry import Config, family
+from omnizip_jax.types import EncodedWindow, Selection, TokenKind
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionMaps:
+    """Attention of the last token of a prompt, mean over the heads of every layer.
+
+    Attributes:
+        media: to each token of the clip, in the order of the prompt; NaN where the layer did not
+            read it. A row and the two of ``text`` sum to 1.
+        text: to all tokens of text together.
+        kind: ``TokenKind`` of each token of the clip.
+        window: the window that it belongs to.
+        seconds: length of a window.
+    """
+
+    media: Float[np.ndarray, "L N"]
+    text: Float[np.ndarray, " L"]
+    kind: Int[np.ndarray, " N"]
+    window: Int[np.ndarray, " N"]
+    seconds: int
+
+
+def compute_attention_maps(
+    params: Params, clip: Clip, question: str, method: Method, *, seed: int = 0
+) -> AttentionMaps:
+    """What the last token before the answer attends to in a clip, under a method.
+
+    Args:
+        seed: for methods that draw.
+
+    Raises:
+        ValueError: as ``generate``.
+    """
+    config = params.config
+    turn = UserTurn.of(params, [clip, question])
+    context, _, _ = read_with_question(params, turn, _Remembered(method), 1, seed)
+    cache, trace = context.cache, context.trace
+    assert isinstance(cache, tuple) and trace is not None
+    last = turn.question
+    rows = _rows(
+        params.weights,
+        cache,
+        jnp.asarray(last.tokens[-1:], jnp.int32),
+        context.state.after + int(last.offsets[-1]),
+        config=config,
+        backend=context.prefill_config.backend,
+    )
+    before = len(turn.texts[0].tokens) + len(context.prefill_config.markers)
+    exists, kind, window = _tokens(clip, config)
+    depth = np.rint(_in_order(trace.video_depth, trace.audio_depth)[exists] * config.text.layers)
+    media, text, first = [], [], 0
+    for row in map(np.asarray, rows):
+        read = depth > first
+        part = np.full((len(row), len(depth)), np.nan, np.float32)
+        part[:, read] = row[:, before : before + read.sum()]
+        media.append(part)
+        text.append(row.sum(1) - np.nansum(part, 1))
+        first += len(row)
+    return AttentionMaps(
+        media=np.concatenate(media),
+        text=np.concatenate(text),
+        kind=kind,
+        window=window,
+        seconds=clip.spec.seconds,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Remembered(Method):
+    """A method whose stages leave the keys of the layers before them, to be looked at."""
+
+    inner: Method
+
+    @property
+    def wants(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.inner.wants
+
+    def stages(self, layers: int) -> tuple[Stage, ...]:
+        stages = self.inner.stages(layers)
+        return tuple(dataclasses.replace(stage, prunes_past=False) for stage in stages)
+
+    def bound(self, audio_counts: Counts, video_counts: Counts) -> int:
+        return self.inner.bound(audio_counts, video_counts)
+
+    def select(self, windows: EncodedWindow, key: PRNGKeyArray) -> Selection:
+        return self.inner.select(windows, key)
+
+
+def _tokens(
+    clip: Clip, config: Config
+) -> tuple[Bool[np.ndarray, " slots"], Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
+    """Which slots of a clip hold a token, and the kind and the window of those that do."""
+    windows, spec = clip.windows, clip.spec
+    count = len(windows.mel_length)
+    audio, _ = token_counts(windows, config)
+    cells = np.asarray(windows.grid_size).prod(1)[:, None, None]
+    seen = np.asarray(windows.grid_mask)[..., None] & (np.arange(spec.grid_slots) < cells)
+    heard = np.arange(spec.audio_slots) < audio[:, None]
+    exists = _in_order(seen, heard)
+    kind = np.tile(
+        np.repeat([TokenKind.VIDEO, TokenKind.AUDIO], [spec.video_slots, spec.audio_slots]), count
+    )
+    window = np.repeat(np.arange(count), spec.slots)
+    return exists, kind[exists], window[exists]
+
+
+def _in_order(video: Any, audio: Any) -> np.ndarray:
+    """Slots in the order of the prompt: in each window the picture, then the sound."""
+    return np.asarray(interleave(video, audio))
+
+
+@functools.partial(jax.jit, static_argnames=("config", "backend"))
+def _rows(
+    weights: Any,
+    cache: tuple[KVCache, ...],
+    token: Int[Array, " 1"],
+    position: Int[Array, ""],
+    *,
+    config: Config,
+    backend: Backend,
+) -> tuple[Float[Array, "L S"], ...]:
+    """Attention of the prompt's last token, which the cache has already."""
+    decoder = family(config).bound_decoder(weights, config, backend)
+    past = tuple(segment.replace(length=segment.length - 1) for segment in cache)
+    positions = jnp.broadcast_to(position, (3, 1))
+    return decoder.attention_to_cache(decoder.embed(token), positions, past)

@@ -1,0 +1,148 @@
+"""What the user shows and says: clips loaded, the texts around them tokenized."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omnizip_jax.config import WindowSpec, check_flags, check_spec
+from omnizip_jax.inference import chat_template as prompts
+from omnizip_jax.inference.chat_template import Modalities, Text
+from omnizip_jax.inference.sequence import padded_text
+from omnizip_jax.media import Clip, check_clip, load_clip
+from omnizip_jax.models.params import Params
+from omnizip_jax.models.registry import Config, family
+
+SHOWN = 8  # windows of a clip whose pictures an answer keeps
+
+
+@dataclasses.dataclass(frozen=True)
+class MediaOptions:
+    """How a turn is loaded; the arguments of ``generate``."""
+
+    system: str = prompts.DEFAULT_SYSTEM
+    use_audio: bool = True
+    use_video: bool = True
+    max_frames: int | None = None
+    spec: WindowSpec | None = None
+    progress: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class UserTurn:
+    """Clips, and the texts before, between and after them.
+
+    Attributes:
+        clips: in their order; each follows on the text of the same place.
+        texts: without the markers that open a clip; the last one is the question.
+        system: the system prompt, which is part of the first text.
+    """
+
+    clips: tuple[Clip, ...]
+    texts: tuple[Text, ...]
+    system: str
+
+    @classmethod
+    def of(
+        cls, params: Params, parts: Sequence[str | Clip], system: str = prompts.DEFAULT_SYSTEM
+    ) -> UserTurn:
+        """Texts and loaded clips, with the question last; without a clip, its opening apart.
+
+        Raises:
+            ValueError: a text that is none, or no question.
+        """
+        tokenizer, config = params.tokenizer, params.config
+        shapes = [p if isinstance(p, str) else Modalities(p.has_audio, p.has_video) for p in parts]
+        texts = prompts.segments(tokenizer, config, shapes, system)
+        if len(texts) == 1:
+            opening = prompts.segments(tokenizer, config, [Modalities(True, True), "?"], system)[0]
+            pieces = np.split(texts[0].tokens, [len(opening.tokens)])
+            texts = [Text(piece, np.arange(len(piece), dtype=np.int32)) for piece in pieces]
+        return cls(tuple(p for p in parts if isinstance(p, Clip)), tuple(texts), system)
+
+    @property
+    def question(self) -> Text:
+        return self.texts[-1]
+
+    @property
+    def shown(self) -> Clip | None:
+        """The last clip, with the pictures of a few windows."""
+        return self.clips[-1].sample(SHOWN) if self.clips else None
+
+    def room(self, max_new_tokens: int) -> int:
+        """Slots for the question and an answer."""
+        return len(padded_text(self.question.tokens).tokens) + max_new_tokens
+
+    def read_before(self, config: Config) -> int:
+        """Tokens of text before the question, and of the markers that open clips."""
+        shapes = [(clip.has_audio, clip.has_video) for clip in self.clips]
+        markers = sum(len(family(config).start_markers(config, *shape)) for shape in shapes)
+        return markers + sum(len(text.tokens) for text in self.texts[:-1])
+
+
+def load_turn(params: Params, parts: Sequence[Any], media_options: MediaOptions) -> UserTurn:
+    """Load what ``converse`` is given.
+
+    Raises:
+        ValueError: an unreadable clip, a part that is neither text nor clip, a bad setting.
+    """
+    spec = params.config.spec if media_options.spec is None else media_options.spec
+    check_spec(spec)
+    check_flags(use_audio=media_options.use_audio, use_video=media_options.use_video)
+    family(params.config).check_spec(spec, params.config)
+    if not isinstance(parts, list | tuple):
+        raise ValueError(
+            f"parts must be a list of texts and clips with the question last, got "
+            f"{type(parts).__name__}"
+        )
+
+    def loaded(part: Any) -> str | Clip:
+        if isinstance(part, str):
+            return part
+        source = _source(part)
+        if isinstance(source, Clip):
+            check_clip(source)
+            return source
+        return load_clip(
+            source,
+            spec,
+            max_frames=media_options.max_frames,
+            max_windows=params.config.text.max_positions // params.config.window_positions,
+            use_audio=media_options.use_audio,
+            use_video=media_options.use_video,
+            progress=media_options.progress,
+        )
+
+    return UserTurn.of(params, [loaded(part) for part in parts], media_options.system)
+
+
+def _source(part: Any) -> Any:
+    """Where a clip among the parts comes from."""
+    if isinstance(part, Mapping):
+        if set(part) != {"video"}:
+            raise ValueError(
+                f'a clip among the parts is {{"video": source}}, got a mapping of {list(part)}'
+            )
+        return part["video"]
+    if not isinstance(part, Path | tuple | Clip):
+        raise ValueError(
+            f'a part is a text, a clip as {{"video": source}}, a Path, a tuple of arrays or a '
+            f"Clip; got {type(part).__name__}"
+        )
+    return part
+
+
+def check_positions(turn: UserTurn, max_new_tokens: int, config: Config) -> None:
+    """Raise ``ValueError`` if the answer would end beyond the positions that the model knows."""
+    media = sum(len(clip.windows.mel_length) for clip in turn.clips) * config.window_positions
+    end = media + sum(len(text.tokens) + 2 for text in turn.texts) + max_new_tokens
+    if end > config.text.max_positions:
+        raise ValueError(
+            f"the clip ({media} positions, {config.positions_per_second} a second), the question "
+            f"and the answer need {end} positions; the model has {config.text.max_positions}: "
+            "shorten the clip, or stream it"
+        )

@@ -1,0 +1,215 @@
+"""Room for what comes: the cache grows, or a stream forgets."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from omnizip_jax.inference.context import Context, Memory, SlotMetadata, StreamState
+from omnizip_jax.inference.sequence import bucket
+from omnizip_jax.models import rope
+from omnizip_jax.models.config import TextConfig
+from omnizip_jax.models.decoder import KVCache
+from omnizip_jax.models.registry import Config
+from omnizip_jax.types import TokenKind
+
+
+def ensure_capacity(context: Context, slots: int, positions: int) -> Context:
+    """Free so many slots and positions: forget, or grow where nothing is ever forgotten.
+
+    Raises:
+        ValueError: it cannot be done, or tokens were lost before.
+    """
+    if _fits(context, slots, positions):
+        return context
+    context = refresh_usage(context)
+    if not _fits(context, slots, positions):
+        if context.retention.memory is not None:
+            context = refresh_usage(evict(context))
+        elif _reaches(context, positions):
+            context = _grow(context, bucket(context.used_slots + slots))
+    if not _fits(context, slots, positions):
+        raise ValueError(
+            f"no room for {slots} more tokens: {context.used_slots} of {context.capacity} slots "
+            f"and {context.used_positions} of {_max_positions(context)} positions are in use and "
+            "cannot be evicted; take a larger capacity, a lower low_water, or less media"
+        )
+    return context
+
+
+def _fits(context: Context, slots: int, positions: int) -> bool:
+    return context.used_slots + slots <= context.capacity and _reaches(context, positions)
+
+
+def _reaches(context: Context, positions: int) -> bool:
+    return context.used_positions + positions <= _max_positions(context)
+
+
+def _max_positions(context: Context) -> int:
+    return context.prefill_config.config.text.max_positions
+
+
+def refresh_usage(context: Context) -> Context:
+    """Read from the device how much is in use.
+
+    Raises:
+        ValueError: a method kept more than its bound.
+    """
+    state = context.state
+    used_slots, used_positions, overflow = jax.device_get(
+        (context.cache.length, jnp.maximum(state.time, state.after), state.overflow)
+    )
+    if overflow > 0:
+        raise ValueError(
+            f"{context.prefill_config.method} kept {overflow} tokens more than its bound, and they "
+            "were lost: its `bound` or `step_bound` is too low"
+        )
+    return context.replace(used_slots=int(used_slots), used_positions=int(used_positions))
+
+
+def _grow(context: Context, capacity: int) -> Context:
+    """The same context in a larger cache."""
+    more = capacity - context.capacity
+
+    def pad(x: Array, axis: int) -> Array:
+        return jnp.pad(x, [(0, more if i == axis else 0) for i in range(x.ndim)])
+
+    cache = context.cache
+    slots = jax.tree.map(lambda x: pad(x, 0), context.state.slots)
+    return context.replace(
+        cache=cache.replace(keys=pad(cache.keys, 1), values=pad(cache.values, 1)),
+        state=context.state.replace(slots=slots),
+    )
+
+
+def evict(context: Context) -> Context:
+    """Forget down to the low-water mark; the context, a stream's, is used up."""
+    memory = context.retention.memory
+    assert memory is not None, "what was read from whole clips grows instead"
+    cache, state = _forget(
+        context.cache,
+        context.state,
+        config=context.prefill_config.config,
+        memory=memory,
+        low_water=context.retention.low_water,
+    )
+    return context.replace(cache=cache, state=state)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("config", "memory", "low_water"), donate_argnames="cache"
+)
+def _forget(
+    cache: KVCache, state: StreamState, *, config: Config, memory: Memory, low_water: int
+) -> tuple[KVCache, StreamState]:
+    """Thin the history to the low-water mark and close up the time; only the cache is donated."""
+    slots, text = state.slots, config.text
+    keep = select_kept_slots(
+        slots, cache.length, state.time, memory, low_water, span=text.max_positions // 2
+    )
+    of_video = (slots.kind == TokenKind.START) & (slots.base == state.base)
+    cache, slots, now = evict_slots(cache, slots, keep, state.time, state.origin, text)
+    return cache, state.replace(
+        slots=slots,
+        time=now,
+        after=jnp.maximum(state.after + now - state.time, state.origin),
+        # If nothing of the open video is left, the next window opens one.
+        in_video=state.in_video & jnp.any(keep & of_video),
+        base=slots.base[cache.length - 1],
+    )
+
+
+def select_kept_slots(
+    slots: SlotMetadata,
+    length: Int[Array, ""],
+    now: Int[Array, ""],
+    memory: Memory,
+    low_water: int,
+    span: int,
+) -> Bool[Array, " S"]:
+    """Which slots stay: the prefix, and at most ``low_water`` slots in all.
+
+    "recent" lets the oldest units leave. "fading" lets those slots leave that are old and worth
+    little: of a unit of age a about 1/a of the newest unit's tokens remain, so that long ago is
+    remembered thinly, and more where it was worth more. Slots of equal priority leave together, so
+    a turn is never cut.
+
+    Args:
+        length: slots in use.
+        now: position of the next unit.
+        span: positions that the survivors may reach back from ``now``.
+    """
+    exists = jnp.arange(slots.unit.shape[0]) < length
+    age = (jnp.max(jnp.where(exists, slots.unit, 0)) - slots.unit + 1).astype(jnp.float32)
+    priority = age if memory == "recent" else age / jnp.maximum(slots.importance, 1e-6)
+    priority = jnp.where(slots.kind == TokenKind.PREFIX, 0.0, priority)
+    ranked = jnp.sort(jnp.where(exists, priority, jnp.inf))
+    base = jnp.where(exists, slots.base, jnp.iinfo(jnp.int32).max)
+    last_of_video = jnp.searchsorted(base, base, side="right") - 1
+    prefix = exists & (slots.kind == TokenKind.PREFIX)
+
+    def choice(room: Array | int) -> tuple[Array, Array]:
+        """What stays of all else, at most ``room`` with the prefix, and the starts it needs."""
+        stays = exists & (priority < ranked[room]) & (now - slots.time <= span)
+        stays &= slots.kind != TokenKind.START
+        so_far = jnp.cumsum(stays)
+        return stays, exists & (slots.kind == TokenKind.START) & (so_far[last_of_video] > so_far)
+
+    _, starts = choice(low_water)
+    stays, starts = choice(jnp.maximum(low_water - jnp.sum(starts), 0))  # fewer need no more
+    return stays | prefix | starts
+
+
+def evict_slots(
+    cache: KVCache,
+    slots: SlotMetadata,
+    keep: Bool[Array, " S"],
+    now: Int[Array, ""],
+    origin: Int[Array, ""],
+    config: TextConfig,
+) -> tuple[KVCache, SlotMetadata, Int[Array, ""]]:
+    """Gather the kept slots to the front and rotate their keys to the new positions.
+
+    Args:
+        now: position of the next unit.
+        origin: position right after the prefix, where the first remaining unit will begin.
+
+    Returns:
+        The cache, the slots, and the new position of the next unit.
+    """
+    size = keep.shape[0]
+    # How long each unit lasts, by where the next one begins; unused slots come after everything.
+    unit = jnp.where(jnp.arange(size) < cache.length, slots.unit, jnp.iinfo(jnp.int32).max)
+    following = jnp.searchsorted(unit, unit, side="right")
+    begins_next = jnp.where(following < cache.length, slots.time[following % size], now)
+    lasts = begins_next - slots.time
+
+    (order,) = jnp.nonzero(keep, size=size, fill_value=size - 1)
+    length = jnp.sum(keep).astype(jnp.int32)
+    old, lasts = jax.tree.map(lambda x: x[order], (slots, lasts))
+    moves = (jnp.arange(size) < length) & (old.kind != TokenKind.PREFIX)
+    first_of_unit = moves & ((old.unit != jnp.roll(old.unit, 1)) | ~jnp.roll(moves, 1))
+    elapsed = jnp.cumsum(jnp.where(first_of_unit, lasts, 0))
+    time = jnp.where(moves, origin + elapsed - lasts, old.time)
+    video = jax.lax.cummax(jnp.where(moves & (old.kind == TokenKind.START), time + 1, 0))
+    base = jnp.where(moves & (old.kind != TokenKind.TEXT), video, time)
+
+    time_shift = time - old.time
+    place_shift = jnp.where(old.kind == TokenKind.VIDEO, base - old.base, time_shift)
+    shift = jnp.where(moves, jnp.stack([time_shift, place_shift, place_shift]), 0)
+    angle = rope.angles(shift, config)
+
+    def move(carry: tuple[Array, Array], layer: Array) -> tuple[tuple[Array, Array], None]:
+        keys, values = carry
+        moved = rope.rotate(keys[layer][order], angle)
+        keys = jax.lax.dynamic_update_index_in_dim(keys, moved, layer, 0)
+        values = jax.lax.dynamic_update_index_in_dim(values, values[layer][order], layer, 0)
+        return (keys, values), None
+
+    layers = jnp.arange(cache.keys.shape[0])
+    (keys, values), _ = jax.lax.scan(move, (cache.keys, cache.values), layers)
+    moved_slots = old.replace(time=time, base=base)
+    return KVCache(keys, values, length), moved_slots, origin + elapsed[-1]

@@ -1,0 +1,267 @@
+"""Pictures of what methods keep and of where the decoder attends: the paper's Fig. 2, 5 and 8."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap, LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from omnizip_jax.inference.attention_maps import AttentionMaps
+from omnizip_jax.inference.generation import Answer
+from omnizip_jax.media import Clip, window_frames
+from omnizip_jax.types import Selection, TokenKind
+
+DIMMED = 0.18  # brightness of what was dropped
+COLUMNS = 8  # windows whose frames are shown, half as many of each of several methods
+BESIDE = 3  # methods in a row, at most
+TOKENS = 1500  # columns of attention; more are averaged
+AUDIO, VIDEO = "#2a7f9e", "#d1663d"
+COLOURS = "magma_r"  # of attention
+NOT_READ = "#dde2e5"
+HEARD = LinearSegmentedColormap.from_list("heard", [NOT_READ, AUDIO])
+
+
+def plot_compression(answer: Answer) -> Figure:
+    """Draw the frames of an answer's clip with dropped tokens dimmed, and the rates per window.
+
+    Every column is a window: its grids one below the other (the spatial step's, then the temporal
+    step's), its audio tokens as a strip, then its audio retention S_a and its video rate (eq. 5
+    after Algorithm 1). Under a method that reduces inside the decoder, a token is as bright as the
+    share of the layers that read it, and rates are averages over the layers. Sound alone has the
+    rates only.
+
+    Raises:
+        ValueError: the answer has no clip, so there is nothing to draw.
+    """
+    return plot_methods({"": answer})
+
+
+def plot_methods(answers: Mapping[str, Answer]) -> Figure:
+    """``plot_compression`` for answers about one clip by several methods, side by side.
+
+    Args:
+        answers: by the names that stand above them.
+
+    Raises:
+        ValueError: an answer has no clip.
+    """
+    for answer in answers.values():
+        if answer.clip is None or answer.compression is None:
+            raise ValueError("an answer without a video has nothing to draw: ask about a clip")
+    several = len(answers) > 1
+    rows = -(-len(answers) // BESIDE)
+    columns = -(-len(answers) // rows)
+    width, height = map(max, zip(*(_size(each, several) for each in answers.values()), strict=True))
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    parts = figure.subfigures(rows, columns, squeeze=False, hspace=0.03, wspace=0.02)
+    for (name, answer), part in zip(answers.items(), parts.flat, strict=False):
+        _draw(part, name, answer, several)
+    return figure
+
+
+def _shown(answer: Answer, several: bool) -> Clip:
+    """The windows whose frames are drawn."""
+    assert answer.clip is not None
+    return answer.clip.sample(COLUMNS // 2 if several else COLUMNS)
+
+
+def _size(answer: Answer, several: bool) -> tuple[float, float]:
+    """Inches that an answer takes."""
+    clip = _shown(answer, several)
+    grids = clip.windows.grid_mask.shape[1] if clip.has_video else 0
+    width, height = (1.2, 1.15) if several else (1.9, 1.25)
+    windows = max(len(clip.windows.mel_length), 4)
+    return width * windows + 1, height * grids + 0.4 * clip.has_audio + 2.4
+
+
+def _draw(figure: Any, name: str, answer: Answer, several: bool) -> None:
+    clip, trace = _shown(answer, several), answer.compression
+    assert trace is not None
+    shown = clip.numbers or tuple(range(len(clip.windows.mel_length)))
+    grids = clip.windows.grid_mask.shape[1] if clip.has_video else 0
+    audio, video = read_shares(trace)
+    rows = [[f"{grid}/{window}" for window in shown] for grid in range(grids)]
+    if clip.has_audio:
+        rows.append([f"sound/{window}" for window in shown])
+    heights = [1.0] * grids + [0.16] * clip.has_audio + [1.3]
+    axes = figure.subplot_mosaic([*rows, ["rates"] * len(shown)], height_ratios=heights)
+    for place, window in enumerate(shown):
+        one = jax.tree.map(lambda x, i=place: x[i], clip.windows)
+        # The first frame of each grid.
+        frames = iter(window_frames(one, clip.spec)[:: clip.spec.temporal_patch] if grids else ())
+        cells = tuple(one.grid_size)
+        for grid in range(grids):
+            ax = axes[f"{grid}/{window}"]
+            ax.set(xticks=[], yticks=[])
+            if one.grid_mask[grid]:
+                read = video[window, grid, : cells[0] * cells[1]].reshape(cells)
+                ax.imshow(dim(next(frames), read))
+                ax.set_xlabel(f"{_count(read)} of {read.size}", fontsize=8)
+            else:
+                ax.axis("off")
+        if clip.has_audio:
+            retention = float(trace.audio_retention[window])
+            _draw_sound(axes[f"sound/{window}"], audio[window], retention)
+        if rows:
+            begins, ends = window * clip.spec.seconds, (window + 1) * clip.spec.seconds
+            axes[rows[0][place]].set_title(f"{begins}-{ends} s", fontsize=9)
+    _draw_rates(axes["rates"], trace, clip.spec.seconds)
+    figure.suptitle(_title(name, answer), fontsize=10 if several else 11)
+
+
+def read_shares(trace: Selection) -> tuple[Float[np.ndarray, "W A"], Float[np.ndarray, "W G P"]]:
+    """Share of the decoder's layers that read each token of sound and picture."""
+    audio = trace.audio_keep if trace.audio_depth is None else trace.audio_depth
+    video = trace.video_keep if trace.video_depth is None else trace.video_depth
+    return np.asarray(audio, np.float32), np.asarray(video, np.float32)
+
+
+def dim(
+    frame: UInt8[np.ndarray, "h w 3"], read: Float[np.ndarray, "rows columns"]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Darken the cells of a frame, those most of which the fewest layers read."""
+    height, width = frame.shape[0] // read.shape[0], frame.shape[1] // read.shape[1]
+    brightness = (DIMMED + (1 - DIMMED) * read).repeat(height, 0).repeat(width, 1)
+    return (frame * brightness[..., None]).astype(np.uint8)
+
+
+def _title(name: str, answer: Answer) -> str:
+    counts, trace = answer.counts, answer.compression
+    assert trace is not None
+    title = (
+        f"kept {counts.kept} of {counts.media} tokens ({counts.retained:.0%}): "
+        f"audio {counts.audio_kept} of {counts.audio}, video {counts.video_kept} of {counts.video}"
+    )
+    if trace.audio_depth is not None:
+        layers = sum(float(shares.sum()) for shares in read_shares(trace)) / max(counts.media, 1)
+        name = f"{name or 'reduced inside the decoder'}: {layers:.0%} averaged over the layers"
+    return f"{name}\n{title}" if name else title
+
+
+def _draw_sound(ax: Any, read: Float[np.ndarray, " A"], retention: float) -> None:
+    """A window's audio tokens as a strip; those that do not exist are left out."""
+    kept = np.count_nonzero(read)
+    exist = round(kept / retention) if retention > 0 else len(read)
+    ax.set(xticks=[], yticks=[])
+    ax.imshow(read[None, :exist], cmap=HEARD, vmin=0, vmax=1, aspect="auto")
+    ax.set_xlabel(f"{_count(read)} of {exist}", fontsize=8)
+
+
+def _count(read: np.ndarray) -> str:
+    """Tokens, each by the share of the layers that read it."""
+    return f"{read.sum():.1f}".removesuffix(".0")
+
+
+def _draw_rates(ax: Any, trace: Selection, seconds: int) -> None:
+    kept, pruned = np.asarray(trace.audio_retention), np.asarray(trace.video_rate)
+    if trace.audio_depth is not None:
+        audio, video = read_shares(trace)
+        kept = kept * audio.sum(1) / np.maximum((audio > 0).sum(1), 1)
+        pruned = 1 - (1 - pruned) * video.sum((1, 2)) / np.maximum((video > 0).sum((1, 2)), 1)
+    windows = np.arange(len(pruned))
+    ax.bar(windows - 0.2, kept, 0.4, color=AUDIO, label="audio kept, $S_a$")
+    ax.bar(windows + 0.2, pruned, 0.4, color=VIDEO, label="video pruned, $\\rho_v$")
+    ax.set(xlabel=f"window of {seconds} s", ylabel="share", ylim=(0, 1.45))
+    ax.set(xlim=(-0.6, len(windows) - 0.4), yticks=[0, 0.5, 1])
+    ax.locator_params(axis="x", integer=True)
+    ax.legend(loc="upper right", fontsize=8, ncols=2, framealpha=1)
+
+
+def plot_attention(attentions: Mapping[str, AttentionMaps]) -> Figure:
+    """Where the last token of a prompt attends, under several methods: the paper's figure 2.
+
+    A row is a layer, a column a token of the clip, grey where a layer does not read it. The strip
+    below tells sound from picture: bands above the sound are the paper's finding. Beside it, the
+    mean over the tokens of each kind that a layer reads.
+
+    Args:
+        attentions: by the names that stand above them.
+    """
+    layers = max(len(each.media) for each in attentions.values())
+    height = 1.0 + 0.11 * layers
+    figure = Figure(figsize=(12, (height + 0.8) * len(attentions)), layout="constrained")
+    axes = figure.subplots(
+        len(attentions), 2, squeeze=False, sharex="col", sharey="row", width_ratios=[4, 1]
+    )
+    seen = np.concatenate([each.media[each.media > 0] for each in attentions.values()])
+    norm = LogNorm(*_decades(np.percentile(seen, [2, 99.5]) if seen.size else np.ones(1)))
+    for (name, each), (ax, beside) in zip(attentions.items(), axes, strict=True):
+        _draw_attention(ax, each, norm, 0.1 / height)
+        _draw_means(beside, each)
+        sound = each.kind == TokenKind.AUDIO
+        parts = (each.text, *(np.nansum(each.media[:, kind], 1) for kind in (sound, ~sound)))
+        text, audio, video = (f"{part.mean():.0%}" for part in parts)
+        title = f"{name}: the last token attends to text {text}, audio {audio}, video {video}"
+        ax.set_title(title, fontsize=10)
+    axes[0, 1].set_title("mean of a token", fontsize=10)
+    axes[0, 1].legend(fontsize=8)
+    scale = ScalarMappable(norm, COLOURS)
+    bar = figure.colorbar(scale, ax=axes, shrink=1 / len(attentions) ** 0.5, label="attention")
+    bar.minorformatter = NullFormatter()
+    means = [line.get_xdata() for beside in axes[:, 1] for line in beside.lines]
+    seen = np.concatenate(means)
+    axes[0, 1].set_xlim(*_decades(seen[seen > 0]))
+    return figure
+
+
+def _draw_attention(ax: Any, each: AttentionMaps, norm: LogNorm, strip_height: float) -> None:
+    """Layers against tokens, and below it the kinds of the tokens."""
+    begins = _columns(each)
+    read = np.add.reduceat(~np.isnan(each.media), begins, axis=1, dtype=int)
+    total = np.add.reduceat(np.nan_to_num(each.media), begins, axis=1)
+    values = np.where(read > 0, total / np.maximum(read, 1), np.nan)
+    extent = (0, len(begins), len(each.media) + 0.5, 0.5)
+    ax.imshow(
+        values, norm=norm, cmap=COLOURS, aspect="auto", extent=extent, interpolation="nearest"
+    )
+    ax.set(facecolor=NOT_READ, ylabel="layer", xticks=[])
+    ax.locator_params(axis="y", integer=True)
+    strip = ax.inset_axes((0, -2 * strip_height, 1, strip_height))
+    sound = (each.kind == TokenKind.AUDIO)[begins]
+    strip.imshow(
+        sound[None], cmap=ListedColormap([VIDEO, AUDIO]), aspect="auto", vmin=0, vmax=1,
+        extent=(0, len(begins), 0, 1), interpolation="nearest",
+    )  # fmt: skip
+    window = each.window[begins]
+    starts = np.flatnonzero(np.diff(window, prepend=-1))
+    marked = starts[:: -(-len(starts) // 16)]
+    strip.set(yticks=[], xticks=marked)
+    strip.set_xticklabels([f"{window[i] * each.seconds} s" for i in marked], fontsize=8)
+
+
+def _decades(values: np.ndarray) -> tuple[float, float]:
+    """The powers of ten around positive values."""
+    if not values.size:
+        return 0.1, 1.0
+    low, high = np.floor(np.log10(values.min())), np.ceil(np.log10(values.max()))
+    return 10.0**low, 10.0 ** max(high, low + 1)
+
+
+def _columns(each: AttentionMaps) -> np.ndarray:
+    """Where columns begin: a token each, or a few neighbours of one window and kind."""
+    group = 2 * each.window + (each.kind == TokenKind.AUDIO)
+    begins = np.flatnonzero(np.diff(group, prepend=-1))
+    step = -(-len(group) // TOKENS)
+    ends = np.append(begins[1:], len(group))
+    parts = [np.arange(a, b, step) for a, b in zip(begins, ends, strict=True)]
+    return np.concatenate([np.zeros(0, int), *parts])
+
+
+def _draw_means(ax: Any, each: AttentionMaps) -> None:
+    layers = np.arange(1, len(each.media) + 1)
+    for kind, colour, label in ((True, AUDIO, "audio"), (False, VIDEO, "video")):
+        media = each.media[:, (each.kind == TokenKind.AUDIO) == kind]
+        read = (~np.isnan(media)).sum(1)
+        mean = np.where(read > 0, np.nansum(media, 1) / np.maximum(read, 1), np.nan)
+        ax.plot(mean, layers, "o-", color=colour, label=label, markersize=3)
+    ax.set_xscale("log")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.tick_params(labelsize=8)
+    ax.grid(axis="x", alpha=0.3)

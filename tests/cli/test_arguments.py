@@ -1,0 +1,102 @@
+"""Arguments that are refused before any work, and say which they are."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from omnizip_jax.cli.arguments import check_picture, make_folder
+from omnizip_jax.cli.cli import main
+
+GENERATE = ["generate", "clip.mp4", "Why?", "--checkpoint", "nowhere"]
+STREAM = ["stream", "clip.mp4", "--checkpoint", "nowhere"]
+BYTES = b"Wh\xff?".decode("utf-8", "surrogateescape")  # as Python reads a command line
+
+
+def outcome(arguments, capsys):
+    """Exit code and the last line on stderr; before a checkpoint is looked for."""
+    try:
+        code = main(arguments)
+    except SystemExit as end:
+        code = end.code
+    out, err = capsys.readouterr()
+    assert not out and "Traceback" not in err
+    return code, err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ([*GENERATE, "--seed", "-1"], "--seed"),
+        ([*GENERATE, "--seed", str(2**32)], "--seed"),  # for jax the same as 0
+        ([*GENERATE, "--seed", str(10**30)], "--seed"),
+        ([*GENERATE, "--seed", "1.5"], "--seed"),
+        (["demo", "--seed", "-1"], "--seed"),
+        (["demo", "--stream", "--seed", str(2**64)], "--seed"),
+        ([*GENERATE, "--temperature", "nan"], "--temperature"),
+        ([*GENERATE, "--top-p", "inf"], "--top-p"),
+        ([*GENERATE, "--max-new-tokens", "0"], "--max-new-tokens"),
+        ([*GENERATE, "--max-frames", "-3"], "--max-frames"),
+        ([*STREAM, "--capacity", "1e3"], "--capacity"),
+        ([*GENERATE[:2], BYTES, *GENERATE[3:]], "QUESTION"),
+        ([*GENERATE, "--system", BYTES], "--system"),
+        ([*STREAM, "--system", BYTES], "--system"),
+        ([*STREAM, "--ask", "00:30", BYTES], "--ask"),
+    ],
+)
+def test_what_cannot_be_parsed_is_named(arguments, name, capsys):
+    code, message = outcome(arguments, capsys)
+    assert code == 2 and f"argument {name}: must be" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ([*GENERATE, "--no-audio", "--no-video"], "--no-audio and --no-video"),
+        ([*STREAM, "--no-audio", "--no-video"], "--no-audio and --no-video"),
+        ([*STREAM, "--no-audio", "--sound", "other.wav"], "--sound"),
+        ([*STREAM, "--ask", "end", " "], "--ask"),
+        ([*STREAM, "--ask", "nan", "Why?"], "'nan'"),
+        ([*GENERATE, "--set", "rho_video=nan"], "rho_video"),
+        ([*GENERATE, "--set", "rho_vidoe=0.5"], "rho_vidoe"),
+        ([*GENERATE, "--method", "magic"], "--method magic"),
+        ([*GENERATE, "--picture", "{folder}"], "--picture {folder}"),
+        ([*GENERATE, "--picture", "{folder}/kept"], "--picture {folder}/kept"),
+        ([*GENERATE, "--picture", "{folder}/kept.txt"], ".png"),
+        ([*GENERATE, "--picture", "{folder}/nowhere/kept.png"], "--picture {folder}/nowhere"),
+        ([*GENERATE, "--picture", "{folder}/pictures.png"], "--picture {folder}/pictures.png"),
+        (["demo", "--out", "{folder}/file"], "--out {folder}/file: cannot be made: not a folder"),
+        (["demo", "--out", "{folder}/file/demo"], "--out {folder}/file/demo"),
+    ],
+)
+def test_what_contradicts_itself_is_named(arguments, name, capsys, tmp_path):
+    (tmp_path / "pictures.png").mkdir()
+    (tmp_path / "file").touch()
+    code, message = outcome([x.format(folder=tmp_path) for x in arguments], capsys)
+    assert code == 1 and message.startswith("omnizip: ") and "nowhere:" not in message
+    assert name.format(folder=tmp_path) in message
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["file", "pictures.png"]
+
+
+def test_a_picture_is_not_touched_before_it_is_drawn(tmp_path):
+    there = tmp_path / "there.PNG"
+    there.write_bytes(b"before")
+    check_picture("--picture", there)
+    check_picture("--picture", tmp_path / "new.svg")
+    assert there.read_bytes() == b"before" and list(tmp_path.iterdir()) == [there]
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32" or os.geteuid() == 0, reason="permissions; root may write anywhere"
+)
+def test_folders_that_cannot_be_written_to(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(ValueError, match=r"--out .*cannot be written to"):
+        make_folder("--out", tmp_path)
+    with pytest.raises(ValueError, match=r"--out .*cannot be made: Permission denied"):
+        make_folder("--out", tmp_path / "demo")
+    with pytest.raises(ValueError, match=r"kept.png: cannot be written: Permission denied"):
+        check_picture("--picture", tmp_path / "kept.png")
+    tmp_path.chmod(0o700)

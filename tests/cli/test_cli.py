@@ -1,0 +1,115 @@
+"""The command line as a newcomer uses it: help, answers, messages, exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import wave
+from argparse import Namespace
+
+import pytest
+
+from omnizip_jax.checkpoint.convert import convert
+from omnizip_jax.cli.cli import main
+from omnizip_jax.cli.shared import spec_from
+from omnizip_jax.config import WindowSpec
+from omnizip_jax.testbed.bouncing import write_clip
+
+
+@pytest.fixture(scope="module")
+def folder(released_folder, tmp_path_factory):
+    """A converted tiny checkpoint and a clip."""
+    folder = tmp_path_factory.mktemp("cli")
+    convert(released_folder, folder / "checkpoint", "float32")
+    write_clip(folder / "clip.mp4", seconds=3, size=(96, 64))
+    return folder
+
+
+def test_generate(folder, capsys, tmp_path):
+    picture = tmp_path / "kept.png"
+    code = main(
+        [
+            *("generate", str(folder / "clip.mp4"), "What happens?"),
+            *("--checkpoint", str(folder / "checkpoint"), "--max-new-tokens", "8"),
+            *("--set", "rho_audio=0.4", "--set", "rho_video=0.7", "--picture", str(picture)),
+        ]
+    )
+    out, err = capsys.readouterr()
+    assert code == 0 and out.strip()
+    assert "audio 48/75" in err and "video 126/420" in err and "prefill" in err
+    assert picture.stat().st_size > 10_000
+
+
+def test_no_compression(folder, capsys):
+    clip, checkpoint = str(folder / "clip.mp4"), str(folder / "checkpoint")
+    arguments = ["generate", clip, "Why?", "--checkpoint", checkpoint, "--method", "all"]
+    assert main([*arguments, "--max-new-tokens", "2"]) == 0
+    assert "= 100%" in capsys.readouterr().err
+
+
+def test_a_stream_of_sound_alone_has_no_picture(params, tmp_path, monkeypatch):
+    """Its prompt opens as that of ``generate`` does."""
+    with wave.open(str(tmp_path / "sound.wav"), "wb") as file:
+        file.setparams((1, 2, 16000, 16000, "NONE", ""))
+        file.writeframes(bytes(32000))
+    begun = {}
+
+    def begin_stream(_, method, **settings):
+        begun.update(settings)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("omnizip_jax.cli.follow.begin_stream", begin_stream)
+    module = importlib.import_module("omnizip_jax.checkpoint.load")  # the function hides it
+    monkeypatch.setattr(module, "load", lambda *_, **__: params)
+    assert main(["stream", str(tmp_path / "sound.wav"), "--checkpoint", "any", "--json"]) == 1
+    assert begun["audio"] is True and begun["video"] is False
+
+
+def test_grid_slots_are_the_checkpoints_unless_given():
+    spec = WindowSpec(grid_slots=36)
+    for given, slots in {None: 36, 16: 16}.items():
+        assert spec_from(Namespace(grid_slots=given), spec) == WindowSpec(grid_slots=slots)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "no.mp4", "Why?", "--checkpoint", "{checkpoint}"], "no.mp4"),
+        (["generate", "{clip}", "Why?", "--checkpoint", "nowhere"], "omnizip convert"),
+        (["generate", "{clip}", " ", "--checkpoint", "{checkpoint}"], "question must be a text"),
+        (
+            [
+                "generate",
+                "{clip}",
+                "Why?",
+                "--checkpoint",
+                "{checkpoint}",
+                "--set",
+                "rho_video=0.9",
+            ],
+            "raise rho_max",
+        ),
+        (["convert", "nowhere", "target"], "nowhere"),
+    ],
+)
+def test_bad_input_is_one_message(folder, capsys, arguments, message):
+    paths = {"clip": folder / "clip.mp4", "checkpoint": folder / "checkpoint"}
+    assert main([argument.format(**paths) for argument in arguments]) == 1
+    err = capsys.readouterr().err
+    assert message in err and "Traceback" not in err
+
+
+def test_ctrl_c_during_a_conversion(capsys, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("omnizip_jax.checkpoint.convert.convert", stop)
+    assert main(["convert", "source", "target"]) == 130
+    assert "omnizip: stopped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["generate"], ["convert"]])
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--help"])
+    assert stop.value.code == 0
+    assert "usage: omnizip" in capsys.readouterr().out

@@ -1,0 +1,99 @@
+"""Methods beside each other on the command line: tables, pictures, mistakes."""
+
+from __future__ import annotations
+
+import pytest
+
+from omnizip_jax.checkpoint.convert import convert
+from omnizip_jax.cli.cli import main
+from omnizip_jax.cli.methods import parse_methods
+from omnizip_jax.compression import METHODS, AllTokens, FastV, OmniZipConfig, RandomTokens
+from omnizip_jax.testbed.bouncing import write_clip
+
+QUESTION = "What happens?"
+
+
+@pytest.fixture(scope="module")
+def given(released_folder, tmp_path_factory):
+    """Clip and checkpoint, as arguments."""
+    folder = tmp_path_factory.mktemp("compare")
+    convert(released_folder, folder / "checkpoint", "float32")
+    write_clip(folder / "clip.mp4", seconds=3, size=(96, 64))
+    return folder / "clip.mp4", ["--checkpoint", str(folder / "checkpoint"), "--grid-slots", "16"]
+
+
+def test_compare_then_picture(given, capsys, tmp_path):
+    clip, arguments = given
+    arguments = [*arguments, "--methods", "all,omnizip,fastv", "--keep", "0.6"]
+    asked = ["--max-new-tokens", "1", "--out", str(tmp_path / "a")]
+    assert main(["compare", str(clip), QUESTION, *arguments, *asked]) == 0
+    out = capsys.readouterr().out
+    rows = {line.split()[1]: line for line in out.splitlines() if line.startswith("│")}
+    assert set(rows) == {"all", "omnizip", "fastv"}
+    tokens = [line for line in out.splitlines() if line.startswith("│") and "%" in line]
+    audio, kept, layers = (tokens[1].replace("│", "").split()[i] for i in (1, 3, 5))
+    assert audio.endswith("/75") and kept == layers == "60.0%"
+    assert tokens[2].replace("│", "").split()[3::2] == ["100.0%", "60.0%"]
+    assert "100%" in rows["all"] and "kB" in rows["all"] and "ms" in rows["all"]
+    assert (tmp_path / "a" / "kept.png").stat().st_size > 20_000
+
+    wanted = ["--question", QUESTION, "--out", str(tmp_path / "b")]
+    assert main(["picture", str(clip), *arguments, *wanted]) == 0
+    for name in ("kept.png", "attention.png"):
+        assert (tmp_path / "b" / name).stat().st_size > 20_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods", "omnizip,nonsense"], "nonsense: unknown; take one of"),
+        (["--methods", "omnizip,omnizip"], "each method once"),
+        (["--methods", "fastv", "--keep", "0.1"], "fastv: FastV reads all tokens in"),
+        (["--methods", "published", "--keep", "0.35"], "cannot hold a share"),
+        (["--methods", "random", "--set", "merge_size=3"], "random has the settings"),
+        (["--methods", "random", "--keep", "1.5"], "share between 0 and 1"),
+        (["--out", "{clip}"], "not a folder"),
+        (["--checkpoint", "{clip}/none"], "none"),
+        (["--question", " "], "--question"),
+    ],
+)
+def test_a_mistake_is_one_message(given, capsys, tmp_path, arguments, message):
+    clip, checkpoint = given
+    typed = ["picture", str(clip), *checkpoint, "--out", str(tmp_path), *arguments]
+    assert main([word.format(clip=clip) for word in typed]) == 1
+    err = capsys.readouterr().err
+    assert message in err and "Traceback" not in err
+
+
+def test_a_missing_clip_is_named(given, capsys, tmp_path):
+    assert main(["compare", "none.mp4", QUESTION, *given[1], "--out", str(tmp_path)]) == 1
+    assert "none.mp4" in capsys.readouterr().err
+
+
+def test_settings_go_to_the_methods_that_have_them():
+    found = parse_methods("all, omnizip,random,fastv", ["keep=0.5", "merge-size=2", "after=7"])
+    assert found == {
+        "all": AllTokens(),
+        "omnizip": OmniZipConfig(keep=0.5, merge_size=2),
+        "random": RandomTokens(keep=0.5),
+        "fastv": FastV(keep=0.5, after=7),
+    }
+
+
+def test_methods_are_listed(capsys):
+    assert main(["methods"]) == 0
+    out = capsys.readouterr().out
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
+    assert set(METHODS) <= set(rows)
+    assert rows["omnizip"][1] == rows["fastv"][1] == "yes"  # streams; inside the decoder
+    assert out.splitlines()[1].index("in decoder") == _column(out, "fastv")
+    assert main(["methods", "dycoke"]) == 0
+    out = capsys.readouterr().out
+    assert "audio_frame" in out and "12" in out
+    assert main(["methods", "nonsense"]) == 1
+    assert "method nonsense: unknown" in capsys.readouterr().err
+
+
+def _column(out, name):
+    """Where the line of a method says yes."""
+    return next(line for line in out.splitlines() if line.split()[:1] == [name]).index("yes")

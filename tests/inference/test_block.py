@@ -1,0 +1,53 @@
+"""Blocks of tokens on their way into a cache."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from omnizip_jax.inference.context import SlotMetadata
+from omnizip_jax.inference.sequence import TokenSequence, join
+
+STAYS = np.array([0, 1, 1, 0, 0, 1, 0, 1], bool)
+
+
+def block(keep, seed=0):
+    rng = np.random.default_rng(seed)
+    size = len(keep)
+    slots = SlotMetadata(
+        *(jnp.asarray(rng.integers(1, 9, size)) for _ in range(4)), rng.random(size)
+    )
+    embeddings = rng.standard_normal((size, 4)).astype(np.float32)
+    return TokenSequence(embeddings, rng.integers(1, 99, (3, size)), jnp.asarray(keep), slots)
+
+
+@pytest.mark.parametrize("capacity", [1, 3, 4, 6])
+def test_what_stays_is_in_front(capacity):
+    given = block(STAYS)
+    packed, lost = given.packed(capacity)
+    place = np.flatnonzero(STAYS)[:capacity]
+    assert int(lost) == max(STAYS.sum() - capacity, 0)
+    assert packed.keep.tolist() == [i < len(place) for i in range(capacity)]
+    used = slice(0, len(place))
+    np.testing.assert_array_equal(packed.embeddings[used], given.embeddings[place])
+    np.testing.assert_array_equal(packed.positions[:, used], given.positions[:, place])
+    for name in vars(given.slots):
+        found, expected = getattr(packed.slots, name), getattr(given.slots, name)
+        np.testing.assert_array_equal(found[used], np.asarray(expected)[place], err_msg=name)
+    assert not np.any(packed.embeddings[len(place) :])
+
+
+def test_packing_does_not_care_where_blocks_meet():
+    first, second = block(STAYS[:3], seed=1), block(STAYS[3:], seed=2)
+    (whole, _), (one, _), (other, _) = (
+        join(first, second).packed(4),
+        first.packed(2),
+        second.packed(2),
+    )
+    np.testing.assert_array_equal(
+        whole.embeddings, np.concatenate([one.embeddings, other.embeddings])
+    )
+    np.testing.assert_array_equal(
+        whole.positions, np.concatenate([one.positions, other.positions], axis=1)
+    )

@@ -1,0 +1,126 @@
+"""The decoder against transformers' Qwen2_5OmniThinkerTextModel, float32."""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from omnizip_jax.models.decoder import Decoder, KVCache
+from tests.models import hf
+from tests.models.hf import to_flax
+
+CONFIG = hf.TEXT_CONFIG
+LENGTH, SLOTS = 40, 64
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    return hf.oracle(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def block():
+    return hf.random_block(LENGTH, CONFIG)
+
+
+@pytest.fixture(scope="module")
+def expected(oracle, block):
+    embeddings, positions = block
+    with torch.no_grad():
+        return (
+            oracle(
+                inputs_embeds=torch.tensor(embeddings)[None],
+                position_ids=torch.tensor(positions)[:, None].long(),
+            )
+            .last_hidden_state[0]
+            .numpy()
+        )
+
+
+@pytest.fixture(scope="module")
+def params(oracle):
+    return {"params": to_flax(oracle.state_dict())}
+
+
+def test_whole_sequence(params, block, expected):
+    cache = KVCache.empty(CONFIG, SLOTS)
+    hidden, cache = jax.jit(Decoder(CONFIG).apply, static_argnames="fresh")(
+        params, *block, cache, fresh=True
+    )
+    np.testing.assert_allclose(hidden, expected, atol=1e-5)
+    assert cache.length == LENGTH
+
+
+@pytest.mark.parametrize("smallest", [8, 1000])
+def test_blocks_with_padding_equal_the_whole(params, block, expected, smallest, monkeypatch):
+    """Blocks of 16 slots, each with fewer real tokens; padding is overwritten by the next.
+
+    Once with several attended lengths in the program, once with the whole cache alone.
+    """
+    monkeypatch.setattr("omnizip_jax.models.attention.SMALLEST_ATTENDED", smallest)
+    embeddings, positions = block
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def feed(embeddings, positions, cache, count):
+        return Decoder(CONFIG).apply(params, embeddings, positions, cache, count)
+
+    cache, start, out = KVCache.empty(CONFIG, SLOTS), 0, []
+    for count in (16, 3, 1, 9, 11):
+        part = slice(start, start + count)
+        padded = np.full((16, CONFIG.hidden), 1e3, np.float32)
+        padded[:count] = embeddings[part]
+        padded_positions = np.zeros((3, 16), np.int32)
+        padded_positions[:, :count] = positions[:, part]
+        hidden, cache = feed(padded, padded_positions, cache, jnp.int32(count))
+        out.append(hidden[:count])
+        start += count
+    assert cache.length == LENGTH
+    np.testing.assert_allclose(np.concatenate(out), expected, atol=1e-5)
+
+
+def test_long_sequences_attend_in_blocks(params, monkeypatch, block, expected):
+    monkeypatch.setattr("omnizip_jax.models.attention.QUERY_BLOCK", 16)
+    monkeypatch.setattr("omnizip_jax.models.attention.DIRECT", 16)
+    monkeypatch.setattr("omnizip_jax.models.attention.QUERY_TILE", 4)
+    monkeypatch.setattr("omnizip_jax.models.attention.KEY_TILE", 12)
+    hidden, _ = Decoder(CONFIG).apply(params, *block, KVCache.empty(CONFIG, LENGTH), fresh=True)
+    np.testing.assert_allclose(hidden, expected, atol=1e-5)
+    cache = KVCache.empty(CONFIG, SLOTS)
+    hidden, _ = Decoder(CONFIG).apply(params, *block, cache)
+    np.testing.assert_allclose(hidden, expected, atol=1e-5)
+
+
+def test_one_token_at_a_time(params, block, expected):
+    embeddings, positions = block
+    step = jax.jit(lambda *a: Decoder(CONFIG).apply(params, *a))
+    cache = KVCache.empty(CONFIG, SLOTS)
+    for i in range(5):
+        hidden, cache = step(embeddings[i : i + 1], positions[:, i : i + 1], cache)
+        np.testing.assert_allclose(hidden[0], expected[i], atol=1e-5)
+
+
+def test_tied_logits_and_embeddings(params, oracle):
+    tokens = jnp.array([3, 99])
+    embedded = Decoder(CONFIG).apply(params, tokens, method="embed")
+    np.testing.assert_array_equal(embedded, oracle.embed_tokens.weight.detach()[np.array(tokens)])
+    logits = Decoder(CONFIG).apply(params, embedded, method="logits")
+    table = oracle.embed_tokens.weight.detach().double().numpy()
+    np.testing.assert_allclose(logits, table[np.array(tokens)] @ table.T, atol=1e-5)
+    assert logits.dtype == jnp.float32
+
+
+def test_runs_in_bfloat16(block):
+    embeddings, positions = block
+    decoder = Decoder(CONFIG, jnp.bfloat16)
+    params = decoder.init(jax.random.key(0), jnp.zeros(2, jnp.int32), method="init_all")
+    chex.assert_tree_all_finite(params)
+    assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}
+    cache = KVCache.empty(CONFIG, SLOTS, jnp.bfloat16)
+    hidden, _ = decoder.apply(params, embeddings.astype(jnp.bfloat16), positions, cache)
+    assert hidden.dtype == jnp.bfloat16 and bool(jnp.isfinite(hidden).all())

@@ -17,7 +17,7 @@ from omnizip_jax.compression import OmniZipConfig, PublishedOmniZip
 from omnizip_jax.compression.audio import attention_scores
 from omnizip_jax.compression.rule import Rule, compress_clip
 from omnizip_jax.config import WindowSpec
-from omnizip_jax.evaluation.machine import cores
+from omnizip_jax.evaluation.hardware import cores
 from omnizip_jax.types import Selection, WindowTokens
 
 LONG_CLIP = 384  # windows: 12.8 minutes, the 768 frames that the authors cap at

@@ -11,10 +11,10 @@ from benchmarks import presets
 from benchmarks.bench import Bench
 from benchmarks.harness import Row
 from omnizip_jax.compression import OmniZipConfig
-from omnizip_jax.evaluation.engine import Engine, Settings
-from omnizip_jax.evaluation.protocol import PROTOCOLS
-from omnizip_jax.evaluation.questions import Question
-from omnizip_jax.evaluation.run import evaluate
+from omnizip_jax.evaluation.evaluator import Engine, Settings
+from omnizip_jax.evaluation.protocols import PROTOCOLS
+from omnizip_jax.evaluation.question_file import Question
+from omnizip_jax.evaluation.runner import evaluate
 from omnizip_jax.inference.api import generate
 from omnizip_jax.testbed.bouncing import write_clip
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.harness import alternate
-from omnizip_jax.evaluation.machine import cores, processor
+from omnizip_jax.evaluation.hardware import cores, processor
 
 REPEATS = 5
 

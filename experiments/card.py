@@ -19,7 +19,7 @@ from safetensors import safe_open
 
 from experiments.goals import Answer, report
 from experiments.model import SHARD
-from omnizip_jax.evaluation.tables import table
+from omnizip_jax.evaluation.markdown_tables import table
 
 CARD = "MODEL_CARD.md"
 TEXT = """# The small model

@@ -20,7 +20,7 @@ from experiments.asking import answers, prepare
 from experiments.batches import cut
 from experiments.survey import quiz
 from omnizip_jax.compression import AllTokens, Method, OmniZipConfig
-from omnizip_jax.evaluation import tables
+from omnizip_jax.evaluation import markdown_tables as tables
 from omnizip_jax.models.params import Params
 from omnizip_jax.testbed.clips import DIFFICULTIES, SLOTS_PER_WINDOW, Split
 

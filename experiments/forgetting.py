@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.ages import ASKED, CHANCE, Ages
-from omnizip_jax.evaluation.paired import mean_over
-from omnizip_jax.evaluation.tables import difference, share, table, with_interval
+from omnizip_jax.evaluation.confidence_intervals import mean_over
+from omnizip_jax.evaluation.markdown_tables import difference, share, table, with_interval
 
 UNBOUNDED = "unbounded"
 Summary = dict[str, dict[str, Any]]

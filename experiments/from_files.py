@@ -13,7 +13,7 @@ from tqdm import tqdm
 from experiments.arguments import add_checkpoint
 from experiments.survey import SURVEYS, quiz
 from omnizip_jax.compression import OmniZipConfig
-from omnizip_jax.evaluation.tables import share, table
+from omnizip_jax.evaluation.markdown_tables import share, table
 from omnizip_jax.inference.api import generate
 from omnizip_jax.models.params import Params
 from omnizip_jax.testbed.clips import SPEC, Split

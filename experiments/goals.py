@@ -21,8 +21,8 @@ from experiments.arguments import add_checkpoint
 from experiments.asking import answers, prepare
 from experiments.batches import cut
 from omnizip_jax.compression import AllTokens, Method, OmniZipConfig, RandomTokens
-from omnizip_jax.evaluation.paired import mean_over
-from omnizip_jax.evaluation.tables import share, table, with_interval
+from omnizip_jax.evaluation.confidence_intervals import mean_over
+from omnizip_jax.evaluation.markdown_tables import share, table, with_interval
 from omnizip_jax.models.params import Params
 from omnizip_jax.testbed.clips import DIFFICULTIES, SPEC, make_clip
 from omnizip_jax.testbed.questions import KINDS, Question, all_questions, draw_questions

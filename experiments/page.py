@@ -23,7 +23,7 @@ from experiments.tables import (
     short_table,
     whole_tables,
 )
-from omnizip_jax.evaluation.tables import NOTHING, difference, share, table
+from omnizip_jax.evaluation.markdown_tables import NOTHING, difference, share, table
 
 # Methods in the table of what is left of all tokens' answers, and those that Surprise is held
 # against: the best of each cost.

@@ -35,7 +35,7 @@ from experiments.forgetting import (
 from experiments.resumable import append, resume
 from omnizip_jax.compression import METHODS, Method
 from omnizip_jax.compression.share import Share
-from omnizip_jax.evaluation.tables import section
+from omnizip_jax.evaluation.markdown_tables import section
 from omnizip_jax.evaluation.watching import Watching
 from omnizip_jax.inference.context import Context, Memory
 from omnizip_jax.inference.generation import ask

@@ -14,9 +14,9 @@ from experiments.results import Measurement
 from experiments.rows import FULL, KNOWING, METHODS, method_of, row_name
 from experiments.survey import SURVEYS
 from omnizip_jax.compression import Method
-from omnizip_jax.evaluation.cost import cost_of
-from omnizip_jax.evaluation.paired import mean_over
-from omnizip_jax.evaluation.tables import NOTHING, difference, share, table, with_interval
+from omnizip_jax.evaluation.confidence_intervals import mean_over
+from omnizip_jax.evaluation.decoder_cost import cost_of
+from omnizip_jax.evaluation.markdown_tables import NOTHING, difference, share, table, with_interval
 from omnizip_jax.inference.generation import TokenCounts
 from omnizip_jax.models.registry import Config
 from omnizip_jax.testbed.clips import SPEC

@@ -42,8 +42,8 @@ from experiments.results import Measurement
 from experiments.survey import SURVEYS
 from omnizip_jax import METHODS
 from omnizip_jax.compression.per_modality import Rates, top_part
-from omnizip_jax.evaluation.cost import cost
-from omnizip_jax.evaluation.paired import mean_over
+from omnizip_jax.evaluation.confidence_intervals import mean_over
+from omnizip_jax.evaluation.decoder_cost import cost
 from omnizip_jax.testbed.questions import FAMILIES, NAMES
 from omnizip_jax.testbed.samples import sample_clip
 from omnizip_jax.visualize import plot_methods

@@ -12,7 +12,7 @@ from rich.table import Table
 from omnizip_jax.cli.terminal import Terminal
 from omnizip_jax.compression import AllTokens, Method
 from omnizip_jax.config import WindowSpec
-from omnizip_jax.evaluation.cost import Cost, cost, without_compression
+from omnizip_jax.evaluation.decoder_cost import Cost, cost, without_compression
 from omnizip_jax.inference.api import generate
 from omnizip_jax.inference.attention_maps import compute_attention_maps
 from omnizip_jax.inference.generation import Answer

@@ -13,12 +13,12 @@ from omnizip_jax.cli.methods import parse_method
 from omnizip_jax.cli.shared import load_checkpoint, spec_from
 from omnizip_jax.compression import Method
 from omnizip_jax.evaluation.cluster import evaluate_on_cluster
-from omnizip_jax.evaluation.engine import Engine, Settings
-from omnizip_jax.evaluation.protocol import OPEN, PROTOCOLS
-from omnizip_jax.evaluation.questions import Question
-from omnizip_jax.evaluation.report import write_report
-from omnizip_jax.evaluation.results import read_rows
-from omnizip_jax.evaluation.run import evaluate
+from omnizip_jax.evaluation.evaluator import Engine, Settings
+from omnizip_jax.evaluation.protocols import OPEN, PROTOCOLS
+from omnizip_jax.evaluation.question_file import Question
+from omnizip_jax.evaluation.result_files import read_rows
+from omnizip_jax.evaluation.run_report import write_report
+from omnizip_jax.evaluation.runner import evaluate
 from omnizip_jax.evaluation.watching import Watching
 from omnizip_jax.models.params import Params
 

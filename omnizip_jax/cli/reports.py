@@ -6,12 +6,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from omnizip_jax.evaluation.questions import write_questions
-from omnizip_jax.evaluation.readers import BENCHMARKS, read_benchmark
-from omnizip_jax.evaluation.results import write_whole
-from omnizip_jax.evaluation.side_by_side import side_by_side
+from omnizip_jax.evaluation.dataset_readers import BENCHMARKS, read_benchmark
+from omnizip_jax.evaluation.markdown_tables import lined_up
+from omnizip_jax.evaluation.paper_comparison import side_by_side
+from omnizip_jax.evaluation.question_file import write_questions
+from omnizip_jax.evaluation.result_files import write_whole
 from omnizip_jax.evaluation.summary import summarise
-from omnizip_jax.evaluation.tables import lined_up
 
 BESIDE = ([".times"], [".early"])  # what lies beside rows and ends in .jsonl, too
 

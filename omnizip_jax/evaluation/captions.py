@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from omnizip_jax.evaluation.questions import SHOWN, Question, is_remote, parse_question
+from omnizip_jax.evaluation.question_file import SHOWN, Question, is_remote, parse_question
 
 LIST = ".txt"  # how the name of a list ends
 VIDEOS = (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg")

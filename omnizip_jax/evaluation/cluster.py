@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from omnizip_jax.evaluation.engine import Engine, Settings
-from omnizip_jax.evaluation.machine import machine
-from omnizip_jax.evaluation.questions import Question
-from omnizip_jax.evaluation.results import Key
-from omnizip_jax.evaluation.run import opened
+from omnizip_jax.evaluation.evaluator import Engine, Settings
+from omnizip_jax.evaluation.hardware import machine
+from omnizip_jax.evaluation.question_file import Question
+from omnizip_jax.evaluation.result_files import Key
+from omnizip_jax.evaluation.runner import opened
 from omnizip_jax.models.params import Params
 
 LOCAL = "local"  # a cluster of this machine alone, for as long as the run takes

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from omnizip_jax.evaluation import operations
-from omnizip_jax.evaluation.paired import mean_over, median_of
-from omnizip_jax.evaluation.readers import BENCHMARKS
-from omnizip_jax.evaluation.results import read_rows, read_run, read_times
+from omnizip_jax.evaluation.confidence_intervals import mean_over, median_of
+from omnizip_jax.evaluation.dataset_readers import BENCHMARKS
+from omnizip_jax.evaluation.result_files import read_rows, read_run, read_times
 from omnizip_jax.models.config import TextConfig
 
 Row = dict[str, Any]

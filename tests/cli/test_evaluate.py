@@ -10,7 +10,7 @@ import pytest
 
 from omnizip_jax.cli.cli import main
 from omnizip_jax.testbed.clips import make_clip
-from tests.evaluation.layouts import write_layout
+from tests.evaluation.dataset_layouts import write_layout
 
 
 @pytest.fixture

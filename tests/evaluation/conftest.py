@@ -10,9 +10,9 @@ import pytest
 
 from experiments.survey import quiz
 from omnizip_jax.compression import AllTokens, Method, OmniZipConfig
-from omnizip_jax.evaluation.engine import Engine, Settings
-from omnizip_jax.evaluation.protocol import PROTOCOLS
-from omnizip_jax.evaluation.questions import read_questions, write_questions
+from omnizip_jax.evaluation.evaluator import Engine, Settings
+from omnizip_jax.evaluation.protocols import PROTOCOLS
+from omnizip_jax.evaluation.question_file import read_questions, write_questions
 
 CLIPS = 3
 

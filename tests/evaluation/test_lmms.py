@@ -18,10 +18,11 @@ import yaml
 
 import omnizip_jax
 from omnizip_jax.compression import METHODS, AllTokens, OmniZipConfig
-from omnizip_jax.evaluation.lmms import TASKS, asked
-from omnizip_jax.evaluation.lmms.messages import Shown, parts_of
+from omnizip_jax.evaluation.lmms import TASKS
+from omnizip_jax.evaluation.lmms import task_questions as asked
+from omnizip_jax.evaluation.lmms.request_parsing import Shown, parts_of
 from omnizip_jax.evaluation.lmms.settings import decoding_of, method_of
-from omnizip_jax.evaluation.protocol import PROTOCOLS
+from omnizip_jax.evaluation.protocols import PROTOCOLS
 from omnizip_jax.testbed.clips import make_clip
 from tests.media import make as make_media
 from tests.test_imports import imports

@@ -14,8 +14,8 @@ import pytest
 
 from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.evaluation.lmms import TASKS
-from omnizip_jax.evaluation.questions import read_questions, write_questions
-from omnizip_jax.evaluation.run import by_clip
+from omnizip_jax.evaluation.question_file import read_questions, write_questions
+from omnizip_jax.evaluation.runner import by_clip
 from tests.evaluation.conftest import made_questions, make_engine
 
 PYTHON = os.environ.get("LMMS_EVAL_PYTHON", "")

@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_cluster(arguments)
 
     from omnizip_jax.cli.evaluate import ask_all, print_run, settings_from
-    from omnizip_jax.evaluation.questions import read_questions
+    from omnizip_jax.evaluation.question_file import read_questions
 
     settings = settings_from(arguments)
     questions = read_questions(arguments.questions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from omnizip_jax.evaluation.readers import BENCHMARKS
+from omnizip_jax.evaluation.dataset_readers import BENCHMARKS
 
 
 def add(commands: argparse._SubParsersAction) -> None:

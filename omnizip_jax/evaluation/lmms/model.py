@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from omnizip_jax.checkpoint.load import load
 from omnizip_jax.config import check_flags, check_spec
-from omnizip_jax.evaluation.lmms.messages import Shown, parts_of
+from omnizip_jax.evaluation.lmms.request_parsing import Shown, parts_of
 from omnizip_jax.evaluation.lmms.settings import MAX_NEW_TOKENS, decoding_of, method_of
 from omnizip_jax.evaluation.watching import QUESTION_ROOM, Watching, ask_alone
 from omnizip_jax.inference.api import converse

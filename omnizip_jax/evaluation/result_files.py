@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omnizip_jax.evaluation.questions import RESULTS, Question
+from omnizip_jax.evaluation.question_file import RESULTS, Question
 
 Key = tuple[str, str, int]  # id, method, seed
 UNCOMPARED = "checkpoint"  # the same weights may lie elsewhere the next time

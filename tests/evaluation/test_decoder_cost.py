@@ -11,7 +11,7 @@ import pytest
 from omnizip_jax import generate
 from omnizip_jax.compression import METHODS, AllTokens, FastV, Method, OmniZipConfig, Seats
 from omnizip_jax.compression.stages import Stage
-from omnizip_jax.evaluation.cost import cost, without_compression
+from omnizip_jax.evaluation.decoder_cost import cost, without_compression
 from omnizip_jax.evaluation.operations import prefill_operations
 from omnizip_jax.inference import generation as reply
 from omnizip_jax.inference.generation import TokenCounts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from omnizip_jax.evaluation.paired import mean_over, median_of
+from omnizip_jax.evaluation.confidence_intervals import mean_over, median_of
 
 
 def test_a_mean_over_questions():

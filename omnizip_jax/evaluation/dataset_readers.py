@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from omnizip_jax.evaluation.questions import LETTERS
+from omnizip_jax.evaluation.question_file import LETTERS
 
 Columns = dict[str, Any]
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".MP4")

@@ -7,9 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from omnizip_jax.evaluation.results import write_whole
-from omnizip_jax.evaluation.summary import STAGES, summarise
-from omnizip_jax.evaluation.tables import (
+from omnizip_jax.evaluation.markdown_tables import (
     difference,
     lined_up,
     percent,
@@ -21,6 +19,8 @@ from omnizip_jax.evaluation.tables import (
     tera,
     with_interval,
 )
+from omnizip_jax.evaluation.result_files import write_whole
+from omnizip_jax.evaluation.summary import STAGES, summarise
 
 Summary = dict[str, Any]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from omnizip_jax.evaluation import paper
-from omnizip_jax.evaluation.tables import (
+from omnizip_jax.evaluation import paper_results as paper
+from omnizip_jax.evaluation.markdown_tables import (
     NOTHING,
     percent,
     seconds,

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from omnizip_jax.evaluation.questions import read_questions, write_questions
-from omnizip_jax.evaluation.readers import BENCHMARKS, Videos, parse_clock, read_benchmark
-from tests.evaluation.layouts import LAYOUTS, write_layout
+from omnizip_jax.evaluation.dataset_readers import BENCHMARKS, Videos, parse_clock, read_benchmark
+from omnizip_jax.evaluation.question_file import read_questions, write_questions
+from tests.evaluation.dataset_layouts import LAYOUTS, write_layout
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from omnizip_jax.evaluation.questions import BadQuestions, read_questions, write_questions
+from omnizip_jax.evaluation.question_file import BadQuestions, read_questions, write_questions
 
 GOOD = {"id": "1", "video": "a.mp4", "question": "Who?", "options": ["he", "she"], "answer": "B"}
 

@@ -8,17 +8,17 @@ import re
 import pytest
 
 from omnizip_jax.compression import AllTokens, OmniZipConfig
-from omnizip_jax.evaluation import paper
-from omnizip_jax.evaluation.questions import read_questions, write_questions
-from omnizip_jax.evaluation.readers import BENCHMARKS, read_benchmark
-from omnizip_jax.evaluation.report import write_report
-from omnizip_jax.evaluation.run import evaluate
-from omnizip_jax.evaluation.side_by_side import side_by_side
+from omnizip_jax.evaluation import paper_results as paper
+from omnizip_jax.evaluation.dataset_readers import BENCHMARKS, read_benchmark
+from omnizip_jax.evaluation.markdown_tables import lined_up, table
+from omnizip_jax.evaluation.paper_comparison import side_by_side
+from omnizip_jax.evaluation.question_file import read_questions, write_questions
+from omnizip_jax.evaluation.run_report import write_report
+from omnizip_jax.evaluation.runner import evaluate
 from omnizip_jax.evaluation.summary import summarise
-from omnizip_jax.evaluation.tables import lined_up, table
 from omnizip_jax.testbed.clips import make_clip
 from tests.evaluation.conftest import make_engine
-from tests.evaluation.layouts import LAYOUTS, write_layout
+from tests.evaluation.dataset_layouts import LAYOUTS, write_layout
 
 DECODER = {
     "vocabulary": 1000,

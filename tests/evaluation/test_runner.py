@@ -24,10 +24,10 @@ from omnizip_jax.compression import (
     RandomTokens,
     VisionZip,
 )
-from omnizip_jax.evaluation import engine as engine_module
-from omnizip_jax.evaluation.questions import read_questions, write_questions
-from omnizip_jax.evaluation.results import read_times
-from omnizip_jax.evaluation.run import by_clip, evaluate
+from omnizip_jax.evaluation import evaluator as engine_module
+from omnizip_jax.evaluation.question_file import read_questions, write_questions
+from omnizip_jax.evaluation.result_files import read_times
+from omnizip_jax.evaluation.runner import by_clip, evaluate
 from omnizip_jax.evaluation.watching import Watching
 from omnizip_jax.media import load_clip
 from tests.evaluation.conftest import made_questions, make_engine, rows_of

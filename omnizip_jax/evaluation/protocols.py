@@ -9,7 +9,7 @@ import dataclasses
 import re
 from collections.abc import Callable
 
-from omnizip_jax.evaluation.questions import LETTERS, Question
+from omnizip_jax.evaluation.question_file import LETTERS, Question
 from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
 
 

@@ -8,8 +8,8 @@ import resource
 
 import pytest
 
-from omnizip_jax.evaluation.questions import Question
-from omnizip_jax.evaluation.results import Results, read_rows, read_run, read_times
+from omnizip_jax.evaluation.question_file import Question
+from omnizip_jax.evaluation.result_files import Results, read_rows, read_run, read_times
 
 RUN = {"methods": {"all": {"method": "AllTokens"}}, "weights": "abc", "checkpoint": "here"}
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omnizip_jax.evaluation.protocol import PROTOCOLS
-from omnizip_jax.evaluation.questions import Question, read_questions
+from omnizip_jax.evaluation.protocols import PROTOCOLS
+from omnizip_jax.evaluation.question_file import Question, read_questions
 
 FOLDER = "OMNIZIP_QUESTIONS"  # the environment variable that says where the files lie
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from omnizip_jax.evaluation.protocol import PROTOCOLS
-from omnizip_jax.evaluation.questions import Question
+from omnizip_jax.evaluation.protocols import PROTOCOLS
+from omnizip_jax.evaluation.question_file import Question
 
 CHOICE = Question("1", "a.mp4", "Who speaks?", ("he", "she", "both"), "B")
 FREE = Question("2", "a.mp4", "Who speaks?", answer="The Host")

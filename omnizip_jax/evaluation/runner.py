@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tqdm import tqdm
 
-from omnizip_jax.evaluation.engine import Engine, Prepared
-from omnizip_jax.evaluation.machine import machine
-from omnizip_jax.evaluation.questions import Question
-from omnizip_jax.evaluation.results import Results
+from omnizip_jax.evaluation.evaluator import Engine, Prepared
+from omnizip_jax.evaluation.hardware import machine
+from omnizip_jax.evaluation.question_file import Question
+from omnizip_jax.evaluation.result_files import Results
 
 
 def evaluate(

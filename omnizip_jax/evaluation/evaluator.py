@@ -11,11 +11,11 @@ import jax
 
 from omnizip_jax.compression import Method, RandomTokens
 from omnizip_jax.config import WindowSpec
-from omnizip_jax.evaluation.cost import cost
+from omnizip_jax.evaluation.decoder_cost import cost
 from omnizip_jax.evaluation.memory import out_of_memory, peak_bytes
-from omnizip_jax.evaluation.protocol import Protocol
-from omnizip_jax.evaluation.questions import Question
-from omnizip_jax.evaluation.results import Key
+from omnizip_jax.evaluation.protocols import Protocol
+from omnizip_jax.evaluation.question_file import Question
+from omnizip_jax.evaluation.result_files import Key
 from omnizip_jax.evaluation.watching import QUESTION_ROOM, Watching, ask_alone
 from omnizip_jax.inference.api import answer_encoded
 from omnizip_jax.inference.context import Context

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks import presets
 from benchmarks.bench import Bench
+from benchmarks.bouncing_clip import write_clip
 from benchmarks.harness import Row
 from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.evaluation.evaluator import Engine, Settings
@@ -16,7 +17,6 @@ from omnizip_jax.evaluation.protocols import PROTOCOLS
 from omnizip_jax.evaluation.question_file import Question
 from omnizip_jax.evaluation.runner import evaluate
 from omnizip_jax.inference.api import generate
-from omnizip_jax.testbed.bouncing import write_clip
 
 METHOD = OmniZipConfig()
 CLIPS = 4

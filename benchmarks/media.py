@@ -9,9 +9,9 @@ from pathlib import Path
 import av
 
 from benchmarks.bench import Bench
+from benchmarks.bouncing_clip import write_clip
 from benchmarks.harness import Row, Timing, peak_memory
 from omnizip_jax.media import load_clip
-from omnizip_jax.testbed.bouncing import write_clip
 
 SECONDS, SIZE = 128, (1280, 720)
 TINY_SECONDS, TINY_SIZE = 4, (320, 180)

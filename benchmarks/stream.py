@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from benchmarks import flops, presets
 from benchmarks.bench import Bench
+from benchmarks.bouncing_clip import write_clip
 from benchmarks.clip import FULL, KEEP_45
 from benchmarks.harness import Row
 from omnizip_jax.compression import Method
@@ -24,7 +25,6 @@ from omnizip_jax.inference.generation import ask
 from omnizip_jax.media import windows
 from omnizip_jax.models import attention
 from omnizip_jax.models.params import Params
-from omnizip_jax.testbed.bouncing import write_clip
 from omnizip_jax.types import Window
 
 CAPACITY = 16_384  # slots; half an hour at 45 % of 640 x 360

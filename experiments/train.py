@@ -29,7 +29,8 @@ import optax.contrib
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
-from experiments.batches import (
+from experiments.small_model_export import export, small_config, small_tokenizer
+from experiments.training_batches import (
     Bank,
     DecoderBatch,
     Dialogues,
@@ -39,7 +40,7 @@ from experiments.batches import (
     cut,
     reread,
 )
-from experiments.losses import (
+from experiments.training_losses import (
     Metrics,
     decoder_loss,
     encoder_loss,
@@ -47,11 +48,10 @@ from experiments.losses import (
     init_model,
     read_dialogues,
 )
-from experiments.model import export, small_config, small_tokenizer
 from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.encoders import encode_windows
-from omnizip_jax.testbed.clips import (
+from omnizip_jax.testbed.synthetic_clips import (
     COLOURS,
     DIFFICULTIES,
     SHAPES,

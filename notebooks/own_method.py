@@ -36,16 +36,16 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 import omnizip_jax
-from experiments.altered import Row
-from experiments.measure import measure
-from experiments.results import Measurement
-from experiments.survey import SURVEYS
+from experiments.accuracy import measure
+from experiments.accuracy_questions import SURVEYS
+from experiments.accuracy_results import Measurement
+from experiments.altered_inputs import Row
 from omnizip_jax import METHODS
 from omnizip_jax.compression.per_modality import Rates, top_part
 from omnizip_jax.evaluation.confidence_intervals import mean_over
 from omnizip_jax.evaluation.decoder_cost import cost
-from omnizip_jax.testbed.questions import FAMILIES, NAMES
-from omnizip_jax.testbed.samples import sample_clip
+from omnizip_jax.testbed.clip_questions import FAMILIES, NAMES
+from omnizip_jax.testbed.demo_clips import sample_clip
 from omnizip_jax.visualize import plot_methods
 
 
@@ -109,7 +109,7 @@ plot_methods(answers)
 #
 # The same questions about the same clips under every method: `measure` asks, here about 16 hard
 # clips, one question of each family. That is few: the intervals say how few. The command
-# `python -m experiments.measure` asks about a thousand.
+# `python -m experiments.accuracy` asks about a thousand.
 
 # %%
 survey = SURVEYS["hard"]

@@ -31,8 +31,8 @@ import omnizip_jax
 from omnizip_jax import OmniZipConfig
 from omnizip_jax.cli.follow import begin_stream
 from omnizip_jax.cli.remembering import Remembering, plot_remembering
-from omnizip_jax.testbed.questions import NAMES
-from omnizip_jax.testbed.samples import BEGINNING, only_at_the_beginning, sample_stream
+from omnizip_jax.testbed.clip_questions import NAMES
+from omnizip_jax.testbed.demo_clips import BEGINNING, only_at_the_beginning, sample_stream
 
 CHECKPOINT = "small"
 clip = sample_stream()

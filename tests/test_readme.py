@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import omnizip_jax
-from experiments.page import fill, tables
-from experiments.survey import SURVEYS
-from experiments.tables import short_table, whole_tables
-from omnizip_jax.testbed.clips import make_clip
+from experiments.accuracy_page import fill, tables
+from experiments.accuracy_questions import SURVEYS
+from experiments.accuracy_tables import short_table, whole_tables
+from omnizip_jax.testbed.synthetic_clips import make_clip
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -17,14 +17,14 @@ from omnizip_jax.compression import AllTokens, FastV, Method, OmniZipConfig, Ran
 from omnizip_jax.inference.api import generate
 from omnizip_jax.inference.generation import Answer
 from omnizip_jax.models.params import Params
-from omnizip_jax.testbed.clips import TestClip
-from omnizip_jax.testbed.questions import (
+from omnizip_jax.testbed.clip_questions import (
     FAMILIES,
     Question,
     all_questions,
     draw_questions,
 )
-from omnizip_jax.testbed.samples import CLIP_SEED, sample_clip
+from omnizip_jax.testbed.demo_clips import CLIP_SEED, sample_clip
+from omnizip_jax.testbed.synthetic_clips import TestClip
 from omnizip_jax.visualize import plot_compression, plot_methods
 
 LETTER = "paper, 45 %"

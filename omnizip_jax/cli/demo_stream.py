@@ -15,15 +15,15 @@ from omnizip_jax.cli.remembering import Remembering, plot_remembering
 from omnizip_jax.cli.terminal import Screen, Terminal
 from omnizip_jax.cli.times import END, clock
 from omnizip_jax.media import windows
-from omnizip_jax.testbed.clips import SPEC, TestClip
-from omnizip_jax.testbed.questions import FAMILIES, Question, draw_questions
-from omnizip_jax.testbed.samples import (
+from omnizip_jax.testbed.clip_questions import FAMILIES, Question, draw_questions
+from omnizip_jax.testbed.demo_clips import (
     BEGINNING,
     STREAM_SEED,
     STREAM_WINDOWS,
     only_at_the_beginning,
     sample_stream,
 )
+from omnizip_jax.testbed.synthetic_clips import SPEC, TestClip
 
 # So small that what came in the beginning must be thinned long before the end.
 CACHE: dict[str, Any] = {"capacity": 1024, "memory": "fading", "text_slots": 160}

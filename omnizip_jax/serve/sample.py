@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from omnizip_jax.testbed.clips import TestClip, make_clip
-from omnizip_jax.testbed.questions import all_questions
+from omnizip_jax.testbed.clip_questions import all_questions
+from omnizip_jax.testbed.synthetic_clips import TestClip, make_clip
 
 SEED, WINDOWS = 4, 8  # of a clip about which there is much to ask
 

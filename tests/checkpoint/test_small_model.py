@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from experiments.altered import ALTERED, Row
-from experiments.batches import cut
-from experiments.measure import measure
-from experiments.results import Measurement
-from experiments.rows import FULL
-from experiments.survey import SURVEYS, quiz
+from experiments.accuracy import measure
+from experiments.accuracy_questions import SURVEYS, quiz
+from experiments.accuracy_results import Measurement
+from experiments.altered_inputs import ALTERED, Row
+from experiments.measured_methods import FULL
+from experiments.training_batches import cut
 from omnizip_jax import load
 from omnizip_jax.checkpoint.checksums import damaged_files
 from omnizip_jax.checkpoint.small_model import RELEASED, cache_folder, small_checkpoint
@@ -24,7 +24,7 @@ from omnizip_jax.compression import AllTokens, OmniZipConfig
 from omnizip_jax.inference.api import generate
 from omnizip_jax.inference.decode import end_tokens
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.testbed.clips import SPEC, make_clip
+from omnizip_jax.testbed.synthetic_clips import SPEC, make_clip
 
 CLIPS = 50
 ROOT = Path(__file__).parents[2]

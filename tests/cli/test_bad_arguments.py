@@ -17,7 +17,7 @@ import pytest
 
 from omnizip_jax.checkpoint.folder import UNFINISHED, WEIGHTS
 from omnizip_jax.checkpoint.small_model import RELEASED, small_checkpoint
-from omnizip_jax.testbed.clips import make_clip
+from omnizip_jax.testbed.synthetic_clips import make_clip
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 60  # s

@@ -11,7 +11,7 @@ import pytest
 import omnizip_jax
 from omnizip_jax.cli.cli import main
 from omnizip_jax.compression import OmniZipConfig
-from omnizip_jax.testbed.clips import make_clip
+from omnizip_jax.testbed.synthetic_clips import make_clip
 
 PROMPT = "Which colour was seen first?"
 

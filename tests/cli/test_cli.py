@@ -8,11 +8,11 @@ from argparse import Namespace
 
 import pytest
 
+from benchmarks.bouncing_clip import write_clip
 from omnizip_jax.checkpoint.convert import convert
 from omnizip_jax.cli.cli import main
 from omnizip_jax.cli.shared import spec_from
 from omnizip_jax.config import WindowSpec
-from omnizip_jax.testbed.bouncing import write_clip
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.bouncing_clip import write_clip
 from omnizip_jax.checkpoint.convert import convert
 from omnizip_jax.cli.cli import main
 from omnizip_jax.cli.methods import parse_methods
 from omnizip_jax.compression import METHODS, AllTokens, FastV, OmniZipConfig, RandomTokens
-from omnizip_jax.testbed.bouncing import write_clip
 
 QUESTION = "What happens?"
 

@@ -10,9 +10,9 @@ from omnizip_jax.cli import demo_stream
 from omnizip_jax.cli.cli import main
 from omnizip_jax.cli.demo_stream import about_the_beginning, run_stream
 from omnizip_jax.cli.follow import Answered
-from omnizip_jax.testbed.clips import DIFFICULTIES, make_clip
-from omnizip_jax.testbed.questions import FAMILIES
-from omnizip_jax.testbed.samples import STREAM_SEED, sample_clip, sample_stream
+from omnizip_jax.testbed.clip_questions import FAMILIES
+from omnizip_jax.testbed.demo_clips import STREAM_SEED, sample_clip, sample_stream
+from omnizip_jax.testbed.synthetic_clips import DIFFICULTIES, make_clip
 
 
 @pytest.mark.slow  # ``.ci/run`` runs the demo by itself

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from omnizip_jax.cli.cli import main
-from omnizip_jax.testbed.clips import make_clip
+from omnizip_jax.testbed.synthetic_clips import make_clip
 from tests.evaluation.dataset_layouts import write_layout
 
 

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from benchmarks.bouncing_clip import write_clip
 from omnizip_jax import OmniZipConfig, PushSource, load, windows
 from omnizip_jax.checkpoint.convert import convert
 from omnizip_jax.cli import follow as live
@@ -20,7 +21,6 @@ from omnizip_jax.cli.remembering import Remembering
 from omnizip_jax.cli.terminal import Typing
 from omnizip_jax.cli.times import END, clock, parse_time
 from omnizip_jax.media import WindowStream
-from omnizip_jax.testbed.bouncing import write_clip
 
 SETTINGS = {"capacity": 2048, "text_slots": 400}
 

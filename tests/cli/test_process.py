@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from omnizip_jax.cli.process import GRACE, Warnings
-from omnizip_jax.testbed.clips import make_clip
+from omnizip_jax.testbed.synthetic_clips import make_clip
 
 ROOT = Path(__file__).parents[2]
 OMNIZIP = [sys.executable, "-m", "omnizip_jax"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from experiments.survey import quiz
+from experiments.accuracy_questions import quiz
 from omnizip_jax.compression import AllTokens, Method, OmniZipConfig
 from omnizip_jax.evaluation.evaluator import Engine, Settings
 from omnizip_jax.evaluation.protocols import PROTOCOLS

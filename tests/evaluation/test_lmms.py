@@ -23,7 +23,7 @@ from omnizip_jax.evaluation.lmms import task_questions as asked
 from omnizip_jax.evaluation.lmms.request_parsing import Shown, parts_of
 from omnizip_jax.evaluation.lmms.settings import decoding_of, method_of
 from omnizip_jax.evaluation.protocols import PROTOCOLS
-from omnizip_jax.testbed.clips import make_clip
+from omnizip_jax.testbed.synthetic_clips import make_clip
 from tests.media import make as make_media
 from tests.test_imports import imports
 

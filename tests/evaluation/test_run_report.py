@@ -16,7 +16,7 @@ from omnizip_jax.evaluation.question_file import read_questions, write_questions
 from omnizip_jax.evaluation.run_report import write_report
 from omnizip_jax.evaluation.runner import evaluate
 from omnizip_jax.evaluation.summary import summarise
-from omnizip_jax.testbed.clips import make_clip
+from omnizip_jax.testbed.synthetic_clips import make_clip
 from tests.evaluation.conftest import make_engine
 from tests.evaluation.dataset_layouts import LAYOUTS, write_layout
 

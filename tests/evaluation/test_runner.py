@@ -15,7 +15,7 @@ import jax
 import pytest
 
 import omnizip_jax
-from experiments.asking import answers, prepare
+from experiments.batched_answers import answers, prepare
 from omnizip_jax.compression import (
     METHODS,
     AllTokens,

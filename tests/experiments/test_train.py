@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.batches import CLASSES, MOST_WINDOWS, DecoderBatch, Lesson
-from experiments.losses import init_model, read_dialogues
-from experiments.model import small_config, small_tokenizer
+from experiments.small_model_export import small_config, small_tokenizer
 from experiments.train import CURRICULUM, Stage, _every_content, train
+from experiments.training_batches import CLASSES, MOST_WINDOWS, DecoderBatch, Lesson
+from experiments.training_losses import init_model, read_dialogues
 from omnizip_jax.models.decoder import Decoder, KVCache
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.testbed.clips import COLOURS, DIFFICULTIES
-from omnizip_jax.testbed.questions import KINDS
+from omnizip_jax.testbed.clip_questions import KINDS
+from omnizip_jax.testbed.synthetic_clips import COLOURS, DIFFICULTIES
 
 ALONE = dataclasses.replace(DIFFICULTIES["easy"], events=(1, 1), silent=(0, 0))
 SHORT = Lesson(24 * 2 + 2, rows=1, windows=(2, 2), kinds=("colour of sound",), system="")

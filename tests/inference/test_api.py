@@ -55,7 +55,7 @@ def test_full_tokens_equal_a_compression_that_drops_nothing(params, arrays):
 
 
 def test_file_and_its_options(params, tmp_path):
-    from omnizip_jax.testbed.bouncing import write_clip
+    from benchmarks.bouncing_clip import write_clip
 
     clip = write_clip(tmp_path / "clip.mp4", seconds=3, size=(64, 48))
     answer = ask(params, clip, compression=OmniZipConfig.published())

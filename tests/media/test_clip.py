@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.bouncing_clip import write_clip
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.media import load_clip, window_frames
 from omnizip_jax.media.clock import FrameSampler
 from omnizip_jax.media.container import MediaFile
 from omnizip_jax.media.sound import clip_log_mel
-from omnizip_jax.testbed.bouncing import write_clip
 from tests.media.make import grey, tone, turn, write
 
 SMALL = WindowSpec(grid_slots=12)  # 4:3 pictures become 3 x 4 tokens: 84 x 112 pixels

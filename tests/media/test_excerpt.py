@@ -9,7 +9,7 @@ from omnizip_jax.config import WindowSpec
 from omnizip_jax.media import load_clip
 from omnizip_jax.media.clock import Picture, Sound
 from omnizip_jax.media.excerpt import Excerpt
-from omnizip_jax.testbed.clips import SPEC, make_clip
+from omnizip_jax.testbed.synthetic_clips import SPEC, make_clip
 
 
 def picture(start: float, end: float) -> Picture:

@@ -21,8 +21,8 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from omnizip_jax.testbed.clips import FPS, SAMPLE_RATE, SIDE, make_clip
-from omnizip_jax.testbed.questions import Question, all_questions
+from omnizip_jax.testbed.clip_questions import Question, all_questions
+from omnizip_jax.testbed.synthetic_clips import FPS, SAMPLE_RATE, SIDE, make_clip
 from tests.serve.process import served
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

@@ -14,13 +14,13 @@ import pytest
 from starlette.testclient import TestClient
 
 import omnizip_jax.serve.http as http
+from benchmarks.bouncing_clip import write_clip
 from omnizip_jax import OmniZipConfig, converse, generate
 from omnizip_jax.compression import AllTokens
 from omnizip_jax.serve.engine import Engine
 from omnizip_jax.serve.http import Server
 from omnizip_jax.serve.sources import Sources
 from omnizip_jax.serve.worker import Workers
-from omnizip_jax.testbed.bouncing import write_clip
 from tests.serve.conftest import LIMITS, WAIT
 
 pytestmark = pytest.mark.slow  # many programs, sockets and processes

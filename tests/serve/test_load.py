@@ -26,9 +26,9 @@ from PIL import Image
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from experiments.survey import quiz
+from experiments.accuracy_questions import quiz
 from omnizip_jax import OmniZipConfig, PushSource, ask, feed, init_stream, windows
-from omnizip_jax.testbed.clips import FPS, SAMPLE_RATE
+from omnizip_jax.testbed.synthetic_clips import FPS, SAMPLE_RATE
 from tests.serve.process import served
 
 pytestmark = pytest.mark.slow

@@ -18,7 +18,7 @@ from omnizip_jax.serve.auth import Guard
 from omnizip_jax.serve.failure import Failure
 from omnizip_jax.serve.page import STATIC, TYPES, assets, page_routes
 from omnizip_jax.serve.sample import WINDOWS, sample, sample_questions
-from omnizip_jax.testbed.questions import all_questions
+from omnizip_jax.testbed.clip_questions import all_questions
 
 KEY = "a key of some length"
 LOCAL = "http://127.0.0.1:8000"

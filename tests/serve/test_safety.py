@@ -17,6 +17,7 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from benchmarks.bouncing_clip import write_clip
 from omnizip_jax import WindowSpec
 from omnizip_jax.serve.auth import KEY_PROTOCOL, PROTOCOL, Guard, is_loopback
 from omnizip_jax.serve.cache import Kept
@@ -25,7 +26,6 @@ from omnizip_jax.serve.fetch import fetch, is_public
 from omnizip_jax.serve.limits import Limits
 from omnizip_jax.serve.server import Settings
 from omnizip_jax.serve.worker import Workers, decode_clip, decode_picture
-from omnizip_jax.testbed.bouncing import write_clip
 
 KEY = "a key of some length"
 

@@ -1,0 +1,267 @@
+"""Tables and curves of a measurement, and the summary that both are drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+from matplotlib.figure import Figure
+
+from experiments.accuracy_questions import SURVEYS
+from experiments.accuracy_results import Measurement
+from experiments.measured_methods import FULL, KNOWING, METHODS, method_of, row_name
+from experiments.reference_methods import BestSample
+from omnizip_jax.compression import Method
+from omnizip_jax.evaluation.confidence_intervals import mean_over
+from omnizip_jax.evaluation.decoder_cost import cost_of
+from omnizip_jax.evaluation.markdown_tables import NOTHING, difference, share, table, with_interval
+from omnizip_jax.inference.generation import TokenCounts
+from omnizip_jax.models.registry import Config
+from omnizip_jax.testbed.clip_questions import FAMILIES
+from omnizip_jax.testbed.synthetic_clips import SPEC
+
+# Of a difficulty: "clips", "questions" about each, and "rows" by name.
+Summary = dict[str, Any]
+Rows = dict[str, dict[str, Any]]
+COUNTS = ("operations", "paper_operations", "cache_bytes")  # as shares of all tokens'
+SHORT = (0.25, 0.15)  # shares of the short table
+LEADING = "surprise"  # what every method is held against
+
+
+def summarise(measured: Measurement, methods: Mapping[str, Method], config: Config) -> Summary:
+    """Accuracy, its difference from all tokens, and cost, by row; plain numbers throughout.
+
+    Operations and cache bytes are shares of those with all tokens. Every mean comes with
+    "low" and "high", a bootstrap 95 % interval over clips; differences are paired: from all
+    tokens, from Surprise, and from the method that a row is a variant of.
+    """
+    rows: Rows = {}
+    scores = {name: score(methods[name], right) for name, right in measured.right.items()}
+    every = np.ones_like(measured.kinds, bool)
+    groups = {"all": every} | {family: measured.families == family for family in FAMILIES}
+    groups = {name: mask for name, mask in groups.items() if mask.any()}
+    lengths = np.unique(measured.windows)
+    for name, means in scores.items():
+        lost = means - scores[FULL]
+        rows[name] = {
+            "right": {group: _mean(means, mask) for group, mask in groups.items()},
+            "minus_full": {group: _mean(lost, mask) for group, mask in groups.items()},
+            "kinds": {
+                kind: round(float(means[measured.kinds == kind].mean()), 4)
+                for kind in sorted(set(measured.kinds.ravel().tolist()))
+            },
+            "minus": {
+                other: _mean(means - scores[other], every)
+                for other in _others(name)
+                if other in scores
+            },
+            "cost": _cost(config, methods[name], measured, name),
+        }
+        if len(lengths) > 1:
+            rows[name]["lengths"] = {
+                f"{windows * SPEC.seconds} s": _mean(
+                    means, every & (measured.windows == windows)[:, None]
+                )
+                for windows in lengths.tolist()
+            }
+    whole = dict(rows[FULL]["cost"])
+    for row in rows.values():
+        spent = row["cost"]
+        row["cost"] |= {name: round(spent[name] / whole[name], 4) for name in COUNTS}
+    clips, questions = measured.kinds.shape
+    return {"clips": clips, "questions": questions, "rows": rows}
+
+
+def score(
+    method: Method, right: Bool[np.ndarray, "clips seeds questions"]
+) -> Float[np.ndarray, "clips questions"]:
+    """Share of the seeds with which each answer is right; of what may choose, the best seed's."""
+    if isinstance(method, BestSample):
+        best = right.sum(2).argmax(1)
+        return right[np.arange(len(right)), best].astype(float)
+    return right.mean(1)
+
+
+def _others(name: str) -> list[str]:
+    """The rows that a row is compared with: what it is a variant of, and Surprise."""
+    method, bar, keep = name.partition(" | ")
+    if not bar:
+        return []
+    others = dict.fromkeys((method.split(",")[0], LEADING))
+    return [f"{other}{bar}{keep}" for other in others if other != method]
+
+
+def _cost(config: Config, method: Method, measured: Measurement, name: str) -> dict[str, float]:
+    """Means over the clips; those of equal length cost about the same."""
+    shares = ("audio", "video", "kept", "audio_by_layer", "video_by_layer", "by_layer")
+    costs, weights = [], []
+    for windows in np.unique(measured.windows).tolist():
+        equal = measured.windows == windows
+        kept = np.rint(measured.kept[name][equal].mean(0)).astype(int).tolist()
+        (audio, video), *stages = kept
+        counts = TokenCounts(
+            audio=windows * SPEC.audio_slots,
+            audio_kept=audio,
+            video=windows * SPEC.video_slots,
+            video_kept=video,
+            text=round(float(measured.text[equal].mean())),
+            generated=1,
+        )
+        spent = cost_of(config.text, method, counts, [(a, v) for a, v in stages])
+        costs.append([getattr(spent, part) for part in (*shares, *COUNTS)])
+        weights.append(equal.sum())
+    means = np.average(costs, axis=0, weights=weights).tolist()
+    return {part: round(mean, 4) for part, mean in zip((*shares, *COUNTS), means, strict=True)}
+
+
+def _mean(
+    values: Float[np.ndarray, "clips questions"], mask: Bool[np.ndarray, "clips questions"]
+) -> dict[str, float]:
+    clips = np.nonzero(mask)[0]
+    mean = mean_over(values[mask].tolist(), [str(clip) for clip in clips])
+    return {name: round(getattr(mean, name), 4) for name in ("mean", "low", "high")}
+
+
+def accuracy_table(rows: Rows) -> str:
+    """Accuracy by family, and the difference from all tokens with its interval, in Markdown."""
+    heading = ["method", "kept", "layers", "operations", *FAMILIES, "all"]
+    heading += [f"{FAMILIES[0]}, minus full", "all, minus full"]
+    lines = []
+    for name, row in rows.items():
+        costs = (row["cost"][share] for share in ("kept", "by_layer", "operations"))
+        right = (row["right"][group]["mean"] for group in (*FAMILIES, "all"))
+        apart = (difference(row["minus_full"][group]) for group in (FAMILIES[0], "all"))
+        lines.append([label(name), *map(share, (*costs, *right)), *apart])
+    return table(heading, lines)
+
+
+def kinds_table(rows: Rows, keep: float) -> str:
+    """Accuracy by kind of question, of the references and of every method at a share."""
+    kinds = list(next(iter(rows.values()))["kinds"])
+    lines = [
+        [label(name), *(f"{row['kinds'][kind]:.0%}" for kind in kinds)]
+        for name, row in rows.items()
+        if name.endswith(f"| {keep:.0%}") or " | " not in name
+    ]
+    return table(["method", *kinds], lines)
+
+
+def lengths_table(rows: Rows) -> str:
+    """Accuracy by length of the clip, with 95 % intervals, where there are several."""
+    lengths = list(rows[FULL]["lengths"])
+    lines = [
+        [label(name), *(with_interval(row["lengths"][length]) for length in lengths)]
+        for name, row in rows.items()
+    ]
+    return table(["method", *lengths], lines)
+
+
+def compared(
+    summary: Mapping[str, Summary],
+    methods: Iterable[str],
+    cell: Callable[[Rows, str, float], str],
+    shares: Sequence[float] = SHORT,
+    label: Callable[[str], str] = str,
+) -> str:
+    """A line for each method that was measured, a column for each difficulty and share.
+
+    Args:
+        cell: what is told of a method at a share, from the rows of a difficulty.
+        label: what a method is called.
+    """
+    columns = [(of["rows"], keep) for of in summary.values() for keep in shares]
+    lines = []
+    for method in methods:
+        cells = [cell(rows, method, keep) for rows, keep in columns]
+        if any(text != NOTHING for text in cells):
+            lines.append([label(method), *cells])
+    return table(["method", *(f"{name}, {keep:.0%}" for name in summary for keep in shares)], lines)
+
+
+def short_table(summary: Mapping[str, Summary], shares: Sequence[float] = SHORT) -> str:
+    """Right answers of every method at a few shares, for a reader in a hurry."""
+
+    def right(rows: Rows, method: str, keep: float) -> str:
+        return share(right_answers(rows, method if method == FULL else row_name(method, keep)))
+
+    return compared(summary, [FULL, *METHODS, *KNOWING], right, shares)
+
+
+def right_answers(rows: Rows, name: str) -> float | None:
+    """Share of right answers of a row, if there is one."""
+    return rows[name]["right"]["all"]["mean"] if name in rows else None
+
+
+def label(name: str) -> str:
+    """A row's name as a table shows it: the bar would end the cell."""
+    return name.replace(" | ", ", ")
+
+
+STYLES = {  # colour and marker of a method, in every picture the same
+    "omnizip": ("#d1663d", "o"),
+    "omnizip, published": ("#e3a06b", "s"),
+    "omnizip, the paper's letter": ("#8a4a2f", "v"),
+    "random": ("#777777", "x"),
+    "dycoke": ("#6aa84f", "^"),
+    "visionzip": ("#9467bd", "P"),
+    "evs": ("#17becf", "<"),
+    "vidcom2": ("#bcbd22", ">"),
+    "seats": ("#1f3b73", "*"),
+    "fastv": ("#c2185b", "h"),
+    "surprise": ("#2a7f9e", "D"),
+    "oracle": ("#000000", "1"),
+}
+
+
+def plot_curves(summary: Mapping[str, Summary]) -> Figure:
+    """Accuracy against the kept share, a panel for each difficulty; bands are 95 % intervals."""
+    lines = -(-len(summary) // 2)
+    figure = Figure(figsize=(11, 4.2 * lines + 0.8), layout="constrained")
+    axes = figure.subplots(lines, 2, squeeze=False).ravel()
+    named = {}
+    for ax, (difficulty, of) in zip(axes, summary.items(), strict=False):
+        rows = of["rows"]
+        full = rows[FULL]["right"]["all"]["mean"]
+        ax.axhline(full, color="black", linewidth=0.8, linestyle=":")
+        for method, (colour, marker) in STYLES.items():
+            points = [p for name, p in rows.items() if method_of(name) == method]
+            points = sorted((p["cost"]["by_layer"], *p["right"]["all"].values()) for p in points)
+            if points:
+                x, mean, low, high = np.array(points).T
+                (named[method],) = ax.plot(x, mean, color=colour, marker=marker, linewidth=1.3)
+                ax.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+        ax.set(title=f"{difficulty} clips", xlabel="share of media tokens, mean over layers")
+        ax.set_ylabel("right answers (dotted: all tokens)")
+        ax.xaxis.set_major_formatter("{x:.0%}")
+        ax.yaxis.set_major_formatter("{x:.0%}")
+        ax.grid(alpha=0.25)
+    for ax in axes[len(summary) :]:
+        ax.set_visible(False)
+    figure.legend(
+        list(named.values()), list(named), loc="outside lower center", ncols=6, fontsize=9
+    )
+    return figure
+
+
+def whole_tables(summary: Mapping[str, Summary]) -> str:
+    """All rows of all difficulties, as a page in Markdown."""
+    parts = [
+        "# Accuracy: whole tables",
+        "Test clips; what the columns mean is said in [accuracy.md](accuracy.md).",
+    ]
+    for difficulty, of in summary.items():
+        name, rows = difficulty.capitalize(), of["rows"]
+        parts += [
+            f"## {name} clips",
+            f"{of['clips']} clips, {of['questions']} questions about each. Right answers:",
+            short_table({difficulty: of}, SURVEYS[difficulty].shares),
+            "In full, with costs and paired differences:",
+            accuracy_table(rows),
+        ]
+        if "lengths" in rows[FULL]:
+            parts += [f"### {name} clips by length", lengths_table(rows)]
+        for keep in SURVEYS[difficulty].shares:
+            parts += [f"### {name} clips by kind of question, {keep:.0%}", kinds_table(rows, keep)]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,224 @@
+"""Every method answers the same questions about the same clips, a block of clips per program.
+
+Answers are one token, so the first token decides. The programs are those of ``generate`` and
+``ask``, looped over clips on the device.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Int, Key
+
+from omnizip_jax.compression import Method
+from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM, Modalities, Text, segments
+from omnizip_jax.inference.chat_template import question as question_text
+from omnizip_jax.inference.context import PrefillConfig, StreamState
+from omnizip_jax.inference.prefill import read_clip, read_staged, stage_sizes
+from omnizip_jax.inference.sequence import PaddedText, bucket, geometry, padded_text, token_counts
+from omnizip_jax.models.backend import Backend
+from omnizip_jax.models.params import Params
+from omnizip_jax.models.registry import family
+from omnizip_jax.testbed.synthetic_clips import SPEC
+from omnizip_jax.types import EncodedClip, EncodedWindow, Window
+
+SUFFIX = 20  # tokens after the media, at most
+ENCODED_AT_ONCE = 8  # windows
+BOTH = Modalities(audio=True, video=True)
+
+
+class Asked(struct.PyTreeNode):
+    """Clips of equal shape, leading axis B, and as many questions about each: [B, Q]."""
+
+    clips: EncodedClip
+    questions: PaddedText
+
+
+class Answered(struct.PyTreeNode):
+    """What a method answered.
+
+    Attributes:
+        tokens: the first one of each answer.
+        kept: audio and video tokens that entered the decoder, and that went on after each of the
+            method's stages inside it (with the eyes of the first question).
+    """
+
+    tokens: Int[Array, "B Q"]
+    kept: Int[Array, "B parts 2"]
+
+
+def prepare(
+    params: Params,
+    clips: Sequence[Window],
+    questions: Sequence[Sequence[str]],
+    wants: frozenset[str] = frozenset(),
+) -> Asked:
+    """Encode clips of equal length, and tokenise the questions about each."""
+
+    def padded(question: str) -> PaddedText:
+        text = question_text(params.tokenizer, params.config, question, BOTH)
+        padding = (0, SUFFIX - len(text.tokens))
+        tokens, offsets = (jnp.array(np.pad(x, padding)) for x in (text.tokens, text.offsets))
+        return PaddedText(tokens, offsets, jnp.int32(len(text.tokens)))
+
+    rows = [_stacked([padded(question) for question in of_clip]) for of_clip in questions]
+    layout = _stacked([geometry(clip) for clip in clips])
+    last = jnp.full(len(clips), len(clips[0].mel_length) - 1, jnp.int32)
+    return Asked(EncodedClip(encode(params, clips, wants), layout, last), _stacked(rows))
+
+
+def _stacked(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def encode(
+    params: Params, clips: Sequence[Window], wants: frozenset[str] = frozenset()
+) -> EncodedWindow:
+    """Encode clips of equal length: [B, W, ...]."""
+    together: Any = jax.tree.map(lambda *leaves: np.concatenate(leaves), *clips)
+    blocks = []
+    for start in range(0, len(together.mel_length), ENCODED_AT_ONCE):
+        block = jax.tree.map(lambda x, at=start: x[at : at + ENCODED_AT_ONCE], together)
+        blocks.append(
+            family(params.config).encode_windows(
+                params.weights,
+                block,
+                config=params.config,
+                backend=Backend.of(params.weights),
+                wants=wants,
+            )
+        )
+    whole = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *blocks)
+    return jax.tree.map(lambda x: x.reshape(len(clips), -1, *x.shape[1:]), whole)
+
+
+def opening(params: Params) -> Text:
+    """The text before a clip."""
+    return segments(params.tokenizer, params.config, [BOTH, "?"], DEFAULT_SYSTEM)[0]
+
+
+def text_tokens(params: Params, question: str) -> int:
+    """Tokens of text in a prompt about a clip, those that open the clip included."""
+    markers = family(params.config).start_markers(params.config, BOTH.audio, BOTH.video)
+    about = question_text(params.tokenizer, params.config, question, BOTH)
+    return len(opening(params).tokens) + len(markers) + len(about.tokens)
+
+
+def answers(params: Params, asked: Asked, method: Method, seeds: Sequence[int]) -> Answered:
+    """Answer every question of every clip.
+
+    Args:
+        seeds: one for each clip, as ``generate`` takes it.
+
+    Raises:
+        ValueError: the method kept more than its bound.
+    """
+    prefill_config = PrefillConfig.of(params, method, SPEC, BOTH)
+    before = opening(params)
+    text = len(before.tokens) + len(prefill_config.markers)
+    one = jax.tree.map(lambda x: x[0], asked.clips.layout)
+    media = method.bound(*token_counts(one, params.config))
+    stages = method.stages(params.config.text.layers)
+    answered, lost = (_with_stages if stages else _without_stages)(
+        params.weights,
+        jax.vmap(jax.random.key)(jnp.array(seeds)),
+        padded_text(before.tokens),
+        asked,
+        prefill_config=prefill_config,
+        # Room for the question, whose length differs, is in every size.
+        capacity=bucket(media + text + SUFFIX),
+        sizes=stage_sizes(stages, text + SUFFIX, media),
+    )
+    if np.any(np.asarray(lost)):
+        raise ValueError(f"{method} kept more tokens than its bound")
+    return jax.tree.map(np.asarray, answered)
+
+
+STATIC = ("prefill_config", "capacity", "sizes")
+
+
+@functools.partial(jax.jit, static_argnames=STATIC)
+def _without_stages(
+    weights: Any,
+    keys: Key[Array, " B"],
+    prefix: PaddedText,
+    asked: Asked,
+    *,
+    prefill_config: PrefillConfig,
+    capacity: int,
+    sizes: tuple[int, ...],
+) -> tuple[Answered, Array]:
+    """The clip is read once; the questions do not see each other."""
+    decoder = family(prefill_config.config).bound_decoder(
+        weights, prefill_config.config, prefill_config.backend
+    )
+
+    def of_clip(row: tuple[Array, Asked]) -> tuple[Answered, Array]:
+        key, about = row
+        state = StreamState.initial(0, key)
+        cache, state, _ = read_clip(
+            weights,
+            None,
+            state,
+            prefix,
+            about.clips,
+            prefill_config=prefill_config,
+            capacity=capacity,
+        )
+
+        def answer(text: PaddedText) -> Array:
+            positions = jnp.broadcast_to(state.after + text.offsets, (3, len(text.tokens)))
+            hidden, _ = decoder(decoder.embed(text.tokens), positions, cache)
+            return jnp.argmax(decoder.logits(hidden[text.count - 1][None])[0])
+
+        tokens = jax.vmap(answer)(about.questions)
+        return Answered(tokens, state.kept[None]), state.overflow
+
+    return jax.lax.map(of_clip, (keys, asked))
+
+
+@functools.partial(jax.jit, static_argnames=STATIC)
+def _with_stages(
+    weights: Any,
+    keys: Key[Array, " B"],
+    prefix: PaddedText,
+    asked: Asked,
+    *,
+    prefill_config: PrefillConfig,
+    capacity: int,
+    sizes: tuple[int, ...],
+) -> tuple[Answered, Array]:
+    """Clip and question are read together, once for every question."""
+    layers = prefill_config.config.text.layers
+    stages = prefill_config.method.stages(layers)
+
+    def of_clip(row: tuple[Array, Asked]) -> tuple[Answered, Array]:
+        key, about = row
+
+        def answer(text: PaddedText) -> tuple[Array, Array, Array]:
+            _, logits, state, trace, lost = read_staged(
+                weights,
+                StreamState.initial(0, key),
+                about.clips,
+                prefix,
+                text,
+                prefill_config=prefill_config,
+                capacity=capacity,
+                sizes=sizes,
+                room=1,
+            )
+            depths = trace.audio_depth, trace.video_depth
+            passed = [[jnp.sum(d * layers > s.after + 0.5) for d in depths] for s in stages]
+            kept = jnp.concatenate([state.kept[None], jnp.array(passed, jnp.int32)])
+            return jnp.argmax(logits), kept, jnp.max(lost)
+
+        tokens, kept, lost = jax.lax.map(answer, about.questions)
+        return Answered(tokens, kept[0]), jnp.max(lost)
+
+    return jax.lax.map(of_clip, (keys, asked))

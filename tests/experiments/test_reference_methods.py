@@ -1,0 +1,80 @@
+"""The oracle keeps what things show and sound like, as many tokens as it says."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.reference_methods import BestSample, Oracle, known, spread
+from experiments.training_batches import cut
+from omnizip_jax.compression import Surprise
+from omnizip_jax.testbed.synthetic_clips import make_clip
+from omnizip_jax.types import AudioFeatures, EncodedWindow
+
+
+def encoded(clip):
+    """Windows of such a clip, without content."""
+    windows = len(cut(clip).mel_length)
+    audio = AudioFeatures(
+        tokens=np.zeros((1, windows, 50, 4), np.float32),
+        token_mask=np.ones((1, windows, 50), bool),
+        queries=np.zeros((1, windows, 100, 2, 4), np.float32),
+        keys=np.zeros((1, windows, 100, 2, 4), np.float32),
+        frame_mask=np.ones((1, windows, 100), bool),
+    )
+    video = np.zeros((1, windows, 2, 36, 4), np.float32)
+    return EncodedWindow(audio=audio, video=video, video_mask=np.ones(video.shape[:-1], bool))
+
+
+@pytest.mark.parametrize("keep", [0.05, 0.25, 0.45])
+def test_things_come_first(keep):
+    clip = make_clip(3, "validation")
+    windows = jax.tree.map(lambda x: x[0], known(encoded(clip), [clip]))
+    method = Oracle(keep=keep)
+    chosen = jax.jit(method.select)(windows, jax.random.key(0))
+    heard, seen = np.asarray(chosen.audio_keep), np.asarray(chosen.video_keep)
+    counts = np.full(4, 50), np.full(4, 72)
+    assert heard.sum() + seen.sum() == method.bound(*counts) == round(keep * 488)
+    sounds, shows = clip.active.reshape(heard.shape) >= 0, clip.cells.reshape(seen.shape) >= 0
+    things, room = sounds.sum() + shows.sum(), round(keep * 488)
+    of_things = heard[sounds].sum() + seen[shows].sum()
+    assert of_things == min(things, room)
+    if room < things:  # every thing gets about its share
+        for index in range(len(clip.things)):
+            own = clip.cells.reshape(seen.shape) == index, clip.active.reshape(heard.shape) == index
+            size = own[0].sum() + own[1].sum()
+            assert abs(seen[own[0]].sum() + heard[own[1]].sum() - size * room / things) <= 2
+
+
+def test_spread_is_even():
+    mask = np.ones(12, bool)
+    mask[[0, 5]] = False
+    for count in range(11):
+        kept = np.flatnonzero(np.asarray(spread(mask, np.int32(count)))[mask])
+        assert len(kept) == count
+        assert count < 2 or set(np.diff(kept)) <= {10 // count, -(-10 // count)}
+    assert not np.asarray(spread(mask, np.int32(10)))[~mask].any()
+
+
+def test_it_says_what_it_needs():
+    with pytest.raises(ValueError, match="needs a share"):
+        Oracle()
+    windows = jax.tree.map(lambda x: x[0], encoded(make_clip(0)))
+    with pytest.raises(ValueError, match="plot is known"):
+        Oracle(keep=0.3).select(windows, jax.random.key(0))
+
+
+def test_samples_that_begin_elsewhere():
+    """As many of each modality as Surprise keeps, each seed others, the same seed the same."""
+    clip = make_clip(3, "validation")
+    windows = jax.tree.map(lambda x: x[0], encoded(clip))
+    windows = windows.replace(video=np.random.default_rng(0).normal(size=windows.video.shape))
+    select = jax.jit(BestSample(keep=0.25).select)
+    chosen = [select(windows, jax.random.key(seed)) for seed in (0, 1, 0)]
+    audio = [np.asarray(one.audio_keep) for one in chosen]
+    video = [np.asarray(one.video_keep) for one in chosen]
+    own = jax.jit(Surprise(keep=0.25).select)(windows, jax.random.key(0))
+    for keeps, kept in ((audio, own.audio_keep), (video, own.video_keep)):
+        assert keeps[0].sum() == keeps[1].sum() == np.asarray(kept).sum()
+        assert (keeps[0] != keeps[1]).any() and (keeps[0] == keeps[2]).all()

@@ -29,10 +29,10 @@ import matplotlib.pyplot as plt
 
 import omnizip_jax
 from omnizip_jax import OmniZipConfig
-from omnizip_jax.cli.follow import begin_stream
-from omnizip_jax.cli.remembering import Remembering, plot_remembering
+from omnizip_jax.cli.stream_loop import RetentionLog, init_compiled_stream
 from omnizip_jax.testbed.clip_questions import NAMES
 from omnizip_jax.testbed.demo_clips import BEGINNING, only_at_the_beginning, sample_stream
+from omnizip_jax.visualize import plot_retention
 
 CHECKPOINT = "small"
 clip = sample_stream()
@@ -45,12 +45,12 @@ for thing in clip.things:
 #
 # Its state is a context, handed from call to call. The cache is small here, so that it overflows
 # long before the clip ends; `memory="fading"` then thins out old windows, the older the more. A
-# share to keep is a running balance in a stream. `begin_stream` is `omnizip_jax.init_stream` with
-# the programs compiled beforehand, so that the times below are those of a stream that runs.
+# share to keep is a running balance in a stream. `init_compiled_stream` is
+# `omnizip_jax.init_stream` with its programs compiled, so that the times below exclude compilation.
 
 # %%
 params = omnizip_jax.load(CHECKPOINT, dtype="float32")  # bfloat16 on a GPU
-state = begin_stream(
+state = init_compiled_stream(
     params, OmniZipConfig(keep=0.45), capacity=1024, memory="fading", text_slots=160
 )
 
@@ -63,7 +63,7 @@ state = begin_stream(
 # %%
 source = omnizip_jax.windows(SOURCE, params.config.spec)
 seconds = params.config.spec.seconds
-remembering = Remembering()
+retention = RetentionLog()
 log = []
 
 
@@ -72,7 +72,7 @@ def feed(window):
     global state
     began = time.perf_counter()
     state = jax.block_until_ready(omnizip_jax.feed(params, state, window))
-    remembering(state)  # counts what is left of every window
+    retention(state)  # counts the retained tokens of every window
     log.append(
         {
             "milliseconds": 1e3 * (time.perf_counter() - began),
@@ -125,7 +125,7 @@ print(f"{state.cache.length} tokens are remembered without, {dialogue.cache.leng
 # %%
 for window in source:
     feed(window)
-left, kept = remembering.of(slice(0, BEGINNING // seconds))
+left, kept = retention.count(slice(0, BEGINNING // seconds))
 print(f"of the first {BEGINNING} s, {left} of {kept} tokens are left in the cache")
 answer = ask(state, "stream")
 print(answer.counts)
@@ -136,7 +136,8 @@ answer = ask(state, "fork")
 # What is left of every window as time goes on:
 
 # %%
-plot_remembering(remembering, seconds, [BEGINNING, state.seconds])
+marks = {time: f"asked, {time} s" for time in (BEGINNING, state.seconds)}
+plot_retention(retention.retained, retention.initial, seconds, marks)
 
 # %% [markdown]
 # ## What the stream did

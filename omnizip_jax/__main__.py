@@ -1,6 +1,6 @@
 """``python -m omnizip_jax`` is the ``omnizip`` command."""
 
-from omnizip_jax.cli.process import main
+from omnizip_jax.cli.main import entry_point
 
 if __name__ == "__main__":
-    main()
+    entry_point()

@@ -1,8 +1,8 @@
-"""Pictures of what methods keep and of where the decoder attends: the paper's Fig. 2, 5 and 8."""
+"""Plots of kept tokens, attention and retained windows: the paper's Fig. 2, 5 and 8."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,14 +18,13 @@ from omnizip_jax.inference.generation import Answer
 from omnizip_jax.media import Clip, window_frames
 from omnizip_jax.types import Selection, TokenKind
 
-DIMMED = 0.18  # brightness of what was dropped
-COLUMNS = 8  # windows whose frames are shown, half as many of each of several methods
-BESIDE = 3  # methods in a row, at most
-TOKENS = 1500  # columns of attention; more are averaged
-AUDIO, VIDEO = "#2a7f9e", "#d1663d"
-COLOURS = "magma_r"  # of attention
-NOT_READ = "#dde2e5"
-HEARD = LinearSegmentedColormap.from_list("heard", [NOT_READ, AUDIO])
+DIMMED = 0.18  # brightness of dropped tokens
+FRAME_COLUMNS = 8  # windows whose frames are drawn, half as many with several methods
+METHODS_PER_ROW = 3
+ATTENTION_COLUMNS = 1500  # more tokens are averaged
+AUDIO_COLOUR, VIDEO_COLOUR, UNREAD_COLOUR = "#2a7f9e", "#d1663d", "#dde2e5"
+ATTENTION_COLOURS = "magma_r"
+SHARE_COLOURS = LinearSegmentedColormap.from_list("share", [UNREAD_COLOUR, AUDIO_COLOUR])
 
 
 def plot_compression(answer: Answer) -> Figure:
@@ -33,9 +32,9 @@ def plot_compression(answer: Answer) -> Figure:
 
     Every column is a window: its grids one below the other (the spatial step's, then the temporal
     step's), its audio tokens as a strip, then its audio retention S_a and its video rate (eq. 5
-    after Algorithm 1). Under a method that reduces inside the decoder, a token is as bright as the
-    share of the layers that read it, and rates are averages over the layers. Sound alone has the
-    rates only.
+    after Algorithm 1). With a method that prunes inside the decoder, the brightness of a token is
+    the share of the layers that process it, and rates are averages over the layers. A clip without
+    video has the rates only.
 
     Raises:
         ValueError: the answer has no clip, so there is nothing to draw.
@@ -47,7 +46,7 @@ def plot_methods(answers: Mapping[str, Answer]) -> Figure:
     """``plot_compression`` for answers about one clip by several methods, side by side.
 
     Args:
-        answers: by the names that stand above them.
+        answers: by the names to show as titles.
 
     Raises:
         ValueError: an answer has no clip.
@@ -56,7 +55,7 @@ def plot_methods(answers: Mapping[str, Answer]) -> Figure:
         if answer.clip is None or answer.compression is None:
             raise ValueError("an answer without a video has nothing to draw: ask about a clip")
     several = len(answers) > 1
-    rows = -(-len(answers) // BESIDE)
+    rows = -(-len(answers) // METHODS_PER_ROW)
     columns = -(-len(answers) // rows)
     width, height = map(max, zip(*(_size(each, several) for each in answers.values()), strict=True))
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
@@ -67,13 +66,13 @@ def plot_methods(answers: Mapping[str, Answer]) -> Figure:
 
 
 def _shown(answer: Answer, several: bool) -> Clip:
-    """The windows whose frames are drawn."""
+    """The clip with only the windows whose frames are drawn."""
     assert answer.clip is not None
-    return answer.clip.sample(COLUMNS // 2 if several else COLUMNS)
+    return answer.clip.sample(FRAME_COLUMNS // 2 if several else FRAME_COLUMNS)
 
 
 def _size(answer: Answer, several: bool) -> tuple[float, float]:
-    """Inches that an answer takes."""
+    """Width and height of an answer's plot in inches."""
     clip = _shown(answer, several)
     grids = clip.windows.grid_mask.shape[1] if clip.has_video else 0
     width, height = (1.2, 1.15) if several else (1.9, 1.25)
@@ -89,7 +88,7 @@ def _draw(figure: Any, name: str, answer: Answer, several: bool) -> None:
     audio, video = read_shares(trace)
     rows = [[f"{grid}/{window}" for window in shown] for grid in range(grids)]
     if clip.has_audio:
-        rows.append([f"sound/{window}" for window in shown])
+        rows.append([f"audio/{window}" for window in shown])
     heights = [1.0] * grids + [0.16] * clip.has_audio + [1.3]
     axes = figure.subplot_mosaic([*rows, ["rates"] * len(shown)], height_ratios=heights)
     for place, window in enumerate(shown):
@@ -108,7 +107,7 @@ def _draw(figure: Any, name: str, answer: Answer, several: bool) -> None:
                 ax.axis("off")
         if clip.has_audio:
             retention = float(trace.audio_retention[window])
-            _draw_sound(axes[f"sound/{window}"], audio[window], retention)
+            _draw_audio(axes[f"audio/{window}"], audio[window], retention)
         if rows:
             begins, ends = window * clip.spec.seconds, (window + 1) * clip.spec.seconds
             axes[rows[0][place]].set_title(f"{begins}-{ends} s", fontsize=9)
@@ -117,7 +116,7 @@ def _draw(figure: Any, name: str, answer: Answer, several: bool) -> None:
 
 
 def read_shares(trace: Selection) -> tuple[Float[np.ndarray, "W A"], Float[np.ndarray, "W G P"]]:
-    """Share of the decoder's layers that read each token of sound and picture."""
+    """Share of the decoder's layers that process each audio and video token."""
     audio = trace.audio_keep if trace.audio_depth is None else trace.audio_depth
     video = trace.video_keep if trace.video_depth is None else trace.video_depth
     return np.asarray(audio, np.float32), np.asarray(video, np.float32)
@@ -126,7 +125,7 @@ def read_shares(trace: Selection) -> tuple[Float[np.ndarray, "W A"], Float[np.nd
 def dim(
     frame: UInt8[np.ndarray, "h w 3"], read: Float[np.ndarray, "rows columns"]
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Darken the cells of a frame, those most of which the fewest layers read."""
+    """Darken the cells of a frame by the share of layers that process them."""
     height, width = frame.shape[0] // read.shape[0], frame.shape[1] // read.shape[1]
     brightness = (DIMMED + (1 - DIMMED) * read).repeat(height, 0).repeat(width, 1)
     return (frame * brightness[..., None]).astype(np.uint8)
@@ -141,21 +140,21 @@ def _title(name: str, answer: Answer) -> str:
     )
     if trace.audio_depth is not None:
         layers = sum(float(shares.sum()) for shares in read_shares(trace)) / max(counts.media, 1)
-        name = f"{name or 'reduced inside the decoder'}: {layers:.0%} averaged over the layers"
+        name = f"{name or 'pruned inside the decoder'}: {layers:.0%} averaged over the layers"
     return f"{name}\n{title}" if name else title
 
 
-def _draw_sound(ax: Any, read: Float[np.ndarray, " A"], retention: float) -> None:
-    """A window's audio tokens as a strip; those that do not exist are left out."""
+def _draw_audio(ax: Any, read: Float[np.ndarray, " A"], retention: float) -> None:
+    """A window's audio tokens as a strip, without padding."""
     kept = np.count_nonzero(read)
     exist = round(kept / retention) if retention > 0 else len(read)
     ax.set(xticks=[], yticks=[])
-    ax.imshow(read[None, :exist], cmap=HEARD, vmin=0, vmax=1, aspect="auto")
+    ax.imshow(read[None, :exist], cmap=SHARE_COLOURS, vmin=0, vmax=1, aspect="auto")
     ax.set_xlabel(f"{_count(read)} of {exist}", fontsize=8)
 
 
 def _count(read: np.ndarray) -> str:
-    """Tokens, each by the share of the layers that read it."""
+    """Number of tokens, each weighted by the share of the layers that process it."""
     return f"{read.sum():.1f}".removesuffix(".0")
 
 
@@ -166,8 +165,8 @@ def _draw_rates(ax: Any, trace: Selection, seconds: int) -> None:
         kept = kept * audio.sum(1) / np.maximum((audio > 0).sum(1), 1)
         pruned = 1 - (1 - pruned) * video.sum((1, 2)) / np.maximum((video > 0).sum((1, 2)), 1)
     windows = np.arange(len(pruned))
-    ax.bar(windows - 0.2, kept, 0.4, color=AUDIO, label="audio kept, $S_a$")
-    ax.bar(windows + 0.2, pruned, 0.4, color=VIDEO, label="video pruned, $\\rho_v$")
+    ax.bar(windows - 0.2, kept, 0.4, color=AUDIO_COLOUR, label="audio kept, $S_a$")
+    ax.bar(windows + 0.2, pruned, 0.4, color=VIDEO_COLOUR, label="video pruned, $\\rho_v$")
     ax.set(xlabel=f"window of {seconds} s", ylabel="share", ylim=(0, 1.45))
     ax.set(xlim=(-0.6, len(windows) - 0.4), yticks=[0, 0.5, 1])
     ax.locator_params(axis="x", integer=True)
@@ -175,14 +174,14 @@ def _draw_rates(ax: Any, trace: Selection, seconds: int) -> None:
 
 
 def plot_attention(attentions: Mapping[str, AttentionMaps]) -> Figure:
-    """Where the last token of a prompt attends, under several methods: the paper's figure 2.
+    """Draw where the last token of a prompt attends with several methods: the paper's Fig. 2.
 
-    A row is a layer, a column a token of the clip, grey where a layer does not read it. The strip
-    below tells sound from picture: bands above the sound are the paper's finding. Beside it, the
-    mean over the tokens of each kind that a layer reads.
+    A row is a layer, a column a token of the clip, grey where a layer does not process it. The
+    strip below marks audio and video tokens: bands above the audio are the paper's finding. The
+    right plot is the mean over the tokens of each modality that a layer processes.
 
     Args:
-        attentions: by the names that stand above them.
+        attentions: by the names to show as titles.
     """
     layers = max(len(each.media) for each in attentions.values())
     height = 1.0 + 0.11 * layers
@@ -190,45 +189,42 @@ def plot_attention(attentions: Mapping[str, AttentionMaps]) -> Figure:
     axes = figure.subplots(
         len(attentions), 2, squeeze=False, sharex="col", sharey="row", width_ratios=[4, 1]
     )
-    seen = np.concatenate([each.media[each.media > 0] for each in attentions.values()])
-    norm = LogNorm(*_decades(np.percentile(seen, [2, 99.5]) if seen.size else np.ones(1)))
-    for (name, each), (ax, beside) in zip(attentions.items(), axes, strict=True):
+    values = np.concatenate([each.media[each.media > 0] for each in attentions.values()])
+    norm = LogNorm(*_decades(np.percentile(values, [2, 99.5]) if values.size else np.ones(1)))
+    for (name, each), (ax, means_ax) in zip(attentions.items(), axes, strict=True):
         _draw_attention(ax, each, norm, 0.1 / height)
-        _draw_means(beside, each)
-        sound = each.kind == TokenKind.AUDIO
-        parts = (each.text, *(np.nansum(each.media[:, kind], 1) for kind in (sound, ~sound)))
+        _draw_means(means_ax, each)
+        is_audio = each.kind == TokenKind.AUDIO
+        parts = (each.text, *(np.nansum(each.media[:, kind], 1) for kind in (is_audio, ~is_audio)))
         text, audio, video = (f"{part.mean():.0%}" for part in parts)
         title = f"{name}: the last token attends to text {text}, audio {audio}, video {video}"
         ax.set_title(title, fontsize=10)
     axes[0, 1].set_title("mean of a token", fontsize=10)
     axes[0, 1].legend(fontsize=8)
-    scale = ScalarMappable(norm, COLOURS)
+    scale = ScalarMappable(norm, ATTENTION_COLOURS)
     bar = figure.colorbar(scale, ax=axes, shrink=1 / len(attentions) ** 0.5, label="attention")
     bar.minorformatter = NullFormatter()
-    means = [line.get_xdata() for beside in axes[:, 1] for line in beside.lines]
-    seen = np.concatenate(means)
-    axes[0, 1].set_xlim(*_decades(seen[seen > 0]))
+    means = np.concatenate([line.get_xdata() for ax in axes[:, 1] for line in ax.lines])
+    axes[0, 1].set_xlim(*_decades(means[means > 0]))
     return figure
 
 
 def _draw_attention(ax: Any, each: AttentionMaps, norm: LogNorm, strip_height: float) -> None:
-    """Layers against tokens, and below it the kinds of the tokens."""
+    """Layers against tokens, and the strip of modalities below."""
     begins = _columns(each)
     read = np.add.reduceat(~np.isnan(each.media), begins, axis=1, dtype=int)
     total = np.add.reduceat(np.nan_to_num(each.media), begins, axis=1)
     values = np.where(read > 0, total / np.maximum(read, 1), np.nan)
     extent = (0, len(begins), len(each.media) + 0.5, 0.5)
-    ax.imshow(
-        values, norm=norm, cmap=COLOURS, aspect="auto", extent=extent, interpolation="nearest"
-    )
-    ax.set(facecolor=NOT_READ, ylabel="layer", xticks=[])
+    style: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest"}
+    ax.imshow(values, norm=norm, cmap=ATTENTION_COLOURS, extent=extent, **style)
+    ax.set(facecolor=UNREAD_COLOUR, ylabel="layer", xticks=[])
     ax.locator_params(axis="y", integer=True)
     strip = ax.inset_axes((0, -2 * strip_height, 1, strip_height))
-    sound = (each.kind == TokenKind.AUDIO)[begins]
-    strip.imshow(
-        sound[None], cmap=ListedColormap([VIDEO, AUDIO]), aspect="auto", vmin=0, vmax=1,
-        extent=(0, len(begins), 0, 1), interpolation="nearest",
-    )  # fmt: skip
+    is_audio = (each.kind == TokenKind.AUDIO)[begins]
+    colours = ListedColormap([VIDEO_COLOUR, AUDIO_COLOUR])
+    extent = (0, len(begins), 0, 1)
+    strip.imshow(is_audio[None], cmap=colours, vmin=0, vmax=1, extent=extent, **style)
     window = each.window[begins]
     starts = np.flatnonzero(np.diff(window, prepend=-1))
     marked = starts[:: -(-len(starts) // 16)]
@@ -237,7 +233,7 @@ def _draw_attention(ax: Any, each: AttentionMaps, norm: LogNorm, strip_height: f
 
 
 def _decades(values: np.ndarray) -> tuple[float, float]:
-    """The powers of ten around positive values."""
+    """Powers of ten below and above positive values."""
     if not values.size:
         return 0.1, 1.0
     low, high = np.floor(np.log10(values.min())), np.ceil(np.log10(values.max()))
@@ -245,10 +241,10 @@ def _decades(values: np.ndarray) -> tuple[float, float]:
 
 
 def _columns(each: AttentionMaps) -> np.ndarray:
-    """Where columns begin: a token each, or a few neighbours of one window and kind."""
+    """First tokens of the columns: one token, or neighbours of one window and modality."""
     group = 2 * each.window + (each.kind == TokenKind.AUDIO)
     begins = np.flatnonzero(np.diff(group, prepend=-1))
-    step = -(-len(group) // TOKENS)
+    step = -(-len(group) // ATTENTION_COLUMNS)
     ends = np.append(begins[1:], len(group))
     parts = [np.arange(a, b, step) for a, b in zip(begins, ends, strict=True)]
     return np.concatenate([np.zeros(0, int), *parts])
@@ -256,7 +252,7 @@ def _columns(each: AttentionMaps) -> np.ndarray:
 
 def _draw_means(ax: Any, each: AttentionMaps) -> None:
     layers = np.arange(1, len(each.media) + 1)
-    for kind, colour, label in ((True, AUDIO, "audio"), (False, VIDEO, "video")):
+    for kind, colour, label in ((True, AUDIO_COLOUR, "audio"), (False, VIDEO_COLOUR, "video")):
         media = each.media[:, (each.kind == TokenKind.AUDIO) == kind]
         read = (~np.isnan(media)).sum(1)
         mean = np.where(read > 0, np.nansum(media, 1) / np.maximum(read, 1), np.nan)
@@ -265,3 +261,35 @@ def _draw_means(ax: Any, each: AttentionMaps) -> None:
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.tick_params(labelsize=8)
     ax.grid(axis="x", alpha=0.3)
+
+
+def plot_retention(
+    retained: Sequence[Sequence[int]],
+    initial: Sequence[int],
+    seconds: int,
+    marks: Mapping[float, str],
+) -> Figure:
+    """Draw the share of each window's kept tokens that a stream's cache retains over time.
+
+    Args:
+        retained: after every window, the tokens of each window so far in the cache.
+        initial: the tokens of each window when it was added.
+        seconds: duration of a window.
+        marks: labels of stream times, in seconds.
+    """
+    count = len(retained)
+    shares = np.full((count, count), np.nan)
+    for now, tokens in enumerate(retained):
+        shares[: now + 1, now] = np.array(tokens) / np.maximum(initial[: now + 1], 1)
+    figure = Figure(figsize=(7, 5.5), layout="constrained")
+    ax, end = figure.subplots(), count * seconds
+    extent = (seconds / 2, end + seconds / 2, 0, end)  # columns are centred on ends of windows
+    style: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest", "origin": "lower"}
+    image = ax.imshow(shares, cmap=SHARE_COLOURS, vmin=0, vmax=1, extent=extent, **style)
+    for time in marks:
+        ax.axvline(time, color=VIDEO_COLOUR, linestyle=":")
+    ax.secondary_xaxis("top").set_xticks(list(marks), list(marks.values()), fontsize=8)
+    ax.set(xlabel="stream time, s", ylabel="window added at second", xlim=(0, extent[1]))
+    ax.set_title("share of each window's kept tokens that the cache retains", fontsize=11)
+    figure.colorbar(image, ax=ax)
+    return figure

@@ -35,19 +35,13 @@ ROOMS = (
 LINES = {room: line for line, rooms in enumerate(ROOMS) for room in rooms}
 
 # Here imports for the type checker alone may point anywhere: at run time they come later.
-LAZY = ("", "cli.shared", "cli.beside")
+LAZY = ("",)
 
 # What may be imported inside functions, and why.
 INSIDE_FUNCTIONS = {
-    ("cli.beside", "omnizip_jax"): "help and bad arguments do not wait for jax",
-    ("cli.cli", "omnizip_jax"): "help and bad arguments do not wait for jax",
-    ("cli.commands", "omnizip_jax"): "help and bad arguments do not wait for jax",
-    ("cli.programs", "jax"): "help and bad arguments do not wait for jax",
-    ("cli.programs", "omnizip_jax"): "help and bad arguments do not wait for jax",
-    ("cli.shared", "omnizip_jax"): "help and bad arguments do not wait for jax",
-    ("cli.process", "termios"): "not on every system",
-    ("cli.terminal", "termios"): "not on every system",
-    ("cli.terminal", "tty"): "not on every system",
+    ("cli.main", "termios"): "not on every system",
+    ("cli.stream_terminal", "termios"): "not on every system",
+    ("cli.stream_terminal", "tty"): "not on every system",
     ("evaluation.cluster", "ray"): "slow, an extra, and most runs need no cluster",
     ("checkpoint.folder", "transformers"): "slow, and most callers need no tokenizer",
 }
@@ -140,13 +134,9 @@ def circle(found: list[Import]) -> list[str]:
 
 
 def inside_functions(found: list[Import]) -> dict[tuple[str, str], str]:
-    """What is imported inside functions, by file (or folder of commands) and library, and where."""
-    commands = "cli.commands"
+    """What is imported inside functions, by file and library, and where."""
     return {
-        (
-            commands if each.file.startswith(commands) else each.file,
-            PACKAGE.name if each.ours else each.target,
-        ): str(each)
+        (each.file, PACKAGE.name if each.ours else each.target): str(each)
         for each in found
         if each.in_function
     }

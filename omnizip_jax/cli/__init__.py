@@ -1,1 +1,1 @@
-"""What people run: the command line, the demo, the terminal."""
+"""The `omnizip` command: options, commands, demo, terminal output."""

@@ -1,21 +1,26 @@
-"""What the command line is given, checked before any work begins. Imports nothing slow."""
+"""Options of every command: parsing, and the checks that need no slow import."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")  # what matplotlib writes, by the suffix
+from omnizip_jax.evaluation.dataset_readers import BENCHMARKS
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")  # formats that matplotlib writes
+SERVE_PACKAGES = ("starlette", "uvicorn", "websockets", "prometheus_client")
+END_OF_STREAM = math.inf  # the time of a question that waits for the end of the stream
 
 Number = TypeVar("Number", int, float)
 
 
-def utf8(argument: str) -> str:
-    """Text that is UTF-8; Python lets other bytes pass as surrogates."""
+def _utf8(argument: str) -> str:
+    """Text that is UTF-8; Python passes other bytes on as surrogates."""
     try:
         argument.encode()
     except UnicodeEncodeError:
@@ -23,73 +28,434 @@ def utf8(argument: str) -> str:
     return argument
 
 
-def positive(argument: str) -> int:
-    """A number of things, at least one."""
+def _positive(argument: str) -> int:
     return _number(argument, int, lambda x: x >= 1, "a whole number from 1")
 
 
-def seed(argument: str) -> int:
-    """As many as jax tells apart: it drops all but 32 bits."""
+def _seed(argument: str) -> int:
+    """A seed; jax drops all but 32 bits."""
     return _number(argument, int, lambda x: 0 <= x < 2**32, "a whole number from 0 to 2^32 - 1")
 
 
-def finite(argument: str) -> float:
-    """A number that is neither infinite nor NaN."""
+def _finite(argument: str) -> float:
     return _number(argument, float, math.isfinite, "a number")
 
 
 def _number(
-    argument: str, kind: Callable[[str], Number], good: Callable[[Number], bool], expected: str
+    argument: str, kind: Callable[[str], Number], valid: Callable[[Number], bool], expected: str
 ) -> Number:
     try:
         number = kind(argument)
-        if good(number):
+        if valid(number):
             return number
     except (ValueError, OverflowError):
         pass
     raise argparse.ArgumentTypeError(f"must be {expected}, got {argument!r}")
 
 
-def check_modalities(arguments: argparse.Namespace) -> None:
-    """Raise ``ValueError`` if the switches leave nothing, or contradict each other."""
-    if arguments.no_audio and arguments.no_video:
-        raise ValueError("--no-audio and --no-video leave nothing: drop one of them")
-    if arguments.no_audio and getattr(arguments, "sound", None) is not None:
-        raise ValueError("--sound names a source and --no-audio leaves it out: drop one of them")
+def _option(flags: str, text: str | None, **settings: Any) -> tuple[list[str], dict[str, Any]]:
+    """The arguments of ``add_argument``."""
+    return flags.split(), {"help": text, **settings}
 
 
-def check_question(name: str, question: str) -> None:
-    """Raise ``ValueError`` for a blank one."""
-    if not question.strip():
-        raise ValueError(f"{name}: the question must be a text, got {question!r}")
+FLAG: dict[str, Any] = {"action": "store_true"}
+COUNT: dict[str, Any] = {"type": _positive, "metavar": "N"}
+SEED: dict[str, Any] = {"type": _seed, "metavar": "N"}
+TEXT: dict[str, Any] = {"type": _utf8, "metavar": "TEXT"}
+FOLDER: dict[str, Any] = {"type": Path, "metavar": "DIR"}
+SETTING: dict[str, Any] = {"action": "append", "default": [], "metavar": "KEY=VALUE"}
+
+OPTIONS = {
+    # Input
+    "clip": _option("clip", "video file or URL", metavar="CLIP"),
+    "question": _option("question", "the question", type=_utf8, metavar="QUESTION"),
+    "drawn_question": _option(
+        "--question",
+        "the question whose attention is drawn; methods inside the decoder select by it",
+        default="What happens in the video?",
+        **TEXT,
+    ),
+    "source": _option(
+        "source", "file, URL, or device:FORMAT:NAME (device:v4l2:/dev/video0)", metavar="SOURCE"
+    ),
+    "sound": _option("--sound", "take the audio from this source instead", metavar="SOURCE"),
+    "no_audio": _option("--no-audio", "ignore the audio", **FLAG),
+    "no_video": _option("--no-video", "ignore the video", **FLAG),
+    "max_frames": _option("--max-frames", "sample at most N frames of a long clip", **COUNT),
+    "realtime": _option("--realtime", "read a file no faster than real time", **FLAG),
+    "when_slow": _option(
+        "--when-slow",
+        "let the source wait, or skip windows (default: skip for devices and --realtime)",
+        choices=["wait", "skip"],
+    ),
+    "timeout": _option(
+        "--timeout", "seconds to wait for data", type=float, default=10.0, metavar="S"
+    ),
+    "ask": _option(
+        "--ask",
+        'ask at that time of the stream: 00:30, 1:02:03, or "end"; may be repeated',
+        nargs=2,
+        type=_utf8,
+        action="append",
+        default=[],
+        metavar=("TIME", "QUESTION"),
+    ),
+    "sources": _option(
+        "sources",
+        "videos, folders of videos, URLs, or text files (.txt) with a path or URL a line",
+        nargs="+",
+        metavar="VIDEOS",
+    ),
+    "prompt": _option("--prompt", "the prompt about each video", required=True, **TEXT),
+    "benchmark": _option(
+        "benchmark", ", ".join(BENCHMARKS), choices=list(BENCHMARKS), metavar="BENCHMARK"
+    ),
+    "annotations": _option(
+        "annotations", "its JSON file, or the folder that has it", type=Path, metavar="FILE"
+    ),
+    "videos": _option("--videos", "folder with its videos (default: of FILE)", **FOLDER),
+    "questions": _option("questions", None, type=Path, metavar="QUESTIONS.jsonl"),
+    "runs": _option("runs", None, type=Path, nargs="+", metavar="RESULTS.jsonl"),
+    # Model and compression
+    "checkpoint": _option(
+        "--checkpoint",
+        'folder written by `omnizip convert`, or "small": the small model of this package',
+        required=True,
+        metavar="DIR",
+    ),
+    "dtype": _option("--dtype", "compute in another dtype", choices=["bfloat16", "float32"]),
+    "grid_slots": _option(
+        "--grid-slots", "video tokens a second, at most (default: the checkpoint's)", **COUNT
+    ),
+    "name": _option("name", "show this method's settings", nargs="?", metavar="NAME"),
+    "method": _option(
+        "--method", "compression; `omnizip methods` lists them", default="omnizip", metavar="NAME"
+    ),
+    "set": _option("--set", "a setting of the method: rho_audio=0.4; may be repeated", **SETTING),
+    "methods": _option(
+        "--methods --method", "separated by commas; `omnizip methods` lists them", metavar="NAMES"
+    ),
+    "keep_share": _option(
+        "--keep",
+        "share of all media tokens that each method keeps; `all` keeps everything",
+        type=_finite,
+        metavar="SHARE",
+    ),
+    "set_several": _option(
+        "--set", "a setting of the methods that have it; may be repeated", **SETTING
+    ),
+    "compare": _option(
+        "--compare",
+        "several methods instead, the first one the reference: all omnizip:keep=0.35 "
+        "random:keep=0.35,split=true",
+        nargs="+",
+        metavar="METHOD",
+    ),
+    "capacity": _option("--capacity", "cache size in tokens", default=8192, **COUNT),
+    "memory": _option(
+        "--memory",
+        "what a full cache evicts: the oldest tokens, or tokens of every window, more from older "
+        "ones",
+        choices=["recent", "fading"],
+        default="fading",
+    ),
+    # Generation
+    "max_new_tokens": _option("--max-new-tokens", "longest answer in tokens", **COUNT),
+    "system": _option("--system", "system prompt (default: the released one)", **TEXT),
+    "temperature": _option(
+        "--temperature", "of sampling; 0 is greedy", type=_finite, default=0.0, metavar="T"
+    ),
+    "top_p": _option("--top-p", "nucleus sampling", type=_finite, default=1.0, metavar="P"),
+    "seed": _option("--seed", "of sampling and of random methods", default=0, **SEED),
+    "keep_answers": _option("--keep", "keep questions and answers in the context", **FLAG),
+    # Evaluation
+    "seeds": _option("--seeds", "runs of each random method", default=3, **COUNT),
+    "protocol": _option(
+        "--protocol",
+        "wording of prompts and scoring: authors or lmms-eval",
+        default="authors",
+        metavar="NAME",
+    ),
+    "as_stream": _option(
+        "--stream",
+        "read each clip window by window, as a stream bounded by --capacity and --memory",
+        **FLAG,
+    ),
+    "one_by_one": _option(
+        "--one-by-one", "decode no clip ahead: slower, but nothing disturbs the times", **FLAG
+    ),
+    "cluster": _option(
+        "--cluster",
+        "run an engine on every device of this Ray cluster (without ADDRESS: of this machine)",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+    ),
+    "workers": _option(
+        "--workers", "engines (default: one per GPU, or one per machine without GPUs)", **COUNT
+    ),
+    # Server
+    "host": _option("--host", "address to listen at", default="127.0.0.1"),
+    "port": _option("--port", "port to listen at", type=_positive, default=8000),
+    "api_key_file": _option(
+        "--api-key-file", "clients must send the key in this file", type=Path, metavar="FILE"
+    ),
+    "no_api_key": _option("--no-api-key", "let other machines connect without a key", **FLAG),
+    "allow_media": _option("--allow-media", "requests may name files below this folder", **FOLDER),
+    "allow_remote": _option(
+        "--allow-remote",
+        "requests may name media on the internet (never on private networks)",
+        **FLAG,
+    ),
+    "max_sessions": _option("--max-sessions", "concurrent live sessions", default=16, **COUNT),
+    "save_sessions": _option(
+        "--save-sessions",
+        "store live sessions when a client disconnects or SIGTERM arrives, to resume them",
+        **FOLDER,
+    ),
+    "max_upload": _option(
+        "--max-upload", "size limit of a medium", type=_positive, default=64, metavar="MIB"
+    ),
+    # Output
+    "out": _option("--out", None, type=Path, required=True, metavar="FILE.jsonl"),
+    "out_folder": _option(
+        "--out", "folder to write to", type=Path, dest="folder", metavar="FOLDER"
+    ),
+    "out_report": _option("--out", "write to this file instead", type=Path, metavar="FILE.md"),
+    "picture": _option(
+        "--picture",
+        "draw which tokens were kept: .png, .jpg, .pdf or .svg",
+        type=Path,
+        metavar="FILE",
+    ),
+    "json": _option("--json", "one JSON object a line: window, answer, refused, end", **FLAG),
+    "demo_seed": _option("--seed", "another clip, other questions", **SEED),
+    "demo_stream": _option(
+        "--stream",
+        "stream one minute through a cache that is too small for it instead, and ask about the "
+        "first ten seconds three times",
+        **FLAG,
+    ),
+}
+COMPRESSION = "grid_slots method set"
+SEVERAL_METHODS = "checkpoint dtype methods keep_share set_several max_frames grid_slots seed"
 
 
-def make_folder(name: str, folder: Path) -> None:
-    """Make sure that files can be written to a folder.
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Appends the default to the help of each option that has one."""
 
-    Args:
-        name: of the argument, for the message.
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        no_default = isinstance(action.default, bool) or action.default in (None, [])
+        return action.help if no_default else super()._get_help_string(action)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command line.
+
+    The namespace that it returns names the command (``command``) and the module of this folder
+    that runs it (``module``).
+    """
+    parser = argparse.ArgumentParser(
+        prog="omnizip",
+        description="Answer questions about videos with sound from 35-45 % of their audio and "
+        "video tokens (Qwen2.5-Omni).",
+        epilog="Start with `omnizip demo`: it needs no downloaded weights and no video.",
+    )
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", dest="command", required=True
+    )
+
+    def add(
+        name: str, module: str, options: str, text: str, more: str | None = None, **defaults: Any
+    ) -> None:
+        """Add a command with some of ``OPTIONS``; an option with a default is not required."""
+        command = commands.add_parser(
+            name, help=text, description=more, formatter_class=HelpFormatter
+        )
+        command.set_defaults(module=module)
+        for option in options.split():
+            flags, settings = OPTIONS[option]
+            if option in defaults:
+                settings = settings | {"default": defaults[option], "required": False}
+            command.add_argument(*flags, **settings)
+
+    add(
+        "demo",
+        "demo_command",
+        "out_folder demo_seed demo_stream",
+        "ask a small trained model about a generated clip",
+        "Generates a clip of shapes and sounds, asks the small trained model of this package about "
+        "it with all, 45 % and 35 % of the tokens, prints the correct answers beside its own, "
+        "and draws which tokens were kept.",
+        out_folder=Path("omnizip-demo"),
+    )
+    commands.add_parser(
+        "convert", help="convert released Qwen2.5-Omni weights to a Flax checkpoint (once)"
+    )
+    add("methods", "generate_command", "name", "list the compression methods")
+    add(
+        "generate",
+        "generate_command",
+        f"clip question checkpoint dtype {COMPRESSION} no_audio no_video max_frames "
+        "max_new_tokens system temperature top_p seed picture",
+        "ask a question about a video file or URL",
+        "Answers one question about one video with sound.",
+        max_new_tokens=256,
+    )
+    add(
+        "compare",
+        "compare_command",
+        f"clip question {SEVERAL_METHODS} max_new_tokens out_folder",
+        "ask one question under several methods: answers, tokens, cost, times, picture",
+        "Answers one question about one clip under each method, twice, so that times exclude "
+        "compilation; prints answers, tokens and cost, and draws which tokens each method kept.",
+        checkpoint="small",
+        methods="all,omnizip,random,fastv",
+        max_new_tokens=128,
+        out_folder=Path("omnizip-compare"),
+    )
+    add(
+        "picture",
+        "compare_command",
+        f"clip {SEVERAL_METHODS} drawn_question out_folder",
+        "draw which tokens methods keep, and where the decoder attends",
+        "Draws the frames of a clip with dropped tokens dimmed, its audio tokens and the rates of "
+        "every window (the paper's Fig. 8 and 5), and the attention of a question's last token in "
+        "every layer (Fig. 2), for one or several methods.",
+        checkpoint="small",
+        methods="omnizip",
+        out_folder=Path("omnizip-picture"),
+    )
+    add(
+        "questions",
+        "evaluate_command",
+        "benchmark annotations videos out",
+        "convert a benchmark on disk to a file of questions",
+        "Reads the annotations of a benchmark and writes the questions that `omnizip evaluate` "
+        "asks, one JSON object a line.",
+    )
+    add(
+        "evaluate",
+        "evaluate_command",
+        f"questions checkpoint dtype out {COMPRESSION} compare seeds protocol no_audio no_video "
+        "max_frames max_new_tokens as_stream capacity memory one_by_one cluster workers",
+        "ask a file of questions about videos, and report accuracy and cost",
+        "Asks every question of a file with one JSON object a line: id, video, question; "
+        "optionally options, answer, start, end, and further columns. Rows are appended as they "
+        "are computed; the same command resumes an interrupted run. --max-new-tokens is the "
+        "protocol's by default.",
+    )
+    add(
+        "report",
+        "evaluate_command",
+        "runs out_report",
+        "tabulate runs of `omnizip evaluate` side by side, as the paper's tables",
+        "Prints Tables 1, 2, 3 and 6 and Figures 4, 6 and 7 of the paper as far as the runs "
+        "provide them, with the paper's own values beside them, marked as such.",
+    )
+    add(
+        "caption",
+        "evaluate_command",
+        f"sources prompt checkpoint dtype out {COMPRESSION} no_audio no_video max_frames "
+        "max_new_tokens cluster workers",
+        "one prompt about a folder or list of videos",
+        "Sends one prompt about every video and appends a row for each: video, reply, tokens, "
+        "error. The same command resumes an interrupted run.",
+        max_new_tokens=256,
+    )
+    add(
+        "serve",
+        "serve_command",
+        "checkpoint dtype host port api_key_file no_api_key allow_media allow_remote max_sessions "
+        f"save_sessions max_upload capacity {COMPRESSION}",
+        "serve a camera page, OpenAI-compatible chat, and live video over a WebSocket",
+        "Serves a page at /, POST /v1/chat/completions and WS /v1/video/chat/stream on this "
+        "machine; docs/serving.md describes the protocols.",
+        checkpoint="small",
+    )
+    add(
+        "stream",
+        "stream_command",
+        f"source checkpoint dtype ask keep_answers max_new_tokens {COMPRESSION} capacity memory "
+        "sound no_audio no_video realtime when_slow timeout system json",
+        "read a file, URL or camera continuously, and ask meanwhile",
+        "Reads 2 s windows as they arrive and answers questions, typed (or piped in) or given with "
+        "--ask. Each is answered when the window in which it was asked is complete. Memory is "
+        "constant; the time per window grows until the cache is full. Ctrl-C ends it.",
+        max_new_tokens=128,
+    )
+    return parser
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Check what argparse cannot, create output folders, and parse the times of ``--ask``.
 
     Raises:
-        ValueError: it is a file, or cannot be made or written to.
+        ValueError: options that contradict each other, an empty question, a bad time, a package
+            that is not installed, or an output that cannot be written.
+    """
+    values = vars(arguments)
+    if values.get("no_audio") and values.get("no_video"):
+        raise ValueError("--no-audio and --no-video leave nothing: drop one of them")
+    if values.get("no_audio") and values.get("sound") is not None:
+        raise ValueError("--sound names a source and --no-audio leaves it out: drop one of them")
+    if arguments.command in ("generate", "compare"):
+        _check_question("QUESTION", arguments.question)
+    elif arguments.command == "picture":
+        _check_question("--question", arguments.question)
+    elif arguments.command == "caption":
+        _check_question("--prompt", arguments.prompt)
+    elif arguments.command == "stream":
+        arguments.ask = [(parse_time(time), question) for time, question in arguments.ask]
+        for _, question in arguments.ask:
+            _check_question("--ask", question)
+    elif arguments.command == "serve":
+        missing = [name for name in SERVE_PACKAGES if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ValueError(
+                f"serving needs {', '.join(missing)}: pip install 'omnizip_jax[serve]' brings them"
+            )
+        if arguments.no_api_key and arguments.api_key_file is not None:
+            raise ValueError("--api-key-file and --no-api-key contradict each other: drop one")
+    if values.get("workers") is not None and arguments.cluster is None:
+        raise ValueError("--workers goes with --cluster")
+    if values.get("cluster") is not None and importlib.util.find_spec("ray") is None:
+        raise ValueError("--cluster needs Ray: pip install 'omnizip_jax[cluster]' brings it")
+    if values.get("picture") is not None:
+        check_picture("--picture", arguments.picture)
+    for option, name in (("--out", "folder"), ("--save-sessions", "save_sessions")):
+        if values.get(name) is not None:
+            make_folder(option, values[name])
+
+
+def make_folder(option: str, folder: Path) -> None:
+    """Create a folder unless it exists, and check that files can be written to it.
+
+    Args:
+        option: named in the message.
+
+    Raises:
+        ValueError: the path is a file, or the folder cannot be created or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = "not a folder" if folder.exists() else error.strerror
-        raise ValueError(f"{name} {folder}: cannot be made: {reason}") from error
+        raise ValueError(f"{option} {folder}: cannot be made: {reason}") from error
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"{name} {folder}: cannot be written to")
+        raise ValueError(f"{option} {folder}: cannot be written to")
 
 
-def check_picture(name: str, path: Path) -> None:
-    """Make sure that a picture can be written; what is there stays as it is.
+def check_picture(option: str, path: Path) -> None:
+    """Check that a picture can be written to a path; an existing file is not changed.
 
     Raises:
-        ValueError: an unknown kind of picture, a folder, or a place that cannot be written to.
+        ValueError: an unknown format, a folder, or a place that cannot be written to.
     """
-    if path.suffix.lower() not in PICTURES:
-        raise ValueError(f"{name} {path}: give a file whose name ends in {', '.join(PICTURES)}")
+    if path.suffix.lower() not in PICTURE_SUFFIXES:
+        raise ValueError(
+            f"{option} {path}: give a file whose name ends in {', '.join(PICTURE_SUFFIXES)}"
+        )
     new = not path.exists()
     try:
         with open(path, "ab"):
@@ -97,4 +463,28 @@ def check_picture(name: str, path: Path) -> None:
         if new:
             path.unlink()
     except OSError as error:
-        raise ValueError(f"{name} {path}: cannot be written: {error.strerror}") from error
+        raise ValueError(f"{option} {path}: cannot be written: {error.strerror}") from error
+
+
+def parse_time(text: str) -> float:
+    """Seconds of "30", "00:30", "1:02:03"; ``END_OF_STREAM`` for "end".
+
+    Raises:
+        ValueError: anything else.
+    """
+    if text.strip().lower() == "end":
+        return END_OF_STREAM
+    parts = text.strip().split(":")
+    try:
+        units = [int(part) for part in parts[:-1]] + [float(parts[-1])]
+    except ValueError:
+        units = [math.nan]
+    # After the first, minutes and seconds stay below 60; nan fails every comparison.
+    if len(units) > 3 or not all(0 <= u < (60 if i else math.inf) for i, u in enumerate(units)):
+        raise ValueError(f'--ask {text!r}: not a time; write MM:SS, H:MM:SS, seconds, or "end"')
+    return sum(unit * 60**power for power, unit in enumerate(reversed(units)))
+
+
+def _check_question(option: str, question: str) -> None:
+    if not question.strip():
+        raise ValueError(f"{option}: the question must be a text, got {question!r}")

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from omnizip_jax.cli.arguments import check_picture, make_folder
-from omnizip_jax.cli.cli import main
+from omnizip_jax.cli.main import main
 
 GENERATE = ["generate", "clip.mp4", "Why?", "--checkpoint", "nowhere"]
 STREAM = ["stream", "clip.mp4", "--checkpoint", "nowhere"]

@@ -9,7 +9,7 @@ import json
 import pytest
 
 import omnizip_jax
-from omnizip_jax.cli.cli import main
+from omnizip_jax.cli.main import main
 from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.testbed.synthetic_clips import make_clip
 
@@ -19,8 +19,7 @@ PROMPT = "Which colour was seen first?"
 @pytest.fixture
 def videos(tmp_path, small, monkeypatch):
     """Two clips and a file that is none; the checkpoint is loaded already."""
-    module = importlib.import_module("omnizip_jax.checkpoint.load")  # the function hides it
-    monkeypatch.setattr(module, "load", lambda *_, **__: small)
+    monkeypatch.setattr("omnizip_jax.cli.model_setup.load", lambda *_, **__: small)
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "videos"
     folder.mkdir()

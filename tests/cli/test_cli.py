@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import wave
 from argparse import Namespace
 
@@ -10,8 +9,8 @@ import pytest
 
 from benchmarks.bouncing_clip import write_clip
 from omnizip_jax.checkpoint.convert import convert
-from omnizip_jax.cli.cli import main
-from omnizip_jax.cli.shared import spec_from
+from omnizip_jax.cli.main import main
+from omnizip_jax.cli.model_setup import window_spec
 from omnizip_jax.config import WindowSpec
 
 
@@ -53,13 +52,12 @@ def test_a_stream_of_sound_alone_has_no_picture(params, tmp_path, monkeypatch):
         file.writeframes(bytes(32000))
     begun = {}
 
-    def begin_stream(_, method, **settings):
+    def init_compiled_stream(_, method, **settings):
         begun.update(settings)
         raise ValueError("enough")
 
-    monkeypatch.setattr("omnizip_jax.cli.follow.begin_stream", begin_stream)
-    module = importlib.import_module("omnizip_jax.checkpoint.load")  # the function hides it
-    monkeypatch.setattr(module, "load", lambda *_, **__: params)
+    monkeypatch.setattr("omnizip_jax.cli.stream_command.init_compiled_stream", init_compiled_stream)
+    monkeypatch.setattr("omnizip_jax.cli.model_setup.load", lambda *_, **__: params)
     assert main(["stream", str(tmp_path / "sound.wav"), "--checkpoint", "any", "--json"]) == 1
     assert begun["audio"] is True and begun["video"] is False
 
@@ -67,7 +65,7 @@ def test_a_stream_of_sound_alone_has_no_picture(params, tmp_path, monkeypatch):
 def test_grid_slots_are_the_checkpoints_unless_given():
     spec = WindowSpec(grid_slots=36)
     for given, slots in {None: 36, 16: 16}.items():
-        assert spec_from(Namespace(grid_slots=given), spec) == WindowSpec(grid_slots=slots)
+        assert window_spec(Namespace(grid_slots=given), spec) == WindowSpec(grid_slots=slots)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks.bouncing_clip import write_clip
 from omnizip_jax.checkpoint.convert import convert
-from omnizip_jax.cli.cli import main
-from omnizip_jax.cli.methods import parse_methods
+from omnizip_jax.cli.main import main
+from omnizip_jax.cli.model_setup import parse_methods
 from omnizip_jax.compression import METHODS, AllTokens, FastV, OmniZipConfig, RandomTokens
 
 QUESTION = "What happens?"

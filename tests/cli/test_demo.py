@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from omnizip_jax.cli import demo_stream
-from omnizip_jax.cli.cli import main
-from omnizip_jax.cli.demo_stream import about_the_beginning, run_stream
-from omnizip_jax.cli.follow import Answered
+from omnizip_jax.cli import demo_command
+from omnizip_jax.cli.demo_command import draw_stream_questions, stream_demo
+from omnizip_jax.cli.main import main
+from omnizip_jax.cli.stream_loop import AnswerEvent
 from omnizip_jax.testbed.clip_questions import FAMILIES
 from omnizip_jax.testbed.demo_clips import STREAM_SEED, sample_clip, sample_stream
 from omnizip_jax.testbed.synthetic_clips import DIFFICULTIES, make_clip
@@ -24,7 +24,7 @@ def test_a_clip(tmp_path, capsys):
     made = sample_clip(1)
     assert made.things == make_clip(1, difficulty=DIFFICULTIES["moving"]).things
     assert all(thing.colour in out and thing.shape in out for thing in made.things)
-    for picture in ("kept", "letter", "methods"):
+    for picture in ("kept", "paper", "methods"):
         assert (tmp_path / "demo" / f"{picture}.png").stat().st_size > 10_000
     assert main(["demo", "--out", str(tmp_path / "demo"), "--seed", "1"]) == 0  # once more
 
@@ -36,28 +36,30 @@ def test_a_stream_that_has_nearly_forgotten_its_beginning_is_asked_about_it(tmp_
     times, now, kept = zip(*[(time, int(a), int(b)) for time, a, b in left], strict=True)
     assert times == ("00:10", "00:40", "01:04") and len(set(kept)) == 1
     assert now[0] == kept[0] > now[1] > now[2] > 0 and now[2] < kept[2] / 2
-    questions = about_the_beginning(sample_stream(), STREAM_SEED)
+    questions = draw_stream_questions(sample_stream(), STREAM_SEED)
     assert [question.family for question in questions] == list(FAMILIES)
     for question in questions:
         assert out.count(f"] {question.text}") == 3  # as it goes on; the table has it once more
     assert "[01:04] end: 32 windows" in out and f"{now[2]} of {kept[2]}" in out.split("truth")[1]
-    assert (tmp_path / "demo" / "remembered.png").stat().st_size > 10_000
+    assert (tmp_path / "demo" / "retained.png").stat().st_size > 10_000
 
 
 def test_answers_of_the_stream_are_marked_by_what_is_true(tmp_path, capsys, monkeypatch):
     """Nothing is fixed: whatever is said, right and wrong are told from the clip."""
-    asked = about_the_beginning(sample_stream(), STREAM_SEED)
+    asked = draw_stream_questions(sample_stream(), STREAM_SEED)
 
-    def follow(params, state, source, questions, show, *, on_state, **_):
+    def feed_source(params, state, source, questions, show, *, on_state, **_):
         source.close()
-        on_state.left = [[4], [1, 4]]
+        on_state.retained = [[4], [1, 4]]
         for time, right in ((10.0, True), (64.0, False)):
             for question in asked:
-                show(Answered(time, question.text, question.answer if right else "?", 1, 1.0, 1.0))
+                show(
+                    AnswerEvent(time, question.text, question.answer if right else "?", 1, 1.0, 1.0)
+                )
 
-    monkeypatch.setattr(demo_stream, "follow", follow)
-    monkeypatch.setattr(demo_stream, "begin_stream", lambda *_, **__: None)
-    run_stream(tmp_path, None)
+    monkeypatch.setattr(demo_command, "feed_source", feed_source)
+    monkeypatch.setattr(demo_command, "init_compiled_stream", lambda *_, **__: None)
+    stream_demo(tmp_path, None)
     table = capsys.readouterr().out.split("4. The first")[1]
     assert table.count("✗ ?") == len(asked) and "5 of 8" in table
     assert all(table.count(question.answer) >= 2 for question in asked)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 
 import pytest
 
-from omnizip_jax.cli.cli import main
+from omnizip_jax.cli.main import main
 from omnizip_jax.testbed.synthetic_clips import make_clip
 from tests.evaluation.dataset_layouts import write_layout
 
@@ -16,8 +15,7 @@ from tests.evaluation.dataset_layouts import write_layout
 @pytest.fixture
 def asked(tmp_path, small, monkeypatch, capsys):
     """A benchmark's questions, written by the command; the checkpoint is loaded already."""
-    module = importlib.import_module("omnizip_jax.checkpoint.load")  # the function hides it
-    monkeypatch.setattr(module, "load", lambda *_, **__: small)
+    monkeypatch.setattr("omnizip_jax.cli.model_setup.load", lambda *_, **__: small)
     annotations, videos = write_layout("videomme", tmp_path, make_clip(0).write)
     command = ["questions", "videomme", str(annotations), "--videos", str(videos)]
     assert main([*command, "--out", str(tmp_path / "q.jsonl")]) == 0

@@ -12,7 +12,7 @@ import pytest
 from websockets.sync.client import connect
 
 from omnizip_jax.checkpoint.convert import convert
-from omnizip_jax.cli.cli import main
+from omnizip_jax.cli.main import main
 from tests.serve.process import served
 
 pytestmark = pytest.mark.slow  # many programs, sockets and processes

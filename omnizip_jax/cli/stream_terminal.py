@@ -1,4 +1,4 @@
-"""What a stream looks like in a terminal and to a machine, and the questions typed into it."""
+"""Terminal of a stream: live display, JSON lines, and typed questions."""
 
 from __future__ import annotations
 
@@ -16,38 +16,43 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from omnizip_jax.cli.follow import Answered, Ended, Event, Refused, WindowRead
-from omnizip_jax.cli.times import clock
+from omnizip_jax.cli.console import OutputConsole
+from omnizip_jax.cli.stream_loop import (
+    AnswerEvent,
+    EndEvent,
+    Event,
+    RefusedEvent,
+    WindowEvent,
+    format_time,
+)
 
-_ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[@-~]|O.|.)?")  # arrows and the like
-_NAMES = {WindowRead: "window", Answered: "answer", Refused: "refused", Ended: "end"}
+_ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[@-~]|O.|.)?")  # arrow and function keys
+_NAMES = {
+    WindowEvent: "window",
+    AnswerEvent: "answer",
+    RefusedEvent: "refused",
+    EndEvent: "end",
+}
 
 
 def print_json(event: Event) -> None:
-    """One JSON object in one line: "event" says which, the rest are the event's fields."""
+    """Print an event as one line of JSON: its name as "event", and its fields."""
     fields = dataclasses.asdict(event).items()
     rounded = {name: round(x, 4) if isinstance(x, float) else x for name, x in fields}
     print(json.dumps({"event": _NAMES[type(event)], **rounded}), flush=True)
 
 
-class Terminal(Console):
-    """Where people read. When the reader of a pipe has left, that is an error as any other."""
-
-    def on_broken_pipe(self) -> None:
-        raise
-
-
-class Screen:
-    """One live line below the answers: time, tokens kept, cache, speed. A context manager."""
+class StreamDisplay:
+    """Answers, and below them live lines: time, kept tokens, cache, speed. A context manager."""
 
     def __init__(self, console: Console | None = None):
-        self._console = console or Terminal()
+        self._console = console or OutputConsole()
         self._live = Live(console=self._console, transient=True, refresh_per_second=8)
         self._line: Text | str = ""
         self._answer = self._typed = ""
         self._note: Text | str = ""
 
-    def __enter__(self) -> Screen:
+    def __enter__(self) -> StreamDisplay:
         self._live.start()
         return self
 
@@ -55,7 +60,7 @@ class Screen:
         self._live.stop()
 
     def status(self, text: str) -> None:
-        """Say what is going on while there are no windows."""
+        """Show the current step before the first window."""
         self._line = Text(text, "dim")
         self._draw()
 
@@ -65,68 +70,62 @@ class Screen:
         self._draw()
 
     def text(self, piece: str) -> None:
-        """Show an answer as it is made."""
+        """Show an answer as it is generated."""
         self._answer += piece
         self._draw()
 
     def typed(self, text: str) -> None:
-        """Show what is being typed."""
+        """Show the line that is being typed."""
         self._typed = text
         self._draw()
 
     def __call__(self, event: Event) -> None:
-        """Show what happened."""
-        if isinstance(event, WindowRead):
-            self._line = _line(event)
-        elif isinstance(event, Answered):
+        """Show an event."""
+        if isinstance(event, WindowEvent):
+            self._line = _window_line(event)
+        elif isinstance(event, AnswerEvent):
             self._answer = ""
-            self._console.print(_said(event, event.text, ""))
-        elif isinstance(event, Refused):
-            self._console.print(_said(event, event.message, "red"))
+            self._console.print(_reply(event, event.text, ""))
+        elif isinstance(event, RefusedEvent):
+            self._console.print(_reply(event, event.message, "red"))
         else:
             self._line = self._note = ""
-            self._console.print(Text(summary(event), "dim"))
+            self._console.print(Text(_summary(event), "dim"))
         self._draw()
 
     def _draw(self) -> None:
-        parts = [
-            self._answer and Text(self._answer),
-            self._line,
-            self._note,
-            self._typed and f"> {self._typed}",
-        ]
-        self._live.update(Group(*(part for part in parts if part)))
+        typed = f"> {self._typed}" if self._typed else ""
+        lines = (Text(self._answer), self._line, self._note, typed)
+        self._live.update(Group(*(line for line in lines if line)))
 
 
-def summary(event: Ended) -> str:
-    """The whole stream in a few words."""
+def _summary(event: EndEvent) -> str:
     if not event.windows:
-        return f"[{clock(event.time)}] {event.reason}: no window was read"
-    kept, seen = event.audio_kept + event.video_kept, event.audio + event.video
+        return f"[{format_time(event.time)}] {event.reason}: no window was read"
+    kept, total = event.audio_kept + event.video_kept, event.audio + event.video
     parts = [
         f"{event.windows} windows",
-        f"kept {kept:,} of {seen:,} tokens = {_share(kept, seen)} "
+        f"kept {kept:,} of {total:,} tokens = {_share(kept, total)} "
         f"(audio {_share(event.audio_kept, event.audio)}, "
         f"video {_share(event.video_kept, event.video)})",
         f"{event.milliseconds:.0f} ms a window = {event.real_time_factor:.1f}x real time",
     ]
-    lost = {
+    counts = {
         "skipped": event.skipped,
         "incomplete": event.incomplete,
         "late frames": event.late_frames,
+        "answers": event.answers,
     }
-    parts += [f"{name} {number}" for name, number in lost.items() if number]
-    if event.answers:
-        parts.append(f"answers {event.answers}")
-    return f"[{clock(event.time)}] {event.reason}: {'; '.join(parts)}"
+    parts += [f"{name} {number}" for name, number in counts.items() if number]
+    return f"[{format_time(event.time)}] {event.reason}: {'; '.join(parts)}"
 
 
-def _line(event: WindowRead) -> Text:
-    kept, seen = event.audio_kept + event.video_kept, event.audio + event.video
+def _window_line(event: WindowEvent) -> Text:
+    kept, total = event.audio_kept + event.video_kept, event.audio + event.video
     speed = f"{event.real_time_factor:.1f}x real time"
     line = Text.assemble(
-        (clock(event.time), "bold"),
-        f"  kept {_share(kept, seen)}  cache {event.fill:.0%}",
+        (format_time(event.time), "bold"),
+        f"  kept {_share(kept, total)}  cache {event.fill:.0%}",
         f"  {event.milliseconds:.0f} ms/window  ",
         (speed, "" if event.real_time_factor >= 1 else "red"),
     )
@@ -135,26 +134,25 @@ def _line(event: WindowRead) -> Text:
     return line
 
 
-def _said(event: Answered | Refused, text: str, style: str) -> Text:
-    time = f"[{clock(event.time)}]"
-    return Text.assemble((f"{time} {event.question}\n", "bold"), (f"{text}", style))
+def _reply(event: AnswerEvent | RefusedEvent, text: str, style: str) -> Text:
+    return Text.assemble((f"[{format_time(event.time)}] {event.question}\n", "bold"), (text, style))
 
 
-def _share(kept: int, seen: int) -> str:
-    return f"{kept / seen:.0%}" if seen else "-"
+def _share(kept: int, total: int) -> str:
+    return f"{kept / total:.0%}" if total else "-"
 
 
-class Typing:
+class TypedLines:
     """Lines typed at the terminal, or piped in, while the program is busy. A context manager.
 
-    A terminal gives its keys one by one and does not echo them, for its screen changes all the
-    time; what is being typed goes to ``on_change`` instead. Backspace and Ctrl-U work.
+    A terminal delivers single keys without echo, because the live display redraws; ``on_change``
+    receives the line that is being typed. Backspace and Ctrl-U edit it.
 
     Args:
         on_line: called from another thread with every line.
-        on_change: called with what has been typed of the next one.
-        stdin: where from; nothing is read if it is closed, or a terminal whose foreground is
-            another program's.
+        on_change: called with the unfinished line after every key.
+        stdin: the input; it is not read if it is closed, or a terminal whose foreground process
+            group is another one.
     """
 
     def __init__(
@@ -168,10 +166,10 @@ class Typing:
         self._restore: Callable[[], None] | None = None
         self._done = threading.Event()
 
-    def __enter__(self) -> Typing:
+    def __enter__(self) -> TypedLines:
         try:
             number = self._stdin.fileno()
-        except (AttributeError, OSError, ValueError):  # there is none, or it is closed
+        except (AttributeError, OSError, ValueError):  # none, or closed
             return self
         if os.isatty(number):
             if not _foreground(number):
@@ -186,7 +184,7 @@ class Typing:
             self._restore()
 
     def _read(self, number: int) -> None:
-        # Not sys.stdin.readline: it would hold a lock that the interpreter wants at its end.
+        # Not sys.stdin.readline: it holds a lock that the interpreter acquires when it exits.
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         line = ""
         while not self._done.is_set():
@@ -222,7 +220,7 @@ def _foreground(number: int) -> bool:
 
 
 def _without_echo(number: int) -> Callable[[], None] | None:
-    """Get keys at once and unseen; Ctrl-C still works. Returns how to undo it."""
+    """Deliver keys at once and without echo, Ctrl-C excepted; returns a function that undoes it."""
     try:
         import termios
         import tty

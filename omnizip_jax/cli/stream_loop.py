@@ -1,4 +1,4 @@
-"""Follow a source to its end: every window is fed, every question answered at its time."""
+"""The loop of a stream: feed windows, answer questions at their time, report events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import jax
 import numpy as np
 
-from omnizip_jax.cli.times import END
+from omnizip_jax.cli.arguments import END_OF_STREAM
 from omnizip_jax.compression import Method
 from omnizip_jax.inference.context import Context
 from omnizip_jax.inference.generation import TokenCounts, ask
@@ -22,19 +22,21 @@ from omnizip_jax.media import WindowStream
 from omnizip_jax.models.params import Params
 from omnizip_jax.types import Window
 
+BARS = " ▁▂▃▄▅▆▇█"
+
 
 @dataclasses.dataclass(frozen=True)
-class WindowRead:
-    """A window is in the cache.
+class WindowEvent:
+    """A window was added to the cache.
 
     Attributes:
-        time: seconds of the stream at its end.
+        time: stream time at its end, in seconds.
         audio, audio_kept, video, video_kept: tokens of this window.
         audio_retention, video_rate: S_a and rho_v of this window.
         fill: share of the cache in use.
-        milliseconds: from the window on the host to the cache; decoding runs ahead of it.
-        real_time_factor: how many times faster than the stream that is.
-        skipped: windows dropped so far because feeding was too slow.
+        milliseconds: from the window on the host to the cache, without decoding the media.
+        real_time_factor: duration of the window divided by that time.
+        skipped: windows skipped so far because feeding was too slow.
     """
 
     time: float
@@ -51,13 +53,13 @@ class WindowRead:
 
 
 @dataclasses.dataclass(frozen=True)
-class Answered:
-    """A question has its answer.
+class AnswerEvent:
+    """A question was answered.
 
     Attributes:
-        time: seconds of the stream that had come when it was asked.
-        tokens: of the answer.
-        milliseconds: to the first token, and for all of it.
+        time: stream time when it was asked, in seconds.
+        tokens: length of the answer.
+        milliseconds_to_first_token, milliseconds: from the question.
     """
 
     time: float
@@ -69,8 +71,8 @@ class Answered:
 
 
 @dataclasses.dataclass(frozen=True)
-class Refused:
-    """A question that cannot be asked; the stream goes on."""
+class RefusedEvent:
+    """A question could not be asked; the stream continues."""
 
     time: float
     question: str
@@ -78,15 +80,15 @@ class Refused:
 
 
 @dataclasses.dataclass(frozen=True)
-class Ended:
-    """The stream is closed.
+class EndEvent:
+    """The stream was closed.
 
     Attributes:
-        reason: the source has ended, the user has stopped it, or it failed.
-        time: seconds of the stream.
-        windows: fed.
-        skipped, incomplete, late_frames: what was lost, as ``WindowStream`` counts it.
-        answers: how many questions were answered.
+        reason: the source ended, the user stopped it, or it failed.
+        time: stream time in seconds.
+        windows: number of windows fed.
+        skipped, incomplete, late_frames: losses, as counted by ``WindowStream``.
+        answers: number of answered questions.
         audio, audio_kept, video, video_kept: tokens of the whole stream.
         milliseconds, real_time_factor: median of the windows; None without windows.
     """
@@ -106,14 +108,14 @@ class Ended:
     real_time_factor: float | None
 
 
-Event: TypeAlias = WindowRead | Answered | Refused | Ended
+Event: TypeAlias = WindowEvent | AnswerEvent | RefusedEvent | EndEvent
 
 
-class Questions:
-    """Questions with a time, and questions that are typed meanwhile.
+class QuestionQueue:
+    """Questions with a stream time, and questions that are typed while the stream runs.
 
     Args:
-        timed: (seconds of the stream, question); ``END`` is after the last window.
+        timed: (stream time in seconds, question); ``END_OF_STREAM`` is after the last window.
     """
 
     def __init__(self, timed: Iterable[tuple[float, str]] = ()):
@@ -121,37 +123,69 @@ class Questions:
         self._typed: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def put(self, question: str) -> None:
-        """Ask as soon as the current window is in; from any thread. Empty lines are nothing."""
+        """Ask after the current window; thread-safe. Blank lines are ignored."""
         if question.strip():
             self._typed.put(question.strip())
 
     def due(self, now: float) -> Iterable[str]:
-        """Take out what is to be asked at ``now``, in order."""
+        """Remove and return the questions that are due at stream time ``now``, in order."""
         while self._timed and self._timed[0][0] <= now:
             yield self._timed.pop(0)[1]
         while not self._typed.empty():
             yield self._typed.get()
 
 
-def begin_stream(params: Params, compression: Method | None, **settings: Any) -> Context:
-    """``init_stream``, after an empty window, a question and an eviction compiled its programs.
+class RetentionLog:
+    """Tokens that the cache retains of each window; called with the state after every window.
 
-    So the first window is as fast as the others, the cache overflows without a pause, and a live
-    source is not kept waiting.
+    Attributes:
+        retained: after every window, the retained tokens of each window so far.
+    """
+
+    def __init__(self):
+        self._units: list[int] = []
+        self.retained: list[list[int]] = []
+
+    def __call__(self, state: Context) -> None:
+        """Record the state after a window."""
+        self._units.append(int(state.state.unit) - 1)
+        retained = state.retained
+        self.retained.append([retained.get(unit, 0) for unit in self._units])
+
+    @property
+    def initial(self) -> list[int]:
+        """The tokens of each window when it was added."""
+        return [retained[-1] for retained in self.retained]
+
+    def count(self, windows: slice) -> tuple[int, int]:
+        """Tokens of some windows: in the cache now, and when they were added."""
+        return sum(self.retained[-1][windows]), sum(self.initial[windows])
+
+    def bars(self, total: int) -> str:
+        """A bar for the retained share of each window, and dots up to ``total`` windows."""
+        shares = zip(self.retained[-1], self.initial, strict=True)
+        heights = [-(-(len(BARS) - 1) * now // max(initial, 1)) for now, initial in shares]
+        return "".join(BARS[height] for height in heights).ljust(total, "·")
+
+
+def init_compiled_stream(params: Params, compression: Method | None, **settings: Any) -> Context:
+    """``init_stream`` with its programs compiled: no window, question or eviction waits for XLA.
+
+    An empty window, a question and an eviction compile them on a state that is discarded.
     """
     state = init_stream(params, compression, **settings)
     state = feed(params, state, Window.empty(state.prefill_config.spec))
     ask(params, state, "?", max_new_tokens=1)
     jax.block_until_ready(evict(state).cache)
-    del state  # two caches need not exist at once
+    del state  # frees its cache before the next one is allocated
     return init_stream(params, compression, **settings)
 
 
-def follow(
+def feed_source(
     params: Params,
     state: Context,
     source: WindowStream,
-    questions: Questions,
+    questions: QuestionQueue,
     on_event: Callable[[Event], None],
     *,
     on_text: Callable[[str], None] | None = None,
@@ -159,22 +193,22 @@ def follow(
     keep: bool = False,
     max_new_tokens: int = 128,
 ) -> Context:
-    """Feed a source until it ends, answering what is asked; the source is closed in any case.
+    """Feed a source until it ends and answer the questions; the source is closed in any case.
 
-    A question is answered once the window in which its time lies has been fed; those whose time
-    did not come, after the last window.
+    A question is answered once the window that contains its time has been fed; later times, after
+    the last window.
 
     Args:
         source: from ``omnizip_jax.windows``.
-        on_event: called with all that happens, ``Ended`` at last.
-        on_text: called with each piece of an answer as it is made.
-        on_state: called with the state after every window, before its event; to look at, for the
-            next window uses it up.
-        keep: remember questions and answers.
+        on_event: called with every event; the last one is an ``EndEvent``.
+        on_text: called with each piece of an answer as it is generated.
+        on_state: called with the state after every window, before its event. The next ``feed``
+            donates the state's buffers, so do not keep it.
+        keep: keep questions and answers in the context.
         max_new_tokens: of each answer.
 
     Raises:
-        ValueError: the source fails. ``KeyboardInterrupt`` passes through; both after ``Ended``.
+        ValueError: the source fails. ``KeyboardInterrupt`` passes through; both after ``EndEvent``.
     """
     seconds = state.prefill_config.spec.seconds
     times: list[float] = []
@@ -193,28 +227,28 @@ def follow(
                     max_new_tokens=max_new_tokens,
                     on_text=on_text,
                 )
-            except ValueError as error:  # the state is still good
-                on_event(Refused(now, question, str(error)))
+            except ValueError as error:  # the state is still valid
+                on_event(RefusedEvent(now, question, str(error)))
                 continue
             answers += 1
             first, rest = answer.seconds["prefill"], answer.seconds["generation"]
             tokens = answer.counts.generated
             on_event(
-                Answered(now, question, answer.text, tokens, 1e3 * first, 1e3 * (first + rest))
+                AnswerEvent(now, question, answer.text, tokens, 1e3 * first, 1e3 * (first + rest))
             )
 
     try:
         for window in source:
-            began = time.perf_counter()
+            start = time.perf_counter()
             state = jax.block_until_ready(feed(params, state, window))
-            times.append(time.perf_counter() - began)
+            times.append(time.perf_counter() - start)
             before, counts, trace = counts, _counts(state), state.trace
             assert trace is not None  # a window was fed
             now = (source.time or 0.0) + seconds
             if on_state:
                 on_state(state)
             on_event(
-                WindowRead(
+                WindowEvent(
                     time=now,
                     audio=counts.audio - before.audio,
                     audio_kept=counts.audio_kept - before.audio_kept,
@@ -229,7 +263,7 @@ def follow(
                 )
             )
             answer_due(now)
-        answer_due(END)
+        answer_due(END_OF_STREAM)
         reason = "end"
     except KeyboardInterrupt:
         reason = "stopped"
@@ -238,7 +272,7 @@ def follow(
         source.close()
         median = statistics.median(times) if times else None
         on_event(
-            Ended(
+            EndEvent(
                 reason=reason,
                 time=now,
                 windows=len(times),
@@ -255,6 +289,13 @@ def follow(
             )
         )
     return state
+
+
+def format_time(seconds: float) -> str:
+    """Stream time as 00:30 or 1:02:03."""
+    hours, rest = divmod(int(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
 
 
 def _counts(state: Context) -> TokenCounts:

@@ -14,12 +14,20 @@ import pytest
 from benchmarks.bouncing_clip import write_clip
 from omnizip_jax import OmniZipConfig, PushSource, load, windows
 from omnizip_jax.checkpoint.convert import convert
-from omnizip_jax.cli import follow as live
-from omnizip_jax.cli.cli import main
-from omnizip_jax.cli.follow import Questions
-from omnizip_jax.cli.remembering import Remembering
-from omnizip_jax.cli.terminal import Typing
-from omnizip_jax.cli.times import END, clock, parse_time
+from omnizip_jax.cli import stream_loop
+from omnizip_jax.cli.arguments import END_OF_STREAM, parse_time
+from omnizip_jax.cli.main import main
+from omnizip_jax.cli.stream_loop import (
+    AnswerEvent,
+    QuestionQueue,
+    RefusedEvent,
+    RetentionLog,
+    WindowEvent,
+    feed_source,
+    format_time,
+    init_compiled_stream,
+)
+from omnizip_jax.cli.stream_terminal import TypedLines
 from omnizip_jax.media import WindowStream
 
 SETTINGS = {"capacity": 2048, "text_slots": 400}
@@ -109,10 +117,10 @@ def test_ctrl_c_and_errors_end_in_order(stream, monkeypatch, error, code, messag
         if len(fed) == 3:  # the first one only compiles
             raise error
         fed.append(window)
-        return live_feed(params, state, window)
+        return original(params, state, window)
 
-    live_feed = live.feed
-    monkeypatch.setattr(live, "feed", feed)
+    original = stream_loop.feed
+    monkeypatch.setattr(stream_loop, "feed", feed)
     before = threading.active_count()
     found, out, err = stream("--json")
     assert found == code and message in err
@@ -161,11 +169,11 @@ def test_a_source_that_breaks_off_is_an_error(stream, monkeypatch):
 def test_bytes_that_are_no_text_are_refused_and_the_stream_goes_on(folder):
     source = windows(folder / "clip.mp4")
     params = load(folder / "checkpoint")
-    state = live.begin_stream(params, OmniZipConfig(), **SETTINGS)
+    state = init_compiled_stream(params, OmniZipConfig(), **SETTINGS)
     events = []
-    questions = Questions([(2, "Wh\udcff?"), (4, "Why?")])
-    live.follow(params, state, source, questions, events.append, max_new_tokens=2)
-    refused, answered = (e for e in events if isinstance(e, live.Refused | live.Answered))
+    questions = QuestionQueue([(2, "Wh\udcff?"), (4, "Why?")])
+    feed_source(params, state, source, questions, events.append, max_new_tokens=2)
+    refused, answered = (e for e in events if isinstance(e, RefusedEvent | AnswerEvent))
     assert "not Unicode text" in refused.message and answered.question == "Why?"
     assert events[-1].reason == "end" and events[-1].windows == 5
 
@@ -179,9 +187,16 @@ def test_skipped_windows_are_reported(folder):
     while stream.skipped < 9:
         time.sleep(0.01)
     params = load(folder / "checkpoint")
-    state = live.begin_stream(params, OmniZipConfig(), **SETTINGS)
+    state = init_compiled_stream(params, OmniZipConfig(), **SETTINGS)
     events = []
-    live.follow(params, state, stream, Questions([(END, "Why?")]), events.append, max_new_tokens=2)
+    feed_source(
+        params,
+        state,
+        stream,
+        QuestionQueue([(END_OF_STREAM, "Why?")]),
+        events.append,
+        max_new_tokens=2,
+    )
     read, answered, ended = events
     assert read.time == 20 and read.skipped == ended.skipped == 9
     assert answered.time == 20 and ended.windows == 1
@@ -189,7 +204,14 @@ def test_skipped_windows_are_reported(folder):
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("30", 30), ("00:30", 30), ("1:02:03", 3723), ("90:00", 5400), ("0:01.5", 1.5), ("end", END)],
+    [
+        ("30", 30),
+        ("00:30", 30),
+        ("1:02:03", 3723),
+        ("90:00", 5400),
+        ("0:01.5", 1.5),
+        ("end", END_OF_STREAM),
+    ],
 )
 def test_parse_time(text, seconds):
     assert parse_time(text) == seconds
@@ -201,8 +223,8 @@ def test_parse_time_refuses(text):
         parse_time(text)
 
 
-def test_clock():
-    assert [clock(x) for x in (0, 59.9, 90, 3723)] == ["00:00", "00:59", "01:30", "1:02:03"]
+def test_format_time():
+    assert [format_time(x) for x in (0, 59.9, 90, 3723)] == ["00:00", "00:59", "01:30", "1:02:03"]
 
 
 def test_typing_at_a_terminal():
@@ -217,8 +239,8 @@ def test_typing_at_a_terminal():
         done.set()
 
     with os.fdopen(slave) as terminal, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("omnizip_jax.cli.terminal._foreground", lambda number: True)
-        with Typing(on_line, shown.append, terminal):
+        patch.setattr("omnizip_jax.cli.stream_terminal._foreground", lambda number: True)
+        with TypedLines(on_line, shown.append, terminal):
             os.write(master, b"nonsense\x15What is ther\x1b[Dez\x7f?\n")
             assert done.wait(5)
             assert not termios.tcgetattr(slave)[3] & termios.ECHO
@@ -228,25 +250,25 @@ def test_typing_at_a_terminal():
 
 
 def test_nothing_is_read_where_nobody_types():
-    with Typing(pytest.fail, stdin=io.StringIO("What?\n")):
+    with TypedLines(pytest.fail, stdin=io.StringIO("What?\n")):
         pass
     with open(os.devnull) as closed:
         pass
-    with Typing(pytest.fail, stdin=closed):
+    with TypedLines(pytest.fail, stdin=closed):
         pass
 
 
 def test_what_is_left_of_every_window_is_counted(folder):
     """Nothing is forgotten in a large cache, also where an answer stands between the windows."""
     params = load(folder / "checkpoint")
-    state = live.begin_stream(params, OmniZipConfig(), **SETTINGS)
-    events, seen = [], Remembering()
-    live.follow(
-        params, state, windows(folder / "clip.mp4"), Questions([(4, "Why?")]), events.append,
-        on_state=seen, keep=True, max_new_tokens=2,
+    state = init_compiled_stream(params, OmniZipConfig(), **SETTINGS)
+    events, log = [], RetentionLog()
+    feed_source(
+        params, state, windows(folder / "clip.mp4"), QuestionQueue([(4, "Why?")]), events.append,
+        on_state=log, keep=True, max_new_tokens=2,
     )  # fmt: skip
-    read = [event for event in events if isinstance(event, live.WindowRead)]
+    read = [event for event in events if isinstance(event, WindowEvent)]
     kept = [event.audio_kept + event.video_kept for event in read]
-    assert seen.left == [kept[: i + 1] for i in range(5)] and min(kept) > 0
-    assert seen.of(slice(1, 3)) == (sum(kept[1:3]), sum(kept[1:3]))
-    assert seen.bars(7) == "█████··"
+    assert log.retained == [kept[: i + 1] for i in range(5)] and min(kept) > 0
+    assert log.count(slice(1, 3)) == (sum(kept[1:3]), sum(kept[1:3]))
+    assert log.bars(7) == "█████··"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from omnizip_jax.cli.process import GRACE, Warnings
+from omnizip_jax.cli.main import GRACE_SECONDS, WarningPrinter
 from omnizip_jax.testbed.synthetic_clips import make_clip
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ def shell(redirection, *arguments):
 
 def run_script(command, stdout=subprocess.PIPE, stdin=None):
     """Start a Python process whose work is the function ``command``, given as source."""
-    source = f"from omnizip_jax.cli.process import run\n{command}\nrun(command)"
+    source = f"from omnizip_jax.cli.main import run_process\n{command}\nrun_process(command)"
     return subprocess.Popen(
         [sys.executable, "-c", source],
         cwd=ROOT,
@@ -144,7 +144,7 @@ def test_a_lost_ctrl_c_ends_the_process(ctrl_c, times):
         began = time.monotonic()
         _, err = process.communicate(timeout=20)
     check_stopped(process.returncode, err, time.monotonic() - began)
-    assert (time.monotonic() - began < GRACE - 1) == (times == 2)
+    assert (time.monotonic() - began < GRACE_SECONDS - 1) == (times == 2)
 
 
 @posix
@@ -307,7 +307,7 @@ def command():
 
 
 def test_warnings_of_one_text_are_shown_once(capsys):
-    shown = Warnings()
+    shown = WarningPrinter()
     for line in (1, 2):
         shown.show(UserWarning("cut off"), UserWarning, "file.py", line)
     assert capsys.readouterr().err == "omnizip: cut off\n"
@@ -316,7 +316,7 @@ def test_warnings_of_one_text_are_shown_once(capsys):
 def test_help_does_not_wait_for_jax():
     script = """
 import sys
-from omnizip_jax.cli.cli import main
+from omnizip_jax.cli.main import main
 try:
     main(["--help"])
 finally:

@@ -1,1 +1,0 @@
-"""A file for each command: its arguments, and what it does with them."""

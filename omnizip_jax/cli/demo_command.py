@@ -1,0 +1,312 @@
+"""``omnizip demo``: the small trained model answers questions about a generated clip.
+
+With ``--stream`` the clip is one minute long and streams through a small cache, and the same
+questions about its first ten seconds are asked three times.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from omnizip_jax.cli.arguments import END_OF_STREAM
+from omnizip_jax.cli.compare_command import compute_costs, tokens_table
+from omnizip_jax.cli.console import OutputConsole, print_plain, right_aligned
+from omnizip_jax.cli.model_setup import load_checkpoint
+from omnizip_jax.cli.stream_loop import (
+    AnswerEvent,
+    Event,
+    QuestionQueue,
+    RetentionLog,
+    WindowEvent,
+    feed_source,
+    format_time,
+    init_compiled_stream,
+)
+from omnizip_jax.cli.stream_terminal import StreamDisplay
+from omnizip_jax.compression import AllTokens, FastV, Method, OmniZipConfig, RandomTokens
+from omnizip_jax.inference.api import generate
+from omnizip_jax.inference.generation import Answer
+from omnizip_jax.media import windows
+from omnizip_jax.models.params import Params
+from omnizip_jax.testbed.clip_questions import FAMILIES, Question, all_questions, draw_questions
+from omnizip_jax.testbed.demo_clips import (
+    BEGINNING,
+    CLIP_SEED,
+    STREAM_SEED,
+    STREAM_WINDOWS,
+    only_at_the_beginning,
+    sample_clip,
+    sample_stream,
+)
+from omnizip_jax.testbed.synthetic_clips import SPEC, TestClip
+from omnizip_jax.visualize import plot_compression, plot_methods, plot_retention
+
+PAPER_EXACT = "paper, 45 %"
+SETTINGS: dict[str, Method] = {
+    "all": AllTokens(),
+    "45 %": OmniZipConfig(keep=0.45),
+    "35 %": OmniZipConfig(keep=0.35),
+    PAPER_EXACT: OmniZipConfig.paper(keep=0.45),
+}
+BASELINES: dict[str, Method] = {
+    "random": RandomTokens(keep=0.35),
+    "fastv": FastV(keep=0.35),  # prunes inside the decoder
+}
+MAX_NEW_TOKENS = 4  # answers are one word
+
+# So small that tokens of the beginning are evicted long before the end.
+STREAM_CACHE: dict[str, Any] = {"capacity": 1024, "memory": "fading", "text_slots": 160}
+STREAM_TIMES = (BEGINNING, 4 * BEGINNING, END_OF_STREAM)  # the questions are asked at each
+FIRST_WINDOWS = slice(0, BEGINNING // SPEC.seconds)
+STREAM_KINDS = {  # kinds of questions that one object decides, by family
+    "audio-visual": ("colour of sound", "shape of sound", "sound of colour"),
+    "audio": ("length",),
+    "video": ("shape of colour",),
+}
+
+
+def run_demo(arguments: argparse.Namespace) -> None:
+    """Generate a clip in a folder, ask about it, print, draw."""
+    run = stream_demo if arguments.stream else clip_demo
+    run(arguments.folder, arguments.seed)
+
+
+def clip_demo(folder: Path, seed: int | None) -> None:
+    """Questions about a whole clip, answered with each of ``SETTINGS`` and ``BASELINES``."""
+    console = OutputConsole()
+    seed = CLIP_SEED if seed is None else seed
+    clip = sample_clip(seed)
+    params, path = _prepare(folder, clip, console)
+    questions = _draw_clip_questions(clip, seed)
+    answers = _generate_answers(params, path, questions, SETTINGS, console)
+    console.print("[bold]3.[/] Questions about it, and the model's answers")
+    console.print(_answers_table(questions, answers))
+    console.print(_results_table(answers))
+    pictures = {"45 %": folder / "kept.png", PAPER_EXACT: folder / "paper.png"}
+    for name, picture in pictures.items():
+        plot_compression(answers[name][0]).savefig(picture, dpi=130)
+    console.print(
+        f"[bold]4.[/] Tokens kept at 45 %: [bold]{pictures['45 %']}[/]; with the paper-exact "
+        f"variant: [bold]{pictures[PAPER_EXACT]}[/]\n   docs/accuracy.md compares the two.",
+        soft_wrap=True,
+    )
+    console.print("[bold]5.[/] Three methods side by side, 35 % averaged over the layers")
+    baselines = _generate_answers(params, path, questions, BASELINES, console)
+    compared = {"omnizip": answers["35 %"]} | baselines
+    first = {name: each[0] for name, each in compared.items()}
+    costs = compute_costs(params, {"omnizip": SETTINGS["35 %"], **BASELINES}, first)
+    console.print(_answers_table(questions, compared))
+    console.print(tokens_table(first, costs))
+    picture = folder / "methods.png"
+    plot_methods(first).savefig(picture, dpi=110)
+    console.print(f"   Tokens kept by each: [bold]{picture}[/]", soft_wrap=True)
+    print_plain(
+        console,
+        f"\nYour own question, in similar words:\n  omnizip generate {path} "
+        f"'{questions[-1].text}' --checkpoint small --set keep=0.45\n"
+        f"Other methods: omnizip compare {path} '{questions[-1].text}' --keep 0.45\n"
+        f"Another clip: omnizip demo --seed {seed + 1}. A stream: omnizip demo --stream",
+    )
+
+
+def stream_demo(folder: Path, seed: int | None) -> None:
+    """Questions about the beginning of a stream, asked until its end."""
+    console = OutputConsole()
+    seed = STREAM_SEED if seed is None else seed
+    clip = sample_stream(seed)
+    params, path = _prepare(folder, clip, console)
+    questions = draw_stream_questions(clip, seed)
+    console.print(
+        f"[bold]3.[/] Streaming it, window by window, into a cache of {STREAM_CACHE['capacity']} "
+        f"tokens; asking {len(STREAM_TIMES)} times about its first {BEGINNING} seconds"
+    )
+    log, read = RetentionLog(), list[WindowEvent]()
+    answers: dict[float, list[AnswerEvent]] = {}
+    retained: dict[float, tuple[int, int]] = {}  # of the beginning, by the time of a question
+    timed = QuestionQueue(
+        [(time, question.text) for time in STREAM_TIMES for question in questions]
+    )
+    with StreamDisplay(console) as display, windows(path, params.config.spec) as source:
+        display.status("compiling (once)")
+        modalities = {"audio": source.has_audio, "video": source.has_video}
+        state = init_compiled_stream(params, SETTINGS["45 %"], **modalities, **STREAM_CACHE)
+
+        def show(event: Event) -> None:
+            if isinstance(event, WindowEvent):
+                read.append(event)
+                bars = log.bars(STREAM_WINDOWS)
+                display.note(Text(f"retained of each window  {bars}", "cyan"))
+            if isinstance(event, AnswerEvent):
+                if event.time not in retained:
+                    retained[event.time] = now, initial = log.count(FIRST_WINDOWS)
+                    line = f"[{format_time(event.time)}] {now} of {initial} tokens left of "
+                    bars = log.bars(STREAM_WINDOWS)
+                    console.print(Text(f"{line}0-{BEGINNING} s  {bars}", "cyan"))
+                answers.setdefault(event.time, []).append(event)
+            display(event)
+
+        feed_source(
+            params,
+            state,
+            source,
+            timed,
+            show,
+            on_text=display.text,
+            on_state=log,
+            max_new_tokens=MAX_NEW_TOKENS,
+        )
+    console.print(_intervals_table(read, log))
+    console.print(f"[bold]4.[/] The first {BEGINNING} seconds: retained tokens, and the answers")
+    console.print(_stream_answers_table(questions, answers, retained))
+    picture = folder / "retained.png"
+    marks = {time: f"asked, {format_time(time)}" for time in retained}
+    plot_retention(log.retained, log.initial, SPEC.seconds, marks).savefig(picture, dpi=130)
+    console.print(f"   Retained tokens of every window: [bold]{picture}[/]", soft_wrap=True)
+    print_plain(
+        console,
+        f"\nStream it again, and type a question: omnizip stream {path} --realtime "
+        f"--checkpoint small --memory {STREAM_CACHE['memory']}",
+    )
+
+
+def _prepare(folder: Path, clip: TestClip, console: Console) -> tuple[Params, Path]:
+    """Load the small model and write a clip to a file: steps 1 and 2."""
+    console.print(
+        "[bold]1.[/] The small model of this package: Qwen2.5-Omni's thinker with 2 million "
+        "parameters, trained on generated clips of shapes and sounds, in the released layout."
+    )
+    # bfloat16, the dtype of the released weights on a GPU, is slow on a CPU.
+    params = load_checkpoint("small", "float32" if jax.default_backend() == "cpu" else None)
+    path = clip.write(folder / "clip.mp4")
+    console.print(f"[bold]2.[/] A clip that is not in its training data, [bold]{path}[/]:")
+    table = Table(*right_aligned("second"), "shape", "sound")
+    for thing in clip.things:
+        length = "long" if thing.long else "short"
+        sound = f"{thing.sound}, {length}" if thing.sound else "(silent)"
+        table.add_row(f"{thing.slot}-{thing.slot + 1}", f"{thing.colour} {thing.shape}", sound)
+    console.print(table)
+    return params, path
+
+
+def _generate_answers(
+    params: Params,
+    clip: Path,
+    questions: list[Question],
+    settings: Mapping[str, Method],
+    console: Console,
+) -> dict[str, list[Answer]]:
+    """The answers to all questions with each method; their times exclude compilation."""
+    answers: dict[str, list[Answer]] = {}
+    for name, method in settings.items():
+        options: dict[str, Any] = {"compression": method, "max_new_tokens": MAX_NEW_TOKENS}
+        with console.status(f"compiling, then timing: {name}"):
+            for _ in range(2):
+                answers[name] = [generate(params, clip, each.text, **options) for each in questions]
+    return answers
+
+
+def _draw_clip_questions(clip: TestClip, seed: int) -> list[Question]:
+    """Two questions of each family, or one where the clip has one kind only."""
+    random, questions = np.random.default_rng(seed), []
+    for family in FAMILIES:
+        kinds = {question.kind for question in all_questions(clip.things, family)}
+        questions += draw_questions(clip.things, random, min(2, len(kinds)), kinds)
+    return questions
+
+
+def draw_stream_questions(clip: TestClip, seed: int) -> list[Question]:
+    """A question of each family about an object that only the first ten seconds contain."""
+    random, things = np.random.default_rng(seed), only_at_the_beginning(clip.things)
+    return [
+        question
+        for family in FAMILIES
+        for question in draw_questions(things, random, 1, STREAM_KINDS[family])
+    ]
+
+
+def _answers_table(questions: list[Question], answers: dict[str, list[Answer]]) -> Table:
+    """Every question with its correct answer, and the answers of each method."""
+    table = Table("question", "truth", *answers)
+    for index, question in enumerate(questions):
+        texts = [_marked(each[index].text, question) for each in answers.values()]
+        last = question is questions[-1] or questions[index + 1].family != question.family
+        table.add_row(question.text, question.answer, *texts, end_section=last)
+    right = (
+        sum(a.text.strip() == q.answer for a, q in zip(each, questions, strict=True))
+        for each in answers.values()
+    )
+    table.add_row("right answers", "", *(f"{number} of {len(questions)}" for number in right))
+    return table
+
+
+def _stream_answers_table(
+    questions: list[Question],
+    answers: dict[float, list[AnswerEvent]],
+    retained: dict[float, tuple[int, int]],
+) -> Table:
+    """The questions with the answers at each time, and the tokens retained by then."""
+    table = Table("question", "truth", *(f"at {format_time(time)}" for time in answers))
+    for question in questions:
+        texts = [
+            next((event.text for event in events if event.question == question.text), "")
+            for events in answers.values()
+        ]
+        marked = (_marked(text, question) for text in texts)
+        last = question is questions[-1]
+        table.add_row(question.text, question.answer, *marked, end_section=last)
+    counts = (f"{now} of {initial}" for now, initial in retained.values())
+    table.add_row("tokens left in the cache", "", *counts)
+    return table
+
+
+def _marked(text: str, question: Question) -> str:
+    """An answer in green if it is correct, otherwise in red with a cross."""
+    text = text.strip()
+    return f"[green]{text}[/]" if text == question.answer else f"[red]✗ {text}[/]"
+
+
+def _results_table(answers: dict[str, list[Answer]]) -> Table:
+    """Tokens and times of the first question with each method."""
+    columns = right_aligned("audio", "video", "kept", "media", "encode", "prefill", "answer")
+    table = Table("tokens", *columns, title="tokens and times of one question, without compilation")
+    for name, (answer, *_) in answers.items():
+        counts, stages = answer.counts, ("media", "encoders", "prefill", "generation")
+        table.add_row(
+            name,
+            f"{counts.audio_kept}/{counts.audio}",
+            f"{counts.video_kept}/{counts.video}",
+            f"{counts.retained:.1%}",
+            *(f"{answer.seconds[stage] * 1e3:.0f} ms" for stage in stages),
+        )
+    return table
+
+
+def _intervals_table(read: list[WindowEvent], log: RetentionLog) -> Table:
+    """Tokens, time and speed of every ten seconds of the stream."""
+    headings = ("seconds", "audio", "video", "kept", "left", "a window", "speed")
+    title = "every ten seconds of the stream: tokens, and those left at its end"
+    table = Table(*right_aligned(*headings), title=title)
+    for start in range(0, len(read), FIRST_WINDOWS.stop):
+        part = slice(start, min(start + FIRST_WINDOWS.stop, len(read)))
+        events = read[part]
+        left, kept = log.count(part)
+        milliseconds = float(np.median([event.milliseconds for event in events]))
+        table.add_row(
+            f"{part.start * SPEC.seconds}-{part.stop * SPEC.seconds}",
+            f"{sum(e.audio_kept for e in events)}/{sum(e.audio for e in events)}",
+            f"{sum(e.video_kept for e in events)}/{sum(e.video for e in events)}",
+            str(kept),
+            f"{left} = {left / max(kept, 1):.0%}",
+            f"{milliseconds:.0f} ms",
+            f"{1e3 * SPEC.seconds / milliseconds:.1f}x real time",
+        )
+    return table

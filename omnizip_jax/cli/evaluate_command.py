@@ -1,0 +1,163 @@
+"""``omnizip questions``, ``evaluate``, ``report`` and ``caption``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omnizip_jax.checkpoint.load import load_outline
+from omnizip_jax.cli.model_setup import load_with_notice, parse_method, window_spec
+from omnizip_jax.compression import Method
+from omnizip_jax.evaluation.captions import caption_questions
+from omnizip_jax.evaluation.cluster import evaluate_on_cluster
+from omnizip_jax.evaluation.dataset_readers import BENCHMARKS, read_benchmark
+from omnizip_jax.evaluation.evaluator import Engine, Settings
+from omnizip_jax.evaluation.markdown_tables import lined_up
+from omnizip_jax.evaluation.paper_comparison import side_by_side
+from omnizip_jax.evaluation.protocols import OPEN, PROTOCOLS
+from omnizip_jax.evaluation.question_file import Question, read_questions, write_questions
+from omnizip_jax.evaluation.result_files import read_rows, write_whole
+from omnizip_jax.evaluation.run_report import write_report
+from omnizip_jax.evaluation.runner import evaluate
+from omnizip_jax.evaluation.summary import summarise
+from omnizip_jax.evaluation.watching import Watching
+from omnizip_jax.models.params import Params
+
+NOT_RUNS = ([".times"], [".early"])  # files beside the rows that also match `runs/*.jsonl`
+
+
+def run_questions(arguments: argparse.Namespace) -> None:
+    """Write a benchmark's questions, and print how many were found."""
+    benchmark, out = arguments.benchmark, arguments.out
+    questions = read_benchmark(benchmark, arguments.annotations, arguments.videos)
+    write_questions(questions, out)
+    clips = {question["video"] for question in questions}
+    missing = sum(not Path(clip).is_file() for clip in clips)
+    print(f"{len(questions)} questions about {len(clips)} videos: {out}")
+    if missing:
+        print(f"{missing} of the videos are not there; --videos names their folder")
+    print(f"the paper uses at most {BENCHMARKS[benchmark].frames} frames of each: --max-frames")
+
+
+def run_evaluate(arguments: argparse.Namespace) -> None:
+    """Ask every question under every method, then print the report."""
+    if arguments.protocol not in PROTOCOLS:
+        raise ValueError(
+            f"--protocol {arguments.protocol}: unknown; take one of {', '.join(PROTOCOLS)}"
+        )
+    settings = _settings(
+        arguments,
+        _methods(arguments),
+        PROTOCOLS[arguments.protocol],
+        seeds=arguments.seeds,
+        watching=Watching(arguments.memory, arguments.capacity) if arguments.stream else None,
+    )
+    _run(read_questions(arguments.questions), settings, arguments, arguments.one_by_one)
+    print(write_report(arguments.out).read_text(encoding="utf-8"))
+
+
+def run_report(arguments: argparse.Namespace) -> None:
+    """Tabulate runs side by side, printed or written."""
+    runs = [run for run in arguments.runs if run.suffixes[-2:-1] not in NOT_RUNS]
+    text = lined_up(side_by_side([summarise(run) for run in runs]))
+    if arguments.out is None:
+        print(text)
+    else:
+        write_whole(arguments.out, text + "\n")
+        print(arguments.out, file=sys.stderr)
+
+
+def run_caption(arguments: argparse.Namespace) -> None:
+    """Send one prompt about every video, then print how many captions there are."""
+    settings = _settings(arguments, dict([_single_method(arguments)]), OPEN)
+    _run(caption_questions(arguments.sources, arguments.prompt), settings, arguments)
+    rows = read_rows(arguments.out)
+    failed = [row for row in rows if row["error"] is not None]
+    print(f"{len(rows) - len(failed)} captions: {arguments.out}")
+    if failed:
+        first = failed[0]
+        print(
+            f"{len(failed)} videos have none, {first['video']} for example: {first['error']}",
+            file=sys.stderr,
+        )
+
+
+def _single_method(arguments: argparse.Namespace) -> tuple[str, Method]:
+    """The name of ``--method`` with its ``--set`` in results, and the method."""
+    name = ":".join([arguments.method, *[",".join(arguments.set)] * bool(arguments.set)])
+    return name, parse_method(arguments.method, arguments.set)
+
+
+def _methods(arguments: argparse.Namespace) -> dict[str, Method]:
+    """The methods to evaluate, by their text on the command line."""
+    if not arguments.compare:
+        return dict([_single_method(arguments)])
+    if arguments.set:
+        raise ValueError("--set goes with --method; in --compare write omnizip:keep=0.35")
+    methods = {}
+    for text in arguments.compare:
+        name, _, settings = text.partition(":")
+        if text in methods:
+            raise ValueError(f"--compare: {text} is given twice")
+        methods[text] = parse_method(name, settings.split(",") if settings else [])
+    return methods
+
+
+def _settings(
+    arguments: argparse.Namespace, methods: dict[str, Method], protocol: Any, **more: Any
+) -> Settings:
+    """The engine's settings, before the checkpoint's window shape is known."""
+    return Settings(
+        methods=methods,
+        protocol=protocol,
+        max_frames=arguments.max_frames,
+        max_new_tokens=arguments.max_new_tokens,
+        use_audio=not arguments.no_audio,
+        use_video=not arguments.no_video,
+        **more,
+    )
+
+
+def _run(
+    questions: Sequence[Question],
+    settings: Settings,
+    arguments: argparse.Namespace,
+    one_by_one: bool = False,
+) -> None:
+    """Ask on this device, or on a cluster.
+
+    Raises:
+        ValueError: no checkpoint, results of another run, an output that cannot be written, or an
+            unreachable cluster.
+    """
+    common = {
+        "checkpoint": arguments.checkpoint,
+        "one_by_one": one_by_one,
+        "progress": sys.stderr.isatty(),
+    }
+    if arguments.cluster is None:
+        engine = _engine(load_with_notice(arguments), settings, arguments)
+        evaluate(engine, questions, arguments.out, **common)
+        return
+    if sys.stderr.isatty():
+        print("[starting the workers]", file=sys.stderr)
+    outline = load_outline(arguments.checkpoint, dtype=arguments.dtype)
+    evaluate_on_cluster(
+        _engine(outline, settings, arguments),
+        functools.partial(load_with_notice, arguments),
+        questions,
+        arguments.out,
+        address=arguments.cluster,
+        workers=arguments.workers,
+        **common,
+    )
+
+
+def _engine(params: Params, settings: Settings, arguments: argparse.Namespace) -> Engine:
+    spec = window_spec(arguments, params.config.spec)
+    return Engine(params, dataclasses.replace(settings, spec=spec))

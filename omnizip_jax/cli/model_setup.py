@@ -1,0 +1,111 @@
+"""The checkpoint, window shape and compression methods that command-line options select."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from omnizip_jax.checkpoint.load import load
+from omnizip_jax.checkpoint.small_model import cache_folder
+from omnizip_jax.compression import METHODS, Method
+from omnizip_jax.config import WindowSpec
+from omnizip_jax.models.params import Params
+
+
+def load_checkpoint(path: str, dtype: str | None = None) -> Params:
+    """Load a checkpoint, and keep compiled programs in the user's cache folder from now on."""
+    enable_compilation_cache()
+    return load(path, dtype=dtype)
+
+
+def load_with_notice(arguments: argparse.Namespace) -> Params:
+    """``load_checkpoint`` of the options, announced on stderr if it is a terminal."""
+    if sys.stderr.isatty():
+        print(f"[loading {arguments.checkpoint}]", file=sys.stderr)
+    return load_checkpoint(arguments.checkpoint, arguments.dtype)
+
+
+def enable_compilation_cache() -> None:
+    """Keep compiled programs between runs, in the user's cache folder."""
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+
+
+def window_spec(arguments: argparse.Namespace, spec: WindowSpec) -> WindowSpec:
+    """The checkpoint's window shape, with the grid of ``--grid-slots``."""
+    if arguments.grid_slots is None:
+        return spec
+    return dataclasses.replace(spec, grid_slots=arguments.grid_slots)
+
+
+def parse_method(name: str, settings: Sequence[str]) -> Method:
+    """The named method, with some of its settings changed.
+
+    Args:
+        settings: each ``key=value``; values are Python literals, text without quotes.
+
+    Raises:
+        ValueError: an unknown method or setting, or a value that the method refuses.
+    """
+    if name not in METHODS:
+        raise ValueError(f"--method {name}: unknown; take one of {', '.join(METHODS)}")
+    known = _settings_of(name)
+    values: dict[str, Any] = {}
+    for setting in settings:
+        key, text = _split(setting)
+        if text is None or key not in known:
+            raise ValueError(
+                f"--set {setting}: {name} has the settings {', '.join(known) or '(none)'}, each "
+                "written key=value"
+            )
+        values[key] = _parse_value(text)
+    return METHODS[name](**values)
+
+
+def parse_methods(names: str, settings: Sequence[str] = ()) -> dict[str, Method]:
+    """Methods by name, from names separated by commas.
+
+    Args:
+        settings: as for ``parse_method``; each is applied to the methods that have it. ``keep`` is
+            not applied to ``all``, which keeps everything.
+
+    Raises:
+        ValueError: as ``parse_method``; a setting that none of them has; a repeated name.
+    """
+    fields = {
+        name: _settings_of(name) if name in METHODS else []
+        for name in (name.strip() for name in names.split(","))
+    }
+    if len(fields) != len(names.split(",")):
+        raise ValueError(f"--methods {names}: name each method once, with commas between")
+    chosen: dict[str, list[str]] = {name: [] for name in fields}
+    for setting in settings:
+        key, _ = _split(setting)
+        having = [name for name in fields if key in fields[name] and (key, name) != ("keep", "all")]
+        for name in having or list(fields)[:1]:  # the error of the first one lists its settings
+            chosen[name].append(setting)
+    return {name: parse_method(name, chosen[name]) for name in fields}
+
+
+def _settings_of(name: str) -> list[str]:
+    return [field.name for field in dataclasses.fields(METHODS[name])]
+
+
+def _split(setting: str) -> tuple[str, str | None]:
+    key, equals, text = setting.partition("=")
+    return key.strip().replace("-", "_"), text.strip() if equals else None
+
+
+def _parse_value(text: str) -> Any:
+    words: dict[str, Any] = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

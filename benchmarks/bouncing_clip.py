@@ -1,4 +1,4 @@
-"""A clip made on the spot: balls bounce, every bounce sounds, and calm follows commotion."""
+"""A synthetic clip of bouncing balls, a note for every bounce, with quiet and busy periods."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
 SAMPLE_RATE = 48_000
-CALM_SECONDS = 4.0  # one turn from calm to commotion and back
+PERIOD_SECONDS = 4.0  # of the activity
 SCALE = (0, 3, 5, 7, 10)  # minor pentatonic: any two notes go together
 
 
@@ -23,26 +23,25 @@ def write_clip(
     seed: int = 0,
     balls: int = 6,
 ) -> Path:
-    """Write an mp4 (H.264 and AAC) whose sound belongs to its picture.
+    """Write an mp4 (H.264 and AAC) with correlated audio and video.
 
-    Coloured balls stand still and silent in the calm moments and fly in the busy ones; each has
-    a note, which is heard whenever it touches the border. Windows therefore differ in how much
-    there is to hear and to see, which is what audio-guided compression looks for.
+    Coloured balls stand still in quiet periods and move in busy ones; each has a note that is
+    played when it touches the border. So the activity differs between windows.
 
     Args:
         path: file to write.
         seconds: length of the clip.
         size: width and height in pixels, both even.
         fps: frames per second.
-        seed: decides the colours and ways; the same seed gives the same clip, but for the
-            encoder's rounding.
-        balls: how many there are.
+        seed: of colours and movement; the same seed gives the same clip up to the rounding of
+            the encoder.
+        balls: number of balls.
 
     Returns:
-        The path, for chaining.
+        The path.
 
     Raises:
-        ValueError: ``size`` odd or too small, or a length that holds no frame.
+        ValueError: ``size`` is odd or too small, or there is no frame or no ball.
     """
     width, height = size
     if width % 2 or height % 2 or min(size) < 32:
@@ -54,7 +53,7 @@ def write_clip(
         )
 
     random = np.random.default_rng(seed)
-    # Half-crossings of the picture per second, along x and y; start between the borders.
+    # Half-crossings of the frame per second along x and y, and the start between the borders.
     speed = random.uniform(0.5, 1.6, (balls, 2))
     start = random.uniform(0.2, 0.8, (balls, 2))
     hues = (random.uniform() + np.arange(balls) / balls) % 1.0
@@ -82,9 +81,9 @@ def write_clip(
 
 
 def _flight(time):
-    """Seconds of flight until ``time``: the integral of an activity that swings from 0 to 1."""
-    turn = 2 * math.pi / CALM_SECONDS
-    # Activity (1 - cos)^2 / 4 lingers at rest and rushes through its peak.
+    """Seconds of movement until ``time``: the integral of an activity between 0 and 1."""
+    turn = 2 * math.pi / PERIOD_SECONDS
+    # The activity is (1 - cos)^2 / 4.
     return (1.5 * time - 2 * np.sin(turn * time) / turn + np.sin(2 * turn * time) / (4 * turn)) / 4
 
 
@@ -92,9 +91,9 @@ def _draw(size, flight, speed, start, hues, radius) -> UInt8[np.ndarray, "h w 3"
     width, height = size
     image = Image.new("RGB", size, (201, 208, 222))
     draw = ImageDraw.Draw(image)
-    for row in range(0, height, max(2, height // 12)):  # a still backdrop of stripes
+    for row in range(0, height, max(2, height // 12)):  # a static background of stripes
         draw.line([(0, row), (width, row)], fill=(182, 190, 206))
-    place = np.abs((start + speed * flight + 1) % 2 - 1)  # to and fro between 0 and 1
+    place = np.abs((start + speed * flight + 1) % 2 - 1)  # reflected between 0 and 1
     for (x, y), hue in zip(place, hues, strict=True):
         centre = radius + x * (width - 2 * radius), radius + y * (height - 2 * radius)
         colour = tuple(
@@ -105,7 +104,7 @@ def _draw(size, flight, speed, start, hues, radius) -> UInt8[np.ndarray, "h w 3"
 
 
 def _sound(seconds, speed, start) -> Float[np.ndarray, " samples"]:
-    """A decaying note for every touch of a border, over a hum too soft to notice."""
+    """A decaying note for every touch of a border, and a soft hum."""
     time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     sound = 1e-3 * np.sin(2 * np.pi * 110 * time)
     note = np.arange(SAMPLE_RATE // 2) / SAMPLE_RATE

@@ -14,11 +14,11 @@ from omnizip_jax.testbed.clip_questions import FAMILIES, Question, draw_question
 from omnizip_jax.testbed.synthetic_clips import (
     DIFFICULTIES,
     SPEC,
+    ClipObject,
     Difficulty,
     Split,
-    TestClip,
-    Thing,
-    draw_things,
+    SyntheticClip,
+    draw_objects,
     make_clip,
     random_generator,
 )
@@ -63,18 +63,18 @@ class Survey:
         """How many windows the clip of a seed has."""
         return self.lengths[seed % len(self.lengths)]
 
-    def plot(self, seed: int, split: Split) -> tuple[tuple[Thing, ...], list[Question]]:
+    def plot(self, seed: int, split: Split) -> tuple[tuple[ClipObject, ...], list[Question]]:
         """What happens in the clip of a seed, and the questions, without making the clip."""
         windows = self.windows(seed)
-        things = draw_things(random_generator(split, seed), self.look, windows)
+        objects = draw_objects(random_generator(split, seed), self.look, windows)
         # Where things come again, it is also asked when.
-        seconds = windows * SPEC.seconds if self.look.again > 1 else None
+        seconds = windows * SPEC.seconds if self.look.max_occurrences > 1 else None
         random = np.random.default_rng([1, seed])
         if self.each:
-            return things, draw_questions(things, random, self.each, seconds=seconds)
-        return things, [draw_question(things, random, family, seconds) for family in FAMILIES]
+            return objects, draw_questions(objects, random, self.each, seconds=seconds)
+        return objects, [draw_question(objects, random, family, seconds) for family in FAMILIES]
 
-    def clip(self, seed: int, split: Split) -> TestClip:
+    def clip(self, seed: int, split: Split) -> SyntheticClip:
         """The clip of a seed."""
         return make_clip(seed, split, self.look, self.windows(seed))
 
@@ -108,7 +108,7 @@ SURVEYS = {
 }
 
 
-def quiz(seed: int, split: Split, difficulty: str) -> tuple[TestClip, list[Question]]:
+def quiz(seed: int, split: Split, difficulty: str) -> tuple[SyntheticClip, list[Question]]:
     """The clip of a seed, and the questions about it."""
     survey = SURVEYS[difficulty]
     return survey.clip(seed, split), survey.plot(seed, split)[1]

@@ -174,9 +174,9 @@ def compared(
     columns = [(of["rows"], keep) for of in summary.values() for keep in shares]
     lines = []
     for method in methods:
-        cells = [cell(rows, method, keep) for rows, keep in columns]
-        if any(text != NOTHING for text in cells):
-            lines.append([label(method), *cells])
+        video_objects = [cell(rows, method, keep) for rows, keep in columns]
+        if any(text != NOTHING for text in video_objects):
+            lines.append([label(method), *video_objects])
     return table(["method", *(f"{name}, {keep:.0%}" for name in summary for keep in shares)], lines)
 
 

@@ -18,7 +18,7 @@ from experiments.reference_methods import Oracle, known
 from experiments.training_batches import cut
 from omnizip_jax.compression import AllTokens, Method
 from omnizip_jax.media.live_sound import MelStream
-from omnizip_jax.testbed.synthetic_clips import SPEC, TestClip
+from omnizip_jax.testbed.synthetic_clips import SPEC, SyntheticClip
 from omnizip_jax.types import AudioFeatures, EncodedWindow, Window
 
 
@@ -57,8 +57,8 @@ class Readings:
     def __init__(
         self,
         own: EncodedWindow,
-        clips: Sequence[TestClip],
-        others: Callable[[], Sequence[TestClip]],
+        clips: Sequence[SyntheticClip],
+        others: Callable[[], Sequence[SyntheticClip]],
         encode: Callable[[Sequence[Window]], EncodedWindow],
     ):
         self._own, self._clips, self._others, self._encode = own, clips, others, encode

@@ -15,7 +15,7 @@ from omnizip_jax.compression.novelty import Usual
 from omnizip_jax.compression.share import Share
 from omnizip_jax.compression.surprise import Surprise
 from omnizip_jax.inference.sequence import interleave
-from omnizip_jax.testbed.synthetic_clips import SPEC, TestClip
+from omnizip_jax.testbed.synthetic_clips import SPEC, SyntheticClip
 from omnizip_jax.types import EncodedWindow, Selection
 
 
@@ -30,11 +30,14 @@ class KnownWindow(EncodedWindow):
     seen: Bool[Array, "*W G P"] | None = None
 
 
-def known(windows: EncodedWindow, clips: Sequence[TestClip]) -> KnownWindow:
+def known(windows: EncodedWindow, clips: Sequence[SyntheticClip]) -> KnownWindow:
     """Encoded clips [B, W, ...] with what is told about them."""
-    heard = np.stack([clip.active.reshape(-1, SPEC.audio_slots) >= 0 for clip in clips])
+    heard = np.stack([clip.audio_objects.reshape(-1, SPEC.audio_slots) >= 0 for clip in clips])
     seen = np.stack(
-        [clip.cells.reshape(-1, SPEC.grids, clip.cells.shape[1]) >= 0 for clip in clips]
+        [
+            clip.video_objects.reshape(-1, SPEC.grids, clip.video_objects.shape[1]) >= 0
+            for clip in clips
+        ]
     )
     fields = {field.name: getattr(windows, field.name) for field in dataclasses.fields(windows)}
     return KnownWindow(**fields, heard=jnp.asarray(heard), seen=jnp.asarray(seen))
@@ -68,13 +71,15 @@ class Oracle(Share):
         assert windows.heard is not None and windows.seen is not None
         audio, video = windows.audio.token_mask, windows.video_mask
         exists = interleave(video, audio)
-        things = interleave(windows.seen, windows.heard) & exists
+        objects = interleave(windows.seen, windows.heard) & exists
         total = self.kept(jnp.sum(exists), exists.size)
-        first = jnp.minimum(total, jnp.sum(things))
-        keep = spread(things, first) | spread(exists & ~things, total - first)
+        first = jnp.minimum(total, jnp.sum(objects))
+        keep = spread(objects, first) | spread(exists & ~objects, total - first)
         rows = keep.reshape(len(audio), -1)
-        cells = video[0].size
-        return Selection.of(audio, video, rows[:, cells:], rows[:, :cells].reshape(video.shape))
+        video_objects = video[0].size
+        return Selection.of(
+            audio, video, rows[:, video_objects:], rows[:, :video_objects].reshape(video.shape)
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.released import released_leaves
 from omnizip_jax.testbed.clip_questions import NUMBERS, all_questions
 from omnizip_jax.testbed.random_checkpoint import build_tokenizer, released_config
-from omnizip_jax.testbed.synthetic_clips import COLOURS, SHAPES, SOUNDS, SPEC, Thing
+from omnizip_jax.testbed.synthetic_clips import COLOURS, SHAPES, SOUNDS, SPEC, ClipObject
 
 HIDDEN = 128  # of the decoder
 
@@ -57,14 +57,15 @@ def answers() -> list[str]:
 
 def small_tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer to which every word of the questions and every answer is one token."""
-    things = [
-        Thing(0, colour, "circle", sound) for colour, sound in zip(COLOURS, SOUNDS, strict=True)
+    objects = [
+        ClipObject(0, colour, "circle", sound)
+        for colour, sound in zip(COLOURS, SOUNDS, strict=True)
     ]
     # Sounds follow each other, and one comes again: every kind of question can be asked.
-    things = [
-        dataclasses.replace(thing, slot=20 * i) for i, thing in enumerate([*things, things[0]])
+    objects = [
+        dataclasses.replace(obj, second=20 * i) for i, obj in enumerate([*objects, objects[0]])
     ]
-    questions = [question.text for question in all_questions(tuple(things), seconds=600)]
+    questions = [question.text for question in all_questions(tuple(objects), seconds=600)]
     turns = ["system", "user", "assistant"]
     # Pairs that occur once are merged too, so that every word becomes one token.
     return build_tokenizer([DEFAULT_SYSTEM, *questions, *turns, *answers()], vocabulary=1024)

@@ -42,7 +42,7 @@ from omnizip_jax.inference.generation import ask
 from omnizip_jax.inference.streaming import feed
 from omnizip_jax.models.params import Params
 from omnizip_jax.testbed.clip_questions import Question
-from omnizip_jax.testbed.synthetic_clips import SLOTS_PER_WINDOW, SPEC, Split
+from omnizip_jax.testbed.synthetic_clips import SPEC, Split
 from omnizip_jax.types import Window
 
 SLOTS = 1280  # of a cache that forgets: 42 windows at 25 %, and less of them once it was full
@@ -147,7 +147,7 @@ def remember_to(
     Raises:
         ValueError: the file was measured with something else, or a stream has no age.
     """
-    ages = ages_within(windows * SLOTS_PER_WINDOW, ages)
+    ages = ages_within(windows * SPEC.seconds, ages)
     done = resume(file, about(params, name, split, windows, slots, ages))
     there = {(line["stream"], line["row"]) for line in done}
     rows = rows_of(windows, slots)
@@ -211,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of tables, curves")
     given = parser.parse_args(arguments)
     params = given.checkpoint
-    ages = ages_within(given.windows * SLOTS_PER_WINDOW)
+    ages = ages_within(given.windows * SPEC.seconds)
     setting = given.method, given.split, given.windows, given.slots
     stem = "memory" if given.method == "omnizip" else f"memory_{given.method}"
     file = given.results / f"{stem}_{given.split}.jsonl"

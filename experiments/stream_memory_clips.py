@@ -16,11 +16,11 @@ from omnizip_jax.testbed.clip_questions import Question, all_questions
 from omnizip_jax.testbed.synthetic_clips import (
     COLOURS,
     DIFFICULTIES,
-    SLOTS_PER_WINDOW,
     SOUNDS,
+    SPEC,
+    ClipObject,
     Split,
-    TestClip,
-    Thing,
+    SyntheticClip,
     random_generator,
     render,
 )
@@ -48,8 +48,8 @@ Ages = Mapping[str, tuple[int, int]]
 class Plot(NamedTuple):
     """What happens in a stream: the things by slot, and by age the one that is asked about."""
 
-    things: tuple[Thing, ...]
-    by_age: dict[str, Thing]
+    objects: tuple[ClipObject, ...]
+    by_age: dict[str, ClipObject]
 
 
 def ages_within(seconds: int, ages: Ages = AGES) -> dict[str, tuple[int, int]]:
@@ -75,27 +75,29 @@ def draw_plot(random: np.random.Generator, seconds: int, ages: Ages) -> Plot:
     silent = int(random.integers(LOOK.silent[0], min(LOOK.silent[1], FURTHER) + 1))
     sounding = max(len(slots) - silent, len(ages))  # first of all the events that have an age
     sounds = [*random.permutation(SOUNDS)[:sounding].tolist(), *[None] * silent]
-    things = [
-        Thing(slot, colour, str(random.choice(SHAPES)), sound, bool(sound and random.integers(2)))
-        for slot, colour, sound in zip(slots, colours, sounds, strict=False)
+    objects = [
+        ClipObject(
+            second, colour, str(random.choice(SHAPES)), sound, bool(sound and random.integers(2))
+        )
+        for second, colour, sound in zip(slots, colours, sounds, strict=False)
     ]
-    by_age = dict(zip(ages, things, strict=False))
-    return Plot(tuple(sorted(things, key=lambda thing: thing.slot)), by_age)
+    by_age = dict(zip(ages, objects, strict=False))
+    return Plot(tuple(sorted(objects, key=lambda obj: obj.second)), by_age)
 
 
 def questions_by_age(plot: Plot) -> list[tuple[str, Question]]:
     """Every question of the kinds that are asked, about the event of each age, age by age."""
-    questions = [q for q in all_questions(plot.things) if q.kind in ASKED]
-    return [(age, q) for age, thing in plot.by_age.items() for q in questions if q.thing == thing]
+    questions = [q for q in all_questions(plot.objects) if q.kind in ASKED]
+    return [(age, q) for age, obj in plot.by_age.items() for q in questions if q.subject == obj]
 
 
 def make_stream(
     seed: int, split: Split, windows: int, ages: Ages
-) -> tuple[TestClip, list[tuple[str, Question]]]:
+) -> tuple[SyntheticClip, list[tuple[str, Question]]]:
     """The stream of a seed, and what is asked at its end; the same arguments give the same.
 
     660 s take 0.6 GB while they are drawn, so a stream is one clip.
     """
     random = random_generator(split, seed)
-    plot = draw_plot(random, windows * SLOTS_PER_WINDOW, ages)
-    return render(plot.things, random, LOOK, windows), questions_by_age(plot)
+    plot = draw_plot(random, windows * SPEC.seconds, ages)
+    return render(plot.objects, random, LOOK, windows), questions_by_age(plot)

@@ -55,12 +55,12 @@ from omnizip_jax.testbed.synthetic_clips import (
     COLOURS,
     DIFFICULTIES,
     SHAPES,
-    SLOTS_PER_WINDOW,
     SOUNDS,
+    SPEC,
+    ClipObject,
     Difficulty,
-    TestClip,
-    Thing,
-    clip_windows,
+    SyntheticClip,
+    default_windows,
     make_clip,
     random_generator,
     render,
@@ -221,21 +221,23 @@ def encoder_batch(seed: int, step: int, size: int) -> EncoderBatch:
     return EncoderBatch.of([_busy_clip(first + i) for i in range(size)])
 
 
-def _busy_clip(seed: int, windows: int = 2) -> TestClip:
+def _busy_clip(seed: int, windows: int = 2) -> SyntheticClip:
     """One shape in every second, or three small ones, of which one sounds."""
     random = random_generator("train", seed)
     look, crowded = LOOKS[random.integers(len(LOOKS))], random.random() < 0.6
     if crowded:  # up to this radius there is room for another one, wherever the first ones are
         look = dataclasses.replace(look, radius=(12, 24))
-    things = []
-    for slot in range(windows * SLOTS_PER_WINDOW):
+    objects = []
+    for second in range(windows * SPEC.seconds):
         colours = random.permutation(list(COLOURS))[: 3 if crowded else 1].tolist()
         shapes = random.choice(SHAPES, len(colours)).tolist()
-        things.append(
-            Thing(slot, colours[0], shapes[0], str(random.choice(SOUNDS)), bool(random.integers(2)))
+        objects.append(
+            ClipObject(
+                second, colours[0], shapes[0], str(random.choice(SOUNDS)), bool(random.integers(2))
+            )
         )
-        things += [Thing(slot, *pair) for pair in zip(colours[1:], shapes[1:], strict=True)]
-    return render(tuple(things), random, look, windows)
+        objects += [ClipObject(second, *pair) for pair in zip(colours[1:], shapes[1:], strict=True)]
+    return render(tuple(objects), random, look, windows)
 
 
 def make_encode(params: Any, config: ModelConfig) -> Encode:
@@ -259,7 +261,7 @@ def make_banks(
     might be.
     """
 
-    def read(index: int, clip: TestClip) -> Window:
+    def read(index: int, clip: SyntheticClip) -> Window:
         if index < clips // 3:
             return reread(clip) if index % 6 == 0 else cut(clip)
         return cut(clip, live=index % 4 == 0)
@@ -268,8 +270,8 @@ def make_banks(
     for number, look in enumerate(LOOKS):
         first = 10**9 * (seed + 1) + number * 10**6
         random = random_generator("train", first)
-        plots = _every_content(random, look.crowd, clips - clips // 3)
-        further = 30 if look.again > 1 else 8  # windows of every tenth clip
+        plots = _every_content(random, look.max_silent, clips - clips // 3)
+        further = 30 if look.max_occurrences > 1 else 8  # windows of every tenth clip
         made = itertools.chain(
             (
                 make_clip(first + 1 + i, "train", look, 4 if i % 10 else further)
@@ -283,30 +285,32 @@ def make_banks(
 
 def _every_content(
     random: np.random.Generator, crowd: int, clips: int
-) -> Iterator[tuple[Thing, ...]]:
+) -> Iterator[tuple[ClipObject, ...]]:
     """What happens in clips of four windows that share out what a window can sound like."""
     kinds = [None, *itertools.product(SOUNDS, (False, True))]
     pairs = list(itertools.product(kinds, kinds)) + [(None, None)] * 70
     order = [random.permutation(len(pairs)) for _ in range(4 * clips // len(pairs) + 1)]
     deck = [pairs[i] for i in np.concatenate(order)]
     for clip in range(clips):
-        things = []
+        objects = []
         for window in range(4):
-            for slot, sound in enumerate(deck[4 * clip + window]):
+            for second, sound in enumerate(deck[4 * clip + window]):
                 count = 1 if sound else random.integers(crowd + 1)
                 colours = random.permutation(list(COLOURS))[:count].tolist()
-                things += [
-                    Thing(2 * window + slot, colour, str(random.choice(SHAPES)), *(sound or ()))
+                objects += [
+                    ClipObject(
+                        2 * window + second, colour, str(random.choice(SHAPES)), *(sound or ())
+                    )
                     for colour in colours
                 ]
-        yield tuple(things)
+        yield tuple(objects)
 
 
 def validation_banks(params: Any, config: ModelConfig, clips: int) -> dict[str, Bank]:
     """Encoded clips of every difficulty that no training sees; long ones up to a minute."""
     encode, banks = make_encode(params, config), {}
     for name, look in DIFFICULTIES.items():
-        lengths = [min(clip_windows(i, look), 30) for i in range(clips)]
+        lengths = [min(default_windows(i, look), 30) for i in range(clips)]
         made = (make_clip(i, "validation", look, windows) for i, windows in enumerate(lengths))
         banks[name] = Bank(made, encode)
     return banks

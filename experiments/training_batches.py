@@ -30,13 +30,12 @@ from omnizip_jax.testbed.synthetic_clips import (
     DIFFICULTIES,
     SHAPES,
     SIDE,
-    SLOTS_PER_WINDOW,
     SOUNDS,
     SPEC,
+    ClipObject,
     Difficulty,
-    TestClip,
-    Thing,
-    draw_things,
+    SyntheticClip,
+    draw_objects,
 )
 from omnizip_jax.types import Window
 
@@ -61,7 +60,7 @@ MOST_WINDOWS = STREAM_WINDOWS  # of a clip that is put together
 TURN = 24  # tokens of a question and its answer, at most
 
 
-def cut(clip: TestClip, live: bool = False) -> Window:
+def cut(clip: SyntheticClip, live: bool = False) -> Window:
     """The windows of a clip as ``load_clip`` cuts them, without resizing and resampling.
 
     ``live``: every window knows the loudest of its own sound alone, which is the worst that a
@@ -69,18 +68,18 @@ def cut(clip: TestClip, live: bool = False) -> Window:
     """
     pairs = clip.frames.reshape(-1, 2, *clip.frames.shape[1:])
     patches = np.stack([patchify(pair, 14, 2) for pair in pairs])
-    pieces = clip.waveform.reshape(len(pairs) // SLOTS_PER_WINDOW if live else 1, -1)
+    pieces = clip.waveform.reshape(len(pairs) // SPEC.seconds if live else 1, -1)
     mel = np.concatenate([clip_log_mel(piece, SPEC.mel_bins) for piece in pieces], axis=1)
     return _windows(
         patches.reshape(-1, 2, *patches.shape[1:]), mel.reshape(SPEC.mel_bins, -1, SPEC.mel_frames)
     )
 
 
-def reread(clip: TestClip) -> Window:
+def reread(clip: SyntheticClip) -> Window:
     """The windows of a clip that was written to an mp4 and read again."""
     with tempfile.TemporaryDirectory() as folder:
         windows = load_clip(clip.write(Path(folder) / "clip.mp4"), SPEC).windows
-    count = len(clip.cells) // SLOTS_PER_WINDOW  # codecs append some silence
+    count = len(clip.video_objects) // SPEC.seconds  # codecs append some silence
     return _windows(windows.patches[:count], windows.mel[:count].transpose(1, 0, 2))
 
 
@@ -105,7 +104,7 @@ class EncoderBatch(struct.PyTreeNode):
     sound: Int[Array, "M A"]
 
     @classmethod
-    def of(cls, clips: Sequence[TestClip]) -> EncoderBatch:
+    def of(cls, clips: Sequence[SyntheticClip]) -> EncoderBatch:
         windows = [cut(clip) for clip in clips]
         labels = [token_labels(clip) for clip in clips]
         return cls(
@@ -115,17 +114,17 @@ class EncoderBatch(struct.PyTreeNode):
         )
 
 
-def token_labels(clip: TestClip) -> dict[str, np.ndarray]:
+def token_labels(clip: SyntheticClip) -> dict[str, np.ndarray]:
     """Colour and shape of every video token, sound of every audio token."""
 
     def label(ids: dict, name: str, index: np.ndarray) -> np.ndarray:
-        table = np.array([ids[getattr(thing, name)] for thing in clip.things] + [0])
+        table = np.array([ids[getattr(obj, name)] for obj in clip.objects] + [0])
         return table[index]  # index -1 is the 0 at the end
 
     return {
-        "colour": label(COLOUR_IDS, "colour", clip.cells),
-        "shape": label(SHAPE_IDS, "shape", clip.cells),
-        "sound": label(SOUND_IDS, "sound", clip.active).reshape(-1, SPEC.audio_slots),
+        "colour": label(COLOUR_IDS, "colour", clip.video_objects),
+        "shape": label(SHAPE_IDS, "shape", clip.video_objects),
+        "sound": label(SOUND_IDS, "sound", clip.audio_objects).reshape(-1, SPEC.audio_slots),
     }
 
 
@@ -145,54 +144,54 @@ class Bank:
 
     def __init__(
         self,
-        clips: Iterable[TestClip],
+        clips: Iterable[SyntheticClip],
         encode: Encode,
-        read: Callable[[int, TestClip], Window] = lambda _, clip: cut(clip),
+        read: Callable[[int, SyntheticClip], Window] = lambda _, clip: cut(clip),
         consistent: int | None = None,
     ):
-        self.things: list[tuple[Thing, ...]] = []
+        self.objects: list[tuple[ClipObject, ...]] = []
         self.windows: list[int] = []
         video, audio, labels = [], [], defaultdict(list)
         for index, clip in enumerate(clips):
             grids, sounds = encode(read(index, clip))
             video.append(grids.reshape(-1, *grids.shape[2:]).astype(np.float16))
             audio.append(sounds.astype(np.float16))
-            self.things.append(clip.things)
+            self.objects.append(clip.objects)
             self.windows.append(len(sounds))
             for name, values in token_labels(clip).items():
                 labels[name].append(values)
         self.video, self.audio = np.concatenate(video), np.concatenate(audio)
         self.labels = {name: np.concatenate(values) for name, values in labels.items()}
-        self.consistent = len(self.things) if consistent is None else consistent
+        self.consistent = len(self.objects) if consistent is None else consistent
         self._begins = np.cumsum([0, *self.windows])
         self._grids, self._sounds = defaultdict(list), defaultdict(list)
-        for things, begins, windows in zip(self.things, self._begins, self.windows, strict=False):
+        for objects, begins, windows in zip(self.objects, self._begins, self.windows, strict=False):
             for window in range(windows):
-                self._sounds[_heard(things, window)].append(begins + window)
-            for slot in range(windows * SLOTS_PER_WINDOW):
-                self._grids[_seen(things, slot)].append(begins * SLOTS_PER_WINDOW + slot)
+                self._sounds[_heard(objects, window)].append(begins + window)
+            for second in range(windows * SPEC.seconds):
+                self._grids[_seen(objects, second)].append(begins * SPEC.seconds + second)
 
     def whole(self, clip: int) -> tuple[np.ndarray, np.ndarray]:
         """Places of the grids and the windows of sound of a clip as it was."""
         sounds = self._begins[clip] + np.arange(self.windows[clip])
-        first = SLOTS_PER_WINDOW * self._begins[clip]
-        return first + np.arange(SLOTS_PER_WINDOW * self.windows[clip]), sounds
+        first = SPEC.seconds * self._begins[clip]
+        return first + np.arange(SPEC.seconds * self.windows[clip]), sounds
 
-    def without_unknown(self, things: tuple[Thing, ...]) -> tuple[Thing, ...]:
+    def without_unknown(self, objects: tuple[ClipObject, ...]) -> tuple[ClipObject, ...]:
         """The things without those whose second, or window, the bank has not seen, or heard."""
         while True:
             unknown = [
-                thing
-                for thing in things
-                if _seen(things, thing.slot) not in self._grids
-                or _heard(things, thing.slot // SLOTS_PER_WINDOW) not in self._sounds
+                obj
+                for obj in objects
+                if _seen(objects, obj.second) not in self._grids
+                or _heard(objects, obj.second // SPEC.seconds) not in self._sounds
             ]
             if not unknown:
-                return things
-            things = tuple(thing for thing in things if thing != unknown[-1])
+                return objects
+            objects = tuple(obj for obj in objects if obj != unknown[-1])
 
     def find(
-        self, things: tuple[Thing, ...], windows: int, random: np.random.Generator
+        self, objects: tuple[ClipObject, ...], windows: int, random: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         """Places of grids and windows of sound that show and play these things.
 
@@ -206,19 +205,19 @@ class Bank:
                 raise ValueError(f"no clip of the bank has {missing[0]}: give it more clips")
             return np.array([known[x][random.integers(len(known[x]))] for x in wanted])
 
-        slots = range(windows * SLOTS_PER_WINDOW)
-        grids = draw(self._grids, [_seen(things, slot) for slot in slots])
-        return grids, draw(self._sounds, [_heard(things, window) for window in range(windows)])
+        slots = range(windows * SPEC.seconds)
+        grids = draw(self._grids, [_seen(objects, second) for second in slots])
+        return grids, draw(self._sounds, [_heard(objects, window) for window in range(windows)])
 
 
-def _seen(things, slot):
-    return frozenset((t.colour, t.shape) for t in things if t.slot == slot)
+def _seen(objects, second):
+    return frozenset((t.colour, t.shape) for t in objects if t.second == second)
 
 
-def _heard(things, window):
-    first = window * SLOTS_PER_WINDOW
-    events = [t for t in things if t.sound and first <= t.slot < first + SLOTS_PER_WINDOW]
-    return frozenset((t.slot - first, t.sound, t.long) for t in events)
+def _heard(objects, window):
+    first = window * SPEC.seconds
+    events = [t for t in objects if t.sound and first <= t.second < first + SPEC.seconds]
+    return frozenset((t.second - first, t.sound, t.long) for t in events)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -309,10 +308,10 @@ class Dialogues:
         clips = [self._draw_clip(random, lesson, start) for _ in range(lesson.clips)]
         questions = [
             [
-                draw_questions(things, random, lesson.rounds, lesson.kinds, windows * SPEC.seconds)
+                draw_questions(objects, random, lesson.rounds, lesson.kinds, windows * SPEC.seconds)
                 for _ in range(lesson.rows)
             ]
-            for _, _, _, things, windows in clips
+            for _, _, _, objects, windows in clips
         ]
         text, answer = zip(*(self._write(rows, lesson.rounds) for rows in questions), strict=True)
 
@@ -351,42 +350,43 @@ class Dialogues:
         look, bank = self._banks[int(random.integers(len(self._banks)))]
         if lesson.whole:
             clip = int(random.integers(bank.consistent))
-            things, windows, places = bank.things[clip], bank.windows[clip], bank.whole(clip)
+            objects, windows, places = bank.objects[clip], bank.windows[clip], bank.whole(clip)
         else:
             fewest, most = lesson.windows
             windows = round(fewest * (most / fewest) ** random.random())  # as likely twice as long
             again = random.random() < lesson.again
-            plot = dataclasses.replace(look, again=LONG.again if again else 1)
-            things: tuple[Thing, ...] = ()
-            while not any(thing.sound for thing in things):
-                things = bank.without_unknown(draw_things(random, plot, windows))
-            places = bank.find(things, windows, random)
+            plot = dataclasses.replace(look, max_occurrences=LONG.max_occurrences if again else 1)
+            objects: tuple[ClipObject, ...] = ()
+            while not any(obj.sound for obj in objects):
+                objects = bank.without_unknown(draw_objects(random, plot, windows))
+            places = bank.find(objects, windows, random)
         grids, sounds = places
         labels = {
-            name: _lay_out(*pair) for name, pair in self._label(bank, things, grids, sounds).items()
+            name: _lay_out(*pair)
+            for name, pair in self._label(bank, objects, grids, sounds).items()
         }
         busy = (labels["colour"] > 0) | (labels["sound"] > 0)
         chosen = _choose(random, busy, lesson.slots, lesson.all_sound)
         media = _lay_out(bank.video[grids], bank.audio[sounds])[chosen]
         at = clip_positions(MOST_WINDOWS, start)[:, chosen]
-        return media, at, {name: x[chosen] for name, x in labels.items()}, things, windows
+        return media, at, {name: x[chosen] for name, x in labels.items()}, objects, windows
 
-    def _label(self, bank: Bank, things, grids, sounds):
+    def _label(self, bank: Bank, objects, grids, sounds):
         """Labels of every video and of every audio token, by name."""
-        alone = {t.slot: t for t in things if sum(o.slot == t.slot for o in things) == 1}
-        none = Thing(-1, None, None)
-        nearby = [alone.get(slot, none) for slot in range(len(grids))]
+        alone = {t.second: t for t in objects if sum(o.second == t.second for o in objects) == 1}
+        none = ClipObject(-1, None, None)
+        nearby = [alone.get(second, none) for second in range(len(grids))]
         colour, shape, sound = (bank.labels[name] for name in ("colour", "shape", "sound"))
         heard = sound[sounds]
 
         def of_slots(values: Sequence[int]) -> np.ndarray:
             """For each audio token what belongs to its slot."""
-            return np.repeat(values, SPEC.audio_slots // SLOTS_PER_WINDOW).reshape(heard.shape)
+            return np.repeat(values, SPEC.audio_slots // SPEC.seconds).reshape(heard.shape)
 
         so_far, times, last = defaultdict(list), Counter[str | None](), None
-        for slot in range(len(grids)):
+        for second in range(len(grids)):
             so_far["before"].append(SOUND_IDS[last])
-            for sound in (t.sound for t in things if t.slot == slot and t.sound):
+            for sound in (t.sound for t in objects if t.second == second and t.sound):
                 last = sound
                 times[sound] += 1
             so_far["number"].append(min(times.total(), MOST_COUNTED))
@@ -395,7 +395,7 @@ class Dialogues:
         slots = np.arange(len(grids))
         elapsed = 1 + np.searchsorted(ELAPSED, slots, "right")
         beside = {
-            name: of_slots([ids[getattr(thing, name)] for thing in nearby])
+            name: of_slots([ids[getattr(obj, name)] for obj in nearby])
             for name, ids in (("colour", COLOUR_IDS), ("shape", SHAPE_IDS))
         }
         silence = np.zeros_like(colour[grids])
@@ -451,9 +451,9 @@ def _tells(question: Question, labels) -> Bool[np.ndarray, " M"]:
 
     Of something silent that is seen, the tokens of the silence tell as much.
     """
-    slots = [thing.slot for thing in question.clues]
+    slots = [obj.second for obj in question.evidence]
     if question.family == "video":
-        there = np.isin(labels["colour"], [COLOUR_IDS[thing.colour] for thing in question.clues])
+        there = np.isin(labels["colour"], [COLOUR_IDS[obj.colour] for obj in question.evidence])
         there &= labels["sound"] == 0
     else:
         there = labels["sound"] > 0

@@ -57,10 +57,10 @@ def draw(seed: int, difficulty: str, windows: int) -> tuple[Any, list[Question]]
     """A validation clip, and one question of every kind that can be asked about it."""
     look = DIFFICULTIES[difficulty]
     clip = make_clip(seed, "validation", look, windows)
-    seconds = windows * SPEC.seconds if look.again > 1 else None
-    kinds = {question.kind for question in all_questions(clip.things, seconds=seconds)}
+    seconds = windows * SPEC.seconds if look.max_occurrences > 1 else None
+    kinds = {question.kind for question in all_questions(clip.objects, seconds=seconds)}
     random = np.random.default_rng([2, seed])
-    return clip, draw_questions(clip.things, random, len(kinds), seconds=seconds)
+    return clip, draw_questions(clip.objects, random, len(kinds), seconds=seconds)
 
 
 def ask(
@@ -112,10 +112,10 @@ def kinds_table(answered: Sequence[Answer]) -> str:
         own = [a for a in answered if a.kind == kind]
         if not own:
             continue
-        cells: dict[Any, list[Answer]] = defaultdict(list)
+        video_objects: dict[Any, list[Answer]] = defaultdict(list)
         for a in own:
-            cells[a.difficulty, a.windows].append(a)
-        rights = [share(_right(cells[c]) if c in cells else None) for c in columns]
+            video_objects[a.difficulty, a.windows].append(a)
+        rights = [share(_right(video_objects[c]) if c in video_objects else None) for c in columns]
         rows.append([kind, share(blind(own)), *rights])
     names = [f"{name}, {windows * SPEC.seconds} s" for name, windows in columns]
     return table(["question", "blind", *names], rows)

@@ -34,8 +34,8 @@ from omnizip_jax.visualize import plot_compression
 CHECKPOINT = "small"
 made = sample_clip()  # of a seed: the camera moves, and so does what it sees
 CLIP = made.write(Path(tempfile.mkdtemp()) / "clip.mp4")
-for thing in made.things:
-    print(f"second {thing.slot}: {thing.colour} {thing.shape}, sound: {thing.sound}")
+for obj in made.objects:
+    print(f"second {obj.second}: {obj.colour} {obj.shape}, sound: {obj.sound}")
 QUESTIONS = {  # and the true answers
     f"Which colour was seen during the {NAMES[event.sound]}?": event.colour for event in made.events
 }

@@ -31,14 +31,14 @@ import omnizip_jax
 from omnizip_jax import OmniZipConfig
 from omnizip_jax.cli.stream_loop import RetentionLog, init_compiled_stream
 from omnizip_jax.testbed.clip_questions import NAMES
-from omnizip_jax.testbed.demo_clips import BEGINNING, only_at_the_beginning, sample_stream
+from omnizip_jax.testbed.demo_clips import OPENING_SECONDS, objects_only_in_opening, sample_stream
 from omnizip_jax.visualize import plot_retention
 
 CHECKPOINT = "small"
 clip = sample_stream()
 SOURCE = clip.arrays
-for thing in clip.things:
-    print(f"second {thing.slot}: {thing.colour} {thing.shape}, {thing.sound}")
+for obj in clip.objects:
+    print(f"second {obj.second}: {obj.colour} {obj.shape}, {obj.sound}")
 
 # %% [markdown]
 # ## A stream
@@ -83,7 +83,7 @@ def feed(window):
     )
 
 
-for _ in range(BEGINNING // seconds):
+for _ in range(OPENING_SECONDS // seconds):
     feed(next(source))
 print(f"{source.emitted} windows, the cache is {state.fill:.0%} full")
 
@@ -97,9 +97,9 @@ print(f"{source.emitted} windows, the cache is {state.fill:.0%} full")
 
 # %%
 QUESTIONS = {  # and the true answers
-    f"Which colour was seen during the {NAMES[thing.sound]}?": thing.colour
-    for thing in only_at_the_beginning(clip.things)
-    if thing.sound
+    f"Which colour was seen during the {NAMES[obj.sound]}?": obj.colour
+    for obj in objects_only_in_opening(clip.objects)
+    if obj.sound
 }
 
 
@@ -125,8 +125,8 @@ print(f"{state.cache.length} tokens are remembered without, {dialogue.cache.leng
 # %%
 for window in source:
     feed(window)
-left, kept = retention.count(slice(0, BEGINNING // seconds))
-print(f"of the first {BEGINNING} s, {left} of {kept} tokens are left in the cache")
+left, kept = retention.count(slice(0, OPENING_SECONDS // seconds))
+print(f"of the first {OPENING_SECONDS} s, {left} of {kept} tokens are left in the cache")
 answer = ask(state, "stream")
 print(answer.counts)
 print({stage: f"{1e3 * seconds:.0f} ms" for stage, seconds in answer.seconds.items()})
@@ -136,7 +136,7 @@ answer = ask(state, "fork")
 # What is left of every window as time goes on:
 
 # %%
-marks = {time: f"asked, {time} s" for time in (BEGINNING, state.seconds)}
+marks = {time: f"asked, {time} s" for time in (OPENING_SECONDS, state.seconds)}
 plot_retention(retention.retained, retention.initial, seconds, marks)
 
 # %% [markdown]
@@ -156,6 +156,6 @@ axes[1].set(ylabel="share", ylim=(0, 1.05))
 axes[1].legend()
 axes[2].bar(ends, [w["milliseconds"] for w in log], width=1.2, color="#555555")
 axes[2].set(ylabel="ms per window", xlabel="stream time, s")
-axes[0].axvline(BEGINNING, color="black", linestyle=":", linewidth=1)
-axes[0].annotate("asked", (BEGINNING, 0.9), xytext=(4, 0), textcoords="offset points")
+axes[0].axvline(OPENING_SECONDS, color="black", linestyle=":", linewidth=1)
+axes[0].annotate("asked", (OPENING_SECONDS, 0.9), xytext=(4, 0), textcoords="offset points")
 plt.show()

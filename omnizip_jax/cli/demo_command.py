@@ -39,15 +39,15 @@ from omnizip_jax.media import windows
 from omnizip_jax.models.params import Params
 from omnizip_jax.testbed.clip_questions import FAMILIES, Question, all_questions, draw_questions
 from omnizip_jax.testbed.demo_clips import (
-    BEGINNING,
     CLIP_SEED,
+    OPENING_SECONDS,
     STREAM_SEED,
     STREAM_WINDOWS,
-    only_at_the_beginning,
+    objects_only_in_opening,
     sample_clip,
     sample_stream,
 )
-from omnizip_jax.testbed.synthetic_clips import SPEC, TestClip
+from omnizip_jax.testbed.synthetic_clips import SPEC, SyntheticClip
 from omnizip_jax.visualize import plot_compression, plot_methods, plot_retention
 
 PAPER_EXACT = "paper, 45 %"
@@ -65,8 +65,12 @@ MAX_NEW_TOKENS = 4  # answers are one word
 
 # So small that tokens of the beginning are evicted long before the end.
 STREAM_CACHE: dict[str, Any] = {"capacity": 1024, "memory": "fading", "text_slots": 160}
-STREAM_TIMES = (BEGINNING, 4 * BEGINNING, END_OF_STREAM)  # the questions are asked at each
-FIRST_WINDOWS = slice(0, BEGINNING // SPEC.seconds)
+STREAM_TIMES = (
+    OPENING_SECONDS,
+    4 * OPENING_SECONDS,
+    END_OF_STREAM,
+)  # the questions are asked at each
+FIRST_WINDOWS = slice(0, OPENING_SECONDS // SPEC.seconds)
 STREAM_KINDS = {  # kinds of questions that one object decides, by family
     "audio-visual": ("colour of sound", "shape of sound", "sound of colour"),
     "audio": ("length",),
@@ -127,7 +131,7 @@ def stream_demo(folder: Path, seed: int | None) -> None:
     questions = draw_stream_questions(clip, seed)
     console.print(
         f"[bold]3.[/] Streaming it, window by window, into a cache of {STREAM_CACHE['capacity']} "
-        f"tokens; asking {len(STREAM_TIMES)} times about its first {BEGINNING} seconds"
+        f"tokens; asking {len(STREAM_TIMES)} times about its first {OPENING_SECONDS} seconds"
     )
     log, read = RetentionLog(), list[WindowEvent]()
     answers: dict[float, list[AnswerEvent]] = {}
@@ -150,7 +154,7 @@ def stream_demo(folder: Path, seed: int | None) -> None:
                     retained[event.time] = now, initial = log.count(FIRST_WINDOWS)
                     line = f"[{format_time(event.time)}] {now} of {initial} tokens left of "
                     bars = log.bars(STREAM_WINDOWS)
-                    console.print(Text(f"{line}0-{BEGINNING} s  {bars}", "cyan"))
+                    console.print(Text(f"{line}0-{OPENING_SECONDS} s  {bars}", "cyan"))
                 answers.setdefault(event.time, []).append(event)
             display(event)
 
@@ -165,7 +169,9 @@ def stream_demo(folder: Path, seed: int | None) -> None:
             max_new_tokens=MAX_NEW_TOKENS,
         )
     console.print(_intervals_table(read, log))
-    console.print(f"[bold]4.[/] The first {BEGINNING} seconds: retained tokens, and the answers")
+    console.print(
+        f"[bold]4.[/] The first {OPENING_SECONDS} seconds: retained tokens, and the answers"
+    )
     console.print(_stream_answers_table(questions, answers, retained))
     picture = folder / "retained.png"
     marks = {time: f"asked, {format_time(time)}" for time in retained}
@@ -178,7 +184,7 @@ def stream_demo(folder: Path, seed: int | None) -> None:
     )
 
 
-def _prepare(folder: Path, clip: TestClip, console: Console) -> tuple[Params, Path]:
+def _prepare(folder: Path, clip: SyntheticClip, console: Console) -> tuple[Params, Path]:
     """Load the small model and write a clip to a file: steps 1 and 2."""
     console.print(
         "[bold]1.[/] The small model of this package: Qwen2.5-Omni's thinker with 2 million "
@@ -189,10 +195,10 @@ def _prepare(folder: Path, clip: TestClip, console: Console) -> tuple[Params, Pa
     path = clip.write(folder / "clip.mp4")
     console.print(f"[bold]2.[/] A clip that is not in its training data, [bold]{path}[/]:")
     table = Table(*right_aligned("second"), "shape", "sound")
-    for thing in clip.things:
-        length = "long" if thing.long else "short"
-        sound = f"{thing.sound}, {length}" if thing.sound else "(silent)"
-        table.add_row(f"{thing.slot}-{thing.slot + 1}", f"{thing.colour} {thing.shape}", sound)
+    for obj in clip.objects:
+        length = "long" if obj.long else "short"
+        sound = f"{obj.sound}, {length}" if obj.sound else "(silent)"
+        table.add_row(f"{obj.second}-{obj.second + 1}", f"{obj.colour} {obj.shape}", sound)
     console.print(table)
     return params, path
 
@@ -214,22 +220,22 @@ def _generate_answers(
     return answers
 
 
-def _draw_clip_questions(clip: TestClip, seed: int) -> list[Question]:
+def _draw_clip_questions(clip: SyntheticClip, seed: int) -> list[Question]:
     """Two questions of each family, or one where the clip has one kind only."""
     random, questions = np.random.default_rng(seed), []
     for family in FAMILIES:
-        kinds = {question.kind for question in all_questions(clip.things, family)}
-        questions += draw_questions(clip.things, random, min(2, len(kinds)), kinds)
+        kinds = {question.kind for question in all_questions(clip.objects, family)}
+        questions += draw_questions(clip.objects, random, min(2, len(kinds)), kinds)
     return questions
 
 
-def draw_stream_questions(clip: TestClip, seed: int) -> list[Question]:
+def draw_stream_questions(clip: SyntheticClip, seed: int) -> list[Question]:
     """A question of each family about an object that only the first ten seconds contain."""
-    random, things = np.random.default_rng(seed), only_at_the_beginning(clip.things)
+    random, objects = np.random.default_rng(seed), objects_only_in_opening(clip.objects)
     return [
         question
         for family in FAMILIES
-        for question in draw_questions(things, random, 1, STREAM_KINDS[family])
+        for question in draw_questions(objects, random, 1, STREAM_KINDS[family])
     ]
 
 

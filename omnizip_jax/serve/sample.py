@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omnizip_jax.testbed.clip_questions import all_questions
-from omnizip_jax.testbed.synthetic_clips import TestClip, make_clip
+from omnizip_jax.testbed.synthetic_clips import SyntheticClip, make_clip
 
 SEED, WINDOWS = 4, 8  # of a clip about which there is much to ask
 
@@ -17,7 +17,7 @@ KINDS = ("shape of colour", "colour of sound", "sound of colour", "silent", "cou
 
 
 @functools.cache
-def sample() -> TestClip:
+def sample() -> SyntheticClip:
     """The clip."""
     return make_clip(SEED, windows=WINDOWS)
 
@@ -31,12 +31,12 @@ def sample_file() -> bytes:
 
 def sample_questions() -> list[dict[str, Any]]:
     """A question of each of a few kinds, its true answer, and the second since when it is true."""
-    things = sample().things
-    every = all_questions(things)
+    objects = sample().objects
+    every = all_questions(objects)
     chosen = []
     for index, kind in enumerate(KINDS):
         of_kind = [question for question in every if question.kind == kind]
         question = of_kind[index % len(of_kind)]  # not all about the same thing
-        since = (question.thing or things[-1]).slot + 1
+        since = (question.subject or objects[-1]).second + 1
         chosen.append({"text": question.text, "answer": question.answer, "since": since})
     return sorted(chosen, key=lambda question: question["since"])

@@ -1,1 +1,1 @@
-"""A task on which answers can be checked: clips, questions, and a small model that learns them."""
+"""Synthetic clips and questions with known answers, and the small model trained on them."""

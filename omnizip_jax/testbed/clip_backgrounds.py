@@ -1,9 +1,8 @@
-"""What moves and sounds behind the things of a clip, and is not asked about.
+"""Moving backgrounds of synthetic clips and their audio, about which no question is asked.
 
-A clip is filmed in shots. Each has a textured, coloured backdrop, larger than the picture and
-without an end, over which the camera pans, shakes and zooms; pale shapes move across it, and the
-light flickers. Voices babble, bells and chords ring. Nothing here has a colour or a sound that
-questions name.
+A clip consists of shots. In each the camera pans, shakes and zooms over a textured, periodic image
+while pale shapes cross the frame and the brightness flickers. The audio has voices, bells and
+chords. No background has a colour or a sound that a question names.
 """
 
 from __future__ import annotations
@@ -15,52 +14,52 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-SIDE = 168  # pixels of a picture
+SIDE = 168  # pixels of a frame
 SHAPES = ("circle", "square", "triangle", "cross")
 SAMPLE_RATE = 16_000
 
-WORLD = 256  # pixels of a backdrop, which repeats
-PALE, GREYISH = 0.42, 0.2  # highest saturation of a backdrop, and of what moves before it
-SLOW = 32  # samples; divides a second
-TABLE = 512  # samples of one period of a voice
+TEXTURE_SIDE = 256  # pixels of the periodic background image
+PALE, GREYISH = 0.42, 0.2  # highest saturation of the background, and of shapes that cross it
+CONTROL_STEP = 32  # samples between values of pitch and loudness; divides a second
+PERIOD = 512  # samples of one period of a voice
 HARMONICS = np.arange(1, 17)
 
 
 @dataclasses.dataclass(frozen=True)
-class Scene:
-    """How restless a clip is; pairs are the smallest and the largest value.
+class Background:
+    """Parameters of a moving background; pairs are the smallest and the largest value.
 
     Attributes:
-        shot: seconds from one cut to the next.
-        pan: pixels by which the camera moves on from one picture to the next, at most.
-        shake: pixels by which it trembles, standard deviation.
-        zoom: factor by which it nears or withdraws in a second, at most.
-        flicker: of the light, standard deviation of its logarithm.
-        texture: contrast of a backdrop, of 255.
-        movers: shapes that cross the picture.
-        voices: that babble.
-        babble: amplitude of each.
-        rings: bells and chords in ten seconds.
-        ringing: amplitude of each.
+        shot_seconds: length of a shot.
+        pan: camera movement from one frame to the next in pixels, at most.
+        shake: standard deviation of the camera's position in pixels.
+        zoom: factor per second, at most.
+        flicker: standard deviation of the logarithm of the brightness.
+        contrast: of the background image, of 255.
+        moving_shapes: number of shapes that cross the frame.
+        voices: number of voices.
+        voice_amplitude: of each voice.
+        bells: bells and chords in ten seconds.
+        bell_amplitude: of each bell or chord.
     """
 
-    shot: tuple[float, float]
+    shot_seconds: tuple[float, float]
     pan: float
     shake: float
     zoom: float
     flicker: float
-    texture: int
-    movers: tuple[int, int]
+    contrast: int
+    moving_shapes: tuple[int, int]
     voices: tuple[int, int]
-    babble: tuple[float, float]
-    rings: tuple[int, int]
-    ringing: tuple[float, float]
+    voice_amplitude: tuple[float, float]
+    bells: tuple[int, int]
+    bell_amplitude: tuple[float, float]
 
 
 def shape_mask(
     shape: str, centre: np.ndarray, radius: int, side: int = SIDE
 ) -> Bool[np.ndarray, "side side"]:
-    """The pixels of a square picture that a shape covers."""
+    """Mask of the pixels of a square image that a shape covers."""
     down, right = np.ogrid[:side, :side]
     down, right = down - centre[0], right - centre[1]
     if shape == "circle":
@@ -73,78 +72,80 @@ def shape_mask(
     return inside & (np.minimum(np.abs(down), np.abs(right)) <= radius // 3)
 
 
-def film(
-    random: np.random.Generator, scene: Scene, count: int, fps: int
+def background_frames(
+    random: np.random.Generator, background: Background, count: int, fps: int
 ) -> tuple[UInt8[np.ndarray, "T 168 168 3"], Float[np.ndarray, "T 2"]]:
-    """Pictures of a scene, and how far what is in them moved since the picture before.
+    """Frames, and the movement of their content in pixels since the previous frame.
 
-    The first picture after a cut did not move.
+    The movement of the first frame of a shot is 0.
     """
     frames = np.empty((count, SIDE, SIDE, 3), np.uint8)
     moved = np.zeros((count, 2))
-    for shot in _shots(random, scene, count, fps):
+    for shot in _shots(random, background, count, fps):
         length = shot.stop - shot.start
-        frames[shot], way = _backdrop(random, scene, length, fps)
-        moved[shot.start + 1 : shot.stop] = -np.diff(way, axis=0)
-        _add_movers(random, scene, frames[shot], way)
-        lights = np.exp(scene.flicker * random.standard_normal(length))
+        frames[shot], camera = _camera_frames(random, background, length, fps)
+        moved[shot.start + 1 : shot.stop] = -np.diff(camera, axis=0)
+        _add_moving_shapes(random, background, frames[shot], camera)
+        lights = np.exp(background.flicker * random.standard_normal(length))
         for frame, light in zip(frames[shot], lights, strict=True):
             frame[:] = np.clip(np.arange(256) * light, 0, 255).astype(np.uint8)[frame]
     return frames, moved
 
 
-def _shots(random, scene, count, fps) -> Iterator[slice]:
+def _shots(random, background, count, fps) -> Iterator[slice]:
     start = 0
     while start < count:
-        # A cut lies between two seconds: the pictures of a second share a token.
-        length = max(fps, round(random.uniform(*scene.shot)) * fps)
+        # Shots are whole seconds: the frames of a second share a token.
+        length = max(fps, round(random.uniform(*background.shot_seconds)) * fps)
         yield slice(start, min(start + length, count))
         start += length
 
 
-def _backdrop(random, scene, length, fps):
-    """The pictures of a shot without what moves in it, and the way of the camera."""
-    world = _world(random, scene.texture)
-    pan = random.uniform(-scene.pan, scene.pan, 2) * (random.random(2) < 0.6)
-    shake = scene.shake * random.random() * random.standard_normal((length, 2))
-    way = random.uniform(0, WORLD, 2) + np.arange(length)[:, None] * pan + shake
-    near = scene.zoom ** (random.uniform(-1, 1) * np.arange(length) / fps)
-    near = np.clip(random.uniform(0.8, 1.2) * near, 0.5, 2)
+def _camera_frames(random, background, length, fps):
+    """Frames of a shot without moving shapes, and the positions of the camera."""
+    texture = _texture(random, background.contrast)
+    pan = random.uniform(-background.pan, background.pan, 2) * (random.random(2) < 0.6)
+    shake = background.shake * random.random() * random.standard_normal((length, 2))
+    camera = random.uniform(0, TEXTURE_SIDE, 2) + np.arange(length)[:, None] * pan + shake
+    zoom = background.zoom ** (random.uniform(-1, 1) * np.arange(length) / fps)
+    zoom = np.clip(random.uniform(0.8, 1.2) * zoom, 0.5, 2)
     pixel = np.arange(SIDE) - SIDE / 2
-    rows, columns = ((way[:, i, None] + pixel / near[:, None]).astype(int) % WORLD for i in (0, 1))
-    return np.stack([world[r][:, c] for r, c in zip(rows, columns, strict=True)]), way
+    rows, columns = (
+        (camera[:, i, None] + pixel / zoom[:, None]).astype(int) % TEXTURE_SIDE for i in (0, 1)
+    )
+    return np.stack([texture[r][:, c] for r, c in zip(rows, columns, strict=True)]), camera
 
 
-def _world(random, texture) -> UInt8[np.ndarray, "256 256 3"]:
-    """Two pale colours, blended by clouds, under stripes, squares, or grain."""
+def _texture(random, contrast) -> UInt8[np.ndarray, "256 256 3"]:
+    """Two pale colours blended by smooth noise, with stripes, squares, or grain."""
     first, second = _pale(random), _pale(random)
-    blend = np.clip(0.5 + 1.2 * _clouds(random, (4, 8)), 0, 1)[..., None]
-    rough = _clouds(random, (16, 64))
-    down, right = np.ogrid[:WORLD, :WORLD]
-    stripe = WORLD // int(random.choice((8, 16, 32)))  # a whole number of pairs, so that it repeats
+    blend = np.clip(0.5 + 1.2 * _smooth_noise(random, (4, 8)), 0, 1)[..., None]
+    rough = _smooth_noise(random, (16, 64))
+    down, right = np.ogrid[:TEXTURE_SIDE, :TEXTURE_SIDE]
+    stripe = TEXTURE_SIDE // int(random.choice((8, 16, 32)))  # an even number of stripes: periodic
     pattern = random.integers(3)
     if pattern < 2:
         tilt = int(random.integers(2)) * down
         other = down // stripe if pattern else 0
         rough = rough + 1.0 * (((right + tilt) // stripe + other) % 2) - 0.5
-    rough = np.float32(random.uniform(0.3, 1) * texture) * rough
+    rough = np.float32(random.uniform(0.3, 1) * contrast) * rough
     return np.clip(first + blend * (second - first) + rough[..., None], 0, 255).astype(np.uint8)
 
 
-def _clouds(random, sizes) -> Float[np.ndarray, "256 256"]:
-    """Smooth noise that repeats, between about -1 and 1; each size is a number of bumps."""
-    total = np.zeros((WORLD, WORLD), np.float32)
+def _smooth_noise(random, sizes) -> Float[np.ndarray, "256 256"]:
+    """Periodic noise between about -1 and 1; each size is the number of bumps along a side."""
+    total = np.zeros((TEXTURE_SIDE, TEXTURE_SIDE), np.float32)
     for octave, size in enumerate(sizes, start=1):
         bumps = random.uniform(-1, 1, (size, size)).astype(np.float32) / octave
         for _ in range(2):  # along rows, then along columns
-            bumps = _stretch(bumps).T
+            bumps = _interpolate(bumps).T
         total = total + bumps
     return total
 
 
-def _stretch(bumps: Float[np.ndarray, "N M"]) -> Float[np.ndarray, "256 M"]:
-    """Interpolate rows of a picture that repeats."""
-    place = np.arange(WORLD, dtype=np.float32) * len(bumps) / WORLD
+def _interpolate(bumps: Float[np.ndarray, "N M"]) -> Float[np.ndarray, "256 M"]:
+    """Interpolate the rows of a periodic image."""
+    place = np.arange(TEXTURE_SIDE, dtype=np.float32) * len(bumps) / TEXTURE_SIDE
     low = place.astype(int)
     part = (place - low)[:, None]
     return bumps[low] * (1 - part) + bumps[(low + 1) % len(bumps)] * part
@@ -155,17 +156,17 @@ def _pale(random, most=PALE) -> Float[np.ndarray, " 3"]:
     return np.float32(255) * np.array(colorsys.hsv_to_rgb(hue, saturation, value), np.float32)
 
 
-def _add_movers(random, scene, frames, way) -> None:
-    """Draw shapes that cross the picture, and move with the backdrop besides."""
-    for _ in range(random.integers(scene.movers[0], scene.movers[1] + 1)):
+def _add_moving_shapes(random, background, frames, camera) -> None:
+    """Draw shapes that move relative to the background."""
+    for _ in range(random.integers(background.moving_shapes[0], background.moving_shapes[1] + 1)):
         radius = int(random.integers(10, 27))
         size = 2 * radius + 1
         mask = shape_mask(str(random.choice(SHAPES)), np.array([radius, radius]), radius, size)
         colour = np.clip(_pale(random, GREYISH) * random.choice((0.4, 1.3)), 0, 255)
         speed = random.uniform(-20, 20, 2)
         start = random.uniform(0, SIDE, 2)
-        # It leaves on one side, and comes again on the other one.
-        place = start + np.arange(len(frames))[:, None] * speed - (way - way[0])
+        # A shape that leaves on one side returns on the other.
+        place = start + np.arange(len(frames))[:, None] * speed - (camera - camera[0])
         corner = (place % (SIDE + size)).astype(int) - size
         for frame, (top, left) in zip(frames, corner, strict=True):
             inner = frame[max(top, 0) : top + size, max(left, 0) : left + size]
@@ -173,41 +174,42 @@ def _add_movers(random, scene, frames, way) -> None:
             inner[part] = colour
 
 
-def din(random: np.random.Generator, scene: Scene, samples: int) -> Float[np.ndarray, " samples"]:
-    """Babble, bells and chords."""
+def background_audio(
+    random: np.random.Generator, background: Background, samples: int
+) -> Float[np.ndarray, " samples"]:
+    """Audio of a background: voices, bells and chords."""
     wave = np.zeros(samples)
-    for _ in range(random.integers(scene.voices[0], scene.voices[1] + 1)):
-        wave += random.uniform(*scene.babble) * _voice(random, samples)
+    for _ in range(random.integers(background.voices[0], background.voices[1] + 1)):
+        wave += random.uniform(*background.voice_amplitude) * _voice(random, samples)
     seconds = samples / SAMPLE_RATE
-    rings = random.integers(scene.rings[0], scene.rings[1] + 1) * seconds / 10
-    for _ in range(int(rings + random.random())):
-        piece = _ring(random) * random.uniform(*scene.ringing)
+    bells = random.integers(background.bells[0], background.bells[1] + 1) * seconds / 10
+    for _ in range(int(bells + random.random())):
+        piece = _bell(random) * random.uniform(*background.bell_amplitude)
         first = random.integers(samples)
         wave[first : first + len(piece)] += piece[: samples - first]
     return wave
 
 
 def _voice(random, samples) -> Float[np.ndarray, " samples"]:
-    """Something like speech: a buzz of changing pitch, in syllables, through two formants."""
+    """A signal like speech: harmonics of a varying pitch, in syllables, with two formants."""
     syllables = int(samples / SAMPLE_RATE * random.uniform(3, 5)) + 2
     pitch = random.uniform(90, 220) * np.exp(0.15 * random.standard_normal(syllables))
     loud = random.uniform(0.3, 1, syllables) * (random.random(syllables) < 0.75)
-    # Pitch and loudness change slowly: once in so many samples is enough.
-    place = np.linspace(0, syllables - 1, samples // SLOW)
+    place = np.linspace(0, syllables - 1, samples // CONTROL_STEP)
     at = np.arange(syllables)
     loud = (np.interp(place, at, loud) * np.sin(np.pi * place) ** 2).astype(np.float32)
-    turns = np.interp(place, at, pitch).repeat(SLOW).cumsum() / SAMPLE_RATE
+    phase = np.interp(place, at, pitch).repeat(CONTROL_STEP).cumsum() / SAMPLE_RATE
     formants = random.uniform((300, 900), (800, 2200))
     hertz = pitch.mean() * HARMONICS[:, None]
     strength = sum(np.exp(-(((hertz - f) / 250) ** 2)) for f in formants) + 0.05
-    angle = 2 * np.pi * HARMONICS[:, None] * np.arange(TABLE) / TABLE
+    angle = 2 * np.pi * HARMONICS[:, None] * np.arange(PERIOD) / PERIOD
     table = (strength * np.sin(angle + random.uniform(0, 6, hertz.shape))).sum(0)
     table = (table / np.abs(table).max()).astype(np.float32)
-    return table[(turns * TABLE).astype(np.int64) % TABLE] * loud.repeat(SLOW)
+    return table[(phase * PERIOD).astype(np.int64) % PERIOD] * loud.repeat(CONTROL_STEP)
 
 
-def _ring(random) -> Float[np.ndarray, " samples"]:
-    """A bell, whose partials are out of tune, or a soft chord."""
+def _bell(random) -> Float[np.ndarray, " samples"]:
+    """A bell with inharmonic partials, or a chord."""
     time = np.arange(round(random.uniform(0.4, 1.5) * SAMPLE_RATE)) / SAMPLE_RATE
     fade = np.minimum(1, np.minimum(time, time[::-1]) / 0.01)
     base = random.uniform(320, 700)

@@ -1,8 +1,8 @@
-"""Questions about a test clip, in words, with answers of one word.
+"""Questions about synthetic clips, with answers of one word.
 
-Three families: ``audio-visual`` needs sound and picture of the same moment, ``audio`` and
-``video`` need one of them. Of a long clip, in which the same things come again, it is also asked
-what came when, in which order, and how often.
+Three families: ``audio-visual`` questions need audio and video of the same second, ``audio`` and
+``video`` questions need one of them. Long clips, in which objects appear several times, also have
+questions about time, order and number.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from omnizip_jax.testbed.synthetic_clips import COLOURS, SOUNDS, Thing
+from omnizip_jax.testbed.synthetic_clips import COLOURS, SOUNDS, ClipObject
 
 Family = Literal["audio-visual", "audio", "video"]
 FAMILIES: tuple[Family, ...] = ("audio-visual", "audio", "video")
@@ -40,7 +40,7 @@ KINDS = (
     "seen when",
 )
 NUMBERS = ("none", "one", "two", "three", "four", "five", "six")
-# How a clip is cut: seconds in words. What begins within a tenth of a cut is not asked about.
+# Seconds in words. No question is asked about what begins too close to the end of a span.
 SPANS = {10: "ten seconds", 30: "thirty seconds", 60: "minute", 120: "two minutes"}
 NAMES = {sound: f"{sound} tone" for sound in SOUNDS[:4]} | {"noise": "noise", "trill": "trill"}
 
@@ -50,41 +50,41 @@ class Question:
     """A question and its true answer.
 
     Attributes:
-        thing: that decides the answer, the last time it appears; None where it takes more than one
-            thing, or none.
-        clues: where who looks and listens finds the answer, for kinds that are not learned without
-            being shown.
+        subject: object that decides the answer, at its last appearance; None if the answer takes
+            several objects or none.
+        evidence: objects in whose tokens the answer is found, for the kinds of questions for which
+            the training supervises attention.
     """
 
     family: Family
     kind: str
     text: str
     answer: str
-    thing: Thing | None = None
-    clues: tuple[Thing, ...] = ()
+    subject: ClipObject | None = None
+    evidence: tuple[ClipObject, ...] = ()
 
 
 def all_questions(
-    things: tuple[Thing, ...], family: Family | None = None, seconds: int | None = None
+    objects: tuple[ClipObject, ...], family: Family | None = None, seconds: int | None = None
 ) -> list[Question]:
     """Every question that can be asked about a clip, or those of one family.
 
     Args:
-        things: by slot.
-        seconds: of the clip; with it come questions about time, order and number.
+        objects: by second.
+        seconds: length of the clip; adds questions about time, order and number.
     """
-    out = [*_about_things(things), *(_about_times(things, seconds) if seconds else ())]
-    # The same thing again makes the same question again; the last time counts.
+    out = [*_about_objects(objects), *(_about_times(objects, seconds) if seconds else ())]
+    # An object that appears again repeats its questions; the last appearance decides.
     different = {question.text: question for question in out}
     return [question for question in different.values() if family in (None, question.family)]
 
 
-def _about_things(things: tuple[Thing, ...]) -> Iterator[Question]:
-    events = tuple(sorted((t for t in things if t.sound), key=lambda thing: thing.slot))
-    shown = {thing.colour for thing in things}
-    heard = {thing.sound for thing in events}
+def _about_objects(objects: tuple[ClipObject, ...]) -> Iterator[Question]:
+    events = tuple(sorted((t for t in objects if t.sound), key=lambda obj: obj.second))
+    shown = {obj.colour for obj in objects}
+    heard = {obj.sound for obj in events}
 
-    def heard_with(colour: str) -> tuple[Thing, ...]:
+    def heard_with(colour: str) -> tuple[ClipObject, ...]:
         return tuple(event for event in events if event.colour == colour)
 
     for event in events:
@@ -94,33 +94,33 @@ def _about_things(things: tuple[Thing, ...]) -> Iterator[Question]:
         text = f"Which shape was seen during the {name}?"
         yield Question("audio-visual", "shape of sound", text, event.shape, event)
         text = f"Which sound was heard with the {event.colour} shape?"
-        clues = heard_with(event.colour)
-        yield Question("audio-visual", "sound of colour", text, sound, event, clues)
+        evidence = heard_with(event.colour)
+        yield Question("audio-visual", "sound of colour", text, sound, event, evidence)
         length = "long" if event.long else "short"
         yield Question("audio", "length", f"Was the {name} short or long?", length, event)
-    for thing in things:
-        silent, text = "no" if thing.sound else "yes", f"Was the {thing.colour} shape silent?"
-        yield Question("audio-visual", "silent", text, silent, thing, heard_with(thing.colour))
-        text = f"Which shape was {thing.colour}?"
-        yield Question("video", "shape of colour", text, thing.shape, thing)
+    for obj in objects:
+        silent, text = "no" if obj.sound else "yes", f"Was the {obj.colour} shape silent?"
+        yield Question("audio-visual", "silent", text, silent, obj, heard_with(obj.colour))
+        text = f"Which shape was {obj.colour}?"
+        yield Question("video", "shape of colour", text, obj.shape, obj)
     for sound in SOUNDS:
         yield Question("audio", "heard", f"Was there a {NAMES[sound]}?", _yes(sound in heard))
     for colour in COLOURS:
         yield Question("video", "seen", f"Was there a {colour} shape?", _yes(colour in shown))
     if len(events) < len(NUMBERS):
         number, text = NUMBERS[len(events)], "How many sounds were there?"
-        yield Question("audio", "count", text, number, clues=events[-1:])
+        yield Question("audio", "count", text, number, evidence=events[-1:])
     if events:
         yield Question("audio", "first", "Which sound came first?", str(events[0].sound))
 
 
-def _about_times(things: tuple[Thing, ...], seconds: int) -> Iterator[Question]:
-    events = tuple(thing for thing in things if thing.sound)
+def _about_times(objects: tuple[ClipObject, ...], seconds: int) -> Iterator[Question]:
+    events = tuple(obj for obj in objects if obj.sound)
     if events:
         yield Question("audio", "last", "Which sound came last?", str(events[-1].sound), events[-1])
-        for name, thing in (("first", events[0]), ("last", events[-1])):
+        for name, obj in (("first", events[0]), ("last", events[-1])):
             text = f"Which colour was seen during the {name} sound?"
-            yield Question("audio-visual", "colour of first or last", text, thing.colour, thing)
+            yield Question("audio-visual", "colour of first or last", text, obj.colour, obj)
     often = Counter(event.sound for event in events)
     for one, following in pairwise(events):
         if often[one.sound] == 1:
@@ -129,40 +129,44 @@ def _about_times(things: tuple[Thing, ...], seconds: int) -> Iterator[Question]:
     if len(often) < len(events):
         for sound, times in often.items():
             text = f"How many times was the {NAMES[str(sound)]} heard?"
-            clues = tuple(event for event in events if event.sound == sound)
-            yield Question("audio", "times", text, NUMBERS[times], clues=clues[-1:])
+            evidence = tuple(event for event in events if event.sound == sound)
+            yield Question("audio", "times", text, NUMBERS[times], evidence=evidence[-1:])
     for span, words in SPANS.items():
         if span * 1.5 > seconds:
             continue
-        yield from _within("first", words, things, 0, span)
-        yield from _within("last", words, things, seconds - span, seconds)
+        yield from _within("first", words, objects, 0, span)
+        yield from _within("last", words, objects, seconds - span, seconds)
 
 
 def _within(
-    end: Literal["first", "last"], words: str, things: tuple[Thing, ...], start: int, stop: int
+    end: Literal["first", "last"],
+    words: str,
+    objects: tuple[ClipObject, ...],
+    start: int,
+    stop: int,
 ) -> Iterator[Question]:
-    """About the first or last seconds, unless what they are about is too close to the cut."""
+    """Questions about a span, except those about objects too close to its boundary."""
     when = f"in the {end} {words}"
-    inside = tuple(thing for thing in things if start <= thing.slot < stop)
-    cut, reach = stop if end == "first" else start, (stop - start) / 10 + 0.5
-    close = [thing for thing in things if abs(thing.slot + 0.5 - cut) < reach]
+    inside = tuple(obj for obj in objects if start <= obj.second < stop)
+    boundary, reach = stop if end == "first" else start, (stop - start) / 10 + 0.5
+    close = [obj for obj in objects if abs(obj.second + 0.5 - boundary) < reach]
     for sound in SOUNDS:
-        if all(thing.sound != sound for thing in close):
-            clues = tuple(thing for thing in inside if thing.sound == sound)
+        if all(obj.sound != sound for obj in close):
+            evidence = tuple(obj for obj in inside if obj.sound == sound)
             text = f"Was there a {NAMES[sound]} {when}?"
-            yield Question("audio", "heard when", text, _yes(clues), clues=clues)
+            yield Question("audio", "heard when", text, _yes(evidence), evidence=evidence)
     for colour in COLOURS:
-        if all(thing.colour != colour for thing in close):
-            clues = tuple(thing for thing in inside if thing.colour == colour)
+        if all(obj.colour != colour for obj in close):
+            evidence = tuple(obj for obj in inside if obj.colour == colour)
             text = f"Was there a {colour} shape {when}?"
-            yield Question("video", "seen when", text, _yes(clues), clues=clues)
-    if not any(thing.sound for thing in close):
-        heard = tuple(thing for thing in inside if thing.sound)
+            yield Question("video", "seen when", text, _yes(evidence), evidence=evidence)
+    if not any(obj.sound for obj in close):
+        heard = tuple(obj for obj in inside if obj.sound)
         text = f"How many different sounds were there {when}?"
-        number = NUMBERS[len({thing.sound for thing in heard})]
-        # From the beginning, the last one is where all of them are known.
-        clues = heard[-1:] if end == "first" else heard
-        yield Question("audio", "count when", text, number, clues=clues)
+        number = NUMBERS[len({obj.sound for obj in heard})]
+        # Counting from the beginning, the count is complete at the last one.
+        evidence = heard[-1:] if end == "first" else heard
+        yield Question("audio", "count when", text, number, evidence=evidence)
 
 
 def _yes(found: object) -> str:
@@ -170,27 +174,27 @@ def _yes(found: object) -> str:
 
 
 def draw_questions(
-    things: tuple[Thing, ...],
+    objects: tuple[ClipObject, ...],
     random: np.random.Generator,
     count: int,
     only: Collection[str] | None = None,
     seconds: int | None = None,
 ) -> list[Question]:
-    """Draw different questions: every kind as likely, and every answer to it.
+    """Draw questions of different kinds; kinds, and answers of a kind, are equally likely.
 
     Args:
-        only: the kinds to draw from; None for all.
-        seconds: as for ``all_questions``.
+        only: kinds to draw from; None for all.
+        seconds: as in ``all_questions``.
 
     Raises:
-        ValueError: more questions than there are kinds that can be asked about the clip.
+        ValueError: the clip allows for fewer kinds than ``count``.
     """
     kinds: dict[str, dict[str, list[Question]]] = {}
-    for question in all_questions(things, seconds=seconds):
+    for question in all_questions(objects, seconds=seconds):
         if only is None or question.kind in only:
             kinds.setdefault(question.kind, {}).setdefault(question.answer, []).append(question)
     if count > len(kinds):
-        raise ValueError(f"this clip allows for {len(kinds)} kinds of questions, not {count}")
+        raise ValueError(f"this clip allows for {len(kinds)} kinds of questions, got {count}")
     chosen = random.permutation(list(kinds))[:count]
     out = []
     for kind in chosen:
@@ -201,7 +205,7 @@ def draw_questions(
 
 
 def draw_question(
-    things: tuple[Thing, ...],
+    objects: tuple[ClipObject, ...],
     random: np.random.Generator,
     family: Family,
     seconds: int | None = None,
@@ -209,9 +213,9 @@ def draw_question(
     """Draw one question of a family.
 
     Raises:
-        ValueError: none of that family can be asked about the clip.
+        ValueError: the clip allows for no question of that family.
     """
-    kinds = {question.kind for question in all_questions(things, family, seconds)}
+    kinds = {question.kind for question in all_questions(objects, family, seconds)}
     if not kinds:
         raise ValueError(f"no question of the family {family!r} can be asked about this clip")
-    return draw_questions(things, random, 1, kinds, seconds)[0]
+    return draw_questions(objects, random, 1, kinds, seconds)[0]

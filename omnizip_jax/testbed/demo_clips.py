@@ -1,41 +1,40 @@
-"""The clips that the demo and the notebooks show: made on the spot, the same every time."""
+"""The clips of the demo and the notebooks."""
 
 from __future__ import annotations
 
 from omnizip_jax.testbed.synthetic_clips import (
     DIFFICULTIES,
     SPEC,
-    TestClip,
-    Thing,
-    draw_things,
+    ClipObject,
+    SyntheticClip,
+    draw_objects,
     make_clip,
     random_generator,
     render,
 )
 
-# Of the clip, and of the questions about it: one on which methods differ. How often they are right
-# in general is in docs/accuracy.md.
+# Seeds of clips on which methods differ; their accuracy in general is in docs/accuracy.md.
 CLIP_SEED = 0
-STREAM_SEED = 4  # of the stream, and of the questions about it
+STREAM_SEED = 4
 STREAM_WINDOWS = 32
-BEGINNING = 5 * SPEC.seconds  # seconds of the stream that it is asked about when they are long past
+OPENING_SECONDS = 5 * SPEC.seconds  # the part of the stream that later questions are about
 
 
-def sample_clip(seed: int = CLIP_SEED) -> TestClip:
-    """Eight seconds in which the camera moves, and so does what it sees."""
+def sample_clip(seed: int = CLIP_SEED) -> SyntheticClip:
+    """A clip of eight seconds with a moving camera and background."""
     return make_clip(seed, difficulty=DIFFICULTIES["moving"])
 
 
-def sample_stream(seed: int = STREAM_SEED) -> TestClip:
-    """A minute in which things come again, but not all that are heard in its first ten seconds."""
-    random, look = random_generator("test", seed), DIFFICULTIES["long"]
-    things = draw_things(random, look, STREAM_WINDOWS)
-    while not any(thing.sound for thing in only_at_the_beginning(things)):
-        things = draw_things(random, look, STREAM_WINDOWS)
-    return render(things, random, look, STREAM_WINDOWS)
+def sample_stream(seed: int = STREAM_SEED) -> SyntheticClip:
+    """A stream of 64 seconds; at least one sound occurs only in its first ten seconds."""
+    random, difficulty = random_generator("test", seed), DIFFICULTIES["long"]
+    objects = draw_objects(random, difficulty, STREAM_WINDOWS)
+    while not any(obj.sound for obj in objects_only_in_opening(objects)):
+        objects = draw_objects(random, difficulty, STREAM_WINDOWS)
+    return render(objects, random, difficulty, STREAM_WINDOWS)
 
 
-def only_at_the_beginning(things: tuple[Thing, ...]) -> tuple[Thing, ...]:
-    """What is there in the first ten seconds and never again."""
-    later = {thing.colour for thing in things if thing.slot >= BEGINNING}
-    return tuple(t for t in things if t.slot < BEGINNING and t.colour not in later)
+def objects_only_in_opening(objects: tuple[ClipObject, ...]) -> tuple[ClipObject, ...]:
+    """The objects of the first ten seconds that do not appear again later."""
+    later = {obj.colour for obj in objects if obj.second >= OPENING_SECONDS}
+    return tuple(o for o in objects if o.second < OPENING_SECONDS and o.colour not in later)

@@ -1,8 +1,8 @@
-"""A checkpoint in the released Qwen2.5-Omni layout, with random weights.
+"""A checkpoint in the released Qwen2.5-Omni layout with random weights.
 
-Everything but the numbers is real: ``config.json``, sharded safetensors with an index, tensors
-of the speech parts that conversion leaves out, a byte-level tokenizer and a chat template. So
-whatever reads the released files reads these, and nothing has to be downloaded.
+It has ``config.json``, sharded safetensors with an index, tensors of the speech parts that
+conversion leaves out, a byte-level tokenizer and a chat template, so code that reads the released
+files can be tested without a download.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SPECIAL_TOKENS = (
     "<|VIDEO|>",
 )
 
-# What the tokenizer learns its words from, and so all that a random model can say.
+# The training text of the tokenizer; a random model answers with its words.
 SENTENCES = (
     "A small blue circle moves slowly from left to right while a low tone plays.",
     "Then the red square appears, the sound becomes louder, and the circle stops.",
@@ -46,7 +46,7 @@ SENTENCES = (
     "You are a helpful assistant. The user asks a question about the sound and the picture.",
 )
 
-# Renders conversations as the released template does; a part of a message is text or a medium.
+# Renders conversations as the released template does.
 CHAT_TEMPLATE = r"""
 {%- set media = {
     "audio": "<|audio_bos|><|AUDIO|><|audio_eos|>",
@@ -72,7 +72,7 @@ CHAT_TEMPLATE = r"""
 {%- endif -%}
 """
 
-# Entries of the released configuration that differ from one size to the next.
+# Entries of the released configuration that depend on the size.
 SIZES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "tiny": {
         "audio_config": {
@@ -154,7 +154,7 @@ SIZES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     },
 }
 
-# A stand-in for the speech parts: in the released files, not in what answers in text.
+# Tensors in place of the speech parts of the released files, which conversion leaves out.
 SPEECH_TENSORS = {
     "talker.thinker_to_talker_proj.weight": (16, 32),
     "talker.thinker_to_talker_proj.bias": (16,),
@@ -197,11 +197,11 @@ def build_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """A byte-level tokenizer with the released special tokens and a chat template.
 
-    It encodes any text; ids are its own (the released vocabulary is 300 times larger).
+    It encodes any text; its ids differ from the released ones.
 
     Args:
-        sentences: what it learns its words from.
-        vocabulary: the most tokens it learns, special ones not counted.
+        sentences: training text.
+        vocabulary: maximum number of tokens, without the special ones.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -222,7 +222,7 @@ def build_tokenizer(
 
 
 def released_config(size: str, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
-    """The content of ``config.json`` as released, with the sizes of ``SIZES[size]``."""
+    """Content of ``config.json`` in the released layout, with the sizes of ``SIZES[size]``."""
     token = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL_TOKENS}
     sizes = SIZES[size]
     audio = {
@@ -308,7 +308,7 @@ def _word_ids(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
 def _random_tensor(
     name: str, shape: tuple[int, ...], words: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Weights that keep activations near unit scale, whatever the size of the network."""
+    """Random weights that keep activations near unit scale at any size of the network."""
     values = rng.standard_normal(shape, dtype=np.float32)
     if name.endswith("bias"):
         values *= 0.1
@@ -317,17 +317,17 @@ def _random_tensor(
     elif not name.endswith("embed_tokens.weight"):
         values /= math.sqrt(math.prod(shape[1:]))
     if name.endswith("lm_head.weight"):
-        # A random model should at least answer in words: mute stray bytes and placeholders.
-        mute = np.ones(shape[0], bool)
-        mute[words] = False
-        values[mute] *= 0.1
+        # Tokens that are not words become unlikely, so that a random model answers in words.
+        other = np.ones(shape[0], bool)
+        other[words] = False
+        values[other] *= 0.1
     return values.astype(ml_dtypes.bfloat16)
 
 
 def _write_shards(
     directory: Path, shapes: Mapping[str, tuple[int, ...]], words: np.ndarray, seed: int
 ) -> None:
-    """Write all tensors, one shard in memory at a time, and the index that finds them."""
+    """Write all tensors, one shard in memory at a time, and the index."""
     rng = np.random.default_rng(seed)
     shards = list(_split(shapes))
     weight_map = {}
@@ -342,7 +342,7 @@ def _write_shards(
 
 
 def _split(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[list[str]]:
-    """Names in order, cut into shards of about equal size, at least two of them."""
+    """Divide the names in order into at least two shards of about equal size."""
     total = sum(_bytes(shape) for shape in shapes.values())
     limit = min(SHARD_BYTES, total / 2)
     names: list[str] = []
@@ -366,7 +366,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _tensor_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the released files: the thinker's, and a stand-in for the speech parts."""
+    """Shapes of all tensors of the released files: the thinker's and the speech parts'."""
     output = config["thinker_config"]["audio_config"]["output_dim"]
     unused = {"thinker.audio_tower.audio_bos_eos_token.weight": (2, output)}
     return released_shapes(ModelConfig.from_dict(config)) | unused | SPEECH_TENSORS

@@ -1,8 +1,7 @@
-"""Clips made from a seed: coloured shapes appear, and some of them sound.
+"""Synthetic clips with known content: coloured shapes appear, some of them with a sound.
 
-A clip is cut into slots of one second, which is one grid of pictures and half a window. An event
-is a shape and a sound that share a slot; a silent shape has none. Quiet windows hold no event.
-Everything is drawn from (split, seed), so that no two splits can share a clip.
+Each object is visible for one second, which is one grid of frames and half a window. Everything is
+drawn from (split, seed), so two splits never share a clip.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from omnizip_jax.testbed.clip_backgrounds import (
     SAMPLE_RATE,
     SHAPES,
     SIDE,
-    Scene,
-    din,
-    film,
+    Background,
+    background_audio,
+    background_frames,
     shape_mask,
 )
 
@@ -37,10 +36,9 @@ COLOURS = {
 SOUNDS = ("low", "high", "rising", "falling", "noise", "trill")
 
 CELL = 28  # pixels along the side of a token
-FPS = 2  # one picture for every sample that the model takes
-SPEC = WindowSpec(grid_slots=(SIDE // CELL) ** 2)  # these pictures as they are, not enlarged
-SLOTS_PER_WINDOW = 2
-MARGIN = 10  # pixels by which a thing goes along with the camera, at most
+FPS = 2  # the rate at which the model samples frames
+SPEC = WindowSpec(grid_slots=(SIDE // CELL) ** 2)  # frames are not enlarged
+MAX_SHIFT = 10  # pixels by which an object follows the camera, at most
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -48,77 +46,86 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 @dataclasses.dataclass(frozen=True)
 class Difficulty:
-    """What varies in a clip; pairs are the smallest and the largest value.
+    """Parameters of a clip; pairs are the smallest and the largest value.
 
     Attributes:
-        events: shapes that sound.
-        silent: shapes that do not.
-        crowd: the most silent shapes in one slot.
+        events: number of objects with a sound.
+        silent: number of objects without one.
+        max_silent: silent objects in one second, at most.
         radius: of a shape, pixels.
-        greys: still grey shapes, in sight for the whole clip.
-        texture: contrast of the backdrop, of 255.
-        hiss: standard deviation of a steady noise.
-        level: amplitude of an event's sound.
-        clicks: short clicks at any time.
-        scene: what moves and sounds besides; None for a dark, still backdrop.
-        windows: lengths of a clip, in turn by its seed.
-        again: the most times that the same thing appears; where more than once, things are all over
-            the clip, otherwise in about half of its windows.
+        grey_shapes: number of static grey shapes, visible for the whole clip.
+        contrast: of the static background, of 255.
+        noise: standard deviation of constant noise.
+        amplitude: of an object's sound.
+        clicks: number of short clicks at random times.
+        background: moving background with audio of its own; None for a dark, static one.
+        windows: lengths of clips; the seed selects one.
+        max_occurrences: how often the same object may appear. If more than once, objects are spread
+            over the whole clip, otherwise over about half of its windows.
     """
 
     events: tuple[int, int]
     silent: tuple[int, int]
-    crowd: int
+    max_silent: int
     radius: tuple[int, int]
-    greys: tuple[int, int]
-    texture: int
-    hiss: float
-    level: tuple[float, float]
+    grey_shapes: tuple[int, int]
+    contrast: int
+    noise: float
+    amplitude: tuple[float, float]
     clicks: tuple[int, int]
-    scene: Scene | None = None
+    background: Background | None = None
     windows: tuple[int, ...] = (4,)
-    again: int = 1
+    max_occurrences: int = 1
 
 
-RESTLESS = Scene(
-    shot=(2, 6),
+MOVING_BACKGROUND = Background(
+    shot_seconds=(2, 6),
     pan=12,
     shake=4,
     zoom=1.15,
     flicker=0.08,
-    texture=50,
-    movers=(0, 3),
+    contrast=50,
+    moving_shapes=(0, 3),
     voices=(0, 3),
-    babble=(0.01, 0.05),
-    rings=(0, 4),
-    ringing=(0.02, 0.08),
+    voice_amplitude=(0.01, 0.05),
+    bells=(0, 4),
+    bell_amplitude=(0.02, 0.08),
 )
-CALM = Scene(
-    shot=(4, 20),
+CALM_BACKGROUND = Background(
+    shot_seconds=(4, 20),
     pan=4,
     shake=1,
     zoom=1.05,
     flicker=0.03,
-    texture=40,
-    movers=(0, 1),
+    contrast=40,
+    moving_shapes=(0, 1),
     voices=(0, 1),
-    babble=(0.01, 0.03),
-    rings=(0, 2),
-    ringing=(0.02, 0.05),
+    voice_amplitude=(0.01, 0.03),
+    bells=(0, 2),
+    bell_amplitude=(0.02, 0.05),
 )
 
-# Fixed on validation clips with all tokens, before any method was measured on them.
+# Chosen on validation clips with all tokens, before any method was measured on them.
 DIFFICULTIES = {
-    # One thing at a time, loud and large.
+    # One object at a time, loud and large.
     "easy": Difficulty((2, 4), (0, 2), 1, (26, 36), (0, 2), 12, 1e-3, (0.2, 0.4), (0, 2)),
-    # Crowds in the quiet windows, small shapes on a rough backdrop, sounds under a hiss: beyond
-    # what the training shows.
+    # Several silent objects at once, small shapes on a rough background, noise: harder than the
+    # training clips.
     "hard": Difficulty((2, 4), (1, 2), 2, (10, 17), (2, 5), 54, 1.4e-2, (0.03, 0.2), (0, 6)),
-    # The camera moves, and so does what it sees; sounds overlap.
+    # Camera and background move; sounds overlap.
     "moving": Difficulty(
-        (2, 4), (0, 2), 2, (14, 24), (0, 0), 0, 4e-3, (0.1, 0.3), (0, 6), scene=RESTLESS
+        (2, 4),
+        (0, 2),
+        2,
+        (14, 24),
+        (0, 0),
+        0,
+        4e-3,
+        (0.1, 0.3),
+        (0, 6),
+        background=MOVING_BACKGROUND,
     ),
-    # Half a minute to five minutes: the same things come and come again.
+    # Half a minute to five minutes; the same objects appear several times.
     "long": Difficulty(
         (4, 6),
         (0, 2),
@@ -129,24 +136,24 @@ DIFFICULTIES = {
         1e-3,
         (0.15, 0.4),
         (0, 6),
-        scene=CALM,
+        background=CALM_BACKGROUND,
         windows=(15, 30, 60, 150),
-        again=6,
+        max_occurrences=6,
     ),
 }
 
 
 @dataclasses.dataclass(frozen=True)
-class Thing:
-    """A coloured shape in one slot; with a sound it is an event.
+class ClipObject:
+    """A coloured shape visible for one second, with or without a sound.
 
     Attributes:
-        slot: second of the clip.
-        sound: None for a silent shape.
-        long: whether the sound is a long one.
+        second: of the clip, from 0.
+        sound: None for a silent object.
+        long: whether the sound is long.
     """
 
-    slot: int
+    second: int
     colour: str
     shape: str
     sound: str | None = None
@@ -154,37 +161,35 @@ class Thing:
 
 
 @dataclasses.dataclass(frozen=True)
-class TestClip:
-    """A clip and the truth about it.
+class SyntheticClip:
+    """A clip with its content.
 
     Attributes:
-        things: by slot. Those that share a colour, or a sound, are the same thing again.
-        frames: two pictures for each slot, RGB.
+        objects: by second. Objects that share a colour or a sound are the same object again.
+        frames: RGB, two per second.
         waveform: mono at 16 kHz.
-        cells: the thing that covers each token of each slot, -1 for none.
-        active: the thing that is heard in each audio token (40 ms), -1 for none.
+        video_objects: index of the object that covers each video token of each second, or -1.
+        audio_objects: index of the object that sounds in each audio token (40 ms), or -1.
     """
 
-    __test__ = False  # not a test case, whatever pytest makes of the name
-
-    things: tuple[Thing, ...]
+    objects: tuple[ClipObject, ...]
     frames: UInt8[np.ndarray, "T 168 168 3"]
     waveform: Float[np.ndarray, " S"]
-    cells: Int[np.ndarray, "slots 36"]
-    active: Int[np.ndarray, "slots 25"]
+    video_objects: Int[np.ndarray, "seconds 36"]
+    audio_objects: Int[np.ndarray, "seconds 25"]
 
     @property
-    def events(self) -> tuple[Thing, ...]:
-        return tuple(thing for thing in self.things if thing.sound)
+    def events(self) -> tuple[ClipObject, ...]:
+        return tuple(obj for obj in self.objects if obj.sound)
 
     @property
     def arrays(self) -> tuple[np.ndarray, float, np.ndarray, int]:
-        """What ``omnizip_jax.generate`` takes."""
+        """The clip as ``omnizip_jax.generate`` accepts it: frames, rate, samples, rate."""
         return self.frames, FPS, self.waveform, SAMPLE_RATE
 
     def write(self, path: str | Path) -> Path:
         """Write an mp4 (H.264, AAC at 44.1 kHz); returns its path."""
-        repeat, rate = 5, 44_100  # pictures a player can show, and a rate that needs resampling
+        repeat, rate = 5, 44_100  # a frame rate that players accept, and audio to be resampled
         with av.open(str(path), "w", format="mp4") as container:
             picture = container.add_stream("libx264", rate=FPS * repeat)
             picture.width = picture.height = SIDE
@@ -204,7 +209,7 @@ class TestClip:
 
 
 def random_generator(split: Split, seed: int) -> np.random.Generator:
-    """Everything random about one clip; different for every split and seed.
+    """The random generator of one clip, different for every split and seed.
 
     Raises:
         ValueError: an unknown split or a negative seed.
@@ -221,145 +226,150 @@ def make_clip(
     split: Split = "test",
     difficulty: Difficulty = DIFFICULTIES["easy"],
     windows: int | None = None,
-) -> TestClip:
+) -> SyntheticClip:
     """The clip of a seed; the same arguments give the same clip.
 
     Args:
         windows: of 2 s; by default one of the difficulty's lengths.
     """
     random = random_generator(split, seed)
-    windows = windows or clip_windows(seed, difficulty)
-    return render(draw_things(random, difficulty, windows), random, difficulty, windows)
+    windows = windows or default_windows(seed, difficulty)
+    return render(draw_objects(random, difficulty, windows), random, difficulty, windows)
 
 
-def clip_windows(seed: int, difficulty: Difficulty) -> int:
-    """How many windows the clip of a seed has by default."""
+def default_windows(seed: int, difficulty: Difficulty) -> int:
+    """Default length of the clip of a seed, in windows."""
     return difficulty.windows[seed % len(difficulty.windows)]
 
 
-def draw_things(
+def draw_objects(
     random: np.random.Generator, difficulty: Difficulty, windows: int
-) -> tuple[Thing, ...]:
-    """Draw what happens: events in about half of the windows, silent shapes in free slots."""
-    if difficulty.again > 1:
-        return _draw_recurring(random, difficulty, windows * SLOTS_PER_WINDOW)
+) -> tuple[ClipObject, ...]:
+    """Draw objects: those with a sound in about half of the windows, silent ones elsewhere."""
+    seconds = windows * SPEC.seconds
+    if difficulty.max_occurrences > 1:
+        return _draw_recurring(random, difficulty, seconds)
     events = random.integers(difficulty.events[0], difficulty.events[1] + 1)
-    events = min(events, windows * SLOTS_PER_WINDOW)
+    events = min(events, seconds)
     silent = random.integers(difficulty.silent[0], difficulty.silent[1] + 1)
-    busy = max(windows // 2, -(-events // SLOTS_PER_WINDOW))
-    places = random.permutation(windows)[:busy, None] * SLOTS_PER_WINDOW + np.arange(2)
-    slots = random.permutation(places.ravel())[:events].tolist()
-    free = np.setdiff1d(np.arange(windows * SLOTS_PER_WINDOW), slots)
-    silent = min(silent, len(COLOURS) - events)  # no two things share a colour
-    free = random.permutation(np.repeat(free, difficulty.crowd))[:silent].tolist()
+    busy = max(windows // 2, -(-events // SPEC.seconds))
+    places = random.permutation(windows)[:busy, None] * SPEC.seconds + np.arange(2)
+    taken = random.permutation(places.ravel())[:events].tolist()
+    free = np.setdiff1d(np.arange(seconds), taken)
+    silent = min(silent, len(COLOURS) - events)  # no two objects share a colour
+    free = random.permutation(np.repeat(free, difficulty.max_silent))[:silent].tolist()
     colours = random.permutation(list(COLOURS))[: events + len(free)].tolist()
     sounds = random.permutation(SOUNDS)[:events].tolist()
-    things = [
-        Thing(slot, colour, str(random.choice(SHAPES)), sound, bool(sound and random.integers(2)))
-        for slot, colour, sound in zip(
-            slots + free, colours, sounds + [None] * len(free), strict=True
+    objects = [
+        ClipObject(
+            second, colour, str(random.choice(SHAPES)), sound, bool(sound and random.integers(2))
+        )
+        for second, colour, sound in zip(
+            taken + free, colours, sounds + [None] * len(free), strict=True
         )
     ]
-    return tuple(sorted(things, key=lambda thing: thing.slot))
+    return tuple(sorted(objects, key=lambda obj: obj.second))
 
 
 def _draw_recurring(
-    random: np.random.Generator, difficulty: Difficulty, slots: int
-) -> tuple[Thing, ...]:
-    """Every thing in a slot of its own, some of them again; at most half of the slots are busy."""
+    random: np.random.Generator, difficulty: Difficulty, seconds: int
+) -> tuple[ClipObject, ...]:
+    """Draw one object per second in at most half of the seconds; some appear several times."""
     events = random.integers(difficulty.events[0], difficulty.events[1] + 1)
     silent = random.integers(difficulty.silent[0], difficulty.silent[1] + 1)
-    room = max(slots // 2, 1)
+    limit = max(seconds // 2, 1)
     colours = random.permutation(list(COLOURS)).tolist()
     sounds = [*random.permutation(SOUNDS)[:events].tolist(), *[None] * silent]
     cast = [
-        Thing(0, colour, str(random.choice(SHAPES)), sound, bool(sound and random.integers(2)))
+        ClipObject(0, colour, str(random.choice(SHAPES)), sound, bool(sound and random.integers(2)))
         for colour, sound in zip(colours, sounds, strict=False)
-    ][:room]
-    # Half of them come once; others more often, where there is time.
-    most = max(1, min(difficulty.again, slots // 10))
+    ][:limit]
+    # Half of them appear once, the others more often if the clip is long enough.
+    most = max(1, min(difficulty.max_occurrences, seconds // 10))
     times = random.integers(1, most + 1, len(cast))
     times[random.random(len(cast)) < 0.5] = 1
     more = random.permutation(np.repeat(np.arange(len(cast)), times - 1))
-    who = [*range(len(cast)), *more[: room - len(cast)].tolist()]
-    places = random.permutation(slots)[: len(who)].tolist()
-    things = [dataclasses.replace(cast[i], slot=slot) for i, slot in zip(who, places, strict=True)]
-    return tuple(sorted(things, key=lambda thing: thing.slot))
+    who = [*range(len(cast)), *more[: limit - len(cast)].tolist()]
+    places = random.permutation(seconds)[: len(who)].tolist()
+    objects = [
+        dataclasses.replace(cast[i], second=second) for i, second in zip(who, places, strict=True)
+    ]
+    return tuple(sorted(objects, key=lambda obj: obj.second))
 
 
 def render(
-    things: tuple[Thing, ...],
+    objects: tuple[ClipObject, ...],
     random: np.random.Generator,
     difficulty: Difficulty,
     windows: int,
-) -> TestClip:
-    """Draw the pictures of these things and play their sounds."""
-    slots = windows * SLOTS_PER_WINDOW
-    frames, cells = _pictures(things, random, difficulty, slots)
-    waveform, active = _sounds(things, random, difficulty, slots)
-    return TestClip(things, frames, waveform, cells, active)
+) -> SyntheticClip:
+    """Render frames and audio of these objects."""
+    seconds = windows * SPEC.seconds
+    frames, video_objects = _frames(objects, random, difficulty, seconds)
+    waveform, audio_objects = _audio(objects, random, difficulty, seconds)
+    return SyntheticClip(objects, frames, waveform, video_objects, audio_objects)
 
 
-def _pictures(things, random, difficulty, slots):
-    moved = np.zeros((slots * 2, 2))
-    if difficulty.scene:
-        frames, moved = film(random, difficulty.scene, slots * FPS, FPS)
+def _frames(objects, random, difficulty, seconds):
+    moved = np.zeros((seconds * FPS, 2))
+    if difficulty.background:
+        frames, moved = background_frames(random, difficulty.background, seconds * FPS, FPS)
     else:
-        frames = _still(random, difficulty, slots)
-    cells = np.full((slots, (SIDE // CELL) ** 2), -1)
+        frames = _static_background(random, difficulty, seconds)
+    video_objects = np.full((seconds, (SIDE // CELL) ** 2), -1)
     taken: dict[int, list[tuple[int, int]]] = {}
-    for index, thing in enumerate(things):
+    for index, obj in enumerate(objects):
         radius = random.integers(difficulty.radius[0], difficulty.radius[1] + 1)
         centre = random.integers(radius + 4, SIDE - radius - 4, 2)
         while any(
-            np.abs(centre - other).max() < 2 * radius + 8 for other in taken.get(thing.slot, [])
+            np.abs(centre - other).max() < 2 * radius + 8 for other in taken.get(obj.second, [])
         ):
             centre = random.integers(radius + 4, SIDE - radius - 4, 2)
-        taken.setdefault(thing.slot, []).append(centre)
+        taken.setdefault(obj.second, []).append(centre)
         cover = np.zeros((SIDE, SIDE))
-        sway = np.clip(np.round(moved[2 * thing.slot + 1] / 2), -MARGIN, MARGIN).astype(int)
-        for frame, way in ((2 * thing.slot, -sway), (2 * thing.slot + 1, sway)):
-            mask = shape_mask(thing.shape, centre + random.integers(-4, 5, 2) + way, radius)
-            colour = np.array(COLOURS[thing.colour]) + random.integers(-20, 21, 3)
+        shift = np.clip(np.round(moved[2 * obj.second + 1] / 2), -MAX_SHIFT, MAX_SHIFT).astype(int)
+        for frame, offset in ((2 * obj.second, -shift), (2 * obj.second + 1, shift)):
+            mask = shape_mask(obj.shape, centre + random.integers(-4, 5, 2) + offset, radius)
+            colour = np.array(COLOURS[obj.colour]) + random.integers(-20, 21, 3)
             frames[frame][mask] = np.clip(colour, 0, 255)
             cover += mask / 2
         share = cover.reshape(SIDE // CELL, CELL, SIDE // CELL, CELL).mean((1, 3)).ravel()
-        cells[thing.slot, share > 0.15] = index
-    return frames, cells
+        video_objects[obj.second, share > 0.15] = index
+    return frames, video_objects
 
 
-def _still(random, difficulty, slots):
-    """The same picture throughout: a grey backdrop with grey shapes."""
+def _static_background(random, difficulty, seconds):
+    """Frames of a grey background with grey shapes, all the same."""
     side = SIDE // 12
     shade = random.integers(40, 100)
-    backdrop = random.integers(-difficulty.texture, difficulty.texture + 1, (12, 12, 1))
-    backdrop = np.repeat(shade + backdrop.repeat(side, 0).repeat(side, 1), 3, axis=2)
-    for _ in range(random.integers(difficulty.greys[0], difficulty.greys[1] + 1)):
+    frame = random.integers(-difficulty.contrast, difficulty.contrast + 1, (12, 12, 1))
+    frame = np.repeat(shade + frame.repeat(side, 0).repeat(side, 1), 3, axis=2)
+    for _ in range(random.integers(difficulty.grey_shapes[0], difficulty.grey_shapes[1] + 1)):
         radius = random.integers(difficulty.radius[0], difficulty.radius[1] + 1)
         centre = random.integers(radius, SIDE - radius, 2)
         mask = shape_mask(str(random.choice(SHAPES)), centre, radius)
-        backdrop[mask] = random.integers(110, 190)
-    return np.repeat(np.clip(backdrop, 0, 255).astype(np.uint8)[None], slots * 2, axis=0)
+        frame[mask] = random.integers(110, 190)
+    return np.repeat(np.clip(frame, 0, 255).astype(np.uint8)[None], seconds * FPS, axis=0)
 
 
-def _sounds(things, random, difficulty, slots):
-    wave = difficulty.hiss * random.standard_normal(slots * SAMPLE_RATE)
-    if difficulty.scene:
-        wave += din(random, difficulty.scene, len(wave))
-    active = np.full((slots, 25), -1)
-    for index, thing in enumerate(things):
-        if thing.sound is None:
+def _audio(objects, random, difficulty, seconds):
+    wave = difficulty.noise * random.standard_normal(seconds * SAMPLE_RATE)
+    if difficulty.background:
+        wave += background_audio(random, difficulty.background, len(wave))
+    audio_objects = np.full((seconds, 25), -1)
+    for index, obj in enumerate(objects):
+        if obj.sound is None:
             continue
-        seconds = random.uniform(0.75, 0.9) if thing.long else random.uniform(0.25, 0.4)
-        start = random.uniform(0.03, 0.97 - seconds)
-        piece = _tone(thing.sound, seconds, random) * random.uniform(*difficulty.level)
-        first = round((thing.slot + start) * SAMPLE_RATE)
+        length = random.uniform(0.75, 0.9) if obj.long else random.uniform(0.25, 0.4)
+        start = random.uniform(0.03, 0.97 - length)
+        piece = _tone(obj.sound, length, random) * random.uniform(*difficulty.amplitude)
+        first = round((obj.second + start) * SAMPLE_RATE)
         wave[first : first + len(piece)] += piece
-        active[thing.slot, int(start * 25) : int((start + seconds) * 25) + 1] = index
+        audio_objects[obj.second, int(start * 25) : int((start + length) * 25) + 1] = index
     for _ in range(random.integers(difficulty.clicks[0], difficulty.clicks[1] + 1)):
         first = random.integers(len(wave) - 80)
         wave[first : first + 80] += 0.05 * random.standard_normal(80)
-    return np.clip(wave, -1, 1).astype(np.float32), active
+    return np.clip(wave, -1, 1).astype(np.float32), audio_objects
 
 
 def _tone(sound, seconds, random):

@@ -145,6 +145,6 @@ def test_it_answers_right(small):
 def test_generate_reads_a_file(small, tmp_path):
     clip = make_clip(0)
     path = clip.write(tmp_path / "clip.mp4")
-    question = f"Was there a {clip.things[0].colour} shape?"
+    question = f"Was there a {clip.objects[0].colour} shape?"
     answer = generate(small, path, question, compression=None, max_new_tokens=4, spec=SPEC)
     assert answer.text.strip() == "yes"

@@ -22,8 +22,8 @@ def test_a_clip(tmp_path, capsys):
     for expected in ("truth", "45 %", "35 %", "100.0%", "right answers", "of 6", "--seed 2"):
         assert expected in out
     made = sample_clip(1)
-    assert made.things == make_clip(1, difficulty=DIFFICULTIES["moving"]).things
-    assert all(thing.colour in out and thing.shape in out for thing in made.things)
+    assert made.objects == make_clip(1, difficulty=DIFFICULTIES["moving"]).objects
+    assert all(obj.colour in out and obj.shape in out for obj in made.objects)
     for picture in ("kept", "paper", "methods"):
         assert (tmp_path / "demo" / f"{picture}.png").stat().st_size > 10_000
     assert main(["demo", "--out", str(tmp_path / "demo"), "--seed", "1"]) == 0  # once more

@@ -13,8 +13,8 @@ def test_a_plot_is_that_of_the_clip(name):
     survey = SURVEYS[name]
     assert survey.difficulty == name
     clip, questions = quiz(0, "test", name)
-    assert clip.things == survey.plot(0, "test")[0]
-    assert len(clip.cells) == 2 * survey.windows(0)
+    assert clip.objects == survey.plot(0, "test")[0]
+    assert len(clip.video_objects) == 2 * survey.windows(0)
     assert questions == quiz(0, "test", name)[1] != survey.plot(0, "validation")[1]
 
 

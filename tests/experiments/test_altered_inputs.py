@@ -37,7 +37,7 @@ def test_only_what_a_row_asks_for_is_altered(small):
     readings = Readings(own, clips, lambda: others, counted)
     assert readings.of(Row(AllTokens())) is own and not encoded
     told = readings.of(Row(Oracle(keep=0.5)))
-    assert isinstance(told, KnownWindow) and told.seen.sum() == (clips[0].cells >= 0).sum()
+    assert isinstance(told, KnownWindow) and told.seen.sum() == (clips[0].video_objects >= 0).sum()
     theirs = encode(small, [cut(clip) for clip in others])
     deaf = readings.of(Row(AllTokens(), sound="other"))
     blind = readings.of(Row(AllTokens(), picture="other"))

@@ -36,15 +36,21 @@ def test_things_come_first(keep):
     heard, seen = np.asarray(chosen.audio_keep), np.asarray(chosen.video_keep)
     counts = np.full(4, 50), np.full(4, 72)
     assert heard.sum() + seen.sum() == method.bound(*counts) == round(keep * 488)
-    sounds, shows = clip.active.reshape(heard.shape) >= 0, clip.cells.reshape(seen.shape) >= 0
-    things, room = sounds.sum() + shows.sum(), round(keep * 488)
+    sounds, shows = (
+        clip.audio_objects.reshape(heard.shape) >= 0,
+        clip.video_objects.reshape(seen.shape) >= 0,
+    )
+    objects, room = sounds.sum() + shows.sum(), round(keep * 488)
     of_things = heard[sounds].sum() + seen[shows].sum()
-    assert of_things == min(things, room)
-    if room < things:  # every thing gets about its share
-        for index in range(len(clip.things)):
-            own = clip.cells.reshape(seen.shape) == index, clip.active.reshape(heard.shape) == index
+    assert of_things == min(objects, room)
+    if room < objects:  # every thing gets about its share
+        for index in range(len(clip.objects)):
+            own = (
+                clip.video_objects.reshape(seen.shape) == index,
+                clip.audio_objects.reshape(heard.shape) == index,
+            )
             size = own[0].sum() + own[1].sum()
-            assert abs(seen[own[0]].sum() + heard[own[1]].sum() - size * room / things) <= 2
+            assert abs(seen[own[0]].sum() + heard[own[1]].sum() - size * room / objects) <= 2
 
 
 def test_spread_is_even():

@@ -27,18 +27,18 @@ WINDOWS, SLOTS = 10, 400
 def test_every_age_has_an_event_of_its_own(ages, seconds):
     silent, slots = [], set()
     for seed in range(200):
-        things, by_age = draw_plot(np.random.default_rng(seed), seconds, ages)
-        assert len(things) == len(ages) + 2
-        assert [thing.slot for thing in things] == sorted({thing.slot for thing in things})
-        assert things[0].slot >= 0 and things[-1].slot < seconds
-        assert len({thing.colour for thing in things}) == len(things)
-        heard = [thing.sound for thing in things if thing.sound]
+        objects, by_age = draw_plot(np.random.default_rng(seed), seconds, ages)
+        assert len(objects) == len(ages) + 2
+        assert [obj.second for obj in objects] == sorted({obj.second for obj in objects})
+        assert objects[0].second >= 0 and objects[-1].second < seconds
+        assert len({obj.colour for obj in objects}) == len(objects)
+        heard = [obj.sound for obj in objects if obj.sound]
         assert len(set(heard)) == len(heard)
-        silent.append(len(things) - len(heard))
+        silent.append(len(objects) - len(heard))
         for age, (near, far) in ages.items():
-            inside = [thing for thing in things if near <= seconds - thing.slot <= far]
+            inside = [obj for obj in objects if near <= seconds - obj.second <= far]
             assert inside == [by_age[age]] and by_age[age].sound
-        slots.add(by_age["2 s"].slot)
+        slots.add(by_age["2 s"].second)
     assert set(silent) == {0, 1, 2}
     assert slots == {seconds - 4, seconds - 3, seconds - 2, seconds - 1}
 
@@ -52,8 +52,8 @@ def test_every_kind_is_asked_once_about_every_event():
         assert sorted(pairs) == sorted((age, kind) for age in AGES for kind in ASKED)
         assert list(dict.fromkeys(age for age, _ in asked)) == list(AGES)
         for age, question in asked:
-            thing = plot.by_age[age]
-            known = (thing.colour, thing.shape, thing.sound, "long" if thing.long else "short")
+            obj = plot.by_age[age]
+            known = (obj.colour, obj.shape, obj.sound, "long" if obj.long else "short")
             assert question.answer in known
             # The question names the thing by its colour or by its sound, and no other thing.
             names = [*COLOURS, *SOUNDS]

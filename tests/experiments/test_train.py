@@ -109,11 +109,11 @@ def _stop_at(call, error):
 def test_the_bank_has_every_sound_that_a_window_can_have():
     """Each of six sounds, short or long or none, in each of the two seconds of a window."""
     heard = set()
-    for things in _every_content(np.random.default_rng(0), 2, 120):
-        assert all(t.colour in COLOURS for t in things)
+    for objects in _every_content(np.random.default_rng(0), 2, 120):
+        assert all(t.colour in COLOURS for t in objects)
         for window in range(4):
-            own = [t for t in things if t.sound and t.slot // 2 == window]
-            heard.add(frozenset((t.slot % 2, t.sound, t.long) for t in own))
+            own = [t for t in objects if t.sound and t.second // 2 == window]
+            heard.add(frozenset((t.second % 2, t.sound, t.long) for t in own))
     assert len(heard) == 13 * 13
 
 

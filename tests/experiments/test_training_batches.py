@@ -25,7 +25,7 @@ from omnizip_jax.testbed.synthetic_clips import (
     DIFFICULTIES,
     SOUNDS,
     SPEC,
-    draw_things,
+    draw_objects,
     make_clip,
 )
 
@@ -72,31 +72,32 @@ def test_put_together_clips_hold_what_their_labels_say(params):
     clips = [make_clip(seed, "train", windows=1, difficulty=ALONE) for seed in range(40)]
     bank = Bank(clips, fake_encode)
     random = np.random.default_rng(0)
-    things = clips[7].things
-    grids, sounds = bank.find(things, 1, random)
-    for slot, grid in enumerate(grids):
+    objects = clips[7].objects
+    grids, sounds = bank.find(objects, 1, random)
+    for second, grid in enumerate(grids):
         clip = clips[grid // 2]
         labels = token_labels(clip)
         np.testing.assert_array_equal(bank.labels["colour"][grid], labels["colour"][grid % 2])
-        assert {(t.colour, t.shape) for t in clip.things if t.slot == grid % 2} == {
-            (t.colour, t.shape) for t in things if t.slot == slot
+        assert {(t.colour, t.shape) for t in clip.objects if t.second == grid % 2} == {
+            (t.colour, t.shape) for t in objects if t.second == second
         }
     heard = [
-        {(t.slot, t.sound, t.long) for t in c if t.sound} for c in (things, bank.things[sounds[0]])
+        {(t.second, t.sound, t.long) for t in c if t.sound}
+        for c in (objects, bank.objects[sounds[0]])
     ]
     assert heard[0] == heard[1]
 
 
-def _heard(things):
-    return {(thing.slot, thing.sound, thing.long) for thing in things if thing.sound}
+def _heard(objects):
+    return {(obj.second, obj.sound, obj.long) for obj in objects if obj.sound}
 
 
 def test_what_the_bank_does_not_know_is_left_out_or_refused():
     bank = Bank(
         [make_clip(seed, "train", windows=1, difficulty=ALONE) for seed in (0, 1)], fake_encode
     )
-    known = bank.things[0]
-    other = dataclasses.replace(known[0], slot=1 - known[0].slot, sound="none such")
+    known = bank.objects[0]
+    other = dataclasses.replace(known[0], second=1 - known[0].second, sound="none such")
     assert bank.without_unknown(known) == known
     assert other not in bank.without_unknown((*known, other))
     with pytest.raises(ValueError, match="give it more clips"):
@@ -117,15 +118,15 @@ def test_dialogues_ask_in_the_chat_template_and_learn_only_answers(params):
         learned = [params.tokenizer.decode(text[1:][answer[:-1] == i]) for i in (1, 2)]
         assert all(turn.endswith("<|im_end|>") and len(turn.split("<")[0]) > 1 for turn in learned)
         assert words.count("assistant\n" + learned[0] + "\n") >= 1
-        asked = [q for t in bank.things for q in all_questions(t, seconds=8) if q.text == question]
+        asked = [q for t in bank.objects for q in all_questions(t, seconds=8) if q.text == question]
         assert {q.kind for q in asked} == {KINDS[kind]}
 
 
 def test_every_answer_to_every_kind_of_question_fits(params):
     """Turns are never longer than the room that they have."""
     tokenizer, config = params.tokenizer, params.config
-    things = draw_things(np.random.default_rng(1), DIFFICULTIES["long"], 150)
-    for question in all_questions(things, seconds=300):
+    objects = draw_objects(np.random.default_rng(1), DIFFICULTIES["long"], 150)
+    for question in all_questions(objects, seconds=300):
         prompt = prompts.build(tokenizer, config, question.text, audio=True, video=True)
         assert len(prompt.suffix) <= SUFFIX and len(prompt.suffix) + 2 <= TURN
         assert len(tokenizer.encode(question.answer)) == 1
@@ -146,7 +147,7 @@ def test_the_tokens_that_tell_an_answer(params):
     dialogues = Dialogues([(DIFFICULTIES["long"], bank)], params.tokenizer, params.config)
     lesson = Lesson(12 * 122, clips=1, rows=60, whole=True)
     batch = dialogues.draw(np.random.default_rng(0), lesson)
-    asked = {question.text: question for question in all_questions(clip.things, seconds=24)}
+    asked = {question.text: question for question in all_questions(clip.objects, seconds=24)}
     sounds, colours, told = batch.labels["sound"][0], batch.labels["colour"][0], set()
     for text, kind, tells in zip(batch.text[0], batch.kind[0], batch.tells[0], strict=True):
         question = asked[

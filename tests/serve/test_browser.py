@@ -219,7 +219,7 @@ def test_a_camera_and_a_microphone(page, clip):
     page.until(lambda: len(page.windows()) >= 6)  # the clip has four
     assert page.text("#status") == "Watching and listening"
     kinds = ("shape of colour", "seen", "heard")
-    about = [each for each in all_questions(clip.things) if each.kind in kinds]
+    about = [each for each in all_questions(clip.objects) if each.kind in kinds]
     page.picture("camera")
     asked = [each for each in one_of_each(about)] + about[:3]
     assert [page.ask(each.text) for each in asked] == [each.answer for each in asked]
@@ -304,7 +304,7 @@ def test_a_file(page, clip, folder):
     page.one("#picker").send_keys(str(folder / "clip.mp4"))
     page.until(lambda: page.one("body").get_attribute("data-state") == "ended")
     page.until(lambda: len(page.windows()) == 4)
-    assert mostly_right(page, all_questions(clip.things, "audio-visual"))
+    assert mostly_right(page, all_questions(clip.objects, "audio-visual"))
     page.one("#picker").send_keys(str(folder / "key"))  # no video
     page.until(lambda: "cannot play" in page.text("#status"))
     assert page.one("body").get_attribute("data-state") == "idle"
@@ -328,7 +328,7 @@ def test_a_new_source_begins_anew(page, clip, folder):
     page.until(lambda: page.one("body").get_attribute("data-state") == "ended")
     page.until(lambda: len(page.windows()) == 4)
     assert page.text("#timeline time") == "0:00" and page.text("#clock") == "0:08"
-    asked = one_of_each([each for each in all_questions(clip.things) if each.family == "audio"])
+    asked = one_of_each([each for each in all_questions(clip.objects) if each.family == "audio"])
     assert [page.ask(each.text) for each in asked] == [each.answer for each in asked]
 
 

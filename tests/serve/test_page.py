@@ -101,10 +101,10 @@ def test_answers_about_the_sample_are_true_when_they_are_offered(client):
     assert questions == sample_questions() and len(questions) == 5
     assert len({question["text"] for question in questions}) == 5
     for question in questions:
-        seen = tuple(thing for thing in sample().things if thing.slot < question["since"])
+        seen = tuple(obj for obj in sample().objects if obj.second < question["since"])
         truth = {each.text: each.answer for each in all_questions(seen)}
         assert truth[question["text"]] == question["answer"]
-        whole = {each.text: each.answer for each in all_questions(sample().things)}
+        whole = {each.text: each.answer for each in all_questions(sample().objects)}
         assert whole[question["text"]] == question["answer"]
 
 

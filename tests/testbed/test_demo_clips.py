@@ -1,33 +1,33 @@
-"""The clips of the demo and the notebooks have what is asked about them, whatever the seed."""
+"""Clips of the demo and the notebooks, for several seeds."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from omnizip_jax.testbed.demo_clips import only_at_the_beginning, sample_stream
-from omnizip_jax.testbed.synthetic_clips import Thing
+from omnizip_jax.testbed.demo_clips import objects_only_in_opening, sample_stream
+from omnizip_jax.testbed.synthetic_clips import ClipObject
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_stream_begins_with_a_sound_that_does_not_come_again(seed):
+def test_a_sound_occurs_only_in_the_opening_of_a_stream(seed):
     clip = sample_stream(seed)
     assert len(clip.frames) == 128 and len(clip.waveform) == 64 * 16_000
-    own = [thing for thing in only_at_the_beginning(clip.things) if thing.sound]
-    assert own and all(thing.slot < 10 for thing in own)
-    for thing in own:
-        again = [t for t in clip.things if thing.sound == t.sound or thing.colour == t.colour]
-        assert all(t.slot < 10 for t in again)
+    own = [obj for obj in objects_only_in_opening(clip.objects) if obj.sound]
+    assert own and all(obj.second < 10 for obj in own)
+    for obj in own:
+        again = [t for t in clip.objects if obj.sound == t.sound or obj.colour == t.colour]
+        assert all(t.second < 10 for t in again)
 
 
-def test_a_seed_makes_the_same_stream_and_another_one_another():
+def test_a_seed_determines_the_stream():
     one, same, other = sample_stream(4), sample_stream(4), sample_stream(5)
-    assert one.things == same.things and np.array_equal(one.frames, same.frames)
-    assert one.things != other.things
+    assert one.objects == same.objects and np.array_equal(one.frames, same.frames)
+    assert one.objects != other.objects
 
 
-def test_what_comes_again_later_is_not_only_at_the_beginning():
-    early, late = Thing(9, "red", "circle", "low"), Thing(10, "red", "circle", "low")
-    silent = Thing(3, "blue", "circle")
-    assert only_at_the_beginning((silent, early, late)) == (silent,)
-    assert only_at_the_beginning((silent, early)) == (silent, early)
+def test_objects_that_recur_are_not_only_in_the_opening():
+    early, late = ClipObject(9, "red", "circle", "low"), ClipObject(10, "red", "circle", "low")
+    silent = ClipObject(3, "blue", "circle")
+    assert objects_only_in_opening((silent, early, late)) == (silent,)
+    assert objects_only_in_opening((silent, early)) == (silent, early)

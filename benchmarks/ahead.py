@@ -50,7 +50,7 @@ from omnizip_jax.inference.sequence import (
 )
 from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.decoder import KVCache
-from omnizip_jax.models.qwen2_5_omni.encoders import encode_windows, weights_dtype
+from omnizip_jax.models.qwen2_5_omni.encoders import compute_dtype, encode_windows
 from omnizip_jax.models.qwen2_5_omni.parameters import abstract_params
 from omnizip_jax.types import EncodedClip, Window
 
@@ -301,7 +301,7 @@ def _streaming(target: Target, weights: Any, clip: Any, config: Any) -> Iterator
         state = StreamState.initial(
             CAPACITY, jax.random.key(0), *stream.first_plan(weights, prefill_config)
         )
-        return KVCache.empty(config.text, CAPACITY, weights_dtype(weights)), state
+        return KVCache.empty(config.text, CAPACITY, compute_dtype(weights)), state
 
     cache, state = target.abstract(jax.eval_shape(begin, weights))
     yield target.compile(

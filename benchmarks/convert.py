@@ -18,7 +18,7 @@ from benchmarks.bench import Bench
 from benchmarks.harness import Row
 from omnizip_jax.checkpoint.released import SLICE_BYTES
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.released import released_leaves
+from omnizip_jax.models.qwen2_5_omni.parameters import released_leaves
 from omnizip_jax.testbed.random_checkpoint import SIZES
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -139,7 +139,7 @@ def _whole(ours: Stream) -> Callable[[], None]:
         with mock.patch.object(stream, "_feed", own):
             ours.feed()
 
-    with mock.patch.object(attention, "SMALLEST_ATTENDED", CAPACITY):
+    with mock.patch.object(attention, "MIN_LENGTH_BUCKET", CAPACITY):
         feed()
     return feed
 
@@ -180,7 +180,7 @@ def _overlap(bench: Bench, params: Params) -> Row:
 def _attention_share(bench: Bench, of: Stream, length: int) -> float:
     """Of a window's operations: attention to the attended length, encoders and matrices else."""
     text, block = bench.config.text, of.state.prefill_config.block
-    attended = next(n for n in attention.attended_lengths(CAPACITY) if n >= length + block)
+    attended = next(n for n in attention.length_buckets(CAPACITY) if n >= length + block)
     own = 4.0 * text.layers * text.heads * text.head_dim * attended * block
     rest = 2.0 * text.layers * layer_weights(text) * block + flops.encoder_flops(bench.config, 1)
     return own / (own + rest)

@@ -21,7 +21,7 @@ from omnizip_jax.inference import chat_template as prompts
 from omnizip_jax.media import load_clip
 from omnizip_jax.media.pixels import patchify
 from omnizip_jax.media.sound import clip_log_mel
-from omnizip_jax.models.qwen2_5_omni import positions as tmrope
+from omnizip_jax.models.qwen2_5_omni import prompt as tmrope
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.testbed.clip_questions import KINDS, Question, draw_questions
 from omnizip_jax.testbed.synthetic_clips import (

@@ -94,7 +94,7 @@ def encoder_loss(
     """Cross entropy of linear heads that name what is in each token, on the encoders' outputs."""
     vision, audio = VisionEncoder(config.vision), AudioEncoder(config.audio)
     size = jnp.array([GRID, GRID])
-    video = jax.vmap(lambda x: vision.bind({"params": params["vision"]})(x, size))(batch.patches)
+    video = jax.vmap(lambda x: vision.bind({"params": params["vision"]})(x, size)[0])(batch.patches)
     sound = jax.vmap(lambda x: audio.bind({"params": params["audio"]})(x, 200).tokens)(batch.mel)
     heads = params["heads"]["encoders"]
     losses, metrics = [], {}
@@ -172,7 +172,7 @@ def _layer(own, clip, dialogues, angles, count, config: TextConfig):
 
     def add(x: Array, attended: Array) -> Any:
         x = x + linear("o_proj", attended.reshape(x.shape))
-        mlp: Any = MLP(config, jnp.float32, Backend())
+        mlp: Any = MLP(config, jnp.float32, Backend.CPU)
         return x + mlp.apply({"params": own["mlp"]}, norm("post_attention_layernorm", x))
 
     clip_q, clip_k, clip_v = project(clip, angles[0])
@@ -190,7 +190,7 @@ def _attend_causal(
     out = []
     for start in range(0, q.shape[0], QUERY_BLOCK):
         stop = min(start + QUERY_BLOCK, q.shape[0])
-        mask = attention.block_mask(stop - start, jnp.int32(start), stop)
+        mask = attention.causal_mask(stop - start, jnp.int32(start), stop)
         out.append(jax.checkpoint(attention.attend)(q[start:stop], k[:stop], v[:stop], mask))
     return jnp.concatenate(out)
 
@@ -204,9 +204,9 @@ def _attend_clip_and_self(q, k, v, clip_k, clip_v, count):
     k, v, clip_k, clip_v = (jnp.repeat(x, groups, axis=-2) for x in (k, v, clip_k, clip_v))
     size, slots = q.shape[1], clip_k.shape[0]
     state = jnp.einsum("qsnh,tnh->nqst", q, clip_k)
-    state = jnp.where(jnp.arange(slots) < count, state, attention.LEAST)
+    state = jnp.where(jnp.arange(slots) < count, state, attention.MASKED_SCORE)
     own = jnp.einsum("qsnh,qunh->nqsu", q, k)
-    own = jnp.where(jnp.tri(size, dtype=bool), own, attention.LEAST)
+    own = jnp.where(jnp.tri(size, dtype=bool), own, attention.MASKED_SCORE)
     weight = jax.nn.softmax(jnp.concatenate([state, own], -1) * q.shape[-1] ** -0.5)
     to_clip = jnp.einsum("nqst,tnh->qsnh", weight[..., :slots], clip_v)
     return to_clip + jnp.einsum("nqsu,qunh->qsnh", weight[..., slots:], v), weight[..., :slots]

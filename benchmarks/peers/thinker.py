@@ -14,7 +14,7 @@ from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditio
 from benchmarks.machine import synchronised, torch_device
 from omnizip_jax.inference.chat_template import Prompt
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.released import released_leaves
+from omnizip_jax.models.qwen2_5_omni.parameters import released_leaves
 from omnizip_jax.models.qwen2_5_omni.vision import normalise
 from omnizip_jax.types import Window
 

@@ -42,7 +42,7 @@ from omnizip_jax.checkpoint.released import (
     settle_tie,
 )
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.released import Leaf, released_leaves
+from omnizip_jax.models.qwen2_5_omni.parameters import Leaf, released_leaves
 
 TOKENIZER_FILES = (
     "tokenizer.json",

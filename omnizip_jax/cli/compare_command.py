@@ -122,7 +122,7 @@ def compute_costs(
 ) -> dict[str, Cost]:
     """The cost of each answer."""
     config = params.config
-    size = family(config).weights_dtype(params.weights).itemsize
+    size = family(config).compute_dtype(params.weights).itemsize
     return {
         name: cost(config.text, methods[name], answer.counts, answer.compression, value_bytes=size)
         for name, answer in answers.items()

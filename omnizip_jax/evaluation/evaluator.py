@@ -23,7 +23,7 @@ from omnizip_jax.inference.generation import Answer
 from omnizip_jax.inference.prefill import encode_clip, read_encoded
 from omnizip_jax.inference.sequence import token_counts
 from omnizip_jax.media import Clip, load_clip
-from omnizip_jax.models.params import Params, WeightsMark
+from omnizip_jax.models.params import Params, WeightsIdentity
 from omnizip_jax.models.registry import family
 from omnizip_jax.types import EncodedWindow
 
@@ -104,7 +104,7 @@ class Engine:
         if settings.watching is None:
             self._longest = params.config.text.max_positions // params.config.window_positions
         self._wants = frozenset().union(*(method.wants for method in settings.methods.values()))
-        self._bytes = family(params.config).weights_dtype(params.weights).itemsize
+        self._bytes = family(params.config).compute_dtype(params.weights).itemsize
 
     def check(self) -> None:
         """Raise ``ValueError`` if a method cannot follow a stream, or its cache is too small."""
@@ -122,8 +122,8 @@ class Engine:
         """What is run, as JSON has it: runs that agree in this give the same results."""
         params, settings = self.params, self.settings
         return {
-            "weights": params.fingerprint or list(WeightsMark(params).values),
-            "dtype": str(family(params.config).weights_dtype(params.weights)),
+            "weights": params.fingerprint or list(WeightsIdentity(params).values),
+            "dtype": str(family(params.config).compute_dtype(params.weights)),
             "methods": {
                 name: {"method": type(method).__name__, **dataclasses.asdict(method)}
                 for name, method in settings.methods.items()

@@ -20,7 +20,7 @@ from omnizip_jax.config import WindowSpec
 from omnizip_jax.inference.chat_template import Modalities
 from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.decoder import KVCache
-from omnizip_jax.models.params import Params, WeightsMark, check_params
+from omnizip_jax.models.params import Params, WeightsIdentity, check_params
 from omnizip_jax.models.registry import Config, family
 from omnizip_jax.types import Selection, TokenKind
 
@@ -106,7 +106,7 @@ class RetentionPolicy:
     """
 
     system: str
-    mark: WeightsMark
+    mark: WeightsIdentity
     memory: Memory | None = None
     low_water: int = 0
     text_slots: int = 0
@@ -212,7 +212,7 @@ class Context(struct.PyTreeNode):
             seed: for methods that draw.
             plan, expected: what a stream begins with (``StreamState``).
         """
-        dtype = family(prefill_config.config).weights_dtype(params.weights)
+        dtype = family(prefill_config.config).compute_dtype(params.weights)
         cache = KVCache.empty(prefill_config.config.text, 0, dtype)
         state = StreamState.initial(0, jax.random.key(seed), plan, expected)
         cache, state = commit((cache, state), jax.tree.leaves(params.weights)[0])

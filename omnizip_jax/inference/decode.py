@@ -16,8 +16,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.config import TextConfig
+from omnizip_jax.models.cpu import hold_in_loop
 from omnizip_jax.models.decoder import BatchedKVCache, Decoder
-from omnizip_jax.models.layers import held
 
 DECODE_BLOCK = 8  # tokens per dispatch
 
@@ -134,7 +134,7 @@ def generate_tokens(
     config: TextConfig,
     steps: int,
     end_tokens: tuple[int, ...],
-    backend: Backend = Backend(),  # noqa: B008 (frozen)
+    backend: Backend = Backend.CPU,
 ) -> tuple[Int[Array, "steps"], Int[Array, ""], DecodeState]:
     """Make up to ``limit`` tokens in one program; stops after an end token.
 
@@ -166,7 +166,7 @@ def generate_lanes(
     config: TextConfig,
     steps: int,
     end_tokens: tuple[int, ...],
-    backend: Backend = Backend(),  # noqa: B008 (frozen)
+    backend: Backend = Backend.CPU,
 ) -> tuple[Int[Array, "B steps"], Int[Array, "B"], tuple[DecodeState, ...]]:
     """``generate_tokens`` for B generations side by side, each to its own limit or end.
 
@@ -209,7 +209,7 @@ def _generate(
         active = goes_on(made, state)
         # One after the other: a draw sorts the whole vocabulary, which the likeliest does not need.
         token, key = jax.lax.map(draw, (state.logits, sampling, state.key))
-        own, token = held(weights, token) if backend.held else (weights, token)
+        own, token = hold_in_loop(weights, token) if backend.holds_weights else (weights, token)
         decoder = Decoder(config, dtype, backend).bind({"params": own})
         positions = jnp.broadcast_to(state.position, (3, len(generations)))
         hidden, cache = decoder(decoder.embed(token), positions, state.cache, jnp.int32(active))

@@ -48,7 +48,7 @@ from omnizip_jax.inference.sequence import (
 from omnizip_jax.media import Clip
 from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.decoder import KVCache
-from omnizip_jax.models.params import Params, WeightsMark
+from omnizip_jax.models.params import Params, WeightsIdentity
 from omnizip_jax.models.registry import Config, family
 from omnizip_jax.types import EncodedClip, EncodedWindow, Selection, TokenKind, Window
 
@@ -216,7 +216,7 @@ def nothing_read(params: Params, method: Method, system: str, seed: int) -> Cont
         params, method, params.config.spec, Modalities(audio=True, video=True)
     )
     return Context.initial(
-        params, prefill_config, RetentionPolicy(system, WeightsMark(params)), seed
+        params, prefill_config, RetentionPolicy(system, WeightsIdentity(params)), seed
     )
 
 

@@ -37,7 +37,7 @@ from omnizip_jax.inference.context import (
 from omnizip_jax.inference.kv_cache import refresh_usage
 from omnizip_jax.inference.streaming import first_plan
 from omnizip_jax.models.decoder import Cache, KVCache
-from omnizip_jax.models.params import Params, WeightsMark, check_params
+from omnizip_jax.models.params import Params, WeightsIdentity, check_params
 from omnizip_jax.models.registry import Config
 from omnizip_jax.types import Selection
 
@@ -110,7 +110,7 @@ def restore(params: Params, path: str | os.PathLike[str]) -> Context:
     check_params(params)
     folder = _folder(path)
     about = _read(folder)
-    mark = WeightsMark(params)
+    mark = WeightsIdentity(params)
     weights = about["weights"]
     if weights["config"] != _config_digest(params.config) or not mark.is_like(
         weights["fingerprint"], weights["values"]

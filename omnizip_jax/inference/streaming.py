@@ -36,7 +36,7 @@ from omnizip_jax.inference.prefill import append, read_prefix
 from omnizip_jax.inference.sequence import after_media, geometry, media_block
 from omnizip_jax.media import check_windows
 from omnizip_jax.models.decoder import KVCache
-from omnizip_jax.models.params import Params, WeightsMark, check_params
+from omnizip_jax.models.params import Params, WeightsIdentity, check_params
 from omnizip_jax.models.registry import family
 from omnizip_jax.types import EncodedClip, Selection, Window
 
@@ -110,7 +110,7 @@ def init_stream(
             f"text_slots {text_slots} are too many for a model of {config.text.max_positions} "
             f"positions: take at most {config.text.max_positions - span - len(prefix)}"
         )
-    retention = RetentionPolicy(system, WeightsMark(params), memory, low, text_slots)
+    retention = RetentionPolicy(system, WeightsIdentity(params), memory, low, text_slots)
     context = Context.initial(
         params, prefill_config, retention, seed, *first_plan(params.weights, prefill_config)
     )

@@ -1,8 +1,13 @@
-"""How a device computes best what any device can compute; chosen once, where the weights lie."""
+"""Device-dependent choices, made once from the device that holds the weights.
+
+The kernels written for XLA on a CPU are in ``cpu.py``. Rows are those of ``python -m benchmarks``,
+the log is in docs/performance.md. GPU choices are justified by what XLA compiles for an H200
+(``python -m benchmarks.ahead``); their times have not been measured.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import enum
 import functools
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -11,40 +16,66 @@ import jax
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+TILED_ROWS = 8  # CPU: up to this many rows, a product costs less than a copy of its weights
+UNROLLED_TOKENS = 1024  # GPU: up to this many tokens, copies of the weights take noticeable time
 
-@dataclasses.dataclass(frozen=True)
-class Backend:
-    """Ways through the networks that differ in speed and memory alone; static under jit.
 
-    The defaults serve a CPU, and run everywhere.
+class Backend(enum.Enum):
+    """Implementation choices that differ in speed and memory only; static under jit.
 
-    Attributes:
-        fused_attention: half precision attends in cuDNN's kernel.
-        summed_rows: a product with one row is multiplied and summed, which reads the weights where
-            they are.
-        unrolled: the layers of a short block of tokens are unrolled.
-        tiled: products with a few rows take the weights tile by tile, straight from the stack.
-        held: weights that a loop uses are held in it.
-        one_by_one: windows are encoded one after another, and what they lack is skipped.
+    ``CPU`` runs on every device.
     """
 
-    fused_attention: bool = False
-    summed_rows: bool = False
-    unrolled: bool = False
-    tiled: bool = True
-    held: bool = True
-    one_by_one: bool = True
+    CPU = "cpu"
+    GPU = "gpu"
 
     @classmethod
     def of(cls, tree: Any) -> Backend:
-        """Those for the device of a tree's arrays; for JAX's default device if they have none."""
+        """The backend of the device that holds a tree's arrays, or of JAX's default device."""
         sharding = getattr(jax.tree.leaves(tree)[0], "sharding", None)
         device = min(sharding.device_set, key=lambda x: x.id) if sharding else _default_device()
-        return GPU if device.platform in ("gpu", "cuda") else cls()
+        return cls.GPU if device.platform in ("gpu", "cuda") else cls.CPU
+
+    @property
+    def fused_attention(self) -> bool:
+        """Whether attention in half precision runs in cuDNN's kernel."""
+        # Ahead: no scores in memory; temporaries 2.2 GiB for a prefill of 21,718 tokens.
+        return self is Backend.GPU
+
+    @property
+    def windows_in_sequence(self) -> bool:
+        """Whether windows are encoded one after another, without the encoders they do not need."""
+        # CPU: log, "encoders skip": 3.0 to 0.74-0.96 CPU seconds for 2 windows. GPU: log, "no
+        # conditions under vmap": temporaries of a block of 8 windows 9,871 to 248 MiB.
+        return self is Backend.CPU
+
+    @property
+    def holds_weights(self) -> bool:
+        """Whether loops hold their weights with ``cpu.hold_in_loop``."""
+        # Rows memory.*: temporaries of the 3B in bfloat16 13.8 to 0.1 GiB (decoding), 10.8 to 0.4
+        # (prefill), 2.6 to 0.3 (encoders).
+        return self is Backend.CPU
+
+    @property
+    def sums_single_rows(self) -> bool:
+        """Whether a product with one row is an elementwise product and a sum."""
+        # Ahead: a product copies each scanned layer's weights first (12.4 GiB a token for the 7B),
+        # a sum reads them in place; temporaries of decoding 441 to 28 MiB.
+        return self is Backend.GPU
+
+    def unrolls_layers(self, tokens: int) -> bool:
+        """Whether the layers are unrolled for a block of tokens."""
+        # Ahead: a streamed window copies 0.9 GiB of weights instead of 12.4.
+        return self is Backend.GPU and 1 < tokens <= UNROLLED_TOKENS
+
+    def tiles_weights(self, rows: int) -> bool:
+        """Whether products read their weights through ``cpu.StackedMatrix``."""
+        # Row serve.lanes: eight answers take 2.7 instead of 4.0 ms of processor time a token.
+        return self is Backend.CPU and 1 < rows <= TILED_ROWS
 
 
 def full_precision(function: Function) -> Function:
-    """Products of float32 are float32's: a GPU would round their operands to 10 bits."""
+    """Compute float32 products in float32; a GPU would round their operands to 10 bits."""
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -57,13 +88,3 @@ def full_precision(function: Function) -> Function:
 def _default_device() -> Any:
     device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
     return device if hasattr(device, "platform") else jax.devices(device)[0]
-
-
-GPU = Backend(
-    fused_attention=True,
-    summed_rows=True,
-    unrolled=True,
-    tiled=False,
-    held=False,
-    one_by_one=False,
-)

@@ -1,24 +1,132 @@
-"""The sizes of a decoder, whatever the family."""
+"""Decoder sizes, and the reader of a released ``config.json``; common to all model families.
+
+The reader is own code: a library words a missing entry, a wrong type and a value out of range in
+three ways, so stating path, expected range and received value takes as many lines.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import reprlib
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+MAX_LAYERS = 2**10  # names and shapes are listed layer by layer
+MAX_COUNT = 2**24  # of any other number
+
+Sizes = TypeVar("Sizes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """Name of an entry in the file, and its valid values."""
+
+    name: str
+    expected: str
+    valid: Callable[[Any], bool]
+
+
+def integer(name: str, maximum: int = MAX_COUNT, minimum: int = 1) -> Entry:
+    """An integer from ``minimum`` to ``maximum``."""
+    expected = f"an integer from {minimum} to {maximum}"
+    return Entry(name, expected, lambda value: _is_integer(value, minimum, maximum))
+
+
+def integers(name: str, maximum: int) -> Entry:
+    """A list of integers from 0 to ``maximum``."""
+
+    def valid(values: Any) -> bool:
+        return isinstance(values, list) and all(_is_integer(value, 0, maximum) for value in values)
+
+    return Entry(name, f"a list of integers from 0 to {maximum}", valid)
+
+
+def positive(name: str) -> Entry:
+    """A finite number above zero."""
+
+    def valid(value: Any) -> bool:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and 0 < value < math.inf
+
+    return Entry(name, "a positive number", valid)
+
+
+class ConfigSection:
+    """One mapping of a parsed configuration; errors state entry, expected and received value.
+
+    Args:
+        values: the parsed JSON of this section.
+        path: its location, for example ``thinker_config.text_config``.
+
+    Raises:
+        ValueError: ``values`` is not a mapping. The methods: an entry is missing or invalid.
+    """
+
+    def __init__(self, values: Any, path: str = ""):
+        if not isinstance(values, dict):
+            raise ValueError(f"{path or 'the file'}: expected a mapping, got {_short(values)}")
+        self.values, self.path = values, path
+
+    def section(self, name: str) -> ConfigSection:
+        """A nested mapping."""
+        values = self.get(Entry(name, "a mapping", lambda value: isinstance(value, dict)))
+        return ConfigSection(values, self._path_of(name))
+
+    def get(self, entry: Entry) -> Any:
+        """The value of an entry; a list as a tuple."""
+        self.check(entry.name in self.values, entry.name, entry.expected)
+        value = self.values[entry.name]
+        self.check(entry.valid(value), entry.name, entry.expected)
+        return tuple(value) if isinstance(value, list) else value
+
+    def read(self, sizes: type[Sizes], **values: Any) -> Sizes:
+        """Build a dataclass: ``values``, and an entry for each field annotated with one."""
+        for name, hint in typing.get_type_hints(sizes, include_extras=True).items():
+            for entry in getattr(hint, "__metadata__", ()):
+                values[name] = self.get(entry)
+        return sizes(**values)
+
+    def check_fixed(self, name: str, *implemented: Any) -> None:
+        """Check that an entry is missing or has one of the implemented values."""
+        if name in self.values:
+            expected = " or ".join(map(_short, implemented))
+            valid = any(self.values[name] == value for value in implemented)
+            self.check(valid, name, f"{expected} (no other value is implemented)")
+
+    def check(self, valid: bool, name: str, expected: str) -> None:
+        """Raise ``ValueError`` about an entry unless it is valid."""
+        if not valid:
+            got = _short(self.values[name]) if name in self.values else "nothing"
+            raise ValueError(f"{self._path_of(name)}: expected {expected}, got {got}")
+
+    def _path_of(self, name: str) -> str:
+        return f"{self.path}.{name}" if self.path else name
+
+
+def _is_integer(value: Any, minimum: int, maximum: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= maximum
+
+
+def _short(value: Any) -> str:
+    return reprlib.repr(value)
 
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
     """Sizes of the decoder (``thinker_config.text_config``)."""
 
-    vocabulary: int
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    ffn: int
+    vocabulary: Annotated[int, integer("vocab_size")]
+    layers: Annotated[int, integer("num_hidden_layers", MAX_LAYERS)]
+    hidden: Annotated[int, integer("hidden_size")]
+    heads: Annotated[int, integer("num_attention_heads")]
+    kv_heads: Annotated[int, integer("num_key_value_heads")]
+    ffn: Annotated[int, integer("intermediate_size")]
     rope_theta: float
-    mrope_section: tuple[int, int, int]  # rotary frequencies that turn with time, height, width
-    rms_eps: float
-    max_positions: int
+    mrope_section: tuple[int, int, int]  # rotary frequencies of time, height and width
+    rms_eps: Annotated[float, positive("rms_norm_eps")]
+    max_positions: Annotated[int, integer("max_position_embeddings")]
     tied: bool  # lm_head shares the embedding table
 
     @property

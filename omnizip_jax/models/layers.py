@@ -1,4 +1,4 @@
-"""Layers of one kind: their parameters stand in one stack, and one loop runs over them."""
+"""Stacked layers: parameters of equal layers in one array each, and one loop over the layers."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import struct
-from jaxtyping import Array, Float, Int
 
-TILE = 2**17  # bytes
+from omnizip_jax.models.backend import Backend
+from omnizip_jax.models.cpu import StackedMatrix, hold_in_loop
 
 
 def stacked(module: nn.Module, name: str, layer: nn.Module, count: int, *example: Any) -> Any:
-    """The parameters of ``count`` layers along a leading axis, a parameter of ``module``.
+    """Create the parameters of ``count`` layers, with a leading axis, as a parameter of ``module``.
 
     Args:
         layer: a module without a parent.
-        example: what the layer is called with.
+        example: arguments of the layer's call, for its initialisation.
     """
 
     if module.has_variable("params", name):
@@ -37,28 +36,26 @@ def run(
     carry: Any,
     *shared: Any,
     layers: range,
-    hold: bool,
-    unrolled: bool = False,
-    tiled: bool = False,
+    backend: Backend,
+    tokens: int = 0,
 ) -> Any:
     """Pass ``carry`` through some of the layers: ``carry = layer(carry, index, *shared)``.
 
-    A layer is cut out of the stack where it is used, so no part of the stack is ever copied.
+    A layer is sliced from the stack where it is used, so no part of the stack is copied.
 
     Args:
-        layers: which.
-        hold: keep the weights in the loop (``held``).
-        unrolled: write the layers out one after another instead of the loop.
-        tiled: leave the matrices named ``weight`` in the stack, as ``Stacked``.
+        layers: indices of the layers.
+        tokens: rows of the carry, where short blocks take the backend's special paths (``Linear``).
     """
+    tiled = backend.tiles_weights(tokens)
 
     def step(carry: Any, index: jax.Array | int) -> tuple[Any, None]:
-        params = layer_of(stack, index, hold, tiled)
+        params = layer_params(stack, index, backend, tiled)
         return layer.apply({"params": params}, carry, index, *shared), None
 
-    if unrolled:
-        # Static slices: XLA on a GPU reads them where they are, and copies a whole stack where it
-        # has found out by itself that a dynamic one is static.
+    if backend.unrolls_layers(tokens):
+        # Static slices: XLA on a GPU copies a scanned layer's weights before each product, and a
+        # whole stack where it infers by itself that a dynamic slice is static.
         for index in layers:
             carry, _ = step(carry, index)
         return carry
@@ -67,51 +64,16 @@ def run(
     return jax.lax.scan(step, carry, jnp.arange(layers.start, layers.stop))[0]
 
 
-class Stacked(struct.PyTreeNode):
-    """A matrix [O, I] of one layer that stays in the stack of all layers."""
-
-    stack: Float[Array, "L O I"]
-    index: Int[Array, ""]
-
-    def times(self, x: Float[Array, "T I"]) -> Float[Array, "T O"]:
-        """``x @ matrix.T`` in tiles of rows that stay in a core's cache from the copy to its use.
-
-        XLA on a CPU copies a layer's matrix out of the stack before a product with several rows:
-        whole matrices go to memory and back.
-        """
-        _, outputs, inputs = self.stack.shape
-        rows = min(max(TILE // (inputs * self.stack.dtype.itemsize), 1), outputs)
-
-        def add(tile: Array, out: Array) -> Array:
-            start = jnp.minimum(tile * rows, outputs - rows)  # the last one may overlap
-            stack, start = held(self.stack, start)
-            matrix = jax.lax.dynamic_slice(stack, (self.index, start, 0), (1, rows, inputs))[0]
-            return jax.lax.dynamic_update_slice(out, x @ matrix.T, (0, start))
-
-        out = jnp.zeros((x.shape[0], outputs), x.dtype)
-        return jax.lax.fori_loop(0, -(-outputs // rows), add, out)
-
-
-def layer_of(stack: Any, index: jax.Array | int, hold: bool, tiled: bool = False) -> Any:
-    """One layer's parameters."""
+def layer_params(stack: Any, index: jax.Array | int, backend: Backend, tiled: bool = False) -> Any:
+    """One layer's parameters; with ``tiled``, each matrix ``weight`` remains in the stack."""
     if isinstance(index, int):
         return jax.tree.map(lambda leaf: jax.lax.index_in_dim(leaf, index, keepdims=False), stack)
-    if hold:
-        stack, index = held(stack, index)
+    if backend.holds_weights:
+        stack, index = hold_in_loop(stack, index)
 
-    def cut(path: Any, leaf: jax.Array) -> Any:
+    def slice_leaf(path: Any, leaf: jax.Array) -> Any:
         if tiled and path[-1].key == "weight":
-            return Stacked(leaf, index)
+            return StackedMatrix(leaf, index)
         return jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False)
 
-    return jax.tree_util.tree_map_with_path(cut, stack)
-
-
-def held(weights: Any, turn: jax.Array) -> tuple[Any, jax.Array]:
-    """Weights that a loop uses, held in it by something that changes with every turn.
-
-    XLA on a CPU computes in float32. What it does to weights in bfloat16 it would do before the
-    loop, as that is the same for every turn, and to a whole stack before a layer is cut out: twice
-    the memory of all weights on top of them. Behind the barrier they belong to the turn.
-    """
-    return jax.lax.optimization_barrier((weights, turn))
+    return jax.tree_util.tree_map_with_path(slice_leaf, stack)

@@ -1,4 +1,4 @@
-"""A loaded model, and what tells it from others."""
+"""A loaded model, and the identity of its weights."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ class Params(struct.PyTreeNode):
 
     Attributes:
         weights: {"audio", "vision", "text"}, each the ``params`` of the module of that name.
-        fingerprint: a short digest of the values that were loaded, the same wherever and whenever
-            the same weights are converted; "" for weights made by hand. It tells whether a context
-            or stream belongs to these weights without fetching any. Compiled functions take
-            ``weights``, so it belongs to no program's key.
+        fingerprint: a short digest of the loaded values, equal on every machine; "" for weights
+            that were not loaded. It identifies the weights of a context or stream without fetching
+            them from the device. Compiled functions take ``weights``, not the fingerprint.
     """
 
     weights: Any
@@ -34,17 +33,17 @@ class Params(struct.PyTreeNode):
 
 
 def check_params(params: Params) -> None:
-    """Raise ``ValueError`` unless it is a loaded model."""
+    """Raise ``ValueError`` unless ``params`` is a loaded model."""
     if not isinstance(params, Params):
         raise ValueError(
             f"params must be what omnizip_jax.load returns, got {type(params).__name__}"
         )
 
 
-class WeightsMark:
-    """What tells weights from others: the fingerprint they came with, and a few of their numbers.
+class WeightsIdentity:
+    """Identity of weights: their fingerprint and a few of their values.
 
-    The numbers are fetched from the device only where other weights, or a save, ask for them.
+    The values are fetched from the device only to compare with other weights or to save.
     """
 
     def __init__(self, params: Params):
@@ -57,13 +56,14 @@ class WeightsMark:
         return _values(self._leaf)
 
     def matches(self, params: Params) -> bool:
+        """Whether ``params`` holds these weights."""
         leaf = _leaf(params)
         if leaf is self._leaf and params.fingerprint == self.fingerprint:
             return True
         return self.is_like(params.fingerprint, _values(leaf))
 
     def is_like(self, fingerprint: str, values: Sequence[float]) -> bool:
-        """Whether another mark is of the same weights; those made by hand have no fingerprint."""
+        """Whether another identity equals this one; an empty fingerprint equals any."""
         known = {self.fingerprint, fingerprint} - {""}
         return len(known) < 2 and self.values == tuple(values)
 

@@ -1,7 +1,7 @@
-"""The families of models, by the ``model_type`` of their released configuration.
+"""Model families by the ``model_type`` of their released configuration.
 
-A family is a package that exports what the rest of the library asks of a model; docs/methods.md
-lists it. A second one is a folder and a line here.
+A family is a package that exports the interface listed in docs/methods.md. Adding one takes a
+folder and a line here.
 """
 
 from __future__ import annotations

@@ -198,9 +198,9 @@ def test_conversion_and_loading_alike(released_folder, released, tmp_path, path,
     convert(source, target)
     for folder in (source, target):
         (folder / "config.json").write_text(json.dumps(edited(released, path, value)))
-    with pytest.raises(ValueError, match=f"config.json: not a fit[^$]*{path}: expected"):
+    with pytest.raises(ValueError, match=f"config.json: not a valid[^$]*{path}: expected"):
         load(target)
-    with pytest.raises(ConversionError, match=f"config.json: not a fit[^$]*{path}: expected"):
+    with pytest.raises(ConversionError, match=f"config.json: not a valid[^$]*{path}: expected"):
         convert(source, tmp_path / "again")
 
 

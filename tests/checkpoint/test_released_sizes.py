@@ -7,8 +7,11 @@ import math
 import pytest
 
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.parameters import abstract_params
-from omnizip_jax.models.qwen2_5_omni.released import released_leaves, released_shapes
+from omnizip_jax.models.qwen2_5_omni.parameters import (
+    abstract_params,
+    released_leaves,
+    released_shapes,
+)
 
 AUDIO = {
     "num_mel_bins": 128,

@@ -192,7 +192,7 @@ def test_one_program_for_all_fillings_and_samplings(params, streams):
 
 def test_lanes_attend_as_far_as_they_are_filled(monkeypatch):
     """Every length that the switch can choose, and the last slot."""
-    monkeypatch.setattr(attention, "SMALLEST_ATTENDED", 8)
+    monkeypatch.setattr(attention, "MIN_LENGTH_BUCKET", 8)
     rng = np.random.default_rng(0)
 
     def draw(*shape):
@@ -200,7 +200,7 @@ def test_lanes_attend_as_far_as_they_are_filled(monkeypatch):
 
     caches = [(draw(2, 64, 2, 4), draw(2, 64, 2, 4)) for _ in range(3)]
     q = draw(3, 6, 4)
-    attend = jax.jit(chex.assert_max_traces(attention.attend_lanes, n=1))
+    attend = jax.jit(chex.assert_max_traces(attention.attend_cached_batch, n=1))
     for starts in ((0, 3, 6), (7, 0, 8), (20, 31, 1), (32, 0, 5), (63, 62, 0)):
         out = attend(q, caches, jnp.int32(1), jnp.array(starts, jnp.int32))
         for row, (keys, values), start in zip(range(3), caches, starts, strict=True):

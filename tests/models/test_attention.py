@@ -35,7 +35,7 @@ def test_a_block_against_the_cache(queries, start):
     np.testing.assert_allclose(out, oracle(q, *cache[:, 1], start), atol=1e-5)
 
 
-@pytest.mark.parametrize("length", [1, 40, attention.DIRECT, attention.DIRECT + 130])
+@pytest.mark.parametrize("length", [1, 40, attention.MAX_UNTILED, attention.MAX_UNTILED + 130])
 def test_a_sequence_against_itself(length):
     q, (k, v) = random(length, HEADS, SIZE), random(2, length, KEY_HEADS, SIZE)
     out = attention.attend_causal(*map(jnp.asarray, (q, k, v)))

@@ -61,7 +61,7 @@ def test_blocks_with_padding_equal_the_whole(params, block, expected, smallest, 
 
     Once with several attended lengths in the program, once with the whole cache alone.
     """
-    monkeypatch.setattr("omnizip_jax.models.attention.SMALLEST_ATTENDED", smallest)
+    monkeypatch.setattr("omnizip_jax.models.attention.MIN_LENGTH_BUCKET", smallest)
     embeddings, positions = block
     chex.clear_trace_counter()
 
@@ -86,9 +86,9 @@ def test_blocks_with_padding_equal_the_whole(params, block, expected, smallest, 
 
 def test_long_sequences_attend_in_blocks(params, monkeypatch, block, expected):
     monkeypatch.setattr("omnizip_jax.models.attention.QUERY_BLOCK", 16)
-    monkeypatch.setattr("omnizip_jax.models.attention.DIRECT", 16)
-    monkeypatch.setattr("omnizip_jax.models.attention.QUERY_TILE", 4)
-    monkeypatch.setattr("omnizip_jax.models.attention.KEY_TILE", 12)
+    monkeypatch.setattr("omnizip_jax.models.attention.MAX_UNTILED", 16)
+    monkeypatch.setattr("omnizip_jax.models.cpu.QUERY_TILE", 4)
+    monkeypatch.setattr("omnizip_jax.models.cpu.KEY_TILE", 12)
     hidden, _ = Decoder(CONFIG).apply(params, *block, KVCache.empty(CONFIG, LENGTH), fresh=True)
     np.testing.assert_allclose(hidden, expected, atol=1e-5)
     cache = KVCache.empty(CONFIG, SLOTS)

@@ -18,7 +18,7 @@ from omnizip_jax.inference.decode import (
     generate_lanes,
     generate_tokens,
 )
-from omnizip_jax.models import layers
+from omnizip_jax.models import cpu
 from omnizip_jax.models.decoder import KVCache
 from omnizip_jax.models.qwen2_5_omni.parameters import abstract_params
 
@@ -52,11 +52,11 @@ def test_decoding_keeps_no_second_copy_of_the_weights(lanes):
 @pytest.mark.parametrize(("outputs", "inputs"), [(6, 40), (50, 7), (3, 1000)])
 def test_a_matrix_in_its_stack_is_multiplied_tile_by_tile(monkeypatch, outputs, inputs):
     """Tiles that divide the rows, that do not, and that are wider than one row."""
-    monkeypatch.setattr(layers, "TILE", 3 * 40 * 4)
+    monkeypatch.setattr(cpu, "WEIGHT_TILE_BYTES", 3 * 40 * 4)
     rng = np.random.default_rng(0)
     stack, x = rng.standard_normal((3, outputs, inputs)), rng.standard_normal((5, inputs))
-    matrix = layers.Stacked(jnp.asarray(stack, jnp.float32), jnp.int32(1))
-    np.testing.assert_allclose(matrix.times(jnp.float32(x)), x @ stack[1].T, atol=1e-4)
+    matrix = cpu.StackedMatrix(jnp.asarray(stack, jnp.float32), jnp.int32(1))
+    np.testing.assert_allclose(matrix.apply(jnp.float32(x)), x @ stack[1].T, atol=1e-4)
 
 
 @pytest.mark.slow

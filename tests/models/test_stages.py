@@ -139,9 +139,9 @@ class Seated(Pruned):
             sizes = torch.tensor([int((g & (kind == modality)).sum()) for g in groups])
             total = round(share * int(sizes.sum()))
             there = weight * (sizes > 0)
-            full_precision = total * there / there.sum()
-            counts = full_precision.floor().int()
-            rest = (full_precision - counts).argsort(descending=True)[: total - int(counts.sum())]
+            shares = total * there / there.sum()
+            counts = shares.floor().int()
+            rest = (shares - counts).argsort(descending=True)[: total - int(counts.sum())]
             counts[rest] += 1
             assert share == 0 or (counts <= sizes).all()  # no window gives more than it has
             for group, count in zip(groups, counts.tolist(), strict=True):

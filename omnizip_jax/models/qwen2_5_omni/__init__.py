@@ -1,21 +1,27 @@
-"""Qwen2.5-Omni: sizes, encoders, decoder, positions, prompt markers, released names."""
+"""Qwen2.5-Omni: sizes, encoders, decoder, parameters, prompt markers and positions."""
 
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.encoders import (
     bound_decoder,
     check_spec,
+    compute_dtype,
     encode_window,
     encode_windows,
-    weights_dtype,
 )
-from omnizip_jax.models.qwen2_5_omni.parameters import abstract_params
-from omnizip_jax.models.qwen2_5_omni.positions import (
+from omnizip_jax.models.qwen2_5_omni.parameters import (
+    LEFT_OUT,
+    Leaf,
+    abstract_params,
+    released_leaves,
+)
+from omnizip_jax.models.qwen2_5_omni.prompt import (
+    DEFAULT_SYSTEM,
     audio_tokens,
+    end_markers,
     position_after,
+    start_markers,
     window_positions,
 )
-from omnizip_jax.models.qwen2_5_omni.prompt import DEFAULT_SYSTEM, end_markers, start_markers
-from omnizip_jax.models.qwen2_5_omni.released import LEFT_OUT, Leaf, released_leaves
 
 __all__ = [
     "DEFAULT_SYSTEM",
@@ -26,12 +32,12 @@ __all__ = [
     "audio_tokens",
     "bound_decoder",
     "check_spec",
+    "compute_dtype",
     "encode_window",
     "encode_windows",
     "end_markers",
     "position_after",
     "released_leaves",
     "start_markers",
-    "weights_dtype",
     "window_positions",
 ]

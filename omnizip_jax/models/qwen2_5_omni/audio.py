@@ -1,8 +1,8 @@
-"""The audio encoder of Qwen2.5-Omni: one window of log-mel spectrogram to audio tokens.
+"""Audio encoder of Qwen2.5-Omni: one window of log-mel spectrogram to audio tokens.
 
 The encoder attends inside blocks of ``2 * n_window`` mel frames and its positions restart in every
-block. A window of 2 s is exactly such a block, so windows are independent: ``jax.vmap`` or
-``jax.lax.map`` the module for several.
+block. A window of 2 s is one such block, so windows are independent: use ``jax.vmap`` or
+``jax.lax.map`` for several.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ POSITION_TIMESCALE = 10000.0  # longest wavelength of the sinusoids, over 2 pi
 
 
 class AudioAttention(nn.Module):
-    """Self-attention that also hands out its queries and keys."""
+    """Self-attention that also returns its queries and keys."""
 
     config: AudioConfig
     dtype: jnp.dtype
@@ -43,9 +43,9 @@ class AudioAttention(nn.Module):
 
 
 class AudioLayer(nn.Module):
-    """One pre-norm layer, in the form that ``layers.run`` wants: carry in, carry out.
+    """One pre-norm layer, with the signature of ``layers.run``: carry in, carry out.
 
-    Queries and keys ride in the carry, so that only the last layer's remain.
+    Queries and keys are part of the carry, so that only the last layer's are returned.
     """
 
     config: AudioConfig
@@ -66,11 +66,11 @@ class AudioLayer(nn.Module):
 
 
 class AudioEncoder(nn.Module):
-    """Two convolutions, transformer layers, pooling in pairs, projection to the decoder's space."""
+    """Two convolutions, transformer layers, pooling in pairs, projection to the decoder's width."""
 
     config: AudioConfig
     dtype: jnp.dtype = jnp.float32
-    backend: Backend = Backend()
+    backend: Backend = Backend.CPU
 
     @nn.compact
     @full_precision
@@ -80,11 +80,11 @@ class AudioEncoder(nn.Module):
         """Encode one window.
 
         Args:
-            mel: log-mel spectrogram of ``2 * n_window`` frames, 100 frames a second.
-            mel_length: mel frames that exist, 0 to ``2 * n_window``; what follows is ignored.
+            mel: log-mel spectrogram of ``2 * n_window`` frames, 100 frames per second.
+            mel_length: number of valid mel frames, 0 to ``2 * n_window``; the rest is ignored.
 
         Raises:
-            ValueError: a spectrogram of another shape.
+            ValueError: ``mel`` has another shape.
         """
         config, frames = self.config, self.config.n_window
         if mel.shape != (config.mel_bins, 2 * frames):
@@ -100,7 +100,7 @@ class AudioEncoder(nn.Module):
         conv = functools.partial(
             nn.Conv, config.hidden, (3,), padding=1, dtype=self.dtype, param_dtype=self.dtype
         )
-        # The second convolution must see the zeros that it would see behind a shorter input.
+        # The second convolution must read the zeros that follow a shorter input.
         x = nn.gelu(conv(name="conv1")(mel.T * mel_mask), approximate=False) * mel_mask
         x = nn.gelu(conv(name="conv2", strides=2)(x), approximate=False)
         x = x + _sinusoids(frames, config.hidden).astype(self.dtype)
@@ -108,11 +108,11 @@ class AudioEncoder(nn.Module):
         # Padding attends to padding, so that no row of the softmax is empty.
         mask = (frame_mask[:, None] == frame_mask)[None]
         layer = AudioLayer(config, self.dtype, self.backend, parent=None)
-        blank = jnp.zeros((frames, config.heads, config.head_dim), self.dtype)
-        carry = (x, blank, blank)
+        heads = jnp.zeros((frames, config.heads, config.head_dim), self.dtype)
+        carry = (x, heads, heads)
         stack = layers.stacked(self, "layers", layer, config.layers, carry, 0, mask)
         x, queries, keys = layers.run(
-            layer, stack, carry, mask, layers=range(config.layers), hold=self.backend.held
+            layer, stack, carry, mask, layers=range(config.layers), backend=self.backend
         )
 
         pooled = x[: frames // 2 * 2].reshape(frames // 2, 2, -1).mean(axis=1)
@@ -128,7 +128,7 @@ def _layer_norm(dtype: jnp.dtype, name: str) -> nn.LayerNorm:
 
 
 def _sinusoids(length: int, channels: int) -> Float[Array, "T D"]:
-    """Whisper's absolute positions: sines in the first half of the channels, cosines after."""
+    """Whisper's absolute positions: sines in the first half of the channels, then cosines."""
     steps = jnp.arange(channels // 2, dtype=jnp.float32)
     frequencies = jnp.exp(-jnp.log(POSITION_TIMESCALE) / (channels // 2 - 1) * steps)
     angle = jnp.arange(length, dtype=jnp.float32)[:, None] * frequencies

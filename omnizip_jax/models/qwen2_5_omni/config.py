@@ -1,32 +1,48 @@
-"""The sizes of Qwen2.5-Omni's thinker, read from the released ``config.json``."""
+"""Sizes of Qwen2.5-Omni's thinker, read from the released ``config.json``."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from omnizip_jax.config import WindowSpec
-from omnizip_jax.models.config import TextConfig
-from omnizip_jax.models.config_schema import LAYERS, MOST, ConfigSection
+from omnizip_jax.models.config import (
+    MAX_COUNT,
+    MAX_LAYERS,
+    ConfigSection,
+    Entry,
+    TextConfig,
+    integer,
+    integers,
+    positive,
+)
 
-TOKENS_PER_SECOND = 25  # of sound: 100 mel frames, halved by a convolution and by pooling
-
-_FRAMES_PER_SECOND = 2
+AUDIO_TOKENS_PER_SECOND = 25  # 100 mel frames, halved by a convolution and by pooling
+FRAMES_PER_SECOND = 2
+TOKENS = {  # ids of placeholders and markers, and their entries
+    "audio_token": "audio_token_index",
+    "video_token": "video_token_index",
+    "audio_start_token": "audio_start_token_id",
+    "audio_end_token": "audio_end_token_id",
+    "vision_start_token": "vision_start_token_id",
+    "vision_end_token": "vision_end_token_id",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class AudioConfig:
     """Sizes of the audio encoder (``thinker_config.audio_config``)."""
 
-    mel_bins: int
-    layers: int
-    hidden: int
-    heads: int
-    ffn: int
-    n_window: int  # half an attention block, in mel frames; a block is one 2 s window
-    output: int
+    mel_bins: Annotated[int, integer("num_mel_bins")]
+    layers: Annotated[int, integer("encoder_layers", MAX_LAYERS)]
+    hidden: Annotated[int, integer("d_model")]
+    heads: Annotated[int, integer("encoder_attention_heads")]
+    ffn: Annotated[int, integer("encoder_ffn_dim")]
+    # Half of an attention block, in mel frames; a block is one 2 s window.
+    n_window: Annotated[int, integer("n_window")]
+    output: Annotated[int, integer("output_dim")]
 
     @property
     def head_dim(self) -> int:
@@ -35,19 +51,24 @@ class AudioConfig:
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
-    """Sizes of the vision encoder (``thinker_config.vision_config``)."""
+    """Sizes of the vision encoder (``thinker_config.vision_config``).
 
-    layers: int
-    hidden: int
-    heads: int
-    ffn: int
-    channels: int
-    patch: int  # pixels along a patch's side
-    temporal_patch: int  # frames in a grid
-    merge: int  # patches along the side of a merged token
-    window: int  # pixels along the side of an attention window
-    full_attention_layers: tuple[int, ...]
-    output: int
+    ``temporal_patch`` is in frames per grid; ``patch`` and ``window`` are sides in pixels, and
+    ``merge`` is the side of a merged token in patches.
+    """
+
+    layers: Annotated[int, integer("depth", MAX_LAYERS)]
+    hidden: Annotated[int, integer("hidden_size")]
+    heads: Annotated[int, integer("num_heads")]
+    ffn: Annotated[int, integer("intermediate_size")]
+    channels: Annotated[int, integer("in_channels")]
+    patch: Annotated[int, integer("patch_size", 2**8)]
+    temporal_patch: Annotated[int, integer("temporal_patch_size", 2**5)]
+    merge: Annotated[int, integer("spatial_merge_size", 2**5)]
+    window: Annotated[int, integer("window_size", 2**10)]
+    # As in transformers, layers beyond the last are allowed.
+    full_attention_layers: Annotated[tuple[int, ...], integers("fullatt_block_indexes", MAX_LAYERS)]
+    output: Annotated[int, integer("out_hidden_size")]
 
     @property
     def head_dim(self) -> int:
@@ -55,13 +76,13 @@ class VisionConfig:
 
     @property
     def patch_values(self) -> int:
-        """Values in one patch, channels x frames x rows x columns (1176 as released)."""
+        """Values per patch, channels x frames x rows x columns (1176 as released)."""
         return self.channels * self.temporal_patch * self.patch**2
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Everything the networks need to know, read from the released ``config.json``."""
+    """Sizes and token ids of the model."""
 
     audio: AudioConfig
     vision: VisionConfig
@@ -74,16 +95,16 @@ class ModelConfig:
     vision_end_token: int
     positions_per_second: int
     seconds_per_chunk: int
-    grid_slots: int = 144  # tokens of a grid that the model was trained on
+    grid_slots: int = 144  # tokens per grid in the training of the model
 
     @property
     def spec(self) -> WindowSpec:
-        """The shape of the windows that the model reads."""
+        """Shape of the windows that the encoders accept."""
         vision = self.vision
         return WindowSpec(
             seconds=self.seconds_per_chunk,
             audio_slots=self.audio.n_window // 2,  # four mel frames to a token
-            grids=_FRAMES_PER_SECOND * self.seconds_per_chunk // vision.temporal_patch,
+            grids=FRAMES_PER_SECOND * self.seconds_per_chunk // vision.temporal_patch,
             grid_slots=self.grid_slots,
             patch=vision.patch,
             merge=vision.merge,
@@ -94,11 +115,11 @@ class ModelConfig:
 
     @property
     def window_positions(self) -> int:
-        """Positions between the beginnings of two windows (50 as released)."""
+        """Positions between the starts of consecutive windows (50 as released)."""
         return self.spec.positions
 
     def untied(self) -> ModelConfig:
-        """The same, with a head of its own."""
+        """The same sizes with separate weights for embedding and head."""
         return dataclasses.replace(self, text=dataclasses.replace(self.text, tied=False))
 
     @classmethod
@@ -106,7 +127,7 @@ class ModelConfig:
         """Read a released ``config.json``.
 
         Raises:
-            ValueError: names the file, and the entry that is missing or unfit.
+            ValueError: an entry is missing or invalid; names file, entry, expected and received.
         """
         path = Path(path)
         try:
@@ -116,56 +137,52 @@ class ModelConfig:
         try:
             return cls.from_dict(values)
         except ValueError as error:
-            raise ValueError(f"{path}: not a fit Qwen2.5-Omni configuration: {error}") from error
+            raise ValueError(f"{path}: not a valid Qwen2.5-Omni configuration: {error}") from error
 
     @classmethod
     def from_dict(cls, values: Any) -> ModelConfig:
         """Build from the parsed ``config.json`` of the whole model or of the thinker alone.
 
-        An entry of our own, ``"omnizip": {"grid_slots": 36}``, is optional.
+        The entry ``"omnizip": {"grid_slots": 36}``, absent in released files, is optional.
 
         Raises:
-            ValueError: names the entry that is missing or unfit, what was expected and what came.
+            ValueError: an entry is missing or invalid; names entry, expected and received.
         """
         whole = ConfigSection(values)
-        thinker = whole.part("thinker_config") if "thinker_config" in values else whole
+        thinker = whole.section("thinker_config") if "thinker_config" in values else whole
         text = _read_text(thinker)
-        seconds = thinker.count("seconds_per_chunk", most=30)
+        seconds = thinker.get(integer("seconds_per_chunk", 30))
+        rate = "position_id_per_seconds"
         thinker.check(
-            thinker.count("position_id_per_seconds") == TOKENS_PER_SECOND,
-            "position_id_per_seconds",
-            f"{TOKENS_PER_SECOND}, the audio tokens of a second",
+            thinker.get(integer(rate)) == AUDIO_TOKENS_PER_SECOND,
+            rate,
+            f"{AUDIO_TOKENS_PER_SECOND}, the audio tokens per second",
         )
+        slots = integer("grid_slots")
         return cls(
-            audio=_read_audio(thinker.part("audio_config"), text.hidden, seconds),
-            vision=_read_vision(thinker.part("vision_config"), text.hidden),
+            audio=_read_audio(thinker.section("audio_config"), text.hidden, seconds),
+            vision=_read_vision(thinker.section("vision_config"), text.hidden),
             text=text,
-            positions_per_second=TOKENS_PER_SECOND,
+            positions_per_second=AUDIO_TOKENS_PER_SECOND,
             seconds_per_chunk=seconds,
-            grid_slots=whole.part("omnizip").count("grid_slots") if "omnizip" in values else 144,
+            grid_slots=whole.section("omnizip").get(slots) if "omnizip" in values else 144,
             **_read_tokens(thinker, text.vocabulary),
         )
 
 
 def _read_text(thinker: ConfigSection) -> TextConfig:
-    section = thinker.part("text_config")
+    section = thinker.section("text_config")
     # transformers 5 writes `rope_parameters`; the released files have `rope_scaling`.
-    rope = section.part(
+    rope = section.section(
         "rope_parameters" if section.values.get("rope_parameters") else "rope_scaling"
     )
     theta = section if section.values.get("rope_theta") is not None else rope
-    text = TextConfig(
-        vocabulary=section.count("vocab_size"),
-        layers=section.count("num_hidden_layers", LAYERS),
-        hidden=section.count("hidden_size"),
-        heads=section.count("num_attention_heads"),
-        kv_heads=section.count("num_key_value_heads"),
-        ffn=section.count("intermediate_size"),
-        rope_theta=theta.positive("rope_theta"),
-        mrope_section=rope.indices("mrope_section", MOST),  # pyright: ignore[reportArgumentType]
-        rms_eps=section.positive("rms_norm_eps"),
-        max_positions=section.count("max_position_embeddings"),
-        tied=thinker.flag("tie_word_embeddings"),
+    tied = Entry("tie_word_embeddings", "true or false", lambda value: isinstance(value, bool))
+    text = section.read(
+        TextConfig,
+        rope_theta=theta.get(positive("rope_theta")),
+        mrope_section=rope.get(integers("mrope_section", MAX_COUNT)),
+        tied=thinker.get(tied) if tied.name in thinker.values else False,
     )
     _check_heads(section, "num_attention_heads", "hidden_size", text.hidden, text.heads, unit=2)
     section.check(
@@ -178,71 +195,45 @@ def _read_text(thinker: ConfigSection) -> TextConfig:
         "mrope_section",
         f"three numbers with the sum {text.head_dim // 2}, half the size of a head",
     )
-    section.fixed("head_dim", text.head_dim, None)
-    section.fixed("hidden_act", "silu")
-    section.fixed("use_sliding_window", False, None)
-    section.fixed("layer_types", ["full_attention"] * text.layers, None)
+    section.check_fixed("head_dim", text.head_dim, None)
+    section.check_fixed("hidden_act", "silu")
+    section.check_fixed("use_sliding_window", False, None)
+    section.check_fixed("layer_types", ["full_attention"] * text.layers, None)
     for name in ("rope_type", "type"):
-        rope.fixed(name, "default", "mrope")
+        rope.check_fixed(name, "default", "mrope")
     return text
 
 
 def _read_audio(section: ConfigSection, output: int, seconds: int) -> AudioConfig:
-    audio = AudioConfig(
-        mel_bins=section.count("num_mel_bins"),
-        layers=section.count("encoder_layers", LAYERS),
-        hidden=section.count("d_model"),
-        heads=section.count("encoder_attention_heads"),
-        ffn=section.count("encoder_ffn_dim"),
-        n_window=section.count("n_window"),
-        output=section.count("output_dim"),
-    )
+    audio = section.read(AudioConfig)
     _check_heads(section, "encoder_attention_heads", "d_model", audio.hidden, audio.heads)
     section.check(audio.hidden % 2 == 0 and audio.hidden > 2, "d_model", "an even number above 2")
+    block = 2 * AUDIO_TOKENS_PER_SECOND * seconds
     section.check(
-        audio.n_window == 2 * TOKENS_PER_SECOND * seconds,
-        "n_window",
-        f"{2 * TOKENS_PER_SECOND * seconds}, so that a block is one chunk of {seconds} s",
+        audio.n_window == block, "n_window", f"{block}, so that a block is one chunk of {seconds} s"
     )
     section.check(audio.output == output, "output_dim", f"{output}, the decoder's hidden_size")
-    section.fixed("activation_function", "gelu")
+    section.check_fixed("activation_function", "gelu")
     return audio
 
 
 def _read_vision(section: ConfigSection, output: int) -> VisionConfig:
-    vision = VisionConfig(
-        layers=section.count("depth", LAYERS),
-        hidden=section.count("hidden_size"),
-        heads=section.count("num_heads"),
-        ffn=section.count("intermediate_size"),
-        channels=section.count("in_channels"),
-        patch=section.count("patch_size", most=2**8),
-        temporal_patch=section.count("temporal_patch_size", most=2**5),
-        merge=section.count("spatial_merge_size", most=2**5),
-        window=section.count("window_size", most=2**10),
-        # transformers, too, allows for layers that are not there
-        full_attention_layers=section.indices("fullatt_block_indexes", LAYERS),
-        output=section.count("out_hidden_size"),
-    )
+    vision = section.read(VisionConfig)
     _check_heads(section, "num_heads", "hidden_size", vision.hidden, vision.heads, unit=4)
     section.check(vision.channels == 3, "in_channels", "3: red, green, blue")
     token = vision.patch * vision.merge
-    section.check(
-        vision.window >= token,
-        "window_size",
-        f"at least patch_size * spatial_merge_size = {token}",
-    )
-    section.check(
-        vision.output == output, "out_hidden_size", f"{output}, the decoder's hidden_size"
-    )
-    section.fixed("hidden_act", "silu")
+    expected = f"at least patch_size * spatial_merge_size = {token}"
+    section.check(vision.window >= token, "window_size", expected)
+    expected = f"{output}, the decoder's hidden_size"
+    section.check(vision.output == output, "out_hidden_size", expected)
+    section.check_fixed("hidden_act", "silu")
     return vision
 
 
 def _check_heads(
     section: ConfigSection, name: str, whole: str, hidden: int, heads: int, unit: int = 1
 ) -> None:
-    """Heads share the features evenly; rotary angles turn them in groups of ``unit``."""
+    """Check that heads divide the features; rotary angles need multiples of ``unit``."""
     groups = f" into multiples of {unit}" if unit > 1 else ""
     section.check(
         hidden % (heads * unit) == 0, name, f"a number that divides {whole} = {hidden}{groups}"
@@ -250,18 +241,10 @@ def _check_heads(
 
 
 def _read_tokens(thinker: ConfigSection, vocabulary: int) -> dict[str, int]:
-    """The ids of the markers around media: inside the vocabulary, no two the same."""
-    names = {
-        "audio_token": "audio_token_index",
-        "video_token": "video_token_index",
-        "audio_start_token": "audio_start_token_id",
-        "audio_end_token": "audio_end_token_id",
-        "vision_start_token": "vision_start_token_id",
-        "vision_end_token": "vision_end_token_id",
-    }
+    """Read the ids of placeholders and markers: inside the vocabulary and distinct."""
     tokens: dict[str, int] = {}
-    for ours, name in names.items():
-        token = thinker.index(name, vocabulary)
+    for field, name in TOKENS.items():
+        token = thinker.get(integer(name, vocabulary - 1, minimum=0))
         thinker.check(token not in tokens.values(), name, "an id that no other marker has")
-        tokens[ours] = token
+        tokens[field] = token
     return tokens

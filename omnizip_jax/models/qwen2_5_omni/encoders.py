@@ -1,4 +1,4 @@
-"""Windows of media to windows of embeddings: both encoders, any number of windows."""
+"""Windows to encoded windows: both encoders, any number of windows."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from omnizip_jax.models.qwen2_5_omni.vision import VisionEncoder
 from omnizip_jax.types import AudioFeatures, EncodedWindow, VisionFeatures, Window
 
 
-def weights_dtype(weights: Any) -> jnp.dtype:
-    """The dtype that a model runs in: that of its weights."""
+def compute_dtype(weights: Any) -> jnp.dtype:
+    """The dtype in which a model computes: that of its weights."""
     return jax.tree.leaves(weights)[0].dtype
 
 
-def bound_decoder(weights: Any, config: ModelConfig, backend: Backend = Backend()) -> Decoder:  # noqa: B008 (frozen)
-    """The decoder with its weights; call it inside the same JAX transformation."""
-    return Decoder(config.text, weights_dtype(weights), backend).bind({"params": weights["text"]})
+def bound_decoder(weights: Any, config: ModelConfig, backend: Backend = Backend.CPU) -> Decoder:
+    """Bind the decoder to its weights; use it inside the same JAX transformation."""
+    return Decoder(config.text, compute_dtype(weights), backend).bind({"params": weights["text"]})
 
 
 def check_spec(spec: WindowSpec, config: ModelConfig) -> None:
-    """Raise ``ValueError`` unless the model's encoders can read windows of this shape."""
+    """Raise ``ValueError`` unless the model's encoders accept windows of this shape."""
     frames = 2 * config.audio.n_window
     if spec.seconds * 100 != frames or spec.audio_slots != frames // 4:
         raise ValueError(
@@ -50,7 +50,7 @@ def encode_window(
     weights: Any,
     window: Window,
     config: ModelConfig,
-    backend: Backend = Backend(),  # noqa: B008 (frozen)
+    backend: Backend = Backend.CPU,
     skip: bool = True,
     wants: frozenset[str] = frozenset(),
 ) -> EncodedWindow:
@@ -59,11 +59,11 @@ def encode_window(
     Args:
         weights: the model's parameters, ``{"audio": ..., "vision": ..., "text": ...}``.
         window: one window, without a leading axis.
-        skip: save the work for what the window does not have. Not under ``jax.vmap``: both branches
+        skip: do not run the encoder of an absent modality. Not under ``jax.vmap``: both branches
             then run, and their weights are copied for every window.
-        wants: what a method needs beyond embeddings (``Method.wants``): "vision".
+        wants: features that a method needs beyond embeddings (``Method.wants``): "vision".
     """
-    dtype = weights_dtype(weights)
+    dtype = compute_dtype(weights)
 
     def encode_audio() -> AudioFeatures:
         audio = AudioEncoder(config.audio, dtype, backend).bind({"params": weights["audio"]})
@@ -71,15 +71,15 @@ def encode_window(
 
     def encode_grid(patches: Array) -> tuple[Array, VisionFeatures | None]:
         vision = VisionEncoder(config.vision, dtype, backend).bind({"params": weights["vision"]})
-        return vision.encode(patches, window.grid_size, attention="vision" in wants)
+        return vision(patches, window.grid_size, attention="vision" in wants)
 
-    def unless_empty(exists: Array, encode: Callable[[], Any]) -> Any:
+    def encode_if(exists: Array, encode: Callable[[], Any]) -> Any:
         if not skip:
             return encode()
-        blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(encode))
-        return jax.lax.cond(exists, encode, lambda: blank)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(encode))
+        return jax.lax.cond(exists, encode, lambda: zeros)
 
-    video, vision = unless_empty(
+    video, vision = encode_if(
         jnp.any(window.grid_mask), lambda: jax.vmap(encode_grid)(window.patches)
     )
     cells = jnp.arange(video.shape[1]) < jnp.prod(window.grid_size)
@@ -87,7 +87,7 @@ def encode_window(
     if vision is not None:
         vision = vision.replace(received=jnp.where(mask, vision.received, 0))
     return EncodedWindow(
-        audio=unless_empty(window.mel_length > 0, encode_audio),
+        audio=encode_if(window.mel_length > 0, encode_audio),
         video=video,
         video_mask=mask,
         vision=vision,
@@ -100,16 +100,14 @@ def encode_windows(
     windows: Window,
     *,
     config: ModelConfig,
-    backend: Backend = Backend(),  # noqa: B008 (frozen)
+    backend: Backend = Backend.CPU,
     wants: frozenset[str] = frozenset(),
 ) -> EncodedWindow:
-    """Encode a block of windows: a CPU takes them one by one, a GPU all at once.
+    """Encode a block of windows; arguments as for ``encode_window``."""
 
-    Args:
-        wants: what a method needs beyond embeddings (``Method.wants``).
-    """
+    sequential = backend.windows_in_sequence
 
     def encode(window: Window) -> EncodedWindow:
-        return encode_window(weights, window, config, backend, backend.one_by_one, wants)
+        return encode_window(weights, window, config, backend, sequential, wants)
 
-    return jax.lax.map(encode, windows) if backend.one_by_one else jax.vmap(encode)(windows)
+    return jax.lax.map(encode, windows) if sequential else jax.vmap(encode)(windows)

@@ -1,8 +1,8 @@
-"""The vision encoder of Qwen2.5-Omni: the patches of one temporal grid to video tokens.
+"""Vision encoder of Qwen2.5-Omni: the patches of one temporal grid to video tokens.
 
-Grids never attend to each other: ``jax.vmap`` or ``jax.lax.map`` the module for several. Inside a
-grid most layers attend within square windows and a few attend to everything. The size of the grid
-is data: one compiled program serves every picture that fits the slots.
+Grids do not attend to each other: use ``jax.vmap`` or ``jax.lax.map`` for several. Inside a grid
+most layers attend within square windows and a few attend to all patches. The size of the grid is
+data: one compiled program encodes every grid that fits the slots.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from omnizip_jax.models.backend import Backend, full_precision
 from omnizip_jax.models.qwen2_5_omni.config import VisionConfig
 from omnizip_jax.types import VisionFeatures
 
-# Normalisation of the red, green and blue channel of values between 0 and 1 (CLIP's).
+# CLIP's normalisation of red, green and blue values between 0 and 1.
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -70,10 +70,9 @@ class VisionMLP(nn.Module):
 
 
 class VisionBlock(nn.Module):
-    """One pre-norm layer, in the form that ``layers.run`` wants: carry in, carry out.
+    """One pre-norm layer, with the signature of ``layers.run``: carry in, carry out.
 
-    The carry is what the layers hand on, and queries and keys of the layer that is ``shown``; None
-    in their place: nobody wants them.
+    The carry is the hidden states, and queries and keys of the layer that is ``returned`` or None.
     """
 
     config: VisionConfig
@@ -81,20 +80,20 @@ class VisionBlock(nn.Module):
     backend: Backend
 
     @nn.compact
-    def __call__(self, carry, index, full, shown, angle, windows, real):
-        x, seen = carry
+    def __call__(self, carry, index, full, returned, angle, windows, real):
+        x, kept = carry
         norm = functools.partial(_rms_norm, self.dtype)
         attention = VisionAttention(self.config, self.dtype, self.backend, name="attn")
         attended, heads = attention(norm("norm1")(x), full[index], angle, windows, real)
         x = x + attended
         x = x + VisionMLP(self.config, self.dtype, name="mlp")(norm("norm2")(x))
-        if seen is not None:
-            seen = jax.tree.map(lambda new, old: jnp.where(shown[index], new, old), heads, seen)
-        return x, seen
+        if kept is not None:
+            kept = jax.tree.map(lambda new, old: jnp.where(returned[index], new, old), heads, kept)
+        return x, kept
 
 
 class PatchEmbed(nn.Module):
-    """The convolution over a patch, whose stride is its width: one matrix."""
+    """Convolution over patches with a stride of one patch: one matrix."""
 
     config: VisionConfig
     dtype: jnp.dtype
@@ -111,7 +110,7 @@ class PatchEmbed(nn.Module):
 
 
 class PatchMerger(nn.Module):
-    """Joins the ``merge**2`` patches of a token and projects them to the decoder's space."""
+    """Projection of the ``merge**2`` patches of a token to the decoder's width."""
 
     config: VisionConfig
     dtype: jnp.dtype
@@ -130,38 +129,30 @@ class VisionEncoder(nn.Module):
 
     config: VisionConfig
     dtype: jnp.dtype = jnp.float32
-    backend: Backend = Backend()
+    backend: Backend = Backend.CPU
 
+    @nn.compact
+    @full_precision
     def __call__(
-        self, patches: UInt8[Array, "patches values"], grid_size: Int[Array, " 2"]
-    ) -> Float[Array, "P D"]:
+        self,
+        patches: UInt8[Array, "patches values"],
+        grid_size: Int[Array, " 2"],
+        attention: bool = False,
+    ) -> tuple[Float[Array, "P D"], VisionFeatures | None]:
         """Encode one temporal grid (two frames).
 
         Args:
             patches: pixels, 0 to 255: ``merge**2`` consecutive patches for each of P slots, each
-                laid out channel, frame, row, column. The grid's tokens fill the front, row-major.
+                laid out channel, frame, row, column. The grid's tokens come first, row-major.
             grid_size: rows and columns of tokens; at most P tokens.
+            attention: also return the features of the last full attention. One head's attention
+                exists at a time; the keys are rotated.
 
         Returns:
-            Tokens in the same order; slots behind ``rows * columns`` hold finite padding.
+            Tokens in the same order, with finite padding after ``rows * columns``; the features.
 
         Raises:
-            ValueError: patches of another shape.
-        """
-        return self.encode(patches, grid_size, attention=False)[0]
-
-    @nn.compact
-    @full_precision
-    def encode(
-        self,
-        patches: UInt8[Array, "patches values"],
-        grid_size: Int[Array, " 2"],
-        *,
-        attention: bool,
-    ) -> tuple[Float[Array, "P D"], VisionFeatures | None]:
-        """The same, and with ``attention`` what methods may want of the last full attention.
-
-        One head's attention exists at a time; the keys are those that attend, rotated.
+            ValueError: ``patches`` has another shape.
         """
         config, unit = self.config, self.config.merge**2
         if patches.ndim != 2 or patches.shape[0] % unit or patches.shape[1] != config.patch_values:
@@ -170,12 +161,12 @@ class VisionEncoder(nn.Module):
                 f"got {patches.shape}; vmap over several grids"
             )
         slots = patches.shape[0] // unit
-        # Whole blocks for the windowed layers.
+        # The windowed layers need whole blocks.
         padding = -slots % (_patches_in_window(config) // unit)
         patches = jnp.pad(patches, ((0, padding * unit), (0, 0)))
 
         window, cell = window_layout(slots + padding, grid_size, config)
-        order = jnp.argsort(window)  # every window in one run, padding last
+        order = jnp.argsort(window)  # windows are contiguous, padding is last
         patches = patches.reshape(-1, unit, config.patch_values)[order]
         window = jnp.repeat(window[order], unit)
         angle = rotary_angles(cell[order], config)
@@ -184,27 +175,27 @@ class VisionEncoder(nn.Module):
         x = normalise(patches.reshape(-1, config.patch_values)).astype(self.dtype)
         x = PatchEmbed(config, self.dtype, name="patch_embed")(x)
         full = jnp.array([layer in config.full_attention_layers for layer in range(config.layers)])
-        shown = jnp.arange(config.layers) == max(config.full_attention_layers, default=-1)
+        returned = jnp.arange(config.layers) == max(config.full_attention_layers, default=-1)
         block = VisionBlock(config, self.dtype, self.backend, parent=None)
         heads = jnp.zeros((x.shape[0], config.heads, config.head_dim), self.dtype)
         carry = (x, (heads, heads) if attention else None)
-        shared = (full, shown, angle, window, real)
+        shared = (full, returned, angle, window, real)
         stack = layers.stacked(self, "blocks", block, config.layers, carry, 0, *shared)
-        x, seen = layers.run(
-            block, stack, carry, *shared, layers=range(config.layers), hold=self.backend.held
+        x, kept = layers.run(
+            block, stack, carry, *shared, layers=range(config.layers), backend=self.backend
         )
         tokens = PatchMerger(config, self.dtype, name="merger")(x)
         back = jnp.argsort(order)[:slots]
-        if seen is None:
+        if kept is None:
             return tokens[back], None
-        q, k = seen
+        q, k = kept
         of_patches = received_attention(q, real, k, real), k.astype(jnp.float32).mean(1)
         received, keys = (y.reshape(-1, unit, *y.shape[1:]).mean(1)[back] for y in of_patches)
         return tokens[back], VisionFeatures(received, keys)
 
 
 def normalise(patches: UInt8[Array, "patches values"]) -> Float[Array, "patches values"]:
-    """Pixels with CLIP's mean and deviation, float32."""
+    """Normalise pixels with CLIP's mean and deviation, float32."""
     count, values = patches.shape
     channels = patches.reshape(count, len(PIXEL_MEAN), -1).astype(jnp.float32) / 255
     mean, std = jnp.array(PIXEL_MEAN)[:, None], jnp.array(PIXEL_STD)[:, None]
@@ -224,10 +215,10 @@ def window_layout(
 
 
 def rotary_angles(cell: Int[Array, "P 2"], config: VisionConfig) -> Float[Array, "patches half"]:
-    """Angles by which queries and keys turn: half of them follow the patch's row, half its column.
+    """Rotation angles of queries and keys: half of them by the patch's row, half by its column.
 
     Args:
-        cell: row and column of every token; its patches lie row-major inside it.
+        cell: row and column of each token; its patches are row-major inside it.
     """
     count, merge = config.head_dim // 4, config.merge
     inside = jnp.stack(jnp.divmod(jnp.arange(merge**2), merge), axis=1)
@@ -244,10 +235,10 @@ def attend_windows(
     size: int,
     fused: bool = False,
 ) -> Float[Array, "T N H"]:
-    """Attention within windows that are runs of at most ``size`` entries; ``size`` divides T.
+    """Attention within windows of at most ``size`` consecutive entries; ``size`` divides T.
 
-    A run that touches a block of ``size`` reaches no further than the blocks beside it, so each
-    block looks at three, whatever the number and shape of the windows.
+    A window that overlaps a block of ``size`` extends at most to the neighbouring blocks, so each
+    block attends to three, whatever the number and shape of the windows.
     """
 
     def blocks(x):

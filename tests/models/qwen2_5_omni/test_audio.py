@@ -124,9 +124,9 @@ def test_bfloat16_computes_in_bfloat16(oracle, encode):
     encoder = AudioEncoder(CONFIG, dtype=jnp.bfloat16)
     out = jax.jit(encoder.apply)({"params": params}, mel[0], lengths[0])
     assert out.tokens.dtype == out.queries.dtype == out.keys.dtype == jnp.bfloat16
-    full_precision = encode(mel, lengths).tokens[0]
-    error = np.abs(np.asarray(out.tokens, np.float32) - full_precision)[out.token_mask]
-    assert error.max() < 0.05 * np.abs(full_precision).max()
+    expected = encode(mel, lengths).tokens[0]
+    error = np.abs(np.asarray(out.tokens, np.float32) - expected)[out.token_mask]
+    assert error.max() < 0.05 * np.abs(expected).max()
 
 
 # Sizes and counts of the released encoders, which also hold two embeddings that nothing uses.

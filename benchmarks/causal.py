@@ -26,7 +26,7 @@ from omnizip_jax.compression import OmniZipConfig, causal
 from omnizip_jax.compression.audio import attention_scores
 from omnizip_jax.compression.causal import compress_causal, init_plan
 from omnizip_jax.compression.rule import compress_clip
-from omnizip_jax.media.sound import clip_log_mel
+from omnizip_jax.media.audio import clip_log_mel
 from omnizip_jax.models.qwen2_5_omni.audio import AudioEncoder
 from omnizip_jax.types import Selection, WindowTokens
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from experiments.reference_methods import Oracle, known
 from experiments.training_batches import cut
 from omnizip_jax.compression import AllTokens, Method
-from omnizip_jax.media.live_sound import MelStream
+from omnizip_jax.media.audio import MelStream
 from omnizip_jax.testbed.synthetic_clips import SPEC, SyntheticClip
 from omnizip_jax.types import AudioFeatures, EncodedWindow, Window
 

@@ -19,8 +19,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from experiments.stream_memory_clips import STREAM_WINDOWS
 from omnizip_jax.inference import chat_template as prompts
 from omnizip_jax.media import load_clip
+from omnizip_jax.media.audio import clip_log_mel
 from omnizip_jax.media.pixels import patchify
-from omnizip_jax.media.sound import clip_log_mel
 from omnizip_jax.models.qwen2_5_omni import prompt as tmrope
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.testbed.clip_questions import KINDS, Question, draw_questions

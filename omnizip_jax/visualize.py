@@ -83,7 +83,7 @@ def _size(answer: Answer, several: bool) -> tuple[float, float]:
 def _draw(figure: Any, name: str, answer: Answer, several: bool) -> None:
     clip, trace = _shown(answer, several), answer.compression
     assert trace is not None
-    shown = clip.numbers or tuple(range(len(clip.windows.mel_length)))
+    shown = clip.window_indices or tuple(range(len(clip.windows.mel_length)))
     grids = clip.windows.grid_mask.shape[1] if clip.has_video else 0
     audio, video = read_shares(trace)
     rows = [[f"{grid}/{window}" for window in shown] for grid in range(grids)]

@@ -31,7 +31,7 @@ def run_stream(arguments: argparse.Namespace) -> None:
                 spec,
                 use_audio=not arguments.no_audio,
                 use_video=not arguments.no_video,
-                sound=arguments.sound,
+                audio=arguments.sound,
                 timeout=arguments.timeout,
                 realtime=arguments.realtime,
                 when_slow=arguments.when_slow,

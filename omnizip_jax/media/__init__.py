@@ -1,9 +1,9 @@
-"""Files, URLs, devices and arrays to windows; knows no model."""
+"""Files, URLs, devices and arrays to windows, independent of models."""
 
-from omnizip_jax.media.clip import Clip, load_clip, window_frames
-from omnizip_jax.media.live import WindowStream, windows
-from omnizip_jax.media.push import PushSource
-from omnizip_jax.media.validation import check_clip, check_windows
+from omnizip_jax.media.arrays import PushSource
+from omnizip_jax.media.clip import Clip, check_clip, load_clip, window_frames
+from omnizip_jax.media.validation import check_windows
+from omnizip_jax.media.window_stream import WindowStream, windows
 
 __all__ = [
     "Clip",

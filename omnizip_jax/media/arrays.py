@@ -1,29 +1,37 @@
-"""Pictures and sound that are already in memory, with the interface of a file."""
+"""Media in memory: whole clips as arrays, and arrays that the user's program pushes."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+import threading
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
+from jaxtyping import Float, UInt8
 
-from omnizip_jax.media.clock import LIMIT, Picture, Sound, check_samples
+from omnizip_jax.media.audio import Resampler, audio_frame
+from omnizip_jax.media.bounded_queue import BoundedQueue, QueueClosed
 from omnizip_jax.media.pixels import resize
-from omnizip_jax.media.resample import Resampler, audio_frame
-
-NUMBER = (int, float, np.integer, np.floating)
+from omnizip_jax.media.timeline import AudioChunk, Event, VideoFrame
+from omnizip_jax.media.validation import (
+    check_fps,
+    check_frames,
+    check_rate,
+    check_samples,
+    check_waveform,
+)
 
 
 class MediaArrays:
-    """Frames and a waveform, seen as a ``MediaFile``.
+    """Frames and a waveform with the interface of a ``MediaFile``.
 
     Args:
-        frames: uint8 RGB [T, H, W, 3], or None.
-        fps: frames per second.
-        waveform: mono float samples [S], normally within -1..1, or None.
-        sample_rate: samples per second; not looked at without a waveform.
+        source: (frames, fps, waveform, sample rate): frames uint8 RGB [T, H, W, 3] or None,
+            waveform mono float [S], normally within -1..1, or None. A rate is ignored where its
+            stream is absent.
+        use_video, use_audio: False ignores that stream.
 
     Raises:
         ValueError: a wrong type, shape or rate, or samples that are not finite.
@@ -31,57 +39,28 @@ class MediaArrays:
 
     name = "arrays"
 
-    def __init__(
-        self,
-        frames: Any,
-        fps: float,
-        waveform: Any,
-        sample_rate: int,
-        *,
-        use_video: bool = True,
-        use_audio: bool = True,
-    ):
-        self._frames = np.asarray(frames) if use_video and frames is not None else None
-        self._waveform = np.asarray(waveform) if use_audio and waveform is not None else None
-        if self._frames is None and self._waveform is None:
-            asked = " or ".join(["frames"] * use_video + ["a waveform"] * use_audio)
-            raise ValueError(f"expected {asked}, got None")
-        if self._frames is not None:
-            shape, dtype = self._frames.shape, self._frames.dtype
-            if dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3 or 0 in shape:
-                raise ValueError(f"frames must be uint8 RGB [T, H, W, 3], got {dtype} {shape}")
-            if not (isinstance(fps, NUMBER) and math.isfinite(fps) and fps * LIMIT >= 1):
-                raise ValueError(f"fps must be a positive number, at least 1/3600, got {fps!r}")
-        if self._waveform is not None:
-            shape, dtype = self._waveform.shape, self._waveform.dtype
-            if not np.issubdtype(dtype, np.floating) or len(shape) != 1:
-                raise ValueError(
-                    f"waveform must be float [S], mono and within -1..1, got {dtype} {shape}; "
-                    "average channels, and divide integers by their range"
-                )
-            check_rate(sample_rate)
-        self._fps = fps
-        self._rate = 0 if self._waveform is None else int(sample_rate)
-
-    @classmethod
-    def of(cls, source: tuple, *, use_video: bool = True, use_audio: bool = True) -> MediaArrays:
-        """From all four in a tuple."""
+    def __init__(self, source: tuple, *, use_video: bool = True, use_audio: bool = True):
         if len(source) != 4:
             raise ValueError(
                 f"arrays come as (frames, fps, waveform, sample_rate), got {len(source)} values"
             )
-        return cls(*source, use_video=use_video, use_audio=use_audio)
-
-    @property
-    def has_video(self) -> bool:
-        return self._frames is not None
-
-    @property
-    def has_audio(self) -> bool:
-        return self._waveform is not None
+        frames, self._fps, waveform, rate = source
+        self._frames = np.asarray(frames) if use_video and frames is not None else None
+        self._waveform = np.asarray(waveform) if use_audio and waveform is not None else None
+        if self._frames is None and self._waveform is None:
+            expected = " or ".join(["frames"] * use_video + ["a waveform"] * use_audio)
+            raise ValueError(f"expected {expected}, got None")
+        if self._frames is not None:
+            check_frames(self._frames)
+            check_fps(self._fps)
+        if self._waveform is not None:
+            check_waveform(self._waveform, "waveform")
+            check_rate(rate)
+        self._rate = 0 if self._waveform is None else int(rate)
+        self.has_video, self.has_audio = self._frames is not None, self._waveform is not None
 
     def video_end(self) -> float:
-        """Seconds from the start of the clip to the end of the pictures."""
+        """Seconds from the start of the clip to the end of the video."""
         return 0.0 if self._frames is None else len(self._frames) / self._fps
 
     @property
@@ -97,20 +76,20 @@ class MediaArrays:
 
     def decode(
         self,
-        wants: Callable[[float, float], bool] | None = None,
+        is_needed: Callable[[float, float], bool] | None = None,
         *,
         video: bool = True,
         audio: bool = True,
-    ) -> Iterator[Picture | Sound]:
-        """Pictures that are wanted, then the sound; see ``MediaFile.decode``."""
+    ) -> Iterator[VideoFrame | AudioChunk]:
+        """Yield the frames that are needed, then the audio; see ``MediaFile.decode``."""
         if self._frames is not None and video:
             height, width = self._frames.shape[1:3]
             last = len(self._frames) - 1
             for index, frame in enumerate(self._frames):
                 start, end = index / self._fps, (index + 1) / self._fps
-                if wants is None or index == last or wants(start, end):
+                if is_needed is None or index == last or is_needed(start, end):
                     render = functools.partial(resize, frame)
-                    yield Picture(start, end, height, width, render)
+                    yield VideoFrame(start, end, height, width, render)
         if self._waveform is not None and audio:
             resampler = Resampler()
             for start in range(0, len(self._waveform), self._rate):
@@ -120,7 +99,111 @@ class MediaArrays:
             yield from resampler.finish()
 
 
-def check_rate(rate: Any) -> None:
-    """Raise ValueError unless this is a sample rate."""
-    if not (isinstance(rate, NUMBER) and 1 <= rate < 2**31 and rate == int(rate)):
-        raise ValueError(f"sample_rate must be a positive integer, got {rate!r}")
+class PushSource:
+    """A source for ``windows`` that the user's program fills, from any thread.
+
+        source = PushSource(sample_rate=48_000)
+        with windows(source) as stream:  # on another thread: source.push_frames(...), ...
+            for window in stream:
+                ...
+
+    Pushing never blocks: arrays are stored until a window takes them. Where the consumer can
+    be slower than the source for long, ``when_slow="skip"`` bounds the memory. A window is
+    ready once a frame and 2.5 ms of audio past its end have been pushed (of the streams in use:
+    ``windows(source, use_audio=False)`` does not wait for audio), or after ``close()``.
+
+    Args:
+        sample_rate: of the audio, samples per second.
+
+    Raises:
+        ValueError: a rate that is not a positive integer.
+    """
+
+    name = "pushed arrays"
+
+    def __init__(self, sample_rate: int = 16_000):
+        check_rate(sample_rate)
+        self.events: BoundedQueue[Event] = BoundedQueue()
+        self._rate = int(sample_rate)
+        self._lock = threading.Lock()  # samples and frames are numbered in the order of pushing
+        self._resampler = Resampler()
+        self._finished = False
+        self._samples = 0  # pushed, or end of the last audio
+        self._last, self._gap = 0.0, 1 / 25  # of the frames, seconds
+
+    def push_frames(
+        self, frames: UInt8[np.ndarray, "*T H W 3"], times: float | Iterable[float]
+    ) -> None:
+        """Add video frames. They are copied.
+
+        Args:
+            frames: uint8 RGB [T, H, W, 3], or one frame [H, W, 3].
+            times: when each appears, seconds since the start of the stream, never decreasing.
+
+        Raises:
+            ValueError: wrong type or shape, times that go back or do not match, or the source is
+                closed. Nothing has been added then.
+        """
+        frames = np.asarray(frames)
+        if frames.ndim == 3:
+            frames = frames[None]
+        check_frames(frames, "[T, H, W, 3] or [H, W, 3]", at_least=0)
+        starts = np.atleast_1d(np.asarray(times, float))
+        if starts.shape != frames.shape[:1]:
+            raise ValueError(f"expected a time for each of {len(frames)} frames, got {times!r}")
+        height, width = frames.shape[1:3]
+        with self._lock:
+            self._check_open()
+            if not np.isfinite(starts).all() or (np.diff(starts, prepend=self._last) < 0).any():
+                raise ValueError(
+                    f"times must be seconds since the start of the stream that never decrease, "
+                    f"got {times!r} after {self._last:g}"
+                )
+            for start, frame in zip(starts.tolist(), frames, strict=True):
+                if start > self._last:
+                    self._gap = min(start - self._last, 1.0)
+                self._last = start
+                render = functools.partial(resize, frame.copy())
+                self._put(VideoFrame(start, start + self._gap, height, width, render))
+
+    def push_audio(self, samples: Float[np.ndarray, " S"], time: float | None = None) -> None:
+        """Add audio.
+
+        Args:
+            samples: mono float [S], normally within -1..1.
+            time: of the first sample, seconds since the start of the stream; None continues the
+                previous audio. A gap becomes silence.
+
+        Raises:
+            ValueError: wrong type or shape, NaN, or the source is closed. Nothing has been added
+                then.
+        """
+        samples = np.asarray(samples)
+        check_waveform(samples, "samples")
+        check_samples(samples)
+        if time is not None and not (math.isfinite(time) and time >= 0):
+            raise ValueError(f"time must be seconds since the start, got {time!r}")
+        with self._lock:
+            self._check_open()
+            if time is not None:
+                self._samples = round(time * self._rate)
+            if len(samples):
+                self._put(*self._resampler.push(audio_frame(samples, self._samples, self._rate)))
+                self._samples += len(samples)
+
+    def close(self) -> None:
+        """End the stream; the last window is emitted as it is. May be called twice."""
+        with self._lock:
+            if not self._finished:
+                self._finished = True
+                self._put(*self._resampler.finish())
+                self.events.finish()
+
+    def _check_open(self) -> None:
+        if self._finished or self.events.closed:
+            raise ValueError("the source or its stream is closed: create a new PushSource")
+
+    def _put(self, *events: Event) -> None:
+        with contextlib.suppress(QueueClosed):  # closed by the consumer at this very moment
+            for event in events:
+                self.events.put(event)

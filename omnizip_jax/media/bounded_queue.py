@@ -12,83 +12,86 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 
-class Closed(Exception):
-    """The other end has left: nothing more is taken, or nothing more comes."""
+class QueueClosed(Exception):
+    """The other end is closed: items are no longer taken, or no more will arrive."""
 
 
-class Channel(Generic[Item]):
-    """A queue that its producers ``finish`` and its consumer may ``close`` at any time.
+class BoundedQueue(Generic[Item]):
+    """A queue that producers ``finish`` and the consumer may ``close`` at any time.
 
     Args:
-        size: items held at most; None for any number.
-        skip: when full, drop the oldest item and count it, instead of waiting.
-        producers: how often ``finish`` is called before the end.
+        size: capacity in items; None is unbounded.
+        drop_oldest: when full, drop the oldest item and count it, instead of blocking.
+        producers: number of calls of ``finish`` that end the queue.
 
     Attributes:
-        skipped: items dropped.
+        drop_oldest: see above.
+        dropped: number of items dropped.
     """
 
-    def __init__(self, size: int | None = None, *, skip: bool = False, producers: int = 1):
-        self.skipped = 0
-        self._size, self._skip, self._producers = size, skip, producers
+    def __init__(self, size: int | None = None, *, drop_oldest: bool = False, producers: int = 1):
+        self.drop_oldest, self.dropped = drop_oldest, 0
+        self._size, self._producers = size, producers
         self._items: deque[Item] = deque()
         self._error: BaseException | None = None
         self._closed = False
-        self._asked: float | None = None
-        self._ever_asked = False
+        self._get_since: float | None = None  # when the consumer began to wait
+        self._get_called = False
         self._changed = threading.Condition()
 
     def put(self, item: Item) -> None:
-        """Add an item; waits while the queue is full. Raises ``Closed`` at either end's end."""
+        """Add an item; blocks while the queue is full.
+
+        Raises:
+            QueueClosed: the queue is finished or closed.
+        """
         with self._changed:
             if self._producers <= 0:
-                raise Closed
-            if self._skip and self._full():
+                raise QueueClosed
+            if self.drop_oldest and self._full():
                 self._items.popleft()
-                self.skipped += 1
+                self.dropped += 1
             self._changed.wait_for(lambda: self._closed or not self._full())
             if self._closed:
-                raise Closed
+                raise QueueClosed
             self._items.append(item)
             self._changed.notify_all()
 
     def finish(self, error: BaseException | None = None) -> None:
-        """A producer's end. The error, if any, reaches the consumer after the items."""
+        """End one producer. The consumer gets the error, if any, after the items."""
         with self._changed:
             self._producers -= 1
             self._error = self._error or error
             self._changed.notify_all()
 
     def get(self, timeout: float | None = None) -> Item:
-        """The next item.
+        """Return the next item.
 
         Raises:
-            TimeoutError: none came within ``timeout`` seconds.
-            Closed: none will come.
-            Exception: what ``finish`` was given.
+            TimeoutError: none arrived within ``timeout`` seconds.
+            QueueClosed: none will arrive.
+            Exception: the error passed to ``finish``.
         """
         with self._changed:
-            self._asked = time.monotonic()
-            if not self._ever_asked:
-                self._ever_asked = True
-                self._changed.notify_all()
+            self._get_since, self._get_called = time.monotonic(), True
+            self._changed.notify_all()
             try:
                 ready = self._changed.wait_for(
                     lambda: self._items or self._error or self._closed or self._producers <= 0,
                     timeout,
                 )
             finally:
-                self._asked = None
+                self._get_since = None
             if self._items:
                 item = self._items.popleft()
                 self._changed.notify_all()
                 return item
             if self._error and not self._closed:
                 raise self._error
-            raise Closed if ready else TimeoutError
+            raise QueueClosed if ready else TimeoutError
 
     def close(self) -> None:
-        """The consumer's end: producers that wait are sent away."""
+        """End the consumer: blocked producers raise ``QueueClosed``."""
         with self._changed:
             self._closed = True
             self._items.clear()
@@ -98,38 +101,34 @@ class Channel(Generic[Item]):
     def closed(self) -> bool:
         return self._closed
 
-    @property
-    def skips(self) -> bool:
-        """Whether items are dropped when it is full."""
-        return self._skip
-
-    def wait_closed(self, seconds: float) -> None:
-        """Sleep, unless the consumer leaves: then raise ``Closed``."""
+    def sleep(self, seconds: float) -> None:
+        """Sleep; raises ``QueueClosed`` as soon as the consumer closes the queue."""
         with self._changed:
             if self._changed.wait_for(lambda: self._closed, seconds):
-                raise Closed
+                raise QueueClosed
 
-    def wait_asked(self) -> None:
-        """Sleep until the consumer asks for its first item; raises ``Closed`` if it leaves."""
+    def wait_for_first_get(self) -> None:
+        """Block until the consumer calls ``get``; raises ``QueueClosed`` if it closes the queue."""
         with self._changed:
-            self._changed.wait_for(lambda: self._ever_asked or self._closed)
+            self._changed.wait_for(lambda: self._get_called or self._closed)
             if self._closed:
-                raise Closed
+                raise QueueClosed
 
-    def wanted(self) -> float:
+    def consumer_waited(self) -> float:
         """Seconds that the consumer has been waiting for an item."""
-        asked = self._asked
-        return 0.0 if asked is None else time.monotonic() - asked
+        since = self._get_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def _full(self) -> bool:
         return self._size is not None and len(self._items) >= self._size
 
 
-def fill(channel: Channel[Item], items: Generator[Item], name: str) -> threading.Thread:
-    """Move items into a channel in a thread. Errors go the same way, in words that name the source.
+def producer_thread(
+    queue: BoundedQueue[Item], items: Generator[Item], name: str
+) -> threading.Thread:
+    """A thread, not started, that moves items into a queue.
 
-    Returns:
-        The thread, not started.
+    An error ends the queue as a ``ValueError`` that names the source, with its cause.
     """
 
     def work() -> None:
@@ -137,44 +136,43 @@ def fill(channel: Channel[Item], items: Generator[Item], name: str) -> threading
         try:
             with contextlib.closing(items):
                 for item in items:
-                    channel.put(item)
-        except Closed:
+                    queue.put(item)
+        except QueueClosed:
             pass
-        except ValueError as problem:
-            error = problem
-            if not str(problem).startswith(name):
-                error = ValueError(f"{name}: {problem}")
-                error.__cause__ = problem
-        except Exception as problem:
-            error = ValueError(f"{name}: {type(problem).__name__}: {problem}")
-            error.__cause__ = problem
-        channel.finish(error)
+        except Exception as cause:
+            error, text = cause, str(cause)
+            if not isinstance(cause, ValueError):
+                text = f"{type(cause).__name__}: {cause}"
+            if not (isinstance(cause, ValueError) and text.startswith(name)):
+                error = ValueError(f"{name}: {text}")
+                error.__cause__ = cause
+        queue.finish(error)
 
     return threading.Thread(target=work, name=f"windows of {name}", daemon=True)
 
 
-def read_ahead(items: Generator[Item], name: str, size: int) -> Generator[Item]:
-    """The same items, read in a thread.
+def prefetch(items: Generator[Item], name: str, size: int) -> Generator[Item]:
+    """Yield the same items, read ahead by a thread.
 
-    Unlike a call into FFmpeg, waiting for them ends at Ctrl-C. A thread caught in a read then ends
-    when that returns or fails.
+    Unlike a call into FFmpeg, waiting for them ends at Ctrl-C. A thread blocked in a read then
+    ends when that read returns or fails.
     """
-    channel: Channel[Item] = Channel(size)
-    fill(channel, items, name).start()
-    with contextlib.closing(channel):
+    queue: BoundedQueue[Item] = BoundedQueue(size)
+    producer_thread(queue, items, name).start()
+    with contextlib.closing(queue):
         while True:
             try:
-                item = channel.get()
-            except Closed:
+                item = queue.get()
+            except QueueClosed:
                 return
             yield item
 
 
-def apart(task: Callable[[], Item], name: str) -> Item:
-    """Run a task in a thread, for the same reason."""
+def run_in_thread(task: Callable[[], Item], name: str) -> Item:
+    """Run a task in a thread, so that Ctrl-C ends the wait for it."""
 
     def once() -> Generator[Item]:
         yield task()
 
-    with contextlib.closing(read_ahead(once(), name, 1)) as items:
+    with contextlib.closing(prefetch(once(), name, 1)) as items:
         return next(items)

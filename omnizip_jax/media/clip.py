@@ -15,21 +15,21 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from omnizip_jax.config import WindowSpec
-from omnizip_jax.media.bounded_queue import apart, read_ahead
-from omnizip_jax.media.clock import FrameSampler, Picture, Sound, continue_sound
-from omnizip_jax.media.container import note_if_short
-from omnizip_jax.media.deferred_warnings import Notes
-from omnizip_jax.media.excerpt import Excerpt
+from omnizip_jax.media.audio import clip_log_mel
+from omnizip_jax.media.bounded_queue import prefetch, run_in_thread
+from omnizip_jax.media.deferred_warnings import DeferredWarnings
 from omnizip_jax.media.pixels import unpatchify
-from omnizip_jax.media.sound import SAMPLE_RATE, clip_log_mel
-from omnizip_jax.media.sources import (
-    EVENTS,
-    check_timeout,
-    closing_media,
-    is_local,
-    open_media,
+from omnizip_jax.media.sources import PREFETCHED_EVENTS, close_at_end, is_local, open_media
+from omnizip_jax.media.timeline import (
+    SAMPLE_RATE,
+    AudioChunk,
+    Excerpt,
+    FrameSampler,
+    VideoFrame,
+    align_audio,
 )
-from omnizip_jax.media.windowing import Grids, count_windows, cut_windows
+from omnizip_jax.media.validation import check_selection, check_timeout, check_windows
+from omnizip_jax.media.windowing import GridBuilder, build_windows, count_windows
 from omnizip_jax.types import Window
 
 
@@ -39,11 +39,11 @@ class Clip:
 
     Attributes:
         windows: numpy leaves, leading axis W.
-        duration: seconds, of the longer of picture and sound.
+        duration: seconds, of the longer of video and audio.
         seconds_per_grid: time that each grid stands for; more than usual under ``max_frames``.
-        has_video, has_audio: whether there is any picture, any sound.
+        has_video, has_audio: streams of which there is any content.
         spec: shape of the windows.
-        numbers: which windows of the source these are; None for all of them.
+        window_indices: indices of these windows in the source; None for all of them.
     """
 
     windows: Window
@@ -52,15 +52,17 @@ class Clip:
     has_video: bool
     has_audio: bool
     spec: WindowSpec
-    numbers: tuple[int, ...] | None = None
+    window_indices: tuple[int, ...] | None = None
 
     def sample(self, count: int) -> Clip:
-        """At most so many windows, spread evenly: enough to look at, without holding all pixels."""
+        """A clip of at most ``count`` windows, spread evenly: a preview without all pixels."""
         total = len(self.windows.mel_length)
         chosen = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
         windows = jax.tree.map(lambda x: np.asarray(x)[chosen], self.windows)
-        numbers = range(total) if self.numbers is None else self.numbers
-        return dataclasses.replace(self, windows=windows, numbers=tuple(numbers[i] for i in chosen))
+        indices = range(total) if self.window_indices is None else self.window_indices
+        return dataclasses.replace(
+            self, windows=windows, window_indices=tuple(indices[i] for i in chosen)
+        )
 
 
 def load_clip(
@@ -78,28 +80,28 @@ def load_clip(
 ) -> Clip:
     """Decode a clip and cut it into windows.
 
-    Window j covers ``spec.seconds`` from ``j * spec.seconds``. Frame i is the picture on display
+    Window j covers ``spec.seconds`` from ``j * spec.seconds``. Frame i is the one on display
     in the middle of [i, i + 1) * 0.5 s; two frames make a grid, two grids fill a window. A grid
-    of which only one frame exists repeats it. Pictures are turned upright and resized so that a
-    grid has at most ``spec.grid_slots`` tokens. Sound becomes Whisper's log-mel spectrogram of
+    of which only one frame exists repeats it. Frames are turned upright and resized so that a
+    grid has at most ``spec.grid_slots`` tokens. Audio becomes Whisper's log-mel spectrogram of
     the whole clip, cut into pieces of 200 frames.
 
     Args:
         source: path, URL, or (frames uint8 [T, H, W, 3], fps, waveform float [S] or None,
             sample rate).
         spec: shape of the windows.
-        start, end: only this part, seconds; it is read as if it were the whole clip. What lies
-            before it is decoded and dropped; what lies behind it is not read.
-        max_frames: at most so many frames, uniformly over the clip; grids then stand for their
-            true time and windows hold fewer of them.
-        max_windows: a longer clip is an error, found before its pictures are decoded where the
-            source says how long it is, and otherwise as soon as it is too long.
-        timeout: seconds after which a URL from which nothing comes is an error; None waits.
-        use_audio, use_video: False leaves that stream out.
+        start, end: read only this part, seconds, as if it were the whole clip. Media before it
+            are decoded and dropped; media after it are not read.
+        max_frames: sample at most this many frames, uniformly over the clip; grids then stand
+            for their true time and windows hold fewer of them.
+        max_windows: a longer clip is an error, found before decoding where the source states its
+            duration, and otherwise as soon as it is too long.
+        timeout: seconds without data after which a URL is an error; None waits.
+        use_audio, use_video: False ignores that stream.
         progress: show a bar of stream time.
 
     Raises:
-        ValueError: the source cannot be read, holds nothing of use, or is of a wrong type or
+        ValueError: the source cannot be read, has no usable media, or is of a wrong type or
             shape; it is too long; there is nothing between ``start`` and ``end``; ``max_frames``
             is below one grid.
     """
@@ -112,15 +114,14 @@ def load_clip(
             f"frames, got {max_frames!r}"
         )
     check_timeout(timeout)
-    if not (use_audio or use_video):
-        raise ValueError("use_audio and use_video are both False: nothing would be left")
-    notes, waits = Notes(), not is_local(source)
-    media = open_media(source, use_video, use_audio, timeout=timeout, notes=notes)
-    promised = None if media.duration is None else part.length(media.duration)
+    check_selection(use_video, use_audio)
+    deferred, blocks = DeferredWarnings(), not is_local(source)
+    media = open_media(source, use_video, use_audio, timeout=timeout, deferred=deferred)
+    stated = None if media.duration is None else part.length(media.duration)
     spacing = spec.seconds / spec.frames
 
     def check_length(seconds: float) -> None:
-        # A window more, as some milliseconds of sound make no window.
+        # A window more, as some milliseconds of audio make no window.
         if max_windows is not None and seconds >= (max_windows + 1) * spec.seconds:
             raise ValueError(
                 f"{media.name}: lasts {seconds:.0f} s or longer, too long for {max_windows} "
@@ -129,21 +130,24 @@ def load_clip(
 
     with contextlib.ExitStack() as on_error:
         on_error.enter_context(media)
-        check_length(promised or 0.0)
+        check_length(stated or 0.0)
         if max_frames is not None and media.has_video:
             max_frames -= max_frames % spec.temporal_patch
-            end = apart(media.video_end, media.name) if waits else media.video_end()
+            end = run_in_thread(media.video_end, media.name) if blocks else media.video_end()
             spacing = max(spacing, part.length(end) / max_frames)
         on_error.pop_all()
     sampler = FrameSampler(spacing)
-    grids = Grids(spec, max_frames)
-    sound, heard, seen = [np.zeros(0, np.float32)], 0, 0.0
-    total = None if promised is None else math.ceil(promised)
-    kinds = [kind for kind, has in ((Picture, media.has_video), (Sound, media.has_audio)) if has]
-    events = part.cut(media.decode(part.wants(sampler.wants)), kinds)
-    events = closing_media([media], events)
-    if waits:  # from here on its thread alone touches the source
-        events = read_ahead(events, media.name, EVENTS)
+    grids = GridBuilder(spec, max_frames)
+    chunks, written, video_end = [np.zeros(0, np.float32)], 0, 0.0
+    kinds = ((VideoFrame, media.has_video), (AudioChunk, media.has_audio))
+    events = part.select(
+        media.decode(part.on_source_clock(sampler.needs)),
+        [kind for kind, exists in kinds if exists],
+    )
+    events = close_at_end([media], events)
+    if blocks:  # from here on its thread alone touches the source
+        events = prefetch(events, media.name, PREFETCHED_EVENTS)
+    total = None if stated is None else math.ceil(stated)
     with (
         contextlib.closing(events),
         tqdm(total=total, disable=not progress, desc="decoding", unit="s") as bar,
@@ -151,49 +155,57 @@ def load_clip(
         for event in events:
             check_length(event.start)
             try:
-                if isinstance(event, Sound):
-                    sound.append(continue_sound(heard, event))
-                    heard += len(sound[-1])
+                if isinstance(event, AudioChunk):
+                    chunks.append(align_audio(written, event))
+                    written += len(chunks[-1])
                 else:
-                    seen = max(seen, event.end)
+                    video_end = max(video_end, event.end)
                     grids.add(sampler.push(event))
             except ValueError as error:
                 raise ValueError(f"{media.name}: {error}") from error
-            now = int(max(seen, heard / SAMPLE_RATE))
+            now = int(max(video_end, written / SAMPLE_RATE))
             bar.update(max(0, min(now, total or now) - bar.n))
-    check_length(seen)
+    check_length(video_end)
     grids.add(sampler.finish())
-    if not (heard or grids.end):
-        where = "" if part.whole else f" {part}"
-        raise ValueError(f"{media.name}: no picture and no sound could be decoded{where}")
-    duration = max(seen, heard / SAMPLE_RATE)
+    if not (written or grids.end):
+        where = "" if part.is_whole else f" {part}"
+        raise ValueError(f"{media.name}: no video and no audio could be decoded{where}")
+    duration = max(video_end, written / SAMPLE_RATE)
     if use_audio and use_video:
-        note_if_short(notes, media.name, duration, promised)
-    if max_frames is not None and seen > (max_frames + 0.5) * spacing:
-        notes.add(
-            f"{media.name}: longer than it says; max_frames ended its pictures at "
+        deferred.add_if_short(media.name, duration, stated)
+    if max_frames is not None and video_end > (max_frames + 0.5) * spacing:
+        deferred.add(
+            f"{media.name}: longer than its container states; max_frames ended its video at "
             f"{max_frames * spacing:.1f} s"
         )
-    notes.tell()
+    deferred.emit()
 
-    mel = clip_log_mel(np.concatenate(sound), spec.mel_bins)
+    mel = clip_log_mel(np.concatenate(chunks), spec.mel_bins)
     per_grid = spacing * spec.temporal_patch
     count = count_windows(grids.end, mel.shape[1], per_grid, spec)
     return Clip(
-        windows=cut_windows(grids.take(), mel, per_grid, spec, grids.cells, count),
+        windows=build_windows(grids.take(), mel, per_grid, spec, grids.cells, count),
         duration=duration,
         seconds_per_grid=per_grid,
         has_video=grids.cells is not None,
-        has_audio=heard > 0,
+        has_audio=written > 0,
         spec=spec,
     )
+
+
+def check_clip(clip: Clip) -> None:
+    """Raise ``ValueError`` unless its windows have the clip's shape and finite values."""
+    count = len(np.atleast_1d(getattr(clip.windows, "mel_length", ())))
+    if count == 0:
+        raise ValueError("a clip needs a window: make it with omnizip_jax.media.load_clip")
+    check_windows(clip.windows, clip.spec, count)
 
 
 def window_frames(
     window: Window,
     spec: WindowSpec = WindowSpec(),  # noqa: B008 (frozen)
 ) -> UInt8[np.ndarray, "frames height width 3"]:
-    """The pictures of a window, or of all windows of a clip, as the model sees them."""
+    """The frames of a window, or of all windows of a clip, at the resolution the model reads."""
     patch, merge = spec.patch, spec.merge
     rows, columns = np.asarray(window.grid_size).reshape(-1, 2)[0]
     patches = np.asarray(window.patches)[np.asarray(window.grid_mask)]

@@ -1,11 +1,13 @@
-"""Files and URLs: pictures and sound in one pass, on the clip's clock (PyAV)."""
+"""Files, URLs and capture devices: video and audio in one pass, on the clip's clock (PyAV)."""
 
 from __future__ import annotations
 
 import errno
 import os
+import select
 from collections import deque
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import av
@@ -13,12 +15,10 @@ import numpy as np
 from av.error import ExitError, FFmpegError
 from av.video.reformatter import Interpolation
 
-from omnizip_jax.media.clock import Picture, Sound
-from omnizip_jax.media.deferred_warnings import Notes
-from omnizip_jax.media.pipe import Pipe
-from omnizip_jax.media.resample import Resampler
-from omnizip_jax.media.timestamp_repair import SteadySounds
-from omnizip_jax.media.truncation import is_cut_off
+from omnizip_jax.media.audio import Resampler
+from omnizip_jax.media.deferred_warnings import DeferredWarnings
+from omnizip_jax.media.timeline import AudioChunk, TimestampRepair, VideoFrame
+from omnizip_jax.media.truncation import is_truncated
 
 # swscale's bicubic is antialiased; without the other flags it rounds coarsely and halves the
 # resolution of colour. Scaling and conversion to RGB in one step agree with RGB at full size
@@ -29,11 +29,36 @@ _SCALER = (
     | Interpolation.FULL_CHR_H_INT
     | Interpolation.FULL_CHR_H_INP
 )
-# PyAV 18 stumbles over mistyped metadata unless told otherwise; PyAV 19 needs no telling.
+# PyAV 18 fails on mistyped metadata without this option; PyAV 19 does not have it.
 _LENIENT: dict[str, Any] = (
     {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 )
 _REORDER = 16  # H.264 shows a frame at most 16 frames later than it is decoded
+
+
+class NamedPipe:
+    """A named pipe as FFmpeg reads it; no read blocks longer than ``timeout``.
+
+    FFmpeg itself would block without end.
+
+    Args:
+        path: of the pipe.
+        timeout: seconds; None waits, for a writer too.
+    """
+
+    def __init__(self, path: str, timeout: float | None):
+        self.name = path
+        self._timeout = timeout
+        self._file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # or it waits for a writer here
+
+    def read(self, size: int) -> bytes:
+        """Up to ``size`` bytes, none at the end. Raises ``TimeoutError``."""
+        if not select.select([self._file], [], [], self._timeout)[0]:
+            raise TimeoutError
+        return os.read(self._file, size)
+
+    def close(self) -> None:
+        os.close(self._file)
 
 
 class MediaFile:
@@ -41,18 +66,17 @@ class MediaFile:
 
     Args:
         source: path, URL, or a device as (FFmpeg's input format, name).
-        use_video, use_audio: False leaves that stream out.
+        use_video, use_audio: False ignores that stream.
         options: FFmpeg's, for opening it: {"video_size": "1280x720"}.
         timeout: seconds after which opening or one read fails; None waits.
-        live: decode for low delay rather than for speed; timestamps are taken at their word.
-        notes: where warnings go.
+        live: decode for low delay rather than for speed; timestamps are not repaired.
+        deferred: collects warnings.
 
     Attributes:
-        has_video, has_audio: streams that were asked for and exist.
-        duration: seconds by the container's word, or None.
+        has_video, has_audio: streams that are used and exist.
 
     Raises:
-        ValueError: it cannot be opened, or holds nothing of what was asked for.
+        ValueError: it cannot be opened, or has no stream that is used.
     """
 
     def __init__(
@@ -64,12 +88,14 @@ class MediaFile:
         options: dict[str, str] | None = None,
         timeout: float | None = None,
         live: bool = False,
-        notes: Notes | None = None,
+        deferred: DeferredWarnings | None = None,
     ):
         kind, file = source if isinstance(source, tuple) else (None, local_path(source))
         self.name = file if kind is None else f"{kind}:{file}"
-        self._timeout, self._live, self._notes = timeout, live, notes or Notes()
-        self._pipe = Pipe(file, timeout) if kind is None and Pipe.at(file) else None
+        self._timeout, self._live = timeout, live
+        self._deferred = deferred or DeferredWarnings()
+        is_pipe = kind is None and Path(file).is_fifo()
+        self._pipe = NamedPipe(file, timeout) if is_pipe else None
         try:
             self._container = av.open(
                 self._pipe or file,
@@ -80,21 +106,22 @@ class MediaFile:
             )
         except (FFmpegError, OSError) as error:
             raise ValueError(
-                f"{self.name}: cannot be opened as video or sound: {self._reason(error)}"
+                f"{self.name}: cannot be opened as video or audio: {self._reason(error)}"
             ) from error
         except ValueError as error:  # PyAV, on an unknown format
             raise ValueError(f"{self.name}: cannot be opened: {error}") from error
         streams = self._container.streams
-        # Cover art of a sound file is not a video; a stream of unknown codec has no context.
-        pictures = [s for s in streams.video if not s.disposition & s.disposition.attached_pic]
-        self._video = next((s for s in pictures if use_video and s.codec_context), None)
+        # Cover art of an audio file is not a video; a stream of unknown codec has no context.
+        videos = [s for s in streams.video if not s.disposition & s.disposition.attached_pic]
+        self._video = next((s for s in videos if use_video and s.codec_context), None)
         self._audio = next((s for s in streams.audio if use_audio and s.codec_context), None)
+        self.has_video, self.has_audio = self._video is not None, self._audio is not None
         used = [s for s in (self._video, self._audio) if s is not None]
         if not used:
             found = ", ".join(s.type for s in streams) or "nothing"
             self.close()
-            asked = " or ".join(["video"] * use_video + ["sound"] * use_audio) or "nothing"
-            raise ValueError(f"{self.name}: asked for {asked}, but the file holds {found}")
+            expected = " or ".join(["video"] * use_video + ["audio"] * use_audio) or "nothing"
+            raise ValueError(f"{self.name}: expected {expected}, but the file has {found}")
         if self._video is not None:
             self._video.thread_type = "SLICE" if live else "AUTO"
         self._origin = min(
@@ -102,23 +129,15 @@ class MediaFile:
         )
 
     @property
-    def has_video(self) -> bool:
-        return self._video is not None
-
-    @property
-    def has_audio(self) -> bool:
-        return self._audio is not None
-
-    @property
     def duration(self) -> float | None:
-        """Seconds by the container's word, or None."""
+        """Seconds stated by the container, or None."""
         duration = self._container.duration
         return None if duration is None else duration / av.time_base
 
     def video_end(self) -> float:
-        """Seconds from the start of the clip to the end of the pictures.
+        """Seconds from the start of the clip to the end of the video.
 
-        By the container's word where it gives one, else by reading the file's packets.
+        As the container states it, else by reading the file's packets.
         """
         if self._video is None:
             return 0.0
@@ -127,7 +146,7 @@ class MediaFile:
         if self.duration:
             return self.duration
         if self._pipe:
-            raise ValueError(f"{self.name}: max_frames needs a length, and this pipe gives none")
+            raise ValueError(f"{self.name}: max_frames needs a length, and this pipe states none")
         try:
             with av.open(self.name, timeout=self._timeout, **_LENIENT) as container:
                 packets = container.demux(container.streams[self._video.index])
@@ -149,28 +168,28 @@ class MediaFile:
 
     def decode(
         self,
-        wants: Callable[[float, float], bool] | None = None,
+        is_needed: Callable[[float, float], bool] | None = None,
         *,
         video: bool = True,
         audio: bool = True,
-    ) -> Iterator[Picture | Sound]:
-        """Pictures and sounds, each kind in the order of time.
+    ) -> Iterator[VideoFrame | AudioChunk]:
+        """Yield frames and audio, each in the order of time.
 
         Args:
-            wants: whether a picture on display from one time to another is of use. Others may
-                be left out where nothing depends on them; to know, it reads some packets ahead.
-            video, audio: False passes over that stream.
+            is_needed: whether a frame on display from one time to another is used. Others may
+                be skipped where no frame depends on them; it reads some packets ahead to decide.
+            video, audio: False skips that stream.
 
         Raises:
             ValueError: reading fails.
         """
         streams = [s for s, used in ((self._video, video), (self._audio, audio)) if s and used]
         try:
-            yield from self._decode(streams, wants)
+            yield from self._decode(streams, is_needed)
         except (FFmpegError, OSError) as error:
             # A response without a length ends like this: FFmpeg cannot tell the end from a loss.
             if error.errno == errno.EIO and self._container.size < 0:
-                self._notes.add(f"{self.name}: the connection has ended")
+                self._deferred.add(f"{self.name}: the connection has ended")
                 return
             raise ValueError(f"{self.name}: reading failed: {self._reason(error)}") from error
         except IndexError as error:  # PyAV, when a stream appears that the header did not have
@@ -183,63 +202,64 @@ class MediaFile:
             return "the connection broke off before the end"
         return str(error.strerror)
 
-    def _decode(self, streams, wants):
-        resampler, steady = Resampler(self._origin), None if self._live else SteadySounds()
+    def _decode(self, streams, is_needed):
+        resampler, repair = Resampler(self._origin), None if self._live else TimestampRepair()
         end = 0.0
 
-        def put(sounds):
-            for sound in sounds:
-                yield from (steady.push(sound) if steady else (sound,))
+        def repaired(chunks):
+            for chunk in chunks:
+                yield from (repair.push(chunk) if repair else (chunk,))
 
-        for frame in self._frames(streams, wants):
+        for frame in self._decoded(streams, is_needed):
             if isinstance(frame, av.VideoFrame):
-                picture = self._picture(frame, end)
-                end = picture.end
-                yield picture
+                video_frame = self._video_frame(frame, end)
+                end = video_frame.end
+                yield video_frame
             elif isinstance(frame, av.AudioFrame):
-                yield from put(resampler.push(frame))
-        yield from put(resampler.finish())
-        if steady:
-            yield from steady.finish()
-        if os.path.isfile(self.name) and is_cut_off(self.name):
-            self._notes.add(f"{self.name}: ends in the middle of a packet; is it cut off?")
+                yield from repaired(resampler.push(frame))
+        yield from repaired(resampler.finish())
+        if repair:
+            yield from repair.finish()
+        if os.path.isfile(self.name) and is_truncated(self.name):
+            self._deferred.add(f"{self.name}: ends in the middle of a packet; is it cut off?")
 
-    def _frames(self, streams, wants):
+    def _decoded(self, streams, is_needed):
+        """All frames of PyAV; damaged packets are counted."""
         damaged = dict.fromkeys(streams, 0)
-        for packet in self._packets(streams, wants):
-            if packet.size:  # an empty one repeats a picture, or holds nothing
+        for packet in self._packets(streams, is_needed):
+            if packet.size:  # an empty one repeats a frame, or has no content
                 try:
                     yield from packet.decode()
                 except FFmpegError:
                     damaged[packet.stream] += 1
         for stream in streams:
             try:
-                yield from stream.decode()  # what the decoder still holds
+                yield from stream.decode()  # frames still inside the decoder
             except FFmpegError:
                 damaged[stream] += 1
         for stream, count in damaged.items():
             if count:
-                kind = "pictures" if stream is self._video else "sound"
-                self._notes.add(f"{self.name}: left out {count} damaged packets of the {kind}")
+                kind = "video" if stream is self._video else "audio"
+                self._deferred.add(f"{self.name}: skipped {count} damaged packets of the {kind}")
 
-    def _packets(self, streams, wants):
-        """All packets; the decoder passes over frames neither wanted nor needed by others."""
+    def _packets(self, streams, is_needed):
+        """All packets; the decoder skips frames that neither the caller nor other frames need."""
         packets = self._container.demux(streams)
         # Only in H.264 a non-reference frame is one that no other frame ever needs.
         video = self._video if self._video in streams else None
-        if wants is None or video is None or video.codec_context.name != "h264":
+        if is_needed is None or video is None or video.codec_context.name != "h264":
             yield from packets
             return
         for packet, following in _with_following(packets, video):
             if packet.stream is video:
-                wanted = following is None or wants(self._time(packet.pts), self._time(following))
-                video.codec_context.skip_frame = "DEFAULT" if wanted else "NONREF"
+                use = following is None or is_needed(self._time(packet.pts), self._time(following))
+                video.codec_context.skip_frame = "DEFAULT" if use else "NONREF"
             yield packet
 
     def _time(self, pts: int) -> float:
         return pts * _tick(self._video) - self._origin
 
-    def _picture(self, frame: av.VideoFrame, previous_end: float) -> Picture:
+    def _video_frame(self, frame: av.VideoFrame, previous_end: float) -> VideoFrame:
         pts = frame.pts if frame.pts is not None else frame.dts
         start = previous_end if pts is None else self._time(pts)
         stream = self._video
@@ -262,22 +282,16 @@ class MediaFile:
 
         if turns % 2:
             height, width = width, height
-        return Picture(start, end, height, width, render)
+        return VideoFrame(start, end, height, width, render)
 
 
 def local_path(source: str | os.PathLike[str]) -> str:
-    """A path or URL as FFmpeg wants it, with ``~`` resolved."""
+    """A path or URL in FFmpeg's form, with ``~`` expanded."""
     return os.path.expanduser(os.fspath(source))
 
 
-def note_if_short(notes: Notes, name: str, duration: float, promised: float | None) -> None:
-    """Note if a source has ended well before the duration that its container promised."""
-    if promised is not None and duration < 0.9 * promised:
-        notes.add(f"{name}: ends at {duration:.1f} s of {promised:.1f} s; is it cut off?")
-
-
 def _tick(stream) -> float:
-    """Seconds to one unit of the stream's timestamps."""
+    """Seconds per unit of the stream's timestamps."""
     return float(stream.time_base)
 
 

@@ -1,4 +1,4 @@
-"""Pictures: the size that fits a grid, resizing, and cutting into the vision encoder's patches."""
+"""Pixels: the token grid of an image, resizing, and the vision encoder's patches."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-MAX_ASPECT = 200  # as the released image processor
+MAX_ASPECT = 200  # as in the released image processor
 
 
 def fit_grid(height: float, width: float, slots: int) -> tuple[int, int]:
-    """Rows and columns of tokens for a picture: at most ``slots`` of them, the aspect kept.
+    """Rows and columns of tokens for an image: at most ``slots`` tokens, the aspect ratio kept.
 
-    Of all grids that fit, the one with the best share of slots used times match of aspect
-    squared. 16:9 gives 9 x 16 at 144 slots. Small pictures are enlarged: the number of tokens
-    does not depend on the resolution.
+    Of all grids that fit, the one with the largest product of the share of slots used and the
+    squared match of the aspect ratio. 16:9 gives 9 x 16 at 144 slots. Small images are enlarged:
+    the number of tokens does not depend on the resolution.
 
     Raises:
         ValueError: no area, or sides further apart than 200:1.
     """
     if min(height, width) <= 0 or max(height, width) > MAX_ASPECT * min(height, width):
         raise ValueError(
-            f"a picture of {width:g} x {height:g} pixels cannot be used: expected two positive "
+            f"an image of {width:g} x {height:g} pixels cannot be used: expected two positive "
             f"sides no further apart than {MAX_ASPECT}:1; crop or pad it first"
         )
 
@@ -38,10 +38,10 @@ def fit_grid(height: float, width: float, slots: int) -> tuple[int, int]:
     return max(candidates, key=quality)
 
 
-def resize(picture: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> np.ndarray:
-    """Bicubic and antialiased, as the released image processor does."""
-    image = Image.fromarray(picture)
-    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+def resize(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> np.ndarray:
+    """Bicubic, antialiased resize, as in the released image processor."""
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(resized)
 
 
 def patchify(
@@ -62,7 +62,7 @@ def patchify(
 def unpatchify(
     patches: UInt8[np.ndarray, "patches values"], rows: int, columns: int, patch: int, merge: int
 ) -> UInt8[np.ndarray, "frames h w 3"]:
-    """The frames of one grid again: the inverse of ``patchify``, padding ignored."""
+    """Inverse of ``patchify``, padding ignored."""
     used = patches[: rows * columns * merge**2]
     cells = used.reshape(rows, columns, merge, merge, 3, -1, patch, patch)
     frames = cells.transpose(5, 0, 2, 6, 1, 3, 7, 4)

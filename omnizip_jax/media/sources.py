@@ -1,4 +1,4 @@
-"""Opens what ``windows`` is given, and says how its pictures and sounds are to be read."""
+"""Opens the sources of windows: files, URLs, devices, arrays and pushed arrays."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import heapq
-import math
 import os
 import threading
 import time
@@ -14,159 +13,137 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from omnizip_jax.media.arrays import NUMBER, MediaArrays
-from omnizip_jax.media.bounded_queue import Channel, apart
-from omnizip_jax.media.clock import End, Picture, Sound
+from omnizip_jax.media.arrays import MediaArrays, PushSource
+from omnizip_jax.media.bounded_queue import BoundedQueue, run_in_thread
 from omnizip_jax.media.container import MediaFile, local_path
-from omnizip_jax.media.deferred_warnings import Notes
-from omnizip_jax.media.push import PushSource
+from omnizip_jax.media.deferred_warnings import DeferredWarnings
+from omnizip_jax.media.timeline import AudioChunk, Event, StreamEnd, shift
 
 Source: TypeAlias = str | Path | tuple | PushSource
-Event: TypeAlias = Picture | Sound | End
 
 Item = TypeVar("Item")
 
-EVENTS = 8  # decoded pictures and sounds that wait to be cut; pictures are large
-_GIVE_UP = 3  # timeouts after which one read of a silent source fails
+PREFETCHED_EVENTS = 8  # decoded frames and audio that wait to be cut; frames are large
+_READ_TIMEOUTS = 3  # timeouts after which one read of a silent source fails
 
 
 @dataclasses.dataclass
-class Opened:
+class OpenedSource:
     """A source that is ready to be read.
 
     Attributes:
         name: for messages.
-        has_video, has_audio: streams that will come.
-        local: files and arrays, which can be read twice and never make one wait.
-        pushed: the user's own program fills it, at whatever pace.
+        has_video, has_audio: streams that will arrive.
+        local: files and arrays, which can be read twice and never block.
+        pushed: the user's program fills it, at any pace.
         device: includes a capture device.
-        duration: seconds that a local file promises to last, if all of it is used.
+        duration: seconds stated by a local file, if all of it is used.
         readers: iterators over all events, to be read at the same time; at their end, or once
             closed, they close the source.
-        events: where the events belong.
-        notes: warnings of the readers.
-        sounds: reads all the sound once more from the start.
+        events: queue for the events.
+        deferred: warnings of the readers.
+        read_audio: reads all the audio once more from the start.
     """
 
     name: str
     has_video: bool
     has_audio: bool
-    local: bool
-    pushed: bool
-    device: bool
-    duration: float | None
-    readers: Sequence[Generator[Event]]
-    events: Channel[Event]
-    notes: Notes
-    sounds: Callable[[], Iterator[Sound]] | None = None
+    events: BoundedQueue[Event]
+    local: bool = False
+    pushed: bool = False
+    device: bool = False
+    duration: float | None = None
+    readers: Sequence[Generator[Event]] = ()
+    deferred: DeferredWarnings = dataclasses.field(default_factory=DeferredWarnings)
+    read_audio: Callable[[], Iterator[AudioChunk]] | None = None
 
 
 def open_source(
     source: Source,
-    sound: Source | None,
-    wants: Callable[[float, float], bool],
+    audio: Source | None,
+    is_needed: Callable[[float, float], bool],
     *,
     use_video: bool,
     use_audio: bool,
     options: dict[str, str] | None,
     timeout: float | None,
-) -> Opened:
-    """Open a source, and a second one for the sound if there is one; see ``windows``.
+) -> OpenedSource:
+    """Open a source, and a second one for the audio if there is one; see ``windows``.
 
-    Local pictures and sound are read side by side in the order of time, however the file
-    interleaves them. All else is read as it comes.
+    Local video and audio are read side by side in the order of time, however the file
+    interleaves them. Other sources are read as they arrive.
 
     Args:
-        wants: see ``MediaFile.decode``.
+        is_needed: see ``MediaFile.decode``.
     """
     if isinstance(source, PushSource):
-        if sound is not None:
-            raise ValueError("a PushSource takes its sound by push_sound: leave out sound=")
-        return Opened(
-            name=source.name,
-            has_video=use_video,
-            has_audio=use_audio,
-            local=False,
-            pushed=True,
-            device=False,
-            duration=None,
-            readers=[],
-            events=source.events,
-            notes=Notes(),
-        )
-    if sound is not None and not use_audio:
-        raise ValueError("sound= names a source, but use_audio is False: drop one of them")
-    given = [s for s in (source, sound) if s is not None]
-    local, notes = all(map(is_local, given)), Notes()
-    opened = functools.partial(
+        if audio is not None:
+            raise ValueError("a PushSource takes its audio by push_audio: leave out audio=")
+        return OpenedSource(source.name, use_video, use_audio, source.events, pushed=True)
+    if audio is not None and not use_audio:
+        raise ValueError("audio= names a source, but use_audio is False: drop one of them")
+    sources = [s for s in (source, audio) if s is not None]
+    local, deferred = all(map(is_local, sources)), DeferredWarnings()
+    open_one = functools.partial(
         open_media,
         options=options,
-        timeout=None if timeout is None else _GIVE_UP * timeout,
+        timeout=None if timeout is None else _READ_TIMEOUTS * timeout,
         live=not local,
-        notes=notes,
+        deferred=deferred,
     )
 
-    first = opened(source, use_video, use_audio and sound is None)
-    has_video, has_audio = first.has_video, first.has_audio or sound is not None
-    sounds = None
-    if sound is not None:
-        open_sound = functools.partial(opened, sound, False, True)
+    first = open_one(source, use_video, use_audio and audio is None)
+    has_video, has_audio = first.has_video, first.has_audio or audio is not None
+    if audio is not None:
+        open_audio = functools.partial(open_one, audio, False, True)
     else:
-        open_sound = functools.partial(opened, source, use_video, use_audio)
-    media = [first]
+        open_audio = functools.partial(open_one, source, use_video, use_audio)
+    media, read_audio = [first], None
     if local:
-        parts = [(first, True)] if has_video else []
+        streams = [(first, True)] if has_video else []
         if has_audio:
             if has_video:
-                media.append(open_sound())
-            parts.append((media[-1], False))
-            sounds = functools.partial(_sounds, open_sound)
-        events = _in_order([_with_end(m, video, wants) for m, video in parts])
-        readers = [closing_media(media, events)]
-    elif sound is None:
-        readers = [closing_media(media, first.decode())]
+                media.append(open_audio())
+            streams.append((media[-1], False))
+            read_audio = functools.partial(_read_audio, open_audio)
+        events = [_decode_stream(each, video, is_needed) for each, video in streams]
+        readers = [close_at_end(media, heapq.merge(*events, key=lambda event: event.start))]
+    elif audio is None:
+        readers = [close_at_end(media, first.decode())]
     else:
-        media.append(open_sound())
-        start = _Start()
+        media.append(open_audio())
+        clock = _SharedClock()
         readers = [
-            closing_media([m], start.shift(_with_end(m, video)))
-            for m, video in zip(media, (True, False), strict=True)
+            close_at_end([each], clock.align(_decode_stream(each, video)))
+            for each, video in zip(media, (True, False), strict=True)
         ]
-    return Opened(
-        name=first.name if sound is None else f"{first.name} with {media[-1].name}",
+    return OpenedSource(
+        name=first.name if audio is None else f"{first.name} with {media[-1].name}",
         has_video=has_video,
         has_audio=has_audio,
+        events=BoundedQueue(PREFETCHED_EVENTS, producers=len(readers)),
         local=local,
-        pushed=False,
-        device=any(_device(s) is not None for s in given),
-        duration=first.duration if local and use_audio and use_video and sound is None else None,
+        device=any(_device(s) is not None for s in sources),
+        duration=first.duration if local and use_audio and use_video and audio is None else None,
         readers=readers,
-        events=Channel(EVENTS, producers=len(readers)),
-        notes=notes,
-        sounds=sounds,
+        deferred=deferred,
+        read_audio=read_audio,
     )
 
 
 def open_media(
-    source: Any,
-    use_video: bool = True,
-    use_audio: bool = True,
-    *,
-    timeout: float | None,
-    notes: Notes,
-    options: dict[str, str] | None = None,
-    live: bool = False,
+    source: Any, use_video: bool, use_audio: bool, *, timeout: float | None, **settings: Any
 ) -> MediaFile | MediaArrays:
-    """Open one path, URL, device or tuple of arrays; see ``MediaFile``."""
+    """Open one path, URL, device or tuple of arrays; ``settings`` are those of ``MediaFile``."""
     if isinstance(source, PushSource):
         raise ValueError(
-            "a PushSource stands alone, and goes to windows(): it has its own push_sound"
+            "a PushSource is a source of windows() only, and takes its audio by push_audio"
         )
     device = _device(source)
-    if isinstance(source, tuple) and device is None:
-        return MediaArrays.of(source, use_video=use_video, use_audio=use_audio)
     if device is not None:
         source, name = device, ":".join(device)
+    elif isinstance(source, tuple):
+        return MediaArrays(source, use_video=use_video, use_audio=use_audio)
     elif isinstance(source, str | os.PathLike):
         name = local_path(source)
     else:
@@ -180,29 +157,25 @@ def open_media(
         source,
         use_video=use_video,
         use_audio=use_audio,
-        options=options,
         timeout=None if local else timeout,
-        live=live,
-        notes=notes,
+        **settings,
     )
-    if local:
-        return open_file()
-    return apart(open_file, name)
+    return open_file() if local else run_in_thread(open_file, name)
 
 
 def is_local(source: Any) -> bool:
-    """Whether it is a file or arrays, which never make one wait."""
+    """Whether it is a file or arrays, which never block."""
     if isinstance(source, tuple):
         return _device(source) is None
     return isinstance(source, str | os.PathLike) and os.path.isfile(local_path(source))
 
 
-def check_timeout(timeout: float | None) -> None:
-    """Raise ValueError unless it is a time to wait."""
-    if timeout is not None and not (
-        isinstance(timeout, NUMBER) and math.isfinite(timeout) and timeout > 0
-    ):
-        raise ValueError(f"timeout must be a positive number of seconds or None, got {timeout!r}")
+def close_at_end(media, events: Iterator[Item]) -> Generator[Item]:
+    """The same events; at their end, or once closed, the media are closed."""
+    with contextlib.ExitStack() as stack:
+        for each in media:
+            stack.enter_context(each)
+        yield from events
 
 
 def _device(source) -> tuple[str, str] | None:
@@ -217,53 +190,37 @@ def _device(source) -> tuple[str, str] | None:
     return None
 
 
-def closing_media(media, events: Iterator[Item]) -> Generator[Item]:
-    """The events; at their end, or once closed, the media are closed."""
-    with contextlib.ExitStack() as stack:
-        for each in media:
-            stack.enter_context(each)
-        yield from events
-
-
-def _in_order(parts: list[Iterator[Event]]) -> Iterator[Event]:
-    return heapq.merge(*parts, key=lambda event: event.start)
-
-
-def _with_end(media, video: bool, wants=None) -> Iterator[Event]:
-    """The pictures, or the sounds, and that they are over."""
+def _decode_stream(media, video: bool, is_needed=None) -> Iterator[Event]:
+    """The frames, or the audio, and then their end."""
     start = 0.0
-    for event in media.decode(wants, video=video, audio=not video):
+    for event in media.decode(is_needed, video=video, audio=not video):
         start = event.start
         yield event
-    yield End(start, video)
+    yield StreamEnd(start, video)
 
 
-def _sounds(open_sound) -> Iterator[Sound]:
-    with open_sound() as media:
+def _read_audio(open_audio) -> Iterator[AudioChunk]:
+    with open_audio() as media:
         yield from media.decode(video=False)
 
 
-class _Start:
-    """One clock for several devices: each starts when its first data arrives."""
+class _SharedClock:
+    """One clock for several devices: each starts when its first data arrive."""
 
     def __init__(self):
         self._lock = threading.Lock()
         self._start: float | None = None
 
-    def shift(self, events: Iterator[Event]) -> Iterator[Event]:
-        by: float | None = None
+    def align(self, events: Iterator[Event]) -> Iterator[Event]:
+        """Move all events by the offset of the first one."""
+        offset: float | None = None
         for event in events:
-            if by is None:
-                by = self._elapsed() - event.start
-            yield dataclasses.replace(event, **_moved(event, by))
+            if offset is None:
+                offset = self._elapsed() - event.start
+            yield shift(event, offset)
 
     def _elapsed(self) -> float:
         with self._lock:
             if self._start is None:
                 self._start = time.monotonic()
             return time.monotonic() - self._start
-
-
-def _moved(event: Event, by: float) -> dict[str, float]:
-    moved = {"start": event.start + by}
-    return moved | {"end": event.end + by} if isinstance(event, Picture) else moved

@@ -1,4 +1,4 @@
-"""Files that end in the middle of what their own length fields announce."""
+"""Detection of files that end in the middle of what their own length fields state."""
 
 from __future__ import annotations
 
@@ -10,34 +10,26 @@ from typing import BinaryIO
 _TAIL = 1 << 17  # bytes at the end that hold the last packet's header; PES and pages are < 64 KiB
 
 
-def is_cut_off(path: str) -> bool:
+def is_truncated(path: str) -> bool:
     """Whether an AVI, WAV, MPEG or Ogg file lacks a part of its last packet.
 
-    Other containers say how long they last, or cannot tell.
+    Other containers state their duration, or have no length fields.
     """
     size = os.path.getsize(path)
     with open(path, "rb") as file:
-        end = next((end for magic, end in _ENDS.items() if _starts(file, magic)), None)
-        return end is not None and end(file, size) > size
+        find_end = _ENDS.get(file.read(4))
+        return find_end is not None and find_end(file, size) > size
 
 
-def _starts(file: BinaryIO, magic: bytes) -> bool:
-    file.seek(0)
-    return file.read(len(magic)) == magic
-
-
-def _riff(file: BinaryIO, size: int) -> int:
-    """RIFF: the size of everything stands at the beginning; live recorders leave 0 or -1."""
-    file.seek(4)
+def _riff_end(file: BinaryIO, size: int) -> int:
+    """RIFF: the total size is at the beginning; live recorders leave 0 or -1."""
     (length,) = struct.unpack("<I", file.read(4).ljust(4, b"\0"))
     return 8 + length if length < 0xFFFFFFF0 else 0
 
 
-def _mpeg(file: BinaryIO, size: int) -> int:
+def _mpeg_end(file: BinaryIO, size: int) -> int:
     """MPEG program stream: the last packet of a stream, 00 00 01 id, and its length."""
-    start = max(0, size - _TAIL)
-    file.seek(start)
-    tail = file.read()
+    start, tail = _read_tail(file, size)
     at = len(tail)
     while (at := tail.rfind(b"\0\0\1", 0, at)) >= 0:
         if tail[at + 3 : at + 4] >= b"\xbb" and at + 6 <= len(tail):
@@ -47,11 +39,9 @@ def _mpeg(file: BinaryIO, size: int) -> int:
     return 0
 
 
-def _ogg(file: BinaryIO, size: int) -> int:
+def _ogg_end(file: BinaryIO, size: int) -> int:
     """Ogg: the last page, whose header ends in the sizes of its segments."""
-    start = max(0, size - _TAIL)
-    file.seek(start)
-    tail = file.read()
+    start, tail = _read_tail(file, size)
     at = tail.rfind(b"OggS")
     if at < 0 or at + 27 > len(tail):
         return 0
@@ -59,8 +49,14 @@ def _ogg(file: BinaryIO, size: int) -> int:
     return start + at + 27 + tail[at + 26] + sum(segments)
 
 
-_ENDS: dict[bytes, Callable[[BinaryIO, int], int]] = {
-    b"RIFF": _riff,
-    b"\0\0\1\xba": _mpeg,
-    b"OggS": _ogg,
+def _read_tail(file: BinaryIO, size: int) -> tuple[int, bytes]:
+    """Position and content of the file's tail."""
+    start = file.seek(max(0, size - _TAIL))
+    return start, file.read()
+
+
+_ENDS: dict[bytes, Callable[[BinaryIO, int], int]] = {  # all magic numbers have four bytes
+    b"RIFF": _riff_end,
+    b"\0\0\1\xba": _mpeg_end,
+    b"OggS": _ogg_end,
 }

@@ -10,10 +10,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from omnizip_jax.config import WindowSpec
-from omnizip_jax.media.assemble import Assembler
-from omnizip_jax.media.clock import Picture, Sound
 from omnizip_jax.media.pixels import resize
-from omnizip_jax.media.sound import SAMPLE_RATE
+from omnizip_jax.media.timeline import SAMPLE_RATE, AudioChunk, VideoFrame
+from omnizip_jax.media.windowing import WindowAssembler
 from omnizip_jax.serve.failure import Failure
 from omnizip_jax.types import Window
 
@@ -23,7 +22,7 @@ _JUMP = 60.0  # s; a longer jump of the pictures' times is a fault
 
 
 class Incoming:
-    """Cuts what a client sends; see ``Assembler``. Belongs to one thread at a time.
+    """Cuts what a client sends; see ``WindowAssembler``. Belongs to one thread at a time.
 
     Args:
         spec: shape of the windows.
@@ -35,7 +34,9 @@ class Incoming:
 
     def __init__(self, spec: WindowSpec, has_video: bool = True, has_audio: bool = True):
         self.last = 0.0
-        self._assembler = Assembler(spec, has_video=has_video, has_audio=has_audio, lead=LEAD)
+        self._assembler = WindowAssembler(
+            spec, has_video=has_video, has_audio=has_audio, max_lead=LEAD
+        )
         self._gap = 0.5
         self._heard = 0  # samples
 
@@ -55,17 +56,17 @@ class Incoming:
         self.last = time
         height, width = frame.shape[:2]
         render = functools.partial(resize, frame)
-        yield from self._assembler.push(Picture(time, time + self._gap, height, width, render))
+        yield from self._assembler.push(VideoFrame(time, time + self._gap, height, width, render))
 
     def sound(self, samples: Float[np.ndarray, " S"]) -> Iterator[Window]:
         """Sound that follows on the sound before, and the windows that it completes.
 
-        Sound that begins late, or goes on after a pause, belongs to the last picture's time.
+        Audio that begins late, or goes on after a pause, belongs to the last picture's time.
         """
         if self.last - self._heard / SAMPLE_RATE > _LAG:
             self._heard = round(self.last * SAMPLE_RATE)
         start, self._heard = self._heard / SAMPLE_RATE, self._heard + len(samples)
-        yield from self._assembler.push(Sound(start, samples))
+        yield from self._assembler.push(AudioChunk(start, samples))
 
     def rest(self) -> list[Window]:
         """Windows that are not complete, as they are; nothing is taken out."""

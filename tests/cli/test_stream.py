@@ -182,7 +182,7 @@ def test_skipped_windows_are_reported(folder):
     """Pushed arrays, and a consumer that cannot keep up."""
     source = PushSource()
     stream = windows(source, queue=1, when_slow="skip", use_video=False)
-    source.push_sound(np.zeros(16_000 * 20, np.float32))
+    source.push_audio(np.zeros(16_000 * 20, np.float32))
     source.close()
     while stream.skipped < 9:
         time.sleep(0.01)

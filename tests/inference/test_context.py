@@ -335,8 +335,8 @@ def test_pixels_and_features_are_gone_before_decoding(params, watched):
     video = (frames, 2.0, sound, 16000)
     answer = generate_whole(params, video, QUESTION, spec=SPEC, max_new_tokens=2)
     assert len(arrays) > 6 and alive == [0]
-    assert answer.clip is not None and answer.clip.numbers is not None
-    assert len(answer.clip.windows.mel_length) == len(answer.clip.numbers) == 8
+    assert answer.clip is not None and answer.clip.window_indices is not None
+    assert len(answer.clip.windows.mel_length) == len(answer.clip.window_indices) == 8
     for leaf in jax.tree.leaves(answer.clip.windows):
         assert len(leaf) == 8 and (leaf.base is None or len(leaf.base) <= 8)
     assert len(answer.compression.audio_keep) == 15

@@ -1,4 +1,4 @@
-"""What cannot be meant is refused in words."""
+"""Invalid arguments are refused with a message."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_samples_of_no_use(way, dtype, value):
     with pytest.raises(ValueError, match=r"within -1\.\.1"):
         WAYS[way]((None, 1, wave, 44_100))
     with pytest.raises(ValueError, match=r"within -1\.\.1"):
-        PushSource().push_sound(wave)
+        PushSource().push_audio(wave)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -1,4 +1,4 @@
-"""Threads that read for others: their errors, and their ends."""
+"""Threads that read ahead: their errors, and their end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.media import windows
-from omnizip_jax.media.bounded_queue import apart, read_ahead
+from omnizip_jax.media.bounded_queue import prefetch, run_in_thread
 from tests.media.make import grey
 
 
@@ -28,7 +28,7 @@ def broken():
 
 def test_an_error_of_a_thread_keeps_its_traceback():
     with pytest.raises(ValueError, match=r"a\.mp4: KeyError: 'oops'") as caught:
-        apart(broken, "a.mp4")
+        run_in_thread(broken, "a.mp4")
     assert isinstance(caught.value.__cause__, KeyError) and "broken" in lines(caught.value)
 
 
@@ -48,13 +48,13 @@ def test_items_come_in_order_and_the_reader_ends_with_its_consumer():
         finally:
             closed.set()
 
-    assert list(read_ahead(count(), "numbers", 4)) == list(range(1_000))
+    assert list(prefetch(count(), "numbers", 4)) == list(range(1_000))
     closed.clear()
-    items = read_ahead(count(), "numbers", 4)
+    items = prefetch(count(), "numbers", 4)
     assert next(items) == 0 and not closed.is_set()
     items.close()
     assert closed.wait(2)
 
 
 def test_results_of_a_thread():
-    assert apart(lambda: 42, "answer") == 42
+    assert run_in_thread(lambda: 42, "answer") == 42

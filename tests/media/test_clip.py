@@ -1,4 +1,4 @@
-"""Clips of every kind, each with a file made for it."""
+"""Whole clips of every kind, each with a file made for it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from PIL import Image
 from benchmarks.bouncing_clip import write_clip
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.media import load_clip, window_frames
-from omnizip_jax.media.clock import FrameSampler
+from omnizip_jax.media.audio import clip_log_mel
 from omnizip_jax.media.container import MediaFile
-from omnizip_jax.media.sound import clip_log_mel
+from omnizip_jax.media.timeline import FrameSampler
 from tests.media.make import grey, tone, turn, write
 
 SMALL = WindowSpec(grid_slots=12)  # 4:3 pictures become 3 x 4 tokens: 84 x 112 pixels
@@ -35,7 +35,7 @@ def is_level(clip, expected):
     np.testing.assert_allclose(levels(clip), expected, atol=3)
 
 
-# Pictures
+# Video
 
 
 def test_shapes_of_an_ordinary_clip(tmp_path):
@@ -86,7 +86,7 @@ def test_frames_that_are_passed_over_change_nothing(tmp_path):
             return {p.start: p.render(48, 64) for p in media.decode(wants)}
 
     every = pictures(lambda start, end: True)
-    some = pictures(FrameSampler(0.5).wants)
+    some = pictures(FrameSampler(0.5).needs)
     assert len(every) == 100 and len(some) < 80
     for start, pixels in some.items():
         np.testing.assert_array_equal(pixels, every[start])
@@ -134,7 +134,7 @@ def test_extreme_aspect(tmp_path):
         load((np.zeros((4, 1000, 4, 3), np.uint8), 2.0, None, 0))
 
 
-# Sound
+# Audio
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_url(tmp_path):
 
     handler = functools.partial(Quiet, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
         clip = load(f"{url}/a.mp4")
         assert clip.has_video and clip.has_audio
@@ -361,7 +361,7 @@ def test_unreadable_files_are_named(tmp_path, kind):
 
 def test_a_file_without_picture_and_sound_is_named(tmp_path):
     path = write(tmp_path / "a.wav", sound=tone(1.0))
-    with pytest.raises(ValueError, match=r"a\.wav: asked for video"):
+    with pytest.raises(ValueError, match=r"a\.wav: expected video"):
         load(path, use_audio=False)
 
 
@@ -377,6 +377,7 @@ def test_damaged_content_is_an_error_when_nothing_is_left(tmp_path):
         load(path)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(("kind", "codec"), [("mp4", "aac"), ("mkv", "pcm_s16le"), ("ts", "aac")])
 def test_random_damage_ends_in_a_clip_or_in_words(tmp_path, kind, codec):

@@ -9,7 +9,7 @@ import pytest
 
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.media import load_clip, windows
-from omnizip_jax.media.deferred_warnings import Notes
+from omnizip_jax.media.deferred_warnings import DeferredWarnings
 from tests.media.make import grey, write
 
 SMALL = WindowSpec(grid_slots=12)
@@ -36,7 +36,7 @@ def test_damage_is_told_once_for_each_stream_at_the_callers_line(damaged):
         here = line() + 1
         load_clip(damaged, SMALL)
     texts = [str(w.message) for w in caught]
-    assert any("damaged packets of the sound" in text for text in texts)
+    assert any("damaged packets of the audio" in text for text in texts)
     assert len(texts) == len(set(texts)) <= 3
     assert {(w.filename, w.lineno) for w in caught} == {(__file__, here)}
     with pytest.warns(UserWarning) as caught:
@@ -47,13 +47,13 @@ def test_damage_is_told_once_for_each_stream_at_the_callers_line(damaged):
 
 
 def test_each_text_once():
-    notes = Notes()
+    notes = DeferredWarnings()
     for text in ("a", "b", "a"):
         notes.add(text)
     with pytest.warns(UserWarning) as caught:
-        notes.tell()
+        notes.emit()
         notes.add("b")
-        notes.tell()
+        notes.emit()
         notes.add("c")
-        notes.tell()
+        notes.emit()
     assert [str(w.message) for w in caught] == ["a", "b", "c"]

@@ -1,4 +1,4 @@
-"""The times of a file's sounds: real gaps, and timestamps that jump about."""
+"""Audio times of a file: real gaps, and unreliable timestamps."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ import pytest
 
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.media import load_clip, windows
-from omnizip_jax.media.clock import Sound
-from omnizip_jax.media.resample import Resampler
-from omnizip_jax.media.sound import clip_log_mel
-from omnizip_jax.media.timestamp_repair import SteadySounds
+from omnizip_jax.media.audio import Resampler, clip_log_mel
+from omnizip_jax.media.timeline import AudioChunk, TimestampRepair
 from tests.media.make import tone, write
 
 SMALL = WindowSpec(grid_slots=12)
@@ -22,9 +20,9 @@ BLOCK = 320  # samples: 20 ms
 
 def steady(starts):
     """What becomes of the start times of blocks of 20 ms."""
-    clock = SteadySounds()
+    clock = TimestampRepair()
     block = np.ones(BLOCK, np.float32)
-    sounds = [made for start in starts for made in clock.push(Sound(start, block))]
+    sounds = [made for start in starts for made in clock.push(AudioChunk(start, block))]
     return np.array([sound.start for sound in [*sounds, *clock.finish()]])
 
 

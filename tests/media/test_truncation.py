@@ -1,4 +1,4 @@
-"""What is cut off says so, in a file and on its way from a server."""
+"""Truncated files and downloads are reported."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def server(data, reset):
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
         found.handle_error = lambda *_: None
-        threading.Thread(target=found.serve_forever, daemon=True).start()
+        threading.Thread(target=found.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{found.server_port}"
         found.shutdown()
 

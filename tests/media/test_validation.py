@@ -1,4 +1,4 @@
-"""Windows made by hand: one message for a stream's window and for a clip's."""
+"""Windows that users made: the same message for a window of a stream and of a clip."""
 
 from __future__ import annotations
 

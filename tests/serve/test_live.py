@@ -95,7 +95,7 @@ def read_windows(tiny, stream, pictures):
     frames, chunks = stream
     source = PushSource(RATE)
     source.push_frames(np.stack(frames[:pictures]), np.arange(pictures) / 2)
-    source.push_sound(np.concatenate(chunks[: 2 * pictures]) / np.float32(32768))
+    source.push_audio(np.concatenate(chunks[: 2 * pictures]) / np.float32(32768))
     source.close()
     return list(windows(source, tiny.config.spec))
 

@@ -89,7 +89,7 @@ class Lonely:
         frames, pieces, _ = stream(number)
         source = PushSource(SAMPLE_RATE)
         source.push_frames(frames[first:last], np.arange(last - first) * PACE)
-        source.push_sound(np.concatenate(pieces[first:last]) / np.float32(32768))
+        source.push_audio(np.concatenate(pieces[first:last]) / np.float32(32768))
         source.close()
         return list(windows(source, self._params.config.spec))
 

@@ -1,4 +1,4 @@
-"""Damaged files: 300 of them, read by processes of their own, and what became of each."""
+"""Damaged files, read by separate processes: each gives a clip or a ValueError."""
 
 from __future__ import annotations
 

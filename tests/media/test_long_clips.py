@@ -1,4 +1,4 @@
-"""Long and sparse clips: what they cost, and how they are refused."""
+"""Long and sparse clips: their memory, and their refusal."""
 
 from __future__ import annotations
 

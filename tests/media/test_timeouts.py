@@ -1,4 +1,4 @@
-"""Sources that never answer: a time-out, and Ctrl-C, end the wait."""
+"""Sources that never answer: a timeout or Ctrl-C ends the wait."""
 
 from __future__ import annotations
 

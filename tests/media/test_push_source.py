@@ -1,4 +1,4 @@
-"""What is pushed arrives, in whatever order and from however many threads."""
+"""Pushed media arrive in any order and from any number of threads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_one_stream_after_the_other_loses_nothing(order, close):
     source = PushSource()
     pushes = [
         lambda: source.push_frames(frames, np.arange(len(frames)) / 2),
-        lambda: source.push_sound(sound),
+        lambda: source.push_audio(sound),
     ]
     if order == "sound first":
         pushes.reverse()
@@ -47,7 +47,7 @@ def test_one_stream_after_the_other_loses_nothing(order, close):
         given = list(stream)
     pusher.join()
     assert filled(given) == ([2] * 30, [200] * 30)
-    assert (stream.incomplete, stream.late_frames, stream.late_sound) == (0, 0, 0.0)
+    assert (stream.incomplete, stream.late_frames, stream.late_audio) == (0, 0, 0.0)
     clip = load_clip((frames, 2.0, sound, 16_000), SMALL).windows
     np.testing.assert_array_equal(np.stack([w.patches for w in given]), clip.patches)
     np.testing.assert_allclose(np.stack([w.mel for w in given]), clip.mel, atol=0.01)
@@ -69,7 +69,7 @@ def test_threads_that_push_at_once_lose_nothing():
     def push():
         start.wait()
         for _ in range(500):
-            source.push_sound(block)
+            source.push_audio(block)
 
     pushers = [threading.Thread(target=push) for _ in range(4)]
     for pusher in pushers:
@@ -79,7 +79,7 @@ def test_threads_that_push_at_once_lose_nothing():
     source.close()
     with windows(source, SMALL, use_video=False) as stream:
         assert filled(list(stream))[1] == [200] * 10  # 4 x 5 s
-    assert stream.late_sound == 0
+    assert stream.late_audio == 0
 
 
 @pytest.mark.parametrize("when_slow", ["wait", "skip"])

@@ -1,4 +1,4 @@
-"""The README's blocks of Python run one after the other, with the small model and made clips."""
+"""README, CONTRIBUTING and usage page: their Python runs, the names they mention exist."""
 
 from __future__ import annotations
 
@@ -15,28 +15,53 @@ from experiments.accuracy_tables import short_table, whole_tables
 from omnizip_jax.testbed.synthetic_clips import make_clip
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+PAGES = ("README.md", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md")))
 
 
 @pytest.mark.slow
-def test_every_block_runs(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("page", "number"), [("README.md", 1), ("docs/usage.md", 3)])
+def test_every_block_runs(page, number, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for seed, name in enumerate(("clip.mp4", "after.mp4")):
+    Path("omnizip-demo").mkdir()
+    for seed, name in enumerate(("clip.mp4", "after.mp4", "omnizip-demo/clip.mp4")):
         make_clip(seed).write(Path(name))
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    assert len(blocks) == number
     names = {}
-    for block in BLOCKS:
-        block = block.replace("checkpoints/qwen2.5-omni-3b", "small")
-        block = block.replace("number == 14", "number == 2")  # these clips have four windows
-        exec(compile(block, "README.md", "exec"), names)
+    for block in blocks:
+        exec(compile(block, page, "exec"), names)
         assert capsys.readouterr().out.strip(), block
-    assert len(BLOCKS) == 5 and names["number"] == 3
+    if page == "README.md":
+        assert names["number"] == 3  # these clips have four windows
 
 
-def test_the_rooms_and_functions_that_it_names_exist():
+def test_the_readme_is_short():
+    assert (ROOT / "README.md").read_text().count("\n") <= 130
+
+
+@pytest.mark.parametrize("page", (*PAGES, "CONTRIBUTING.md"))
+def test_links_lead_to_files_and_headings(page):
+    links = re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text())
+    broken = []
+    for link in (link for link in links if not link.startswith("http")):
+        name, _, anchor = link.partition("#")
+        path = (ROOT / page).parent / name if name else ROOT / page
+        if not path.exists() or (anchor and anchor not in _anchors(path.read_text())):
+            broken.append(link)
+    assert not broken
+
+
+def _anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_rooms_and_functions_that_contributing_names_exist():
     package = Path(omnizip_jax.__path__[0])
-    rooms = set(re.findall(r"^\| (`[^|]+`) \|", README, re.MULTILINE))
-    functions = re.findall(r"`(\w+/\w+\.py): ([^|]+)\|", README)
+    rooms = set(re.findall(r"^\| (`[^|]+`) \|", CONTRIBUTING, re.MULTILINE))
+    functions = re.findall(r"`(\w+/\w+\.py): ([^|]+)\|", CONTRIBUTING)
     assert rooms and functions
     missing = {
         name
@@ -52,8 +77,8 @@ def test_the_rooms_and_functions_that_it_names_exist():
 
 def test_tables_of_accuracy_are_those_that_were_measured():
     summary = json.loads((ROOT / "docs/accuracy.json").read_text())
-    assert short_table(summary) in README
     page = (ROOT / "docs/accuracy.md").read_text()
+    assert short_table(summary) in page
     assert fill(page, tables(summary)) == page
     whole = (ROOT / "docs/accuracy_tables.md").read_text()
     for name, measured in summary.items():

@@ -146,7 +146,7 @@ class MelStream:
     followed by silence, as Whisper's feature extractor does for a clip that is shorter than its
     padding, and a frame waits for 40 samples (2.5 ms) past its hop. The floor of the dynamic
     range, 80 dB below the clip's maximum, may not be known yet; the maximum so far then takes its
-    place. ``docs/streaming.md`` states the deviation.
+    place. ``docs/sources.md`` states the deviation.
     """
 
     def __init__(self, bins: int):

@@ -49,7 +49,7 @@ def windows(
 
     A local file or a clip in memory gives exactly the windows of ``load_clip``. For all other
     sources the audio's dynamic range is not known beforehand and a running maximum takes its
-    place; ``docs/streaming.md`` states the deviation.
+    place; ``docs/sources.md`` states the deviation.
 
     Args:
         source: path; URL; capture device as ("v4l2", "/dev/video0") or

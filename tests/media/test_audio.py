@@ -152,7 +152,7 @@ def steps(*decibels, seconds=4):
     ],
 )
 def test_deviation_of_the_running_maximum(wave, deviation):
-    """As docs/streaming.md says: a fortieth of the rise that is still to come, in decibels."""
+    """As docs/sources.md says: a fortieth of the rise that is still to come, in decibels."""
     whole, live = clip_log_mel(wave, 80), stream(wave)
     assert np.abs(whole - live).max() == pytest.approx(deviation, rel=0.03, abs=1e-6)
     assert (live <= whole + 1e-6).all()  # the floor is too low at times, never too high

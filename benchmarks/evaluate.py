@@ -12,7 +12,7 @@ from benchmarks.bench import Bench
 from benchmarks.bouncing_clip import write_clip
 from benchmarks.harness import Row
 from omnizip_jax.compression import OmniZipConfig
-from omnizip_jax.evaluation.evaluator import Engine, Settings
+from omnizip_jax.evaluation.evaluator import EvaluationSettings, Evaluator
 from omnizip_jax.evaluation.protocols import PROTOCOLS
 from omnizip_jax.evaluation.question_file import Question
 from omnizip_jax.evaluation.runner import evaluate
@@ -41,13 +41,13 @@ def run(bench: Bench) -> Iterator[Row]:
                 questions.append(
                     Question(name, str(path), words, ("it rains", "it snows"), "A", columns=columns)
                 )
-        settings = Settings({"omnizip": METHOD}, protocol, max_new_tokens=NEW_TOKENS)
-        engine = Engine(params, settings)
+        settings = EvaluationSettings({"omnizip": METHOD}, protocol, max_new_tokens=NEW_TOKENS)
+        evaluator = Evaluator(params, settings)
         bench.say(f"evaluate: {len(questions)} questions, {CLIPS} clips of {windows} windows")
         files = (Path(folder) / f"{number}.jsonl" for number in itertools.count())
 
         def ours() -> None:
-            evaluate(engine, questions, next(files))
+            evaluate(evaluator, questions, next(files))
 
         def loop() -> None:
             for question in questions:

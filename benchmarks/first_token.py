@@ -10,7 +10,7 @@ from benchmarks import flops
 from benchmarks.bench import Bench
 from benchmarks.clip import FULL, KEEP_45, NoiseClip
 from benchmarks.harness import Call, Row, peak_memory
-from omnizip_jax.evaluation.operations import prefill_operations
+from omnizip_jax.evaluation.decoder_cost import prefill_operations
 
 
 def run(bench: Bench) -> Iterator[Row]:

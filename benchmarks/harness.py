@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.goals import Goal
-from omnizip_jax.evaluation.memory import device_peak, process_peak
+from omnizip_jax.evaluation.hardware import device_peak, process_peak
 
 Call = Callable[[], Any]
 MOST_ROUNDS = 9  # of short calls

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.bench import Bench
 from benchmarks.clip import FULL, KEEP_35, KEEP_45, NoiseClip, Prefill
 from benchmarks.harness import Row, peak_memory
-from omnizip_jax.evaluation.operations import paper_operations, prefill_operations
+from omnizip_jax.evaluation.decoder_cost import paper_operations, prefill_operations
 
 
 def run(bench: Bench) -> Iterator[Row]:

@@ -18,7 +18,7 @@ from benchmarks.decode import SamplingParams
 from benchmarks.harness import Call, Row
 from omnizip_jax.compression import FastV, Seats
 from omnizip_jax.compression.stages import Stage, Tokens
-from omnizip_jax.evaluation.operations import prefill_operations
+from omnizip_jax.evaluation.decoder_cost import prefill_operations
 from omnizip_jax.inference.decode import DECODE_BLOCK, DecodeState
 from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.decoder import Decoder, KVCache

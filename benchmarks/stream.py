@@ -18,7 +18,7 @@ from benchmarks.bouncing_clip import write_clip
 from benchmarks.clip import FULL, KEEP_45
 from benchmarks.harness import Row
 from omnizip_jax.compression import Method
-from omnizip_jax.evaluation.operations import layer_weights
+from omnizip_jax.evaluation.decoder_cost import layer_weights
 from omnizip_jax.inference import streaming as stream
 from omnizip_jax.inference.context import commit
 from omnizip_jax.inference.generation import ask

@@ -23,7 +23,7 @@ from experiments.accuracy_tables import (
     whole_tables,
 )
 from experiments.measured_methods import FULL, method_of, row_name
-from omnizip_jax.evaluation.markdown_tables import NOTHING, difference, share, table
+from omnizip_jax.evaluation.markdown_tables import MISSING, difference, share, table
 
 # Methods in the table of what is left of all tokens' answers, and those that Surprise is held
 # against: the best of each cost.
@@ -110,7 +110,7 @@ def rivals_table(summary: Mapping[str, Summary]) -> str:
     def ahead(rows: Rows, rival: str, keep: float) -> str:
         minus = _minus(rows, rival, LEADING, keep)
         if minus is None:
-            return NOTHING
+            return MISSING
         mean, low, high = (-minus[key] for key in ("mean", "high", "low"))
         return difference({"mean": mean, "low": low, "high": high})
 
@@ -129,7 +129,7 @@ def parts_table(summary: Mapping[str, Summary], whole: str) -> str:
     def changed(rows: Rows, variant: str, keep: float) -> str:
         minus = _minus(rows, variant, whole, keep)
         if minus is None:
-            return NOTHING
+            return MISSING
         text = f"{100 * minus['mean']:+.1f}"
         return f"**{text}**" if minus["low"] > 0 or minus["high"] < 0 else text
 

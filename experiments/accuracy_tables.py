@@ -16,7 +16,7 @@ from experiments.reference_methods import BestSample
 from omnizip_jax.compression import Method
 from omnizip_jax.evaluation.confidence_intervals import mean_over
 from omnizip_jax.evaluation.decoder_cost import cost_of
-from omnizip_jax.evaluation.markdown_tables import NOTHING, difference, share, table, with_interval
+from omnizip_jax.evaluation.markdown_tables import MISSING, difference, share, table, with_interval
 from omnizip_jax.inference.generation import TokenCounts
 from omnizip_jax.models.registry import Config
 from omnizip_jax.testbed.clip_questions import FAMILIES
@@ -174,9 +174,9 @@ def compared(
     columns = [(of["rows"], keep) for of in summary.values() for keep in shares]
     lines = []
     for method in methods:
-        video_objects = [cell(rows, method, keep) for rows, keep in columns]
-        if any(text != NOTHING for text in video_objects):
-            lines.append([label(method), *video_objects])
+        cells = [cell(rows, method, keep) for rows, keep in columns]
+        if any(text != MISSING for text in cells):
+            lines.append([label(method), *cells])
     return table(["method", *(f"{name}, {keep:.0%}" for name in summary for keep in shares)], lines)
 
 

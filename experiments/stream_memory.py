@@ -35,8 +35,8 @@ from experiments.stream_memory_tables import (
 from experiments.training_batches import cut
 from omnizip_jax.compression import METHODS, Method
 from omnizip_jax.compression.share import Share
+from omnizip_jax.evaluation.evaluator import StreamSettings
 from omnizip_jax.evaluation.markdown_tables import section
-from omnizip_jax.evaluation.watching import Watching
 from omnizip_jax.inference.context import Context, Memory
 from omnizip_jax.inference.generation import ask
 from omnizip_jax.inference.streaming import feed
@@ -96,8 +96,8 @@ def watch(
     Raises:
         ValueError: a cache that should have had room for everything forgot something.
     """
-    watching = Watching(memory=row.memory, capacity=row.slots)
-    state = watching.begin(params, method, SPEC, TEXT_SLOTS, seed=seed)
+    stream_settings = StreamSettings(memory=row.memory, capacity=row.slots)
+    state = stream_settings.init(params, method, SPEC, TEXT_SLOTS, seed=seed)
     for number in range(len(windows.mel_length)):
         state = feed(params, state, jax.tree.map(lambda x, at=number: x[at], windows))
         on_window()

@@ -42,7 +42,7 @@ INSIDE_FUNCTIONS = {
     ("cli.main", "termios"): "not on every system",
     ("cli.stream_terminal", "termios"): "not on every system",
     ("cli.stream_terminal", "tty"): "not on every system",
-    ("evaluation.cluster", "ray"): "slow, an extra, and most runs need no cluster",
+    ("evaluation.runner", "ray"): "slow, an extra, and most runs need no cluster",
     ("checkpoint.folder", "transformers"): "slow, and most callers need no tokenizer",
 }
 

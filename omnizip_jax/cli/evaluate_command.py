@@ -13,22 +13,22 @@ from typing import Any
 from omnizip_jax.checkpoint.load import load_outline
 from omnizip_jax.cli.model_setup import load_with_notice, parse_method, window_spec
 from omnizip_jax.compression import Method
-from omnizip_jax.evaluation.captions import caption_questions
-from omnizip_jax.evaluation.cluster import evaluate_on_cluster
 from omnizip_jax.evaluation.dataset_readers import BENCHMARKS, read_benchmark
-from omnizip_jax.evaluation.evaluator import Engine, Settings
-from omnizip_jax.evaluation.markdown_tables import lined_up
-from omnizip_jax.evaluation.paper_comparison import side_by_side
-from omnizip_jax.evaluation.protocols import OPEN, PROTOCOLS
-from omnizip_jax.evaluation.question_file import Question, read_questions, write_questions
-from omnizip_jax.evaluation.result_files import read_rows, write_whole
-from omnizip_jax.evaluation.run_report import write_report
-from omnizip_jax.evaluation.runner import evaluate
-from omnizip_jax.evaluation.summary import summarise
-from omnizip_jax.evaluation.watching import Watching
+from omnizip_jax.evaluation.evaluator import EvaluationSettings, Evaluator, StreamSettings
+from omnizip_jax.evaluation.paper_comparison import compare_with_paper
+from omnizip_jax.evaluation.protocols import OPEN_ENDED, PROTOCOLS
+from omnizip_jax.evaluation.question_file import (
+    Question,
+    caption_questions,
+    read_questions,
+    write_questions,
+)
+from omnizip_jax.evaluation.result_files import read_rows, write_atomically
+from omnizip_jax.evaluation.run_report import summarise, write_report
+from omnizip_jax.evaluation.runner import evaluate, evaluate_on_cluster
 from omnizip_jax.models.params import Params
 
-NOT_RUNS = ([".times"], [".early"])  # files beside the rows that also match `runs/*.jsonl`
+TIMES = [".times"]  # suffix of a file beside the rows that also matches `runs/*.jsonl`
 
 
 def run_questions(arguments: argparse.Namespace) -> None:
@@ -55,7 +55,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         _methods(arguments),
         PROTOCOLS[arguments.protocol],
         seeds=arguments.seeds,
-        watching=Watching(arguments.memory, arguments.capacity) if arguments.stream else None,
+        stream=StreamSettings(arguments.memory, arguments.capacity) if arguments.stream else None,
     )
     _run(read_questions(arguments.questions), settings, arguments, arguments.one_by_one)
     print(write_report(arguments.out).read_text(encoding="utf-8"))
@@ -63,18 +63,18 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
 
 def run_report(arguments: argparse.Namespace) -> None:
     """Tabulate runs side by side, printed or written."""
-    runs = [run for run in arguments.runs if run.suffixes[-2:-1] not in NOT_RUNS]
-    text = lined_up(side_by_side([summarise(run) for run in runs]))
+    runs = [run for run in arguments.runs if run.suffixes[-2:-1] != TIMES]
+    text = compare_with_paper([summarise(run) for run in runs])
     if arguments.out is None:
         print(text)
     else:
-        write_whole(arguments.out, text + "\n")
+        write_atomically(arguments.out, text + "\n")
         print(arguments.out, file=sys.stderr)
 
 
 def run_caption(arguments: argparse.Namespace) -> None:
     """Send one prompt about every video, then print how many captions there are."""
-    settings = _settings(arguments, dict([_single_method(arguments)]), OPEN)
+    settings = _settings(arguments, dict([_single_method(arguments)]), OPEN_ENDED)
     _run(caption_questions(arguments.sources, arguments.prompt), settings, arguments)
     rows = read_rows(arguments.out)
     failed = [row for row in rows if row["error"] is not None]
@@ -110,9 +110,9 @@ def _methods(arguments: argparse.Namespace) -> dict[str, Method]:
 
 def _settings(
     arguments: argparse.Namespace, methods: dict[str, Method], protocol: Any, **more: Any
-) -> Settings:
-    """The engine's settings, before the checkpoint's window shape is known."""
-    return Settings(
+) -> EvaluationSettings:
+    """The evaluator's settings, before the checkpoint's window shape is known."""
+    return EvaluationSettings(
         methods=methods,
         protocol=protocol,
         max_frames=arguments.max_frames,
@@ -125,7 +125,7 @@ def _settings(
 
 def _run(
     questions: Sequence[Question],
-    settings: Settings,
+    settings: EvaluationSettings,
     arguments: argparse.Namespace,
     one_by_one: bool = False,
 ) -> None:
@@ -141,14 +141,14 @@ def _run(
         "progress": sys.stderr.isatty(),
     }
     if arguments.cluster is None:
-        engine = _engine(load_with_notice(arguments), settings, arguments)
-        evaluate(engine, questions, arguments.out, **common)
+        evaluator = _evaluator(load_with_notice(arguments), settings, arguments)
+        evaluate(evaluator, questions, arguments.out, **common)
         return
     if sys.stderr.isatty():
         print("[starting the workers]", file=sys.stderr)
     outline = load_outline(arguments.checkpoint, dtype=arguments.dtype)
     evaluate_on_cluster(
-        _engine(outline, settings, arguments),
+        _evaluator(outline, settings, arguments),
         functools.partial(load_with_notice, arguments),
         questions,
         arguments.out,
@@ -158,6 +158,8 @@ def _run(
     )
 
 
-def _engine(params: Params, settings: Settings, arguments: argparse.Namespace) -> Engine:
+def _evaluator(
+    params: Params, settings: EvaluationSettings, arguments: argparse.Namespace
+) -> Evaluator:
     spec = window_spec(arguments, params.config.spec)
-    return Engine(params, dataclasses.replace(settings, spec=spec))
+    return Evaluator(params, dataclasses.replace(settings, spec=spec))

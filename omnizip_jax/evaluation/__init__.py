@@ -1,7 +1,7 @@
-"""Questions about videos, asked one file at a time: accuracy, and what it costs.
+"""Evaluation of methods on questions about videos: accuracy and cost.
 
-``readers`` turn data sets as they lie on disk into ``questions``; ``protocol`` words them and
-scores the replies; ``engine`` answers the questions about one clip; ``run`` does so for a whole
-file, ahead of the device, and appends to ``results``; ``summary`` is what a run comes to, and
-``report`` puts runs side by side with what the ``paper`` reports.
+``dataset_readers`` turn published data sets into a ``question_file``; ``protocols`` define prompts
+and scoring; the ``evaluator`` answers the questions about one clip; the ``runner`` does so for a
+whole file, and appends to ``result_files``; ``run_report`` summarises a run, and
+``paper_comparison`` shows several runs beside ``paper_results``.
 """

@@ -1,4 +1,7 @@
-"""Intervals of means over questions: whole clips are drawn, as their questions hang together."""
+"""95 % confidence intervals of means over questions and of medians.
+
+Questions about one clip are not independent: the bootstrap resamples whole clips.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-DRAWS = 2000
+RESAMPLES = 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,36 +23,34 @@ class Mean:
     questions: int
 
 
-def mean_over(values: Sequence[float], clips: Sequence[str], seed: int = 0) -> Mean:
-    """The mean of one value a question.
-
-    For the difference of two methods give the differences: both saw the same clips.
-
-    Args:
-        values: of each question.
-        clips: which clip each is about.
-        seed: of the draws.
-    """
-    numbers, owners = np.asarray(values, np.float64), np.unique(clips, return_inverse=True)[1]
-    sums, counts = np.bincount(owners, numbers), np.bincount(owners)
-    drawn = np.random.default_rng(seed).multinomial(
-        len(sums), np.full(len(sums), 1 / len(sums)), size=DRAWS
-    )
-    low, high = np.percentile((drawn @ sums) / (drawn @ counts), [2.5, 97.5])
-    return Mean(float(numbers.mean()), float(low), float(high), len(numbers))
-
-
 @dataclasses.dataclass(frozen=True)
 class Median:
-    """A median, and the 95 % interval that the order of the values gives it."""
+    """A median, and its 95 % interval by order statistics."""
 
     median: float
     low: float
     high: float
 
 
+def mean_over(values: Sequence[float], clips: Sequence[str], seed: int = 0) -> Mean:
+    """The mean of one value per question; for a paired comparison, give the differences.
+
+    Args:
+        values: of each question.
+        clips: the clip of each question.
+        seed: of the bootstrap.
+    """
+    numbers, owners = np.asarray(values, np.float64), np.unique(clips, return_inverse=True)[1]
+    sums, counts = np.bincount(owners, numbers), np.bincount(owners)
+    drawn = np.random.default_rng(seed).multinomial(
+        len(sums), np.full(len(sums), 1 / len(sums)), size=RESAMPLES
+    )
+    low, high = np.percentile((drawn @ sums) / (drawn @ counts), [2.5, 97.5])
+    return Mean(float(numbers.mean()), float(low), float(high), len(numbers))
+
+
 def median_of(values: Sequence[float]) -> Median:
-    """The median of values that vary from case to case, such as times."""
+    """The median of values such as times."""
     ordered, count = np.sort(np.asarray(values, np.float64)), len(values)
     reach = 0.98 * np.sqrt(count)  # 1.96 standard deviations of a binomial with one half
     low, high = int(np.floor(count / 2 - reach)), int(np.ceil(count / 2 + reach)) - 1

@@ -1,7 +1,7 @@
-"""Data sets as they lie on disk, turned into questions.
+"""Readers of published benchmarks: annotation files on disk to questions.
 
-A reader knows how one benchmark writes its questions, and by what its tables are divided: beside
-what a question needs, all of them give ``benchmark`` and ``category``.
+Beside what a question needs, each reader sets ``benchmark`` and ``category``, by which tables are
+divided.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".MP4")
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """How a benchmark lies on disk.
+    """The reader of a benchmark.
 
     Attributes:
-        name: as the command line and the tables have it.
-        read: what its annotation file holds, to questions; videos as the file names them.
-        frames: the most frames of a clip in the paper (section 4.1).
-        grouped: its score is the mean over groups of the mean over categories, not over questions.
+        name: on the command line and in tables.
+        read: from parsed annotations to questions, with videos as the annotations name them.
+        frames: limit of the frames of a clip in the paper (section 4.1).
+        grouped: the score is the mean over groups of the mean over categories, not over questions.
     """
 
     name: str
@@ -45,78 +45,66 @@ def read_benchmark(
         name: in ``BENCHMARKS``.
         annotations: its JSON file (a list, an object, or one object a line), or the folder in which
             it is the only one.
-        videos: the folder below which its videos lie; that of the annotations by default.
+        videos: the folder that is searched for videos; by default that of the annotations.
 
     Raises:
-        ValueError: an unknown benchmark, or a file that is not of its form.
+        ValueError: an unknown benchmark, or a file of another form.
     """
     if name not in BENCHMARKS:
-        raise ValueError(f"{name}: no benchmark that is known; take one of {', '.join(BENCHMARKS)}")
+        raise ValueError(f"{name}: unknown benchmark; take one of {', '.join(BENCHMARKS)}")
     path = _annotation_file(Path(annotations))
     folder = path.parent if videos is None else Path(videos)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no folder of videos")
-    find = Videos(folder)
-    out = []
+    index, out = VideoIndex(folder), []
     try:
         for columns in BENCHMARKS[name].read(_parsed(path)):
-            clean = {key: value for key, value in columns.items() if value is not None}
-            out.append(clean | {"video": find(columns["video"]), "benchmark": name})
+            present = {key: value for key, value in columns.items() if value is not None}
+            out.append(present | {"video": index.find(columns["video"]), "benchmark": name})
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(
-            f"{path}: not the annotations of {name}: question {len(out) + 1} has no {error}"
-            if isinstance(error, KeyError)
-            else f"{path}: not the annotations of {name}: {error}"
-        ) from error
+        missing = isinstance(error, KeyError)
+        problem = f"question {len(out) + 1} has no {error}" if missing else str(error)
+        raise ValueError(f"{path}: not the annotations of {name}: {problem}") from error
     if not out:
         raise ValueError(f"{path}: no question in it")
     return out
 
 
-class Videos:
-    """Finds videos below a folder by the names that annotations give them.
-
-    Attributes:
-        missing: those that were not found; their questions name where they should be.
-    """
+class VideoIndex:
+    """The videos below a folder, found by the paths that annotations give them."""
 
     def __init__(self, folder: Path):
-        self.folder, self.missing = folder.resolve(), 0
+        self._folder = folder.resolve()
         self._paths: dict[str, list[Path]] = {}
-        for path in sorted(self.folder.rglob("*")):
+        for path in sorted(self._folder.rglob("*")):
             if path.suffix in SUFFIXES:
                 self._paths.setdefault(path.name, []).append(path)
 
-    def __call__(self, name: str) -> str:
-        """The path of a video: the one whose last parts agree the most."""
+    def find(self, name: str) -> str:
+        """The video whose path has the longest end in common; where it should be if missing."""
         parts = Path(name).parts
         names = [parts[-1]] if Path(name).suffix in SUFFIXES else [parts[-1] + s for s in SUFFIXES]
         found = [path for each in names for path in self._paths.get(each, ())]
         if not found:
-            self.missing += 1
-            return str(self.folder / names[0])
-        return str(max(found, key=lambda path: _agreement(path.parts[:-1], parts[:-1])))
+            return str(self._folder / names[0])
+        return str(max(found, key=lambda path: _common_end(path.parts[:-1], parts[:-1])))
 
 
-def _agreement(one: tuple[str, ...], other: tuple[str, ...]) -> int:
-    """How many parts at the end are the same."""
-    count = 0
-    for a, b in zip(reversed(one), reversed(other), strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
+def _common_end(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+    """The number of equal parts at the end."""
+    pairs = list(zip(reversed(one), reversed(other), strict=False))
+    return next((count for count, (a, b) in enumerate(pairs) if a != b), len(pairs))
 
 
 def _annotation_file(path: Path) -> Path:
-    if path.is_dir():
-        found = sorted([*path.glob("*.json"), *path.glob("*.jsonl")])
-        if len(found) != 1:
-            raise ValueError(
-                f"{path}: name the file with the questions; there are {len(found)} JSON files"
-            )
-        return found[0]
-    return path
+    if not path.is_dir():
+        return path
+    found = sorted([*path.glob("*.json"), *path.glob("*.jsonl")])
+    if len(found) != 1:
+        raise ValueError(
+            f"{path}: name the file with the questions; there are {len(found)} JSON files"
+        )
+    return found[0]
 
 
 def _parsed(path: Path) -> Any:
@@ -128,7 +116,11 @@ def _parsed(path: Path) -> Any:
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise ValueError(f"{path}: no JSON ({error})") from error
+        raise ValueError(f"{path}: not JSON ({error})") from error
+
+
+def _optional(annotation: Columns, *names: str) -> Columns:
+    return {name: annotation.get(name) for name in names}
 
 
 def _worldsense(annotations: dict[str, Columns]) -> Iterator[Columns]:
@@ -136,18 +128,15 @@ def _worldsense(annotations: dict[str, Columns]) -> Iterator[Columns]:
     for key, video in annotations.items():
         name = video.get("video_id", key)
         for task in (task for task in video if task.startswith("task")):
-            question = video[task]
             yield {
                 "id": f"{name}/{task}",
                 "video": f"{name}.mp4",
-                "question": question["question"],
-                "options": question["candidates"],
-                "answer": question["answer"],
+                "question": video[task]["question"],
+                "options": video[task]["candidates"],
+                "answer": video[task]["answer"],
                 "category": video["domain"],
-                "task_type": question.get("task_type"),
-                "task_domain": question.get("task_domain"),
-                "audio_class": video.get("audio_class"),
-                "duration": video.get("duration"),
+                **_optional(video[task], "task_type", "task_domain"),
+                **_optional(video, "audio_class", "duration"),
             }
 
 
@@ -162,8 +151,7 @@ def _avut(annotations: list[Columns]) -> Iterator[Columns]:
             "options": [f"{x}. {o}" for x, o in zip(LETTERS, options, strict=False) if o],
             "answer": each["answer"].strip().upper(),
             "category": AVUT_TASKS.get(each["task_type"], each["task_type"]),
-            "video_id": each.get("video_id"),
-            "QA_id": each.get("QA_id"),
+            **_optional(each, "video_id", "QA_id"),
         }
 
 
@@ -177,7 +165,7 @@ def _shortvid(annotations: list[Columns]) -> Iterator[Columns]:
             "options": each["candidates"],
             "answer": each["answer"],
             "category": each["problem_type"],
-            "data_type": each.get("data_type"),
+            **_optional(each, "data_type"),
         }
 
 
@@ -191,9 +179,7 @@ def _videomme(annotations: list[Columns]) -> Iterator[Columns]:
             "options": list(each["options"]),
             "answer": each["answer"],
             "category": each["duration"],
-            "domain": each.get("domain"),
-            "sub_category": each.get("sub_category"),
-            "task_type": each.get("task_type"),
+            **_optional(each, "domain", "sub_category", "task_type"),
         }
 
 
@@ -208,15 +194,14 @@ def _dailyomni(annotations: list[Columns]) -> Iterator[Columns]:
             "options": each["Choice"],
             "answer": each["Answer"],
             "category": each["Type"],
-            "video_category": each.get("video_category"),
-            "video_duration": each.get("video_duration"),
+            **_optional(each, "video_category", "video_duration"),
         }
 
 
 def _streamingbench(annotations: list[Columns]) -> Iterator[Columns]:
     """[{time, video_path, questions: [{task_type, question, time_stamp, options, answer}]}].
 
-    What the viewer has seen is the video up to the time stamp.
+    The clip ends at the time stamp.
     """
     for number, video in enumerate(annotations):
         for place, each in enumerate(video["questions"]):
@@ -226,7 +211,7 @@ def _streamingbench(annotations: list[Columns]) -> Iterator[Columns]:
                 "question": each["question"],
                 "options": each["options"],
                 "answer": each["answer"],
-                "end": parse_clock(each["time_stamp"]),
+                "end": parse_timestamp(each["time_stamp"]),
                 "category": each["task_type"],
             }
 
@@ -234,8 +219,8 @@ def _streamingbench(annotations: list[Columns]) -> Iterator[Columns]:
 def _ovobench(annotations: list[Columns]) -> Iterator[Columns]:
     """[{id, task, video, realtime, question, options, gt}], and ``test_info`` in forward tasks.
 
-    The words of the forward tasks (counting so far, a step under way, enough seen to answer) are
-    ours; their answers are a number, Yes or No.
+    The prompts of the forward tasks (REC: count so far; SSR: current step; CRR: enough evidence)
+    are written by us; their answers are a number, Yes or No.
     """
     for each in annotations:
         task = each["task"]
@@ -255,30 +240,23 @@ def _ovobench(annotations: list[Columns]) -> Iterator[Columns]:
             continue
         for place, probe in enumerate(each["test_info"]):
             if task == "REC":
-                words = (
-                    f"How many times did they {each['activity']} up to now? Answer with a number."
-                )
-                answer = str(probe["count"])
+                text = f"How many times did they {each['activity']} up to now?"
             elif task == "SSR":
-                words = f"Is this step being done at the end of the video: {probe['step']}"
+                text = f"Is this step being done at the end of the video: {probe['step']}"
             else:
-                words = f"Has enough been shown to answer this question: {each['question']}"
-            if task != "REC":
-                words, answer = f"{words}\nAnswer with Yes or No.", ("No", "Yes")[probe["type"]]
+                text = f"Has enough been shown to answer this question: {each['question']}"
+            counts = task == "REC"
+            form = " Answer with a number." if counts else "\nAnswer with Yes or No."
             yield common | {
                 "id": f"{each['id']}/{place}",
-                "question": words,
-                "answer": answer,
+                "question": text + form,
+                "answer": str(probe["count"]) if counts else ("No", "Yes")[probe["type"]],
                 "end": probe["realtime"],
             }
 
 
-def parse_clock(text: str) -> float:
-    """Seconds of 1:02:03 or 02:03.
-
-    Raises:
-        ValueError: it is no such time.
-    """
+def parse_timestamp(text: str) -> float:
+    """Seconds of 1:02:03 or 02:03; ``ValueError`` for any other form."""
     seconds = 0.0
     try:
         for part in str(text).split(":"):

@@ -1,4 +1,4 @@
-"""Answers the questions about one clip: it is read once for each method, and asked about often."""
+"""The evaluator: prepares a clip once, prefills it once per method, and answers its questions."""
 
 from __future__ import annotations
 
@@ -12,38 +12,70 @@ import jax
 from omnizip_jax.compression import Method, RandomTokens
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.evaluation.decoder_cost import cost
-from omnizip_jax.evaluation.memory import out_of_memory, peak_bytes
+from omnizip_jax.evaluation.hardware import out_of_memory, peak_bytes
 from omnizip_jax.evaluation.protocols import Protocol
 from omnizip_jax.evaluation.question_file import Question
 from omnizip_jax.evaluation.result_files import Key
-from omnizip_jax.evaluation.watching import QUESTION_ROOM, Watching, ask_alone
 from omnizip_jax.inference.api import answer_encoded
-from omnizip_jax.inference.context import Context
-from omnizip_jax.inference.generation import Answer
+from omnizip_jax.inference.context import DEFAULT_MEMORY, Context, Memory
+from omnizip_jax.inference.generation import Answer, ask
 from omnizip_jax.inference.prefill import encode_clip, read_encoded
 from omnizip_jax.inference.sequence import token_counts
+from omnizip_jax.inference.streaming import feed, init_stream
 from omnizip_jax.media import Clip, load_clip
 from omnizip_jax.models.params import Params, WeightsIdentity
 from omnizip_jax.models.registry import family
 from omnizip_jax.types import EncodedWindow
+
+QUESTION_SLOTS = 256  # cache slots for a question; the cache of a whole clip is enlarged if needed
 
 Row = dict[str, Any]
 Times = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """What is asked, and how; whatever changes an answer is here.
+class StreamSettings:
+    """The cache of a clip that is read as a stream.
 
     Attributes:
-        methods: by the name that the results have it under.
-        protocol: how questions are worded and replies are read.
-        seeds: of methods that draw; others are asked once.
-        spec: the shape of a window; None is the checkpoint's own.
+        memory, capacity: eviction policy and size in slots; as for ``init_stream``.
+    """
+
+    memory: Memory = DEFAULT_MEMORY
+    capacity: int = 8192
+
+    def init(
+        self, params: Params, method: Method, spec: WindowSpec, text_slots: int, **settings: Any
+    ) -> Context:
+        """``init_stream`` with this cache; ``settings`` are further arguments of it."""
+        cache: dict[str, Any] = {"capacity": self.capacity, "memory": self.memory}
+        return init_stream(params, method, text_slots=text_slots, spec=spec, **cache, **settings)
+
+    def read(
+        self, params: Params, clip: Clip, method: Method, text_slots: int, **settings: Any
+    ) -> Context:
+        """The context after all windows of a clip; arguments as for ``init``."""
+        modalities = {"audio": clip.has_audio, "video": clip.has_video}
+        context = self.init(params, method, clip.spec, text_slots, **modalities, **settings)
+        for number in range(len(clip.windows.mel_length)):
+            window = jax.tree.map(lambda x, at=number: x[at], clip.windows)
+            context = feed(params, context, window)
+        return jax.block_until_ready(context)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+    """All settings that change an answer.
+
+    Attributes:
+        methods: by their names in the results.
+        protocol: prompts and scoring.
+        seeds: repetitions of methods that sample tokens; other methods run once.
+        spec: shape of a window; None takes the checkpoint's.
         max_frames: cap on the frames of a long clip.
-        max_new_tokens: where a reply ends at the latest; None is the protocol's.
+        max_new_tokens: limit of a reply; None takes the protocol's.
         use_audio, use_video: False leaves that modality out.
-        watching: read clips as streams, remembered like this; None reads them whole.
+        stream: read clips as streams into this cache; None reads them whole.
     """
 
     methods: dict[str, Method]
@@ -54,14 +86,14 @@ class Settings:
     max_new_tokens: int | None = None
     use_audio: bool = True
     use_video: bool = True
-    watching: Watching | None = None
+    stream: StreamSettings | None = None
 
     @property
     def reply_tokens(self) -> int:
         return self.max_new_tokens or self.protocol.max_new_tokens
 
     def runs(self) -> list[tuple[str, Method, int]]:
-        """Every method with every seed, in the order of the results."""
+        """Name, method and seed of every run over the questions, in the order of the results."""
         return [
             (name, method, seed)
             for name, method in self.methods.items()
@@ -70,13 +102,13 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
-    """A clip that is decoded and encoded, or why it is not.
+class PreparedClip:
+    """A decoded and encoded clip, or the reason why there is none.
 
     Attributes:
-        encoded: None if the clip is read as a stream.
+        encoded: None if the clip is read as a stream, which encodes each window when it is fed.
         seconds: wall time of "media" and "encoders".
-        peak: bytes in use at the most, once it was encoded.
+        peak: peak memory in bytes after encoding.
     """
 
     clip: Clip | None
@@ -86,44 +118,38 @@ class Prepared:
     peak: int
 
 
-class Engine:
-    """A model that answers questions about clips, one clip at a time.
+class Evaluator:
+    """Answers questions about one clip at a time.
 
-    Results depend on nothing but the question, the settings and the weights: neither on what was
-    asked before, nor on how clips are spread over processes.
+    Rows depend only on question, settings and weights: not on earlier questions, and not on how
+    clips are distributed over processes.
 
     Args:
         params: from ``omnizip_jax.load``.
-        settings: what is asked, and how.
     """
 
-    def __init__(self, params: Params, settings: Settings):
+    def __init__(self, params: Params, settings: EvaluationSettings):
         self.params, self.settings = params, settings
+        self.text_slots = QUESTION_SLOTS + settings.reply_tokens
         self._spec = params.config.spec if settings.spec is None else settings.spec
-        self._longest = None  # windows of a clip: a stream has no end
-        if settings.watching is None:
-            self._longest = params.config.text.max_positions // params.config.window_positions
+        self._max_windows = None  # a stream may be longer than the model has positions
+        if settings.stream is None:
+            self._max_windows = params.config.text.max_positions // params.config.window_positions
         self._wants = frozenset().union(*(method.wants for method in settings.methods.values()))
-        self._bytes = family(params.config).compute_dtype(params.weights).itemsize
+        self._dtype = family(params.config).compute_dtype(params.weights)
 
     def check(self) -> None:
         """Raise ``ValueError`` if a method cannot follow a stream, or its cache is too small."""
-        watching = self.settings.watching
-        if watching is not None:
+        if self.settings.stream is not None:
             for method in self.settings.methods.values():
-                watching.begin(self.params, method, self._spec, self.text_slots)
-
-    @property
-    def text_slots(self) -> int:
-        """Room for a question and its reply."""
-        return QUESTION_ROOM + self.settings.reply_tokens
+                self.settings.stream.init(self.params, method, self._spec, self.text_slots)
 
     def describe(self) -> dict[str, Any]:
-        """What is run, as JSON has it: runs that agree in this give the same results."""
+        """Weights and settings as JSON: runs that agree in them give the same results."""
         params, settings = self.params, self.settings
         return {
             "weights": params.fingerprint or list(WeightsIdentity(params).values),
-            "dtype": str(family(params.config).compute_dtype(params.weights)),
+            "dtype": str(self._dtype),
             "methods": {
                 name: {"method": type(method).__name__, **dataclasses.asdict(method)}
                 for name, method in settings.methods.items()
@@ -135,26 +161,23 @@ class Engine:
             "max_new_tokens": settings.reply_tokens,
             "audio": settings.use_audio,
             "video": settings.use_video,
-            "stream": settings.watching and dataclasses.asdict(settings.watching),
+            "stream": settings.stream and dataclasses.asdict(settings.stream),
             "decoder": dataclasses.asdict(params.config.text),
         }
 
-    def rows(
-        self, questions: Sequence[Question], done: Collection[Key] = ()
-    ) -> Iterator[tuple[Row, Times]]:
-        """Rows and times of questions about one clip; see ``prepare`` and ``answer``."""
-        return self.answer(self.prepare(questions), questions, done)
-
     def keys(self, questions: Sequence[Question]) -> list[Key]:
-        """Of all rows that these questions about one clip lead to, in their order."""
+        """Keys of all rows for these questions about one clip, in order."""
         runs = self.settings.runs()
         return [(question.id, name, seed) for name, _, seed in runs for question in questions]
 
-    def prepare(self, questions: Sequence[Question]) -> Prepared:
-        """Decode and encode the clip that these questions are about.
+    def evaluate(
+        self, questions: Sequence[Question], done: Collection[Key] = ()
+    ) -> Iterator[tuple[Row, Times]]:
+        """Rows and times for questions about one clip: ``prepare``, then ``answer``."""
+        return self.answer(self.prepare(questions), questions, done)
 
-        Needs nothing of the clip before it: call it in a thread while another clip is asked about.
-        """
+    def prepare(self, questions: Sequence[Question]) -> PreparedClip:
+        """Decode and encode the clip of these questions; thread-safe, so it may run ahead."""
         first, settings, config = questions[0], self.settings, self.params.config
         began = time.perf_counter()
         try:
@@ -164,141 +187,126 @@ class Engine:
                 start=first.start,
                 end=first.end,
                 max_frames=settings.max_frames,
-                max_windows=self._longest,
+                max_windows=self._max_windows,
                 use_audio=settings.use_audio,
                 use_video=settings.use_video,
             )
         except (ValueError, OSError) as error:
             seconds = {"media": time.perf_counter() - began}
-            return Prepared(None, None, str(error), seconds, peak_bytes())
+            return PreparedClip(None, None, str(error), seconds, peak_bytes())
         decoded, encoded, error = time.perf_counter(), None, None
-        if settings.watching is None:  # else every window is encoded when it is fed
+        if settings.stream is None:
             try:
                 encoded = encode_clip(self.params.weights, clip.windows, config, wants=self._wants)
                 jax.block_until_ready(encoded)
             except jax.errors.JaxRuntimeError as problem:
                 error = out_of_memory(problem, clip)
         seconds = {"media": decoded - began, "encoders": time.perf_counter() - decoded}
-        return Prepared(clip, encoded, error, seconds, peak_bytes())
+        return PreparedClip(clip, encoded, error, seconds, peak_bytes())
 
     def answer(
-        self, prepared: Prepared, questions: Sequence[Question], done: Collection[Key] = ()
+        self, prepared: PreparedClip, questions: Sequence[Question], done: Collection[Key] = ()
     ) -> Iterator[tuple[Row, Times]]:
-        """A row of results for each method, seed and question, and its times.
+        """A row and its times for each method, seed and question.
 
         Args:
-            prepared: of these questions.
-            done: rows that are there already.
+            prepared: from ``prepare`` with the same questions.
+            done: keys of existing rows, which are skipped.
         """
         for name, method, seed in self.settings.runs():
-            reader = _Reader(self, prepared, method, seed)
+            reader = _ClipReader(self, prepared, method, seed)
             for question in questions:
                 if (question.id, name, seed) not in done:
                     row = question.columns | {"method": name, "seed": seed}
-                    yield self._ask(reader, question, row)
+                    yield self._row(reader, question, row)
 
-    def _ask(self, reader: _Reader, question: Question, row: Row) -> tuple[Row, Times]:
-        began = time.perf_counter()
-        seconds = dict(reader.prepared.seconds)
-        times: Times = {key: row[key] for key in ("id", "method", "seed")}
-        error = reader.prepared.error
+    def _row(self, reader: _ClipReader, question: Question, row: Row) -> tuple[Row, Times]:
+        began, prepared, answer = time.perf_counter(), reader.prepared, None
+        seconds, read, error = dict(prepared.seconds), 0.0, prepared.error
+        times: Times = {key: row[key] for key in ("id", "method", "seed")} | {"seconds": seconds}
         if error is None:
             try:
                 answer, read = reader.ask(question)
             except ValueError as problem:
                 error = str(problem)
             except jax.errors.JaxRuntimeError as problem:
-                error = out_of_memory(problem, reader.prepared.clip)
-        if error is not None:
-            right = None if question.answer is None else False  # the authors count it as wrong
-            row |= {"reply": None, "correct": right, "tokens": None, "cost": None, "error": error}
-            return row, times | {"seconds": seconds | {"failed": time.perf_counter() - began}}
+                error = out_of_memory(problem, prepared.clip)
+        if answer is None:
+            seconds["failed"] = time.perf_counter() - began
+            correct = None if question.answer is None else False  # as in the authors' scripts
+            row |= {"reply": None, "correct": correct, "tokens": None, "cost": None, "error": error}
+            return row, times
+        found = cost(
+            self.params.config.text,
+            reader.method,
+            answer.counts,
+            answer.compression,
+            value_bytes=self._dtype.itemsize,
+        )
         row |= {
             "reply": answer.text,
             "correct": self.settings.protocol.score(question, answer.text),
             "tokens": dataclasses.asdict(answer.counts) | {"planned": reader.planned},
-            "cost": self._cost(reader.method, answer),
+            "cost": found.columns(),
             "error": None,
         }
-        seconds |= {
-            "prefill": read + answer.seconds["prefill"],
-            "decoding": answer.seconds["generation"],
-        }
-        first = seconds["encoders"] + seconds["prefill"]
-        latency = seconds["media"] + first + seconds["decoding"]
-        times["seconds"] = seconds | {"first token": first, "latency": latency}
-        times["peak bytes"] = {
-            "encoders": reader.prepared.peak,
-            "prefill": reader.peak,
-            "decoding": peak_bytes(),
-        }
-        return row, times
-
-    def _cost(self, method: Method, answer: Answer) -> dict[str, Any]:
-        found = cost(
-            self.params.config.text,
-            method,
-            answer.counts,
-            answer.compression,
-            value_bytes=self._bytes,
-        )
-        values = dataclasses.asdict(found) | {"seats_operations": found.seats_operations}
-        del values["tokens"]
-        return values
+        seconds["prefill"] = read + answer.seconds["prefill"]
+        seconds["decoding"] = answer.seconds["generation"]
+        seconds["first token"] = seconds["encoders"] + seconds["prefill"]
+        seconds["latency"] = seconds["media"] + seconds["first token"] + seconds["decoding"]
+        peaks = {"encoders": prepared.peak, "prefill": reader.peak, "decoding": peak_bytes()}
+        return row, times | {"peak bytes": peaks}
 
 
-class _Reader:
-    """A prepared clip under one method: read for the first question, then asked about.
+class _ClipReader:
+    """A prepared clip under one method: prefilled for the first question, shared by the others.
 
     Attributes:
-        planned: the most media tokens that the method says it keeps.
-        peak: bytes in use at the most, once the clip was read.
+        planned: upper limit of the media tokens that the method keeps.
+        peak: peak memory in bytes after the prefill.
     """
 
-    def __init__(self, engine: Engine, prepared: Prepared, method: Method, seed: int):
+    def __init__(self, evaluator: Evaluator, prepared: PreparedClip, method: Method, seed: int):
         self.prepared, self.method = prepared, method
-        self._engine, self._seed = engine, seed
-        self._read: dict[str, tuple[Context, float]] = {}  # by system prompt
+        self._evaluator, self._seed = evaluator, seed
+        self._contexts: dict[str, tuple[Context, float]] = {}  # by system prompt
         self.planned = self.peak = 0
         if prepared.clip is not None:
-            counts = token_counts(prepared.clip.windows, engine.params.config)
+            counts = token_counts(prepared.clip.windows, evaluator.params.config)
             self.planned = method.bound(*counts)
 
     def ask(self, question: Question) -> tuple[Answer, float]:
-        """The answer, and the seconds that it took to read the clip."""
+        """The answer, and the seconds of the clip's prefill that the answer does not contain."""
         clip, encoded = self.prepared.clip, self.prepared.encoded
+        params, settings = self._evaluator.params, self._evaluator.settings
+        prompt = settings.protocol.prompt(question)
+        system, limit = settings.protocol.system_of(question), settings.reply_tokens
         assert clip is not None
-        params, settings = self._engine.params, self._engine.settings
-        words = settings.protocol.prompt(question)
-        system, tokens = settings.protocol.system_of(question), settings.reply_tokens
         if encoded is not None and self.method.stages(params.config.text.layers):
-            answer = answer_encoded(
-                params,
-                clip,
-                encoded,
-                words,
-                self.method,
-                system=system,
-                seed=self._seed,
-                max_new_tokens=tokens,
-            )
+            common = {"system": system, "seed": self._seed, "max_new_tokens": limit}
+            answer = answer_encoded(params, clip, encoded, prompt, self.method, **common)
             self.peak = peak_bytes()
             return answer, 0.0
-        if system not in self._read:
+        if system not in self._contexts:
             began = time.perf_counter()
-            context = self._context(clip, encoded, system)
-            self._read[system] = context, time.perf_counter() - began
+            context = self._read(clip, encoded, system)
+            self._contexts[system] = context, time.perf_counter() - began
             self.peak = peak_bytes()
-        context, seconds = self._read[system]
-        return ask_alone(params, context, words, max_new_tokens=tokens), seconds
+        context, seconds = self._contexts[system]
+        return ask_context(params, context, prompt, max_new_tokens=limit), seconds
 
-    def _context(self, clip: Clip, encoded: EncodedWindow | None, system: str) -> Context:
-        """The clip, read whole or as a stream."""
-        params, room = self._engine.params, self._engine.text_slots
-        watching = self._engine.settings.watching
-        if watching is not None:
-            return watching.watch(params, clip, self.method, room, system=system, seed=self._seed)
+    def _read(self, clip: Clip, encoded: EncodedWindow | None, system: str) -> Context:
+        params, slots = self._evaluator.params, self._evaluator.text_slots
+        common = {"system": system, "seed": self._seed}
+        if (stream := self._evaluator.settings.stream) is not None:
+            return stream.read(params, clip, self.method, slots, **common)
         assert encoded is not None
-        return read_encoded(
-            params, clip, encoded, self.method, system=system, room=room, seed=self._seed
-        )
+        return read_encoded(params, clip, encoded, self.method, room=slots, **common)
+
+
+def ask_context(params: Params, context: Context, question: str, **sampling_params: Any) -> Answer:
+    """``ask``, counting the text before the question too, as ``generate`` does."""
+    answer, _ = ask(params, context, question, **sampling_params)
+    before = int(context.state.origin) + len(context.prefill_config.markers)
+    counts = dataclasses.replace(answer.counts, text=answer.counts.text + before)
+    return dataclasses.replace(answer, counts=counts)

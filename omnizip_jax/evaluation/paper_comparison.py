@@ -1,40 +1,42 @@
-"""Runs side by side, in the form of the paper's tables, with its own figures marked as theirs."""
+"""Several runs in the form of the paper's tables, beside the paper's own results."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from omnizip_jax.evaluation import paper_results as paper
 from omnizip_jax.evaluation.markdown_tables import (
-    NOTHING,
+    MISSING,
+    aligned_table,
     percent,
     seconds,
     section,
     share,
     size,
-    table,
     tera,
 )
 
 Summary = dict[str, Any]
-THEIRS = "paper: "
+PAPER = "paper: "
+RATES = ("rho_audio", "rho_video")
+TABLE_1 = {"avut": "AVUT", "videomme": "VideoMME", "shortvid": "ShortVid-Bench"}
 
 
 @dataclasses.dataclass
-class Entry:
-    """A method with its settings, over all runs of the same weights.
+class MergedMethod:
+    """A method with its settings, over all runs with the same weights and protocol.
 
     Attributes:
-        name: as its first run has it.
-        size: the released model that it is the size of; None for another.
+        name: in its first run.
+        size: the released model with the same width; None for another.
         settings: of the method.
         accuracy: by benchmark.
-        parts: its part of every run, with that run.
+        parts: its summary in every run, and that run's summary.
     """
 
     name: str
@@ -45,56 +47,67 @@ class Entry:
 
     def mean(self, *path: str) -> float | None:
         """The mean over the runs of a number in them."""
-        found = [value for part, _ in self.parts if (value := _dig(part, path)) is not None]
+        found = [value for part, _ in self.parts if (value := _get(part, path)) is not None]
         return float(np.mean(found)) if found else None
-
-    @property
-    def kept(self) -> float | None:
-        """Share of the media tokens, averaged over the layers as the paper does for FastV."""
-        return self.mean("kept", "by_layer", "mean")
 
     @property
     def full(self) -> bool:
         return self.settings["method"] == "AllTokens"
 
-    def right(self, benchmark: str, category: str | None = None) -> float | None:
-        """The share of right answers."""
-        path = (benchmark, "mean") if category is None else (benchmark, "categories", category)
-        found = _dig(self.accuracy, path)
-        return found if category is None or found is None else found["mean"]
+    def accuracy_of(self, benchmark: str, category: str | None = None) -> float | None:
+        path = (benchmark,) if category is None else (benchmark, "categories", category)
+        return _get(self.accuracy, (*path, "mean"))
 
 
-def side_by_side(summaries: Sequence[Summary]) -> str:
-    """Tables 1, 2, 3 and 6 and Figures 4, 6 and 7, as far as the runs give them."""
-    entries = merged(summaries)
-    parts = [_table_1(entries), _table_2(entries), _table_3(entries), _table_6(entries)]
-    parts += [_figure_4(entries), _figure_6(summaries), _figure_7(entries), _others(entries)]
-    theirs = (
-        'Rows that begin with "paper" are the figures of Tao et al., not measured here. Kept '
-        "shares are measured, and averaged over the layers; theirs are nominal."
-    )
-    return "\n\n".join([theirs, *(part for part in parts if part)])
+Columns = dict[str, Callable[[MergedMethod], str]]  # the cells of a table by heading
 
 
-def merged(summaries: Sequence[Summary]) -> list[Entry]:
-    """One entry for each method and weights; runs of other benchmarks come together."""
-    out: dict[str, Entry] = {}
+def compare_with_paper(summaries: Sequence[Summary]) -> str:
+    """Tables 1, 2, 3 and 6 and Figures 4, 6 and 7, those for which the runs have data."""
+    methods = merge_runs(summaries)
+    worldsense = [method for method in methods if "worldsense" in method.accuracy]
+    operations = {
+        "operations, eq. 9, 10^12": lambda each: tera(
+            each.mean("operations", "paper_operations", "median")
+        )
+    }
+    domains: Columns = {name: _accuracy("worldsense", name) for name in paper.WORLDSENSE}
+    domains["average"] = _accuracy("worldsense")
+    rates: Columns = {name: _setting(name) for name in RATES}
+    parts = [
+        'Rows that begin with "paper" are the results of Tao et al., not measured here. Kept '
+        "shares are measured, and averaged over the layers; theirs are nominal.",
+        _table_1(methods),
+        _table("Table 2", worldsense, KEPT | operations | domains, paper.TABLE_2),
+        _table_3(methods),
+        _table("Table 6", worldsense, KEPT | rates | domains, paper.TABLE_6),
+        _figure_4(worldsense, rates),
+        _figure_6(summaries),
+        _figure_7(methods),
+        _other_benchmarks(methods),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def merge_runs(summaries: Sequence[Summary]) -> list[MergedMethod]:
+    """One entry for each method, weights and protocol, with the benchmarks of all runs."""
+    out: dict[str, MergedMethod] = {}
     for summary in summaries:
         run = summary["run"]
         for name, part in summary["methods"].items():
             key = json.dumps([run["weights"], run["protocol"], part["settings"]], sort_keys=True)
             size = paper.SIZES.get(run["decoder"]["hidden"])
-            entry = out.setdefault(key, Entry(name, size, part["settings"], {}, []))
-            entry.accuracy |= part["accuracy"]
-            entry.parts.append((part, summary))
-    names = [entry.name for entry in out.values()]
-    for entry in out.values():
-        if names.count(entry.name) > 1:
-            entry.name = f"{entry.parts[0][1]['run']['name']}: {entry.name}"
+            merged = out.setdefault(key, MergedMethod(name, size, part["settings"], {}, []))
+            merged.accuracy |= part["accuracy"]
+            merged.parts.append((part, summary))
+    names = [merged.name for merged in out.values()]
+    for merged in out.values():
+        if names.count(merged.name) > 1:
+            merged.name = f"{merged.parts[0][1]['run']['name']}: {merged.name}"
     return list(out.values())
 
 
-def _dig(tree: Any, path: Sequence[str]) -> Any:
+def _get(tree: Any, path: Iterable[str]) -> Any:
     for key in path:
         if not isinstance(tree, dict) or key not in tree:
             return None
@@ -102,151 +115,95 @@ def _dig(tree: Any, path: Sequence[str]) -> Any:
     return tree
 
 
-def _sizes(entries: Sequence[Entry]) -> list[str]:
-    """Whose figures belong beside these; the 7B's if they are of no released size."""
-    return sorted({entry.size for entry in entries if entry.size}, reverse=True) or ["7B"]
+def _accuracy(*path: str) -> Callable[[MergedMethod], str]:
+    return lambda method: percent(method.accuracy_of(*path))
 
 
-def _paper_rows(rows: paper.Rows, entries: Sequence[Entry]) -> list[list[str]]:
-    return [
-        [f"{THEIRS}{name}, {size}", *cells]
-        for size in _sizes(entries)
-        for name, *cells in rows.get(size, ())
-    ]
+def _setting(name: str) -> Callable[[MergedMethod], str]:
+    return lambda method: str(method.settings.get(name, MISSING))
 
 
-def _of(entries: Sequence[Entry], *benchmarks: str) -> list[Entry]:
-    return [e for e in entries if any(benchmark in e.accuracy for benchmark in benchmarks)]
-
-
-def _table_1(entries: Sequence[Entry]) -> str:
-    names = ("avut", "videomme", "shortvid")
-    mine = _of(entries, *names)
-    if not mine:
-        return ""
-    heading = ["method", "kept", "operations, eq. 9", *(f"AVUT {task}" for task in paper.AVUT)]
-    heading += ["AVUT", "VideoMME", "ShortVid-Bench", "of full"]
-    full = next((entry for entry in mine if entry.full), None)
-    rows = []
-    for entry in mine:
-        shares = [
-            own / all_
-            for name in names
-            if full and (own := entry.right(name)) is not None and (all_ := full.right(name))
-        ]
-        rows.append(
-            [
-                entry.name,
-                *_budget(entry),
-                *(percent(entry.right("avut", task)) for task in paper.AVUT),
-                *(percent(entry.right(name)) for name in names),
-                share(float(np.mean(shares))) if shares else NOTHING,
-            ]
-        )
-    return section("Table 1", table(heading, rows + _paper_rows(paper.TABLE_1, mine)))
-
-
-def _budget(entry: Entry) -> list[str]:
-    return [
-        share(entry.kept),
-        share(entry.mean("operations", "paper_operations", "share", "median")),
-    ]
-
-
-def _table_2(entries: Sequence[Entry]) -> str:
-    def cells(entry: Entry) -> list[str]:
-        operations = entry.mean("operations", "paper_operations", "median")
-        return [share(entry.kept), tera(operations)]
-
-    return _worldsense(
-        "Table 2", entries, ["kept", "operations, eq. 9, 10^12"], cells, paper.TABLE_2
+# Averaged over the layers, as the paper does for FastV.
+KEPT: Columns = {"kept": lambda method: share(method.mean("kept", "by_layer", "mean"))}
+BUDGET: Columns = KEPT | {
+    "operations, eq. 9": lambda method: share(
+        method.mean("operations", "paper_operations", "share", "median")
     )
+}
 
 
-def _table_6(entries: Sequence[Entry]) -> str:
-    def cells(entry: Entry) -> list[str]:
-        rates = [str(entry.settings.get(name, NOTHING)) for name in ("rho_audio", "rho_video")]
-        return [share(entry.kept), *rates]
-
-    return _worldsense("Table 6", entries, ["kept", "rho_audio", "rho_video"], cells, paper.TABLE_6)
-
-
-def _worldsense(
+def _table(
     title: str,
-    entries: Sequence[Entry],
-    names: list[str],
-    cells: Callable[[Entry], list[str]],
-    theirs: paper.Rows,
+    methods: Sequence[MergedMethod],
+    columns: Columns,
+    theirs: paper.Rows | None = None,
+    note: str = "",
 ) -> str:
-    mine = _of(entries, "worldsense")
-    if not mine:
+    """A section with a row for each method, then the paper's rows for models of the same size."""
+    if not methods:
         return ""
-    rows = [
-        [
-            entry.name,
-            *cells(entry),
-            *(percent(entry.right("worldsense", domain)) for domain in paper.WORLDSENSE),
-            percent(entry.right("worldsense")),
-        ]
-        for entry in mine
-    ]
-    heading = ["method", *names, *paper.WORLDSENSE, "average"]
-    return section(title, table(heading, rows + _paper_rows(theirs, mine)))
+    rows = [[method.name, *(cell(method) for cell in columns.values())] for method in methods]
+    for model in sorted({each.size for each in methods if each.size}, reverse=True) or ["7B"]:
+        for name, *cells in (theirs or {}).get(model, ()):
+            rows.append([f"{PAPER}{name}, {model}", *cells])
+    return section(title, aligned_table(["method", *columns], rows), note)
 
 
-def _table_3(entries: Sequence[Entry]) -> str:
-    rows = []
-    for entry in entries:
-        peaks = [
-            max(run["peak bytes"].values())
-            for _, run in entry.parts
-            if run["peak bytes"] and len(run["methods"]) == 1
-        ]
-        rights = [accuracy["mean"] for accuracy in entry.accuracy.values()]
-        rows.append(
-            [
-                entry.name,
-                size(max(peaks)) if peaks else NOTHING,
-                seconds(entry.mean("seconds", "prefill", "median")),
-                percent(float(np.mean(rights))) if rights else NOTHING,
-                seconds(entry.mean("seconds", "latency", "median")),
-            ]
-        )
-    heading = ["method", "peak memory", "prefill", "accuracy", "latency of an example"]
+def _table_1(methods: Sequence[MergedMethod]) -> str:
+    own = [method for method in methods if not TABLE_1.keys().isdisjoint(method.accuracy)]
+    full = next((method for method in own if method.full), None)
+
+    def of_full(method: MergedMethod) -> str:
+        pairs = [(method.accuracy_of(name), full and full.accuracy_of(name)) for name in TABLE_1]
+        shares = [value / whole for value, whole in pairs if value is not None and whole]
+        return share(float(np.mean(shares))) if shares else MISSING
+
+    tasks: Columns = {f"AVUT {task}": _accuracy("avut", task) for task in paper.AVUT}
+    averages: Columns = {heading: _accuracy(name) for name, heading in TABLE_1.items()}
+    columns = BUDGET | tasks | averages | {"of full": of_full}
+    return _table("Table 1", own, columns, paper.TABLE_1)
+
+
+def _table_3(methods: Sequence[MergedMethod]) -> str:
+    def peak(method: MergedMethod) -> str:
+        alone = [run["peak bytes"] for _, run in method.parts if len(run["methods"]) == 1]
+        return size(max((max(peaks.values()) for peaks in alone if peaks), default=None))
+
+    def accuracy(method: MergedMethod) -> str:
+        values = [each["mean"] for each in method.accuracy.values()]
+        return percent(float(np.mean(values)) if values else None)
+
+    columns: Columns = {
+        "peak memory": peak,
+        "prefill": lambda method: seconds(method.mean("seconds", "prefill", "median")),
+        "accuracy": accuracy,
+        "latency of an example": lambda method: seconds(
+            method.mean("seconds", "latency", "median")
+        ),
+    }
     note = (
         "The paper's on WorldSense, an A6000. Memory is given for runs of one method alone; where "
-        "the device does not count its own, it is that of the process."
+        "the device does not report its own, it is that of the process."
     )
-    return section("Table 3", table(heading, rows + _paper_rows(paper.TABLE_3, entries)), note)
+    return _table("Table 3", methods, columns, paper.TABLE_3, note)
 
 
-def _figure_4(entries: Sequence[Entry]) -> str:
-    rates = {"rho_audio", "rho_video"}
-    mine = [entry for entry in _of(entries, "worldsense") if rates <= entry.settings.keys()]
-    if len(mine) < 2:
-        return ""
-    rows = [
-        [
-            entry.name,
-            str(entry.settings["rho_audio"]),
-            str(entry.settings["rho_video"]),
-            share(entry.kept),
-            percent(entry.right("worldsense")),
-        ]
-        for entry in sorted(mine, key=lambda e: (e.settings["rho_audio"], e.settings["rho_video"]))
-    ]
-    heading = ["method", "rho_audio", "rho_video", "kept", "WorldSense"]
-    return section("Figure 4", table(heading, rows), f"{THEIRS}{paper.FIGURES[4]}.")
+def _figure_4(methods: Sequence[MergedMethod], rates: Columns) -> str:
+    own = [method for method in methods if method.settings.keys() >= set(RATES)]
+    own.sort(key=lambda method: [method.settings[name] for name in RATES])
+    columns = rates | KEPT | {"WorldSense": _accuracy("worldsense")}
+    note = f"{PAPER}{paper.FIGURES[4]}."
+    return _table("Figure 4", own, columns, note=note) if len(own) > 1 else ""
 
 
 def _figure_6(summaries: Sequence[Summary]) -> str:
-    """Prefill with all tokens over prefill, by benchmark, on the same device."""
+    """Prefill time of all tokens over that of each method, by benchmark, on the same device."""
     full: dict[tuple[str, str], float] = {}
     times = []
     for summary in summaries:
         device = summary["sessions"][-1]["device"] if summary["sessions"] else ""
         for name, part in summary["methods"].items():
-            prefill = _dig(part, ("seconds", "prefill", "median"))
+            prefill = _get(part, ("seconds", "prefill", "median"))
             for benchmark in part["accuracy"] if prefill else ():
                 times.append((benchmark, device, name, prefill))
                 if part["settings"]["method"] == "AllTokens":
@@ -259,41 +216,29 @@ def _figure_6(summaries: Sequence[Summary]) -> str:
     if len(rows) < 2:
         return ""
     heading = ["method", "benchmark", "prefill", "against all tokens"]
-    return section("Figure 6", table(heading, rows), f"{THEIRS}{paper.FIGURES[6]}.")
+    return section("Figure 6", aligned_table(heading, rows), f"{PAPER}{paper.FIGURES[6]}.")
 
 
-def _figure_7(entries: Sequence[Entry]) -> str:
-    mine = [entry for entry in entries if "merge_size" in entry.settings]
-    if len({entry.settings["merge_size"] for entry in mine}) < 2:
+def _figure_7(methods: Sequence[MergedMethod]) -> str:
+    own = [method for method in methods if "merge_size" in method.settings]
+    if len({method.settings["merge_size"] for method in own}) < 2:
         return ""
-    benchmarks = list(dict.fromkeys(name for entry in mine for name in entry.accuracy))
-    rows = [
-        [
-            entry.name,
-            str(entry.settings["merge_size"]),
-            share(entry.kept),
-            *(percent(entry.right(benchmark)) for benchmark in benchmarks),
-        ]
-        for entry in sorted(mine, key=lambda entry: entry.settings["merge_size"])
-    ]
-    heading = ["method", "G", "kept", *benchmarks]
-    return section("Figure 7", table(heading, rows), f"{THEIRS}{paper.FIGURES[7]}.")
+    own.sort(key=lambda method: method.settings["merge_size"])
+    accuracies: Columns = {name: _accuracy(name) for each in own for name in each.accuracy}
+    columns = {"G": _setting("merge_size")} | KEPT | accuracies
+    return _table("Figure 7", own, columns, note=f"{PAPER}{paper.FIGURES[7]}.")
 
 
-def _others(entries: Sequence[Entry]) -> str:
+def _other_benchmarks(methods: Sequence[MergedMethod]) -> str:
     """Benchmarks that the paper does not have."""
-    known = {"avut", "videomme", "shortvid", "worldsense"}
-    names = list(dict.fromkeys(name for e in entries for name in e.accuracy if name not in known))
-    if not names:
-        return ""
-    rows = [
-        [entry.name, *_budget(entry), *(percent(_overall(entry, name)) for name in names)]
-        for entry in entries
-    ]
-    heading = ["method", "kept", "operations, eq. 9", *names]
-    return section("Other questions", table(heading, rows))
 
+    def score(benchmark: str) -> Callable[[MergedMethod], str]:
+        def cell(method: MergedMethod) -> str:
+            grouped = _get(method.accuracy, (benchmark, "mean of groups"))
+            return percent(method.accuracy_of(benchmark) if grouped is None else grouped)
 
-def _overall(entry: Entry, benchmark: str) -> float | None:
-    grouped = _dig(entry.accuracy, (benchmark, "mean of groups"))
-    return entry.right(benchmark) if grouped is None else grouped
+        return cell
+
+    known = {*TABLE_1, "worldsense"}
+    columns = {name: score(name) for each in methods for name in each.accuracy if name not in known}
+    return _table("Other questions", methods, BUDGET | columns) if columns else ""

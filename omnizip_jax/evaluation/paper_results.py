@@ -1,8 +1,8 @@
-"""The paper's own figures, to be shown beside ours and marked as theirs.
+"""The paper's published results.
 
 Tao et al., OmniZip: Audio-Guided Dynamic Token Compression for Fast Omnimodal Large Language
-Models: Tables 1, 2, 3 and 6, copied by hand. "-" is what they left out (out of memory). Figures 4,
-6 and 7 are pictures: what the text says about them is in ``FIGURES``.
+Models: Tables 1, 2, 3 and 6, copied by hand. "-" marks results that the paper omits (out of
+memory). Figures 4, 6 and 7 print no numbers; ``FIGURES`` has the statements of the text.
 """
 
 from __future__ import annotations
@@ -110,9 +110,8 @@ TABLE_6: Rows = {
 }
 
 FIGURES = {
-    4: "7B, WorldSense: pruning either modality too hard costs accuracy; OmniZip lies above the "
-    "others at every ratio (a picture, no numbers printed)",
-    6: "7B: prefill 2.7 to 3.8 times as fast as with all tokens (of a picture)",
-    7: "7B at 45 %: G = 3 is best but for AVUT, where larger ones are (a picture, no numbers "
-    "printed)",
+    4: "7B, WorldSense: pruning either modality too hard costs accuracy; OmniZip is above the "
+    "others at every ratio (a plot without numbers)",
+    6: "7B: prefill 2.7 to 3.8 times as fast as with all tokens (read from a plot)",
+    7: "7B at 45 %: G = 3 is best except on AVUT, where larger values are (a plot without numbers)",
 }

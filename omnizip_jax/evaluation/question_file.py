@@ -1,4 +1,4 @@
-"""Questions about videos as they are kept in a file: one JSON object a line."""
+"""Questions about videos, from a file with one JSON object a line, or one prompt for all videos."""
 
 from __future__ import annotations
 
@@ -7,28 +7,23 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-RESULTS = (
-    "method",
-    "seed",
-    "reply",
-    "correct",
-    "tokens",
-    "cost",
-    "error",
-)  # columns of the results
+RESULT_COLUMNS = ("method", "seed", "reply", "correct", "tokens", "cost", "error")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-SHOWN = 10  # bad lines that an error names
+VIDEO_LIST = ".txt"  # suffix of a list of videos
+VIDEO_SUFFIXES = (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg")
+VIDEO_SUFFIXES += (".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv")  # searched for in folders
+MAX_REPORTED = 10  # problems that an error message lists
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _LETTERED = re.compile(r"\(?([A-Z])\s*[.):]")
 
 
-class BadQuestions(ValueError):
-    """Lines of a file that cannot be asked; names all of them."""
+class InvalidQuestions(ValueError):
+    """Invalid lines of a file of questions."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +31,13 @@ class Question:
     """A question about a video.
 
     Attributes:
-        id: tells it from the others of its file.
-        video: path or URL, as a reader of files takes it.
-        text: the question in words.
-        options: what there is to choose from; () for a free answer.
-        answer: the letter of the right option, or the words of a free answer; None if unknown.
-        start, end: only this part of the video, seconds.
-        columns: the line as it stands, to be carried into the results.
+        id: unique within its file.
+        video: path or URL.
+        text: the question.
+        options: the choices; () for a free answer.
+        answer: the letter of the right option, or the text of a free answer; None if unknown.
+        start, end: the part of the video that is read, seconds.
+        columns: the line as it was read; copied into the results.
     """
 
     id: str
@@ -56,7 +51,7 @@ class Question:
 
     @property
     def clip(self) -> tuple[str, float, float | None]:
-        """What questions share that are asked about the same part of the same video."""
+        """The part of a video; questions with the same clip share its encoding."""
         return self.video, self.start, self.end
 
     @property
@@ -70,12 +65,12 @@ class Question:
 
 
 def read_questions(path: str | os.PathLike[str]) -> list[Question]:
-    """All questions of a file, in its order; paths of videos count from where the file lies.
+    """All questions of a file, in order; relative paths of videos start at the file's folder.
 
     Raises:
-        BadQuestions: lines that are not JSON objects, lack an id, a video or a question, have
-            options without an answer, an id twice, or a column that belongs to the results. A
-            missing video is not looked for.
+        InvalidQuestions: lines that are not JSON objects, lack an id, a video or a question, have
+            options without an answer, a repeated id, or a column that belongs to the results.
+            Whether a video exists is not checked.
         OSError: the file cannot be read.
     """
     path = Path(path)
@@ -95,44 +90,41 @@ def read_questions(path: str | os.PathLike[str]) -> list[Question]:
                 first[question.id] = number
                 out.append(question)
     if problems:
-        more = len(problems) - SHOWN
-        shown = problems[:SHOWN] + ([f"and {more} lines more"] if more > 0 else [])
-        raise BadQuestions("\n".join(shown))
+        raise InvalidQuestions(_listed(problems, " lines"))
     if not out:
-        raise BadQuestions(f"{path}: no question in it; write one JSON object a line")
+        raise InvalidQuestions(f"{path}: no question in it; write one JSON object a line")
     return out
 
 
 def write_questions(questions: Iterable[dict[str, Any]], path: str | os.PathLike[str]) -> int:
-    """Write one line for each; returns how many there were."""
+    """Write one line for each question; returns the number of lines."""
     lines = [json.dumps(question, ensure_ascii=False) + "\n" for question in questions]
     Path(path).write_text("".join(lines), encoding="utf-8")
     return len(lines)
 
 
 def parse_question(columns: dict[str, Any], folder: Path) -> Question:
-    """The question of one line.
-
-    Raises:
-        ValueError: see ``read_questions``.
-    """
-    taken = sorted(set(columns) & set(RESULTS))
+    """The question of one line; ``ValueError`` as for ``read_questions``."""
+    taken = sorted(set(columns) & set(RESULT_COLUMNS))
     if taken:
         raise ValueError(f"the columns {', '.join(taken)} belong to the results: rename them")
     for name in ("video", "question"):
-        if not isinstance(columns.get(name), str) or not columns[name].strip():
-            raise ValueError(f"{name!r} must be a text, got {columns.get(name)!r}")
-    name = columns.get("id")
-    if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
-        raise ValueError(f"'id' must be a text or a whole number, got {name!r}")
-    options = _options(columns.get("options"))
-    start = _seconds("start", columns.get("start"))
-    end = _seconds("end", columns.get("end"))
+        _expect(name, columns.get(name), "a text", _is_text(columns.get(name)))
+    name, options = columns.get("id"), columns.get("options")
+    valid = isinstance(name, str | int) and not isinstance(name, bool) and name != ""
+    _expect("id", name, "a text or a whole number", valid)
+    if options is not None:
+        valid = isinstance(options, list) and all(isinstance(each, str) for each in options)
+        valid = valid and 2 <= len(options) <= len(LETTERS)
+        _expect("options", options, "a list of 2 to 26 texts", valid)
+    options = tuple(options or ())
+    start, end = (_seconds(name, columns.get(name)) for name in ("start", "end"))
     if end is not None and end <= (start or 0.0):
-        raise ValueError(f"'end' must lie behind 'start', got {end:g} and {start or 0.0:g}")
+        raise ValueError(f"'end' must be after 'start', got {end:g} and {start or 0.0:g}")
+    video = columns["video"]
     return Question(
         id=str(name),
-        video=_source(columns["video"], folder),
+        video=video if is_remote(video) or video.startswith("~") else str(folder / video),
         text=columns["question"],
         options=options,
         answer=_answer(columns.get("answer"), options),
@@ -147,6 +139,81 @@ def is_remote(video: str) -> bool:
     return _URL.match(video) is not None
 
 
+def caption_questions(sources: Sequence[str], prompt: str) -> list[Question]:
+    """The same question about each video; its id is the video's path.
+
+    Args:
+        sources: videos, URLs, folders that are searched recursively, and text files ``NAME.txt``
+            with a path or URL a line, relative to the file's folder.
+        prompt: the question.
+
+    Raises:
+        ValueError: a source that does not exist, a folder without videos, a list that is empty or
+            cannot be read, a name that is not UTF-8, or a video named twice. Whether the videos of
+            a list exist is not checked.
+    """
+    first: dict[str, str] = {}
+    problems = []
+    for video, place in (found for source in sources for found in _videos(source)):
+        if video in first:
+            problems.append(f"{place}: {video} is named a second time, first by {first[video]}")
+        elif video.encode(errors="replace").decode() != video:  # other bytes are surrogates
+            problems.append(f"{place}: the name {video!r} is not UTF-8: rename the file")
+        first.setdefault(video, place)
+    if problems:
+        raise ValueError(_listed(problems))
+    return [
+        parse_question({"id": video, "video": video, "question": prompt}, Path()) for video in first
+    ]
+
+
+def _videos(source: str) -> Iterator[tuple[str, str]]:
+    """The videos of a source, each with the place that names it."""
+    path = Path(source).expanduser()
+    if is_remote(source):
+        yield source, "the command line"
+    elif path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
+        found = [file for file in files if not file.name.startswith(".") and file.is_file()]
+        if not found:
+            raise ValueError(f"{source}: no video in this folder ({', '.join(VIDEO_SUFFIXES)})")
+        yield from ((str(file), source) for file in found)
+    elif not path.is_file():
+        raise ValueError(f"{source}: no such video, list or folder")
+    elif path.suffix.lower() == VIDEO_LIST:
+        yield from _videos_of_list(path)
+    else:
+        yield str(path), "the command line"
+
+
+def _videos_of_list(path: Path) -> Iterator[tuple[str, str]]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: the list of videos cannot be read ({error})") from error
+    named = {number: line.strip() for number, line in enumerate(lines, 1) if line.strip()}
+    if not named:
+        raise ValueError(f"{path}: names no video: write a path or URL a line")
+    for number, line in named.items():
+        video = line if is_remote(line) else str(path.parent / Path(line).expanduser())
+        yield video, f"{path}, line {number}"
+
+
+def _listed(problems: Sequence[str], unit: str = "") -> str:
+    """The first problems, a line each, and the number of the others."""
+    more = len(problems) - MAX_REPORTED
+    return "\n".join([*problems[:MAX_REPORTED], *[f"and {more} more{unit}"] * (more > 0)])
+
+
+def _expect(name: str, value: Any, expected: str, valid: bool) -> None:
+    if not valid:
+        raise ValueError(f"{name!r} must be {expected}, got {value!r}")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
 def _decoded(line: bytes) -> dict[str, Any]:
     try:
         columns = json.loads(line)
@@ -157,48 +224,24 @@ def _decoded(line: bytes) -> dict[str, Any]:
     return columns
 
 
-def _source(video: str, folder: Path) -> str:
-    if is_remote(video) or video.startswith("~"):
-        return video
-    return str(folder / video)  # an absolute path stays as it is
-
-
-def _options(options: Any) -> tuple[str, ...]:
-    if options is None:
-        return ()
-    if (
-        not isinstance(options, list)
-        or not all(isinstance(option, str) for option in options)
-        or not 2 <= len(options) <= len(LETTERS)
-    ):
-        raise ValueError(f"'options' must be a list of 2 to 26 texts, got {options!r}")
-    return tuple(options)
-
-
 def _answer(answer: Any, options: tuple[str, ...]) -> str | None:
-    """The letter of an option, or the words of a free answer."""
+    """The letter of an option, or the text of a free answer."""
     if answer is None and not options:
         return None
-    if not isinstance(answer, str) or not answer.strip():
-        raise ValueError(f"options without an answer: 'answer' must be a text, got {answer!r}")
-    if not options:
-        return answer
-    letters = LETTERS[: len(options)]
-    letter = answer.strip().upper()
-    if len(letter) == 1 and letter in letters:
-        return letter
-    if options.count(answer) == 1:
-        return letters[options.index(answer)]
-    raise ValueError(
-        f"'answer' must be a letter from A to {letters[-1]} or one of the options, got {answer!r}"
-    )
+    expected = "a text" + " (there are options)" * bool(options)
+    _expect("answer", answer, expected, _is_text(answer))
+    letters, letter = LETTERS[: len(options)], str(answer).strip().upper()
+    if not options or (len(letter) == 1 and letter in letters):
+        return letter if options else answer
+    valid = options.count(answer) == 1
+    _expect("answer", answer, f"a letter from A to {letters[-1]} or one of the options", valid)
+    return letters[options.index(answer)]
 
 
 def _seconds(name: str, value: Any) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{name!r} must be seconds from the start of the video, got {value!r}")
-    if value < 0:
-        raise ValueError(f"{name!r} must be seconds from the start of the video, got {value!r}")
+    valid = isinstance(value, int | float) and not isinstance(value, bool)
+    valid = valid and math.isfinite(value) and value >= 0
+    _expect(name, value, "seconds from the start of the video", valid)
     return float(value)

@@ -1,111 +1,261 @@
-"""The report of one run: what it got right, what it kept, what it took, and where."""
+"""Summary and report of one run, from its files: accuracy, tokens kept, operations, seconds."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from omnizip_jax.evaluation.confidence_intervals import mean_over, median_of
+from omnizip_jax.evaluation.dataset_readers import BENCHMARKS
+from omnizip_jax.evaluation.decoder_cost import paper_operations, prefill_operations
 from omnizip_jax.evaluation.markdown_tables import (
+    aligned_table,
     difference,
-    lined_up,
     percent,
     seconds_with_interval,
     section,
     share,
     size,
-    table,
     tera,
     with_interval,
 )
-from omnizip_jax.evaluation.result_files import write_whole
-from omnizip_jax.evaluation.summary import STAGES, summarise
+from omnizip_jax.evaluation.result_files import read_rows, read_run, read_times, write_atomically
+from omnizip_jax.models.config import TextConfig
 
+Row = dict[str, Any]
 Summary = dict[str, Any]
+OWN = "questions"  # the benchmark of rows without one
+STAGES = ("media", "encoders", "prefill", "first token", "decoding", "latency")
+SHARES = {
+    "planned": "planned, at most",
+    "kept": "kept",
+    "audio": "of audio",
+    "video": "of video",
+    "kept_with_text": "with text",
+    "by_layer": "mean over layers",
+    "by_layer_with_text": "mean over layers, with text",
+}
+COUNTS = {
+    "paper_operations": "eq. 9 of the paper",
+    "operations": "true count",
+    "seats_operations": "as SEATS counts",
+}
 
 
 def write_report(path: str | os.PathLike[str]) -> Path:
     """Write ``NAME.report.json`` and ``NAME.report.md`` beside the rows; returns the latter."""
     path, summary = Path(path), summarise(path)
-    write_whole(path.with_suffix(".report.json"), json.dumps(summary, indent=1) + "\n")
+    write_atomically(path.with_suffix(".report.json"), json.dumps(summary, indent=1) + "\n")
     target = path.with_suffix(".report.md")
-    write_whole(target, lined_up(markdown(summary)) + "\n")
+    write_atomically(target, markdown(summary) + "\n")
     return target
 
 
-def markdown(summary: Summary) -> str:
-    """A run's report."""
-    run, methods = summary["run"], summary["methods"]
-    title = (
-        f"# {run['name']}\n\nProtocol {run['protocol']}, {run['dtype']}, weights {run['weights']}"
-    )
-    parts = [title, *_accuracy(summary), _kept(methods), _operations(methods), _seconds(summary)]
-    return "\n\n".join([*parts, _where(summary)])
+def summarise(path: str | os.PathLike[str]) -> Summary:
+    """The summary of a run.
+
+    Args:
+        path: of the rows, ``NAME.jsonl``.
+
+    Returns:
+        Settings, machines, peak memory, and for each method: questions, errors, accuracy by
+        benchmark and category with intervals, paired differences from the first method, shares
+        kept (planned and measured), three counts of operations, seconds by stage.
+
+    Raises:
+        ValueError: ``path`` is not a file of results, or has no row.
+    """
+    run, rows, times = read_run(path), read_rows(path), read_times(path)
+    if not rows:
+        raise ValueError(f"{path}: no row in it yet")
+    by_method = {name: [row for row in rows if row["method"] == name] for name in run["methods"]}
+    by_method = {name: own for name, own in by_method.items() if own}
+    first = next(iter(by_method))
+    timed = [line for line in times if "peak bytes" in line]
+    methods = {}
+    for name, own in by_method.items():
+        seconds = [line["seconds"] for line in timed if line["method"] == name]
+        methods[name] = {
+            "settings": run["methods"][name],
+            "questions": len({row["id"] for row in own}),
+            "seeds": len({row["seed"] for row in own}),
+            "errors": sum(row["error"] is not None for row in own),
+            "accuracy": _accuracy(own),
+            "minus first": {} if name == first else _difference(own, by_method[first]),
+            **_cost([row for row in own if row["error"] is None], TextConfig(**run["decoder"])),
+            "seconds": {
+                stage: _median(line[stage] for line in seconds) for stage in STAGES if seconds
+            },
+        }
+    return {
+        "run": {"name": Path(path).stem, **run},
+        "sessions": [line["session"] for line in times if "session" in line],
+        "peak bytes": {
+            stage: max(line["peak bytes"][stage] for line in timed)
+            for stage in ("encoders", "prefill", "decoding")
+            if timed
+        },
+        "first": first,
+        "methods": methods,
+    }
 
 
-def _accuracy(summary: Summary) -> list[str]:
-    """A table for each benchmark, with its categories."""
-    methods, first = summary["methods"], summary["first"]
-    benchmarks = dict.fromkeys(b for each in methods.values() for b in each["accuracy"])
-    out = []
-    for benchmark in benchmarks:
-        found = {name: each["accuracy"].get(benchmark) for name, each in methods.items()}
-        found = {name: accuracy for name, accuracy in found.items() if accuracy}
-        categories = dict.fromkeys(c for each in found.values() for c in each["categories"])
-        grouped = any("mean of groups" in each for each in found.values())
-        compared = len(found) > 1
-        heading = ["method", "questions", *categories, "all (95 %)"]
-        heading += ["mean of groups"] * grouped + [f"minus {first} (95 %)"] * compared
-        rows = []
-        for name, accuracy in found.items():
-            cells = [accuracy["categories"].get(category) for category in categories]
-            row = [name, str(accuracy["questions"])]
-            row += [percent(cell["mean"] if cell else None) for cell in cells]
-            row += [with_interval(accuracy)]
-            row += [percent(accuracy.get("mean of groups"))] * grouped
-            row += [difference(methods[name]["minus first"].get(benchmark))] * compared
-            rows.append(row)
-        errors = sum(each["errors"] for each in methods.values())
-        note = f"{errors} rows hold an error and count as wrong." if errors else ""
-        out.append(section(f"Right answers, {benchmark}, %", table(heading, rows), note))
+def _accuracy(rows: Sequence[Row]) -> dict[str, Any]:
+    """Accuracy by benchmark: over all its questions, by category, and by groups if it has any."""
+    out: dict[str, Any] = {}
+    for benchmark, own in _scored_by_benchmark(rows).items():
+        categories = _split(own, "category", None)
+        means = {category: _mean(part) for category, part in categories.items()}
+        out[benchmark] = _mean(own) | {"categories": means}
+        if benchmark in BENCHMARKS and BENCHMARKS[benchmark].grouped:
+            groups = [_split(part, "category", "") for part in _split(own, "group", "").values()]
+            of_groups = [np.mean([_mean(x)["mean"] for x in each.values()]) for each in groups]
+            out[benchmark]["mean of groups"] = float(np.mean(of_groups))
     return out
 
 
-def _kept(methods: dict[str, Any]) -> str:
-    names = {
-        "planned": "planned, at most",
-        "kept": "kept",
-        "audio": "of the sound",
-        "video": "of the picture",
-        "kept_with_text": "with text",
-        "by_layer": "over the layers",
-        "by_layer_with_text": "over the layers, with text",
+def _difference(rows: Sequence[Row], reference: Sequence[Row]) -> dict[str, Any]:
+    """Mean difference from the reference on the same questions, by benchmark."""
+    others = _by_question([row for row in reference if row["correct"] is not None])
+    out = {}
+    for benchmark, own in _scored_by_benchmark(rows).items():
+        shared = {key: value for key, value in _by_question(own).items() if key in others}
+        if shared:
+            values = [correct - others[key][0] for key, (correct, _) in shared.items()]
+            clips = [clip for _, clip in shared.values()]
+            out[benchmark] = dataclasses.asdict(mean_over(values, clips))
+    return out
+
+
+def _scored_by_benchmark(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    return _split([row for row in rows if row["correct"] is not None], "benchmark", OWN)
+
+
+def _split(rows: Sequence[Row], column: str, default: str | None) -> dict[str, list[Row]]:
+    """Rows by the value of a column; rows without it by ``default``, or omitted if it is None."""
+    out: dict[str, list[Row]] = {}
+    for row in rows:
+        key = row.get(column, default)
+        if key is not None:
+            out.setdefault(str(key), []).append(row)
+    return out
+
+
+def _by_question(rows: Sequence[Row]) -> dict[str, tuple[float, str]]:
+    """For each question the accuracy over seeds, and its clip."""
+    return {
+        key: (float(np.mean([row["correct"] for row in own])), own[0]["video"])
+        for key, own in _split(rows, "id", None).items()
     }
+
+
+def _mean(rows: Sequence[Row]) -> dict[str, Any]:
+    values, clips = zip(*_by_question(rows).values(), strict=True)
+    return dataclasses.asdict(mean_over(values, clips))
+
+
+def _median(values: Iterable[float]) -> dict[str, float]:
+    return dataclasses.asdict(median_of(list(values)))
+
+
+def _cost(rows: Sequence[Row], decoder: TextConfig) -> dict[str, Any]:
+    """Shares kept, operations, and operations as shares of those of the uncompressed prompt."""
+    if not rows:
+        return {"kept": {}, "operations": {}}
+    tokens, costs = [row["tokens"] for row in rows], [row["cost"] for row in rows]
+    media = [each["audio"] + each["video"] for each in tokens]
+    prompt = [n + each["text"] for n, each in zip(media, tokens, strict=True)]
+    pairs = zip(tokens, media, strict=True)
+    shares = {name: [each[name] for each in costs] for name in SHARES if name != "planned"}
+    shares = {"planned": [each["planned"] / max(n, 1) for each, n in pairs]} | shares
+    true = [prefill_operations(decoder, [n] * decoder.layers) for n in prompt]
+    full = {
+        "paper_operations": [paper_operations(decoder, [n] * decoder.layers) for n in media],
+        "operations": true,
+        "seats_operations": [x / 2 for x in true],
+    }
+    return {
+        "kept": {
+            name: {"mean": float(np.mean(values)), **_median(values)}
+            for name, values in shares.items()
+        },
+        "operations": {
+            name: {
+                **_median(each[name] for each in costs),
+                "share": _median(each[name] / n for each, n in zip(costs, counts, strict=True)),
+            }
+            for name, counts in full.items()
+        },
+        "cache bytes": _median(each["cache_bytes"] for each in costs),
+    }
+
+
+def markdown(summary: Summary) -> str:
+    """The report of a summary."""
+    run, methods = summary["run"], summary["methods"]
+    title = f"Protocol {run['protocol']}, {run['dtype']}, weights {run['weights']}"
+    benchmarks = dict.fromkeys(name for each in methods.values() for name in each["accuracy"])
+    return "\n\n".join(
+        [
+            f"# {run['name']}\n\n{title}",
+            *(_accuracy_section(summary, benchmark) for benchmark in benchmarks),
+            _kept_section(methods),
+            _operations_section(methods),
+            _seconds_section(summary),
+            _hardware_section(summary),
+        ]
+    )
+
+
+def _accuracy_section(summary: Summary, benchmark: str) -> str:
+    methods, first = summary["methods"], summary["first"]
+    found = {name: each["accuracy"].get(benchmark) for name, each in methods.items()}
+    found = {name: accuracy for name, accuracy in found.items() if accuracy}
+    categories = dict.fromkeys(c for each in found.values() for c in each["categories"])
+    grouped = any("mean of groups" in each for each in found.values())
+    compared = len(found) > 1
+    heading = ["method", "questions", *categories, "all (95 %)"]
+    heading += ["mean of groups"] * grouped + [f"minus {first} (95 %)"] * compared
+    rows = []
+    for name, accuracy in found.items():
+        cells = [accuracy["categories"].get(category) for category in categories]
+        row = [name, str(accuracy["questions"])]
+        row += [percent(cell["mean"] if cell else None) for cell in cells]
+        row += [with_interval(accuracy)]
+        row += [percent(accuracy.get("mean of groups"))] * grouped
+        row += [difference(methods[name]["minus first"].get(benchmark))] * compared
+        rows.append(row)
+    errors = sum(each["errors"] for each in methods.values())
+    note = f"{errors} rows hold an error and count as wrong." if errors else ""
+    return section(f"Accuracy, {benchmark}, %", aligned_table(heading, rows), note)
+
+
+def _kept_section(methods: dict[str, Any]) -> str:
     rows = [
-        [name, *(share(each["kept"].get(key, {}).get("mean")) for key in names)]
+        [name, *(share(each["kept"].get(key, {}).get("mean")) for key in SHARES)]
         for name, each in methods.items()
     ]
     note = (
-        "Shares of the tokens of sound and picture that enter the decoder, mean over the "
-        "questions; over the layers: averaged, as stages inside the decoder drop more."
+        "Shares of the audio and video tokens that enter the decoder, mean over the questions. The "
+        "mean over layers is lower for methods that prune inside the decoder."
     )
-    return section("Kept", table(["method", *names.values()], rows), note)
+    return section("Kept", aligned_table(["method", *SHARES.values()], rows), note)
 
 
-def _operations(methods: dict[str, Any]) -> str:
-    counts = {
-        "paper_operations": "eq. 9 of the paper",
-        "operations": "true count",
-        "seats_operations": "as SEATS counts",
-    }
+def _operations_section(methods: dict[str, Any]) -> str:
     heading = ["method"]
-    for name in counts.values():
+    for name in COUNTS.values():
         heading += [f"{name}, 10^12", "of all tokens"]
     rows = []
     for name, each in methods.items():
         row = [name]
-        for key in counts:
+        for key in COUNTS:
             count = each["operations"].get(key, {})
             row += [tera(count.get("median")), share(count.get("share", {}).get("median"))]
         rows.append([*row, size(each.get("cache bytes", {}).get("median"))])
@@ -114,30 +264,31 @@ def _operations(methods: dict[str, Any]) -> str:
         "text, grouped-query and causal attention, three matrices, the first token's logits. "
         "SEATS: the same with a multiply-add as one."
     )
-    return section("Operations and cache", table([*heading, "keys and values"], rows), note)
+    heading.append("keys and values")
+    return section("Operations and cache", aligned_table(heading, rows), note)
 
 
-def _seconds(summary: Summary) -> str:
+def _seconds_section(summary: Summary) -> str:
     rows = [
         [name, *(seconds_with_interval(each["seconds"].get(stage)) for stage in STAGES)]
         for name, each in summary["methods"].items()
     ]
-    apart = all(session["one by one"] for session in summary["sessions"])
     note = (
-        "Medians with 95 % intervals, for one question by itself: what questions share is in each. "
-        "Prefill: compression, clip and question; first token: encoders and prefill; latency: all. "
-        "The first of its shape takes longer: it is compiled. "
+        "Medians with 95 % intervals, as if each question were asked alone. Prefill: compression, "
+        "clip and question; first token: encoders and prefill; latency: all. The first clip of a "
+        "shape includes compilation. "
     )
-    note += (
-        "One clip at a time."
-        if apart
-        else "Clips were read while others were asked about, which disturbs these times: "
-        "`--one-by-one` does not."
-    )
-    return section("Seconds", table(["method", *STAGES], rows), note)
+    if all(session["one by one"] for session in summary["sessions"]):
+        note += "One clip at a time."
+    else:
+        note += (
+            "Clips were prepared while questions were answered, which disturbs these times: "
+            "`--one-by-one` does not."
+        )
+    return section("Seconds", aligned_table(["method", *STAGES], rows), note)
 
 
-def _where(summary: Summary) -> str:
+def _hardware_section(summary: Summary) -> str:
     lines = []
     for session in summary["sessions"]:
         versions = ", ".join(f"{name} {version}" for name, version in session["versions"].items())
@@ -146,9 +297,7 @@ def _where(summary: Summary) -> str:
             f"{session['system']}; {versions}"
         )
     if summary["peak bytes"]:
-        what = summary["sessions"][-1]["memory"] if summary["sessions"] else "memory"
-        peaks = ", ".join(
-            f"after {stage} {size(peak)}" for stage, peak in summary["peak bytes"].items()
-        )
-        lines.append(f"- Peak of the {what} so far, over all clips and methods: {peaks}")
-    return section("Where", "\n".join(lines))
+        kind = summary["sessions"][-1]["memory"] if summary["sessions"] else "memory"
+        peaks = ", ".join(f"after {name} {size(n)}" for name, n in summary["peak bytes"].items())
+        lines.append(f"- Peak of the {kind}, over all clips and methods: {peaks}")
+    return section("Hardware", "\n".join(lines))

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from omnizip_jax.evaluation.operations import prefill_operations
+from omnizip_jax.evaluation.decoder_cost import prefill_operations
 from omnizip_jax.inference.context import Context
 from omnizip_jax.types import Window
 

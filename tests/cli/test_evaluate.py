@@ -32,7 +32,7 @@ def evaluate(folder, *more: str) -> int:
 def test_from_questions_to_a_report(asked, capsys):
     assert evaluate(asked, "--method", "all", "--set", "keep=1") == 0
     out = re.sub(" +", " ", capsys.readouterr().out)
-    assert "## Right answers, videomme, %" in out and "| all:keep=1 | 2 |" in out
+    assert "## Accuracy, videomme, %" in out and "| all:keep=1 | 2 |" in out
     rows = [json.loads(line) for line in (asked / "r.jsonl").read_text().splitlines()]
     assert [row["method"] for row in rows] == ["all:keep=1"] * 2
     assert [row["id"] for row in rows] == ["001-1", "001-2"]
@@ -72,7 +72,7 @@ def test_bad_questions_and_runs(asked, capsys):
     (asked / "q.jsonl").unlink()
     assert evaluate(asked) == 1 and "q.jsonl" in capsys.readouterr().err
     assert main(["report", str(asked / "no.jsonl")]) == 1
-    assert "does not say what was run" in capsys.readouterr().err
+    assert "settings of the run cannot be read" in capsys.readouterr().err
 
 
 def test_missing_videos_are_counted(asked, capsys):

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.accuracy_questions import quiz
 from omnizip_jax.compression import AllTokens, Method, OmniZipConfig
-from omnizip_jax.evaluation.evaluator import Engine, Settings
+from omnizip_jax.evaluation.evaluator import EvaluationSettings, Evaluator
 from omnizip_jax.evaluation.protocols import PROTOCOLS
 from omnizip_jax.evaluation.question_file import read_questions, write_questions
 
@@ -54,14 +54,15 @@ def questions(folder):
 
 
 @pytest.fixture(scope="session")
-def engine(small):
+def evaluator(small):
     """The small model with all tokens and with 45 %."""
-    return make_engine(small, {"all": AllTokens(), "omnizip": OmniZipConfig(keep=0.45)})
+    return make_evaluator(small, {"all": AllTokens(), "omnizip": OmniZipConfig(keep=0.45)})
 
 
-def make_engine(params: Any, methods: dict[str, Method], **settings: Any) -> Engine:
-    return Engine(
-        params, Settings(methods, PROTOCOLS["authors"], **{"max_new_tokens": 4, **settings})
+def make_evaluator(params: Any, methods: dict[str, Method], **settings: Any) -> Evaluator:
+    return Evaluator(
+        params,
+        EvaluationSettings(methods, PROTOCOLS["authors"], **{"max_new_tokens": 4, **settings}),
     )
 
 

@@ -6,7 +6,12 @@ import json
 
 import pytest
 
-from omnizip_jax.evaluation.dataset_readers import BENCHMARKS, Videos, parse_clock, read_benchmark
+from omnizip_jax.evaluation.dataset_readers import (
+    BENCHMARKS,
+    VideoIndex,
+    parse_timestamp,
+    read_benchmark,
+)
 from omnizip_jax.evaluation.question_file import read_questions, write_questions
 from tests.evaluation.dataset_layouts import LAYOUTS, write_layout
 
@@ -46,7 +51,7 @@ def test_videos_are_found_by_the_end_of_their_path(tmp_path):
     for path in ("a/1/clip.mp4", "b/1/clip.mp4", "b/x.mkv"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).touch()
-    find, root = Videos(tmp_path), tmp_path.resolve()
+    find, root = VideoIndex(tmp_path).find, tmp_path.resolve()
     assert find("/mnt/data/b/1/clip.mp4") == str(root / "b/1/clip.mp4")
     assert find("./a/1/clip.mp4") == str(root / "a/1/clip.mp4")
     assert find("x") == str(root / "b/x.mkv")
@@ -56,12 +61,12 @@ def test_videos_are_found_by_the_end_of_their_path(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("vqa", "[]", "no benchmark that is known"),
+        ("vqa", "[]", "unknown benchmark"),
         ("avut", "[{}]", "question 1 has no 'video_path'"),
         ("avut", '{"a": 1}', "not the annotations of avut"),
         ("worldsense", "[1]", "not the annotations of worldsense"),
         ("shortvid", "[]", "no question in it"),
-        ("shortvid", "[", "no JSON"),
+        ("shortvid", "[", "not JSON"),
         (
             "streamingbench",
             '[{"video_path": "a.mp4", "questions": [{"question": "", "options": [], "answer": "",'
@@ -85,4 +90,4 @@ def test_missing_files(tmp_path):
 
 @pytest.mark.parametrize(("text", "seconds"), [("00:01:52", 112), ("1:02", 62), ("7.5", 7.5)])
 def test_time_stamps(text, seconds):
-    assert parse_clock(text) == seconds
+    assert parse_timestamp(text) == seconds

@@ -18,10 +18,13 @@ import yaml
 
 import omnizip_jax
 from omnizip_jax.compression import METHODS, AllTokens, OmniZipConfig
-from omnizip_jax.evaluation.lmms import TASKS
-from omnizip_jax.evaluation.lmms import task_questions as asked
-from omnizip_jax.evaluation.lmms.request_parsing import Shown, parts_of
-from omnizip_jax.evaluation.lmms.settings import decoding_of, method_of
+from omnizip_jax.evaluation.lmms import TASKS, task_questions
+from omnizip_jax.evaluation.lmms.request_parsing import (
+    MediaPart,
+    make_method,
+    parse_messages,
+    parse_sampling,
+)
 from omnizip_jax.evaluation.protocols import PROTOCOLS
 from omnizip_jax.testbed.synthetic_clips import make_clip
 from tests.media import make as make_media
@@ -295,7 +298,10 @@ def test_a_device_for_each_process(make, monkeypatch):
     ("arguments", "message"),
     [
         ({"method": "some"}, "method=some: unknown; take one of"),
-        ({"kept": 0.3}, "kept: no argument of the model, and no setting of the method omnizip"),
+        (
+            {"kept": 0.3},
+            "kept: not an argument of the model, and not a setting of the method omnizip",
+        ),
         ({"keep": "much"}, "keep"),
         ({"batch_size": 4}, "--batch_size 1, not 4"),
         ({"use_audio": "no"}, "use_audio must be True or False"),
@@ -309,16 +315,18 @@ def test_bad_arguments(make, arguments, message):
 
 
 def test_settings():
-    assert method_of("all", {}) == AllTokens()
-    assert method_of("omnizip", {"keep": "None", "rho_audio": 0.4}) == OmniZipConfig(rho_audio=0.4)
-    assert decoding_of({}, 0).temperature == 0
-    sampled = decoding_of({"temperature": 0.7, "top_p": None, "num_beams": 1}, 3)
+    assert make_method("all", {}) == AllTokens()
+    assert make_method("omnizip", {"keep": "None", "rho_audio": 0.4}) == OmniZipConfig(
+        rho_audio=0.4
+    )
+    assert parse_sampling({}, 0).temperature == 0
+    sampled = parse_sampling({"temperature": 0.7, "top_p": None, "num_beams": 1}, 3)
     assert (sampled.temperature, sampled.top_p, sampled.seed) == (0.7, 1.0, 3)
-    assert decoding_of({"temperature": 0.7, "do_sample": False}, 0).temperature == 0
+    assert parse_sampling({"temperature": 0.7, "do_sample": False}, 0).temperature == 0
     with pytest.raises(ValueError, match="no beam search"):
-        decoding_of({"num_beams": 4}, 0)
+        parse_sampling({"num_beams": 4}, 0)
     with pytest.raises(ValueError, match="max_new_tokens"):
-        decoding_of({"max_new_tokens": -1}, 0)
+        parse_sampling({"max_new_tokens": -1}, 0)
 
 
 def test_no_setting_of_a_method_is_an_argument_of_the_model(make):
@@ -337,28 +345,31 @@ def turn(*content: Any, role: str = "user") -> dict[str, Any]:
 
 def test_parts_of_messages():
     told = turn({"type": "text", "text": "Be brief."}, role="system")
-    assert parts_of([told, turn(VIDEO, WHY)], "else") == ("Be brief.", [Shown("clip.mp4"), "Why?"])
-    assert parts_of([turn(WHY, VIDEO, WHY)], "else")[0] == "else"
-    (shown, _) = parts_of([turn(VIDEO | {"start_time": 3, "end_time": None}, WHY)], "")[1]
-    assert shown == Shown("clip.mp4", 3.0, None)
-    assert parts_of([turn({"url": "clip.mp4"}, WHY)], "")[1][0] == Shown("clip.mp4")
+    assert parse_messages([told, turn(VIDEO, WHY)], "else") == (
+        "Be brief.",
+        [MediaPart("clip.mp4"), "Why?"],
+    )
+    assert parse_messages([turn(WHY, VIDEO, WHY)], "else")[0] == "else"
+    (shown, _) = parse_messages([turn(VIDEO | {"start_time": 3, "end_time": None}, WHY)], "")[1]
+    assert shown == MediaPart("clip.mp4", 3.0, None)
+    assert parse_messages([turn({"url": "clip.mp4"}, WHY)], "")[1][0] == MediaPart("clip.mp4")
 
 
 @pytest.mark.parametrize(
     ("messages", "message"),
     [
-        ([turn({"type": "image", "url": "a.png"}, WHY)], "reads videos and sound"),
+        ([turn({"type": "image", "url": "a.png"}, WHY)], "reads videos and audio"),
         ([turn(VIDEO, WHY), turn(WHY, role="assistant"), turn(WHY)], "--num_fewshot 0"),
         ([turn(WHY, VIDEO)], "no question"),
         ([], "no question"),
         ([turn({"type": "video", "url": [1, 2]}, WHY)], "a video as list"),
         ([turn({"type": "audio", "url": {"bytes": b""}}, WHY)], "an audio as dict|a audio as dict"),
-        ([turn(VIDEO, role="system"), turn(WHY)], "system prompt is text"),
+        ([turn(VIDEO, role="system"), turn(WHY)], "system prompt must be text"),
     ],
 )
 def test_messages_that_are_refused(messages, message):
     with pytest.raises(ValueError, match=message):
-        parts_of(messages, "")
+        parse_messages(messages, "")
 
 
 def test_images_end_the_run(make):
@@ -413,34 +424,38 @@ def test_tasks(name, tmp_path, monkeypatch):
     ]
     monkeypatch.setenv("OMNIZIP_QUESTIONS", str(tmp_path))
     (tmp_path / row["file"]).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    first, second = asked.questions(Rows([row]))
+    first, second = task_questions.questions(Rows([row]))
     assert first.keys() == second.keys()
-    system, user = asked.messages(first)
+    system, user = task_questions.messages(first)
     assert system["content"][0]["text"] == protocol.system
-    assert parts_of([system, user], "") == (
+    assert parse_messages([system, user], "") == (
         protocol.system,
-        [Shown(str(tmp_path / "a.mp4"), 0.0, 4.0), asked.text(first)],
+        [MediaPart(str(tmp_path / "a.mp4"), 0.0, 4.0), task_questions.text(first)],
     )
-    assert "B. a man" in asked.text(first) and asked.text(second) == "What?"
-    assert asked.visual(first)[0]["video_end"] == 4 and asked.visual(second) == [
+    assert "B. a man" in task_questions.text(first) and task_questions.text(second) == "What?"
+    assert task_questions.visual(first)[0]["video_end"] == 4 and task_questions.visual(second) == [
         str(tmp_path / "b.mp4")
     ]
-    right = [asked.score(first, ["B"]), asked.score(first, ["A"]), asked.score(first, [""])]
+    right = [
+        task_questions.score(first, ["B"]),
+        task_questions.score(first, ["A"]),
+        task_questions.score(first, [""]),
+    ]
     assert [each["accuracy"] for each in right] == [1.0, 0.0, 0.0]
-    assert asked.score(second, ["Red."]) == {"accuracy": 1.0}
+    assert task_questions.score(second, ["Red."]) == {"accuracy": 1.0}
 
 
 def test_task_files_that_are_refused(tmp_path, monkeypatch):
     rows = Rows([{"file": "avut.jsonl", "protocol": "authors"}])
     monkeypatch.delenv("OMNIZIP_QUESTIONS", raising=False)
     with pytest.raises(ValueError, match="OMNIZIP_QUESTIONS to the folder with avut"):
-        asked.questions(rows)
+        task_questions.questions(rows)
     monkeypatch.setenv("OMNIZIP_QUESTIONS", str(tmp_path))
     with pytest.raises(ValueError, match=r"avut.jsonl: there is no such file"):
-        asked.questions(rows)
+        task_questions.questions(rows)
     (tmp_path / "avut.jsonl").write_text('{"id": 1, "video": "a.mp4", "question": "What?"}\n')
     with pytest.raises(ValueError, match=r"cannot be scored: \['1'\]"):
-        asked.questions(rows)
+        task_questions.questions(rows)
 
 
 def test_nothing_else_needs_lmms_eval_or_torch():

@@ -15,8 +15,8 @@ import pytest
 from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.evaluation.lmms import TASKS
 from omnizip_jax.evaluation.question_file import read_questions, write_questions
-from omnizip_jax.evaluation.runner import by_clip
-from tests.evaluation.conftest import made_questions, make_engine
+from omnizip_jax.evaluation.runner import group_by_clip
+from tests.evaluation.conftest import made_questions, make_evaluator
 
 PYTHON = os.environ.get("LMMS_EVAL_PYTHON", "")
 KEEP = 0.25  # little enough for some wrong answers
@@ -37,9 +37,9 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def expected(folder, small):
     """What ``omnizip evaluate`` writes: id, reply, whether it is right."""
-    engine = make_engine(small, {"omnizip": OmniZipConfig(keep=KEEP)}, max_new_tokens=100)
-    groups = by_clip(read_questions(folder / "questions.jsonl"))
-    rows = [row for group in groups for row, _ in engine.rows(group)]
+    evaluator = make_evaluator(small, {"omnizip": OmniZipConfig(keep=KEEP)}, max_new_tokens=100)
+    groups = group_by_clip(read_questions(folder / "questions.jsonl"))
+    rows = [row for group in groups for row, _ in evaluator.evaluate(group)]
     print("\n", *(f"{row['id']}: {row['reply']!r} {row['correct']}\n" for row in rows))
     assert {row["correct"] for row in rows} == {True, False}
     return [(row["reply"], float(row["correct"])) for row in rows]

@@ -1,4 +1,4 @@
-"""A run on a local Ray cluster of two workers: the rows of one process, whoever is killed."""
+"""A run on a local Ray cluster of two workers gives the rows of one process."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import pytest
 
 from omnizip_jax.checkpoint.load import load, load_outline
 from omnizip_jax.compression import METHODS, OmniZipConfig
-from omnizip_jax.evaluation.cluster import evaluate_on_cluster
 from omnizip_jax.evaluation.question_file import read_questions, write_questions
 from omnizip_jax.evaluation.result_files import read_rows, read_times
-from omnizip_jax.evaluation.runner import evaluate
-from tests.evaluation.conftest import made_questions, make_engine
+from omnizip_jax.evaluation.runner import evaluate, evaluate_on_cluster
+from tests.evaluation.conftest import made_questions, make_evaluator
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[cluster]'")
 
@@ -39,13 +38,13 @@ def asked(tmp_path_factory):
 def whole(small, asked, tmp_path_factory):
     """The rows of one process."""
     path = tmp_path_factory.mktemp("one") / "results.jsonl"
-    evaluate(make_engine(small, METHOD), asked, path, checkpoint="small")
+    evaluate(make_evaluator(small, METHOD), asked, path, checkpoint="small")
     return path
 
 
 @pytest.fixture
 def outline(cache_folder):
-    return make_engine(load_outline("small", "float32"), METHOD)
+    return make_evaluator(load_outline("small", "float32"), METHOD)
 
 
 def workers() -> list[psutil.Process]:
@@ -57,46 +56,42 @@ def workers() -> list[psutil.Process]:
     ]
 
 
-def came(path: Path) -> int:
-    """Rows on the disk, in their turn or before it."""
-    files = (path, path.with_suffix(".early.jsonl"))
-    return sum(len(file.read_bytes().splitlines()) for file in files if file.exists())
+def lines_of(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines(keepends=True) if path.exists() else []
 
 
-def test_a_killed_worker_costs_its_batches_only(asked, whole, outline, tmp_path):
+def test_rows_after_a_worker_is_killed(asked, whole, outline, tmp_path):
     path = tmp_path / "results.jsonl"
     killed = []
 
     def kill() -> None:
-        while not came(path):
+        while not lines_of(path):
             time.sleep(0.02)
-        at_work = workers()
-        killed.append((len(at_work), came(path)))
-        at_work[0].kill()
+        running = workers()
+        killed.append((len(running), len(lines_of(path))))
+        running[0].kill()
 
     thread = threading.Thread(target=kill)
     thread.start()
     evaluate_on_cluster(outline, LOAD, asked, path, workers=2, checkpoint="small")
     thread.join()
-    ((at_work, there),) = killed
-    assert at_work == 2 and there < len(read_rows(whole))
-    assert path.read_bytes() == whole.read_bytes()
+    ((running, written),) = killed
+    assert running == 2 and written < len(read_rows(whole))
+    assert sorted(lines_of(path)) == sorted(lines_of(whole))
     run = [file.with_suffix(".run.json").read_bytes() for file in (path, whole)]
     assert run[0] == run[1]
-    assert not path.with_suffix(".early.jsonl").exists()
     sessions = [line["session"] for line in read_times(path) if "session" in line]
     assert len(sessions) == 1 and sessions[0]["one by one"] is False
 
 
-def test_a_stopped_run_goes_on_elsewhere(asked, whole, outline, tmp_path):
-    """With what one process has written, and what came before its turn."""
+def test_a_run_of_one_process_is_resumed_on_a_cluster(asked, whole, outline, tmp_path):
+    """With its first 40 rows, a partial line, and its last rows."""
     path = tmp_path / "results.jsonl"
-    lines = whole.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[:40]) + lines[40][:9])
-    path.with_suffix(".early.jsonl").write_bytes(b"".join(lines[-2:]))
+    lines = lines_of(whole)
+    path.write_bytes(b"".join(lines[-2:] + lines[:40]) + lines[40][:9])
     path.with_suffix(".run.json").write_bytes(whole.with_suffix(".run.json").read_bytes())
     evaluate_on_cluster(outline, LOAD, asked, path, checkpoint="small", one_by_one=True)
-    assert path.read_bytes() == whole.read_bytes()
+    assert sorted(lines_of(path)) == sorted(lines)
     timed = [line for line in read_times(path) if "session" not in line]
     assert len(timed) == len(lines) - 42
 

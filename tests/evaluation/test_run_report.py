@@ -10,14 +10,13 @@ import pytest
 from omnizip_jax.compression import AllTokens, OmniZipConfig
 from omnizip_jax.evaluation import paper_results as paper
 from omnizip_jax.evaluation.dataset_readers import BENCHMARKS, read_benchmark
-from omnizip_jax.evaluation.markdown_tables import lined_up, table
-from omnizip_jax.evaluation.paper_comparison import side_by_side
+from omnizip_jax.evaluation.markdown_tables import aligned_table
+from omnizip_jax.evaluation.paper_comparison import compare_with_paper
 from omnizip_jax.evaluation.question_file import read_questions, write_questions
-from omnizip_jax.evaluation.run_report import write_report
+from omnizip_jax.evaluation.run_report import summarise, write_report
 from omnizip_jax.evaluation.runner import evaluate
-from omnizip_jax.evaluation.summary import summarise
 from omnizip_jax.testbed.synthetic_clips import make_clip
-from tests.evaluation.conftest import make_engine
+from tests.evaluation.conftest import make_evaluator
 from tests.evaluation.dataset_layouts import LAYOUTS, write_layout
 
 DECODER = {
@@ -174,7 +173,7 @@ def test_rows_without_their_times(path):
     times.write_text(times.read_text().splitlines()[0] + "\n")
     assert "| omnizip | - | - |" in words(write_report(path))
     times.unlink()
-    assert write_report(path).exists() and side_by_side([summarise(path)])
+    assert write_report(path).exists() and compare_with_paper([summarise(path)])
 
 
 def test_the_papers_tables(tmp_path):
@@ -191,7 +190,7 @@ def test_the_papers_tables(tmp_path):
     alone = [each for each in rows if each["method"] == "omnizip"]
     merging = METHODS_OF["omnizip"] | {"merge_size": 15}
     runs.append(write_run(tmp_path, "alone", alone, methods={"omnizip": merging}))
-    text = side_by_side([summarise(run) for run in runs])
+    text = re.sub(" +", " ", compare_with_paper([summarise(run) for run in runs]))
     sections = dict(part.split("\n", 1) for part in text.split("## ")[1:])
     assert list(sections) == [f"Table {i}" for i in (1, 2, 3, 6)] + ["Figure 6", "Figure 7"]
     every = " | ".join(["50.0"] * 9)
@@ -227,7 +226,7 @@ def test_the_papers_averages_are_those_of_its_columns():
 
 
 def test_what_is_no_run(path):
-    with pytest.raises(ValueError, match="does not say what was run"):
+    with pytest.raises(ValueError, match="settings of the run cannot be read"):
         summarise(path.with_name("gone.jsonl"))
     path.unlink()
     with pytest.raises(ValueError, match="cannot be read"):
@@ -250,25 +249,23 @@ def test_every_benchmark_from_its_layout_to_the_tables(small, tmp_path):
         annotations, videos = write_layout(name, folder, make_clip(0).write)
         write_questions(read_benchmark(name, annotations, videos), folder / "q.jsonl")
         results = folder / f"{name}.jsonl"
-        evaluate(make_engine(small, methods), read_questions(folder / "q.jsonl"), results)
+        evaluate(make_evaluator(small, methods), read_questions(folder / "q.jsonl"), results)
         summary = summarise(results)
         for method in summary["methods"].values():
             assert method["errors"] == 0
             assert method["accuracy"][name]["questions"] == len(LAYOUTS[name].expected)
         assert words(write_report(results))
         summaries.append(summary)
-    text = side_by_side(summaries)
+    text = compare_with_paper(summaries)
     for title in ("Table 1", "Table 2", "Table 3", "Table 6", "Figure 6", "Other questions"):
         assert f"## {title}\n" in text
 
 
-def test_tables_are_lined_up():
-    lines = table(["method", "kept, %"], [["all", "100.0"], ["omnizip:keep=0.35", "35.1"]])
-    assert lined_up(f"Words | words\n\n{lines}\n") == (
-        "Words | words\n"
-        "\n"
+def test_columns_are_aligned():
+    rows = [["all", "100.0"], ["omnizip:keep=0.35", "35.1"]]
+    assert aligned_table(["method", "kept, %"], rows) == (
         "| method            | kept, % |\n"
         "| ----------------- | ------: |\n"
         "| all               |   100.0 |\n"
-        "| omnizip:keep=0.35 |    35.1 |\n"
+        "| omnizip:keep=0.35 |    35.1 |"
     )

@@ -24,28 +24,28 @@ from omnizip_jax.compression import (
     RandomTokens,
     VisionZip,
 )
-from omnizip_jax.evaluation import evaluator as engine_module
+from omnizip_jax.evaluation import evaluator as evaluator_module
+from omnizip_jax.evaluation.evaluator import StreamSettings
 from omnizip_jax.evaluation.question_file import read_questions, write_questions
 from omnizip_jax.evaluation.result_files import read_times
-from omnizip_jax.evaluation.runner import by_clip, evaluate
-from omnizip_jax.evaluation.watching import Watching
+from omnizip_jax.evaluation.runner import evaluate, group_by_clip
 from omnizip_jax.media import load_clip
-from tests.evaluation.conftest import made_questions, make_engine, rows_of
+from tests.evaluation.conftest import made_questions, make_evaluator, rows_of
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def whole(engine, questions, tmp_path_factory):
+def whole(evaluator, questions, tmp_path_factory):
     """The rows of a run that nothing stopped."""
     path = tmp_path_factory.mktemp("whole") / "results.jsonl"
-    evaluate(engine, questions, path, checkpoint="small")
+    evaluate(evaluator, questions, path, checkpoint="small")
     return path
 
 
 def test_every_question_has_a_row_for_every_method(whole, questions):
     rows = rows_of(whole)
-    asked = [(clip[0].video, q.id) for clip in by_clip(questions) for q in clip]
+    asked = [(clip[0].video, q.id) for clip in group_by_clip(questions) for q in clip]
     assert len(rows) == 2 * len(questions)
     assert {(row["id"], row["method"]) for row in rows} == {
         (name, method) for _, name in asked for method in ("all", "omnizip")
@@ -61,7 +61,7 @@ def test_every_question_has_a_row_for_every_method(whole, questions):
 
 
 def test_answers_are_those_of_generate(whole, small, questions):
-    """With tokens and counts: the engine shares what ``generate`` does for each question anew."""
+    """Replies and token counts: the evaluator shares the prefill that ``generate`` repeats."""
     rows = {(row["id"], row["method"]): row for row in rows_of(whole)}
     for question in questions[:3]:
         for name, method in {"all": None, "omnizip": OmniZipConfig(keep=0.45)}.items():
@@ -87,21 +87,21 @@ def test_a_broken_video_is_a_row_with_its_error(whole):
         assert "No such file" in row["error"] and row["reply"] is None and row["correct"] is False
 
 
-def test_clips_are_encoded_and_read_once(engine, questions, tmp_path, monkeypatch):
+def test_clips_are_encoded_and_read_once(evaluator, questions, tmp_path, monkeypatch):
     calls = {"encode_clip": 0, "read_encoded": 0}
 
     def count(name: str) -> None:
-        call = getattr(engine_module, name)
+        call = getattr(evaluator_module, name)
 
         def counted(*args, **kwargs):
             calls[name] += 1
             return call(*args, **kwargs)
 
-        monkeypatch.setattr(engine_module, name, counted)
+        monkeypatch.setattr(evaluator_module, name, counted)
 
     for name in calls:
         count(name)
-    evaluate(engine, questions, tmp_path / "results.jsonl")
+    evaluate(evaluator, questions, tmp_path / "results.jsonl")
     assert calls == {"encode_clip": 3, "read_encoded": 6}
 
 
@@ -110,8 +110,8 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize("after", [1, 4, 7])
-def test_a_stopped_run_goes_on(engine, questions, whole, tmp_path, monkeypatch, after):
-    path, answer = tmp_path / "results.jsonl", engine.answer
+def test_a_stopped_run_goes_on(evaluator, questions, whole, tmp_path, monkeypatch, after):
+    path, answer = tmp_path / "results.jsonl", evaluator.answer
 
     def stopping(*args):
         for row in answer(*args):
@@ -119,35 +119,35 @@ def test_a_stopped_run_goes_on(engine, questions, whole, tmp_path, monkeypatch, 
                 raise Stop
             yield row
 
-    monkeypatch.setattr(engine, "answer", stopping)
+    monkeypatch.setattr(evaluator, "answer", stopping)
     with pytest.raises(Stop):
-        evaluate(engine, questions, path, checkpoint="small")
-    monkeypatch.setattr(engine, "answer", answer)
+        evaluate(evaluator, questions, path, checkpoint="small")
+    monkeypatch.setattr(evaluator, "answer", answer)
     assert len(rows_of(path)) == after
     path.write_bytes(path.read_bytes()[:-20])  # the last row was torn
-    evaluate(engine, questions, path, checkpoint="small", one_by_one=True)
+    evaluate(evaluator, questions, path, checkpoint="small", one_by_one=True)
     assert path.read_bytes() == whole.read_bytes()
     sessions = [line["session"] for line in read_times(path) if "session" in line]
     assert [session["one by one"] for session in sessions] == [False, True]
 
 
-def test_a_finished_run_asks_nothing(engine, questions, whole, monkeypatch):
+def test_a_finished_run_asks_nothing(evaluator, questions, whole, monkeypatch):
     before, times = whole.read_bytes(), read_times(whole)
-    monkeypatch.setattr(engine, "prepare", None)
-    evaluate(engine, questions, whole, checkpoint="small")
+    monkeypatch.setattr(evaluator, "prepare", None)
+    evaluate(evaluator, questions, whole, checkpoint="small")
     assert whole.read_bytes() == before and read_times(whole) == times
 
 
-def test_more_questions_are_added(engine, questions, whole, tmp_path):
+def test_more_questions_are_added(evaluator, questions, whole, tmp_path):
     path = tmp_path / "results.jsonl"
-    evaluate(engine, questions[:2], path)
-    evaluate(engine, questions, path)
+    evaluate(evaluator, questions[:2], path)
+    evaluate(evaluator, questions, path)
     assert sorted(path.read_text().splitlines()) == sorted(whole.read_text().splitlines())
 
 
 def test_other_settings_are_refused(small, questions, whole):
     before = whole.read_bytes()
-    other = make_engine(small, {"omnizip": OmniZipConfig(keep=0.35)}, max_frames=8)
+    other = make_evaluator(small, {"omnizip": OmniZipConfig(keep=0.35)}, max_frames=8)
     with pytest.raises(ValueError, match=r"another run: max_frames null, not 8; methods \{") as e:
         evaluate(other, questions, whole)
     assert '"keep": 0.35' in str(e.value)
@@ -156,7 +156,7 @@ def test_other_settings_are_refused(small, questions, whole):
 
 def test_methods_that_draw_have_several_seeds(small):
     methods = {"all": METHODS["all"](), "random": RandomTokens(keep=0.35)}
-    runs = make_engine(small, methods, seeds=3).settings.runs()
+    runs = make_evaluator(small, methods, seeds=3).settings.runs()
     assert [(name, seed) for name, _, seed in runs] == [
         ("all", 0),
         ("random", 0),
@@ -166,12 +166,12 @@ def test_methods_that_draw_have_several_seeds(small):
 
 
 def test_a_method_with_stages(small, questions, tmp_path, monkeypatch):
-    engine = make_engine(small, {"fastv": METHODS["fastv"]()})
+    evaluator = make_evaluator(small, {"fastv": METHODS["fastv"]()})
     with monkeypatch.context() as patch:
         patch.setattr(
             "omnizip_jax.inference.prefill.encode", None
         )  # the clip's one encoding serves all
-        evaluate(engine, questions[:1], tmp_path / "results.jsonl")
+        evaluate(evaluator, questions[:1], tmp_path / "results.jsonl")
     (row,) = rows_of(tmp_path / "results.jsonl")
     answer = omnizip_jax.generate(
         small,
@@ -188,12 +188,12 @@ def test_a_method_with_stages(small, questions, tmp_path, monkeypatch):
 def test_the_testbed_answers_the_same(small, questions):
     """To the question, hits and misses: its programs read whole blocks of clips at once."""
     methods = {"all": AllTokens(), "omnizip": OmniZipConfig(keep=0.2), "fastv": FastV(keep=0.3)}
-    groups = [group for group in by_clip(questions) if group[0].id != "gone"]
-    engine = make_engine(small, methods)
+    groups = [group for group in group_by_clip(questions) if group[0].id != "gone"]
+    evaluator = make_evaluator(small, methods)
     said = {
         (row["id"], row["method"]): row["reply"].split()[0]
         for group in groups
-        for row, _ in engine.rows(group)
+        for row, _ in evaluator.evaluate(group)
     }
     clips = [load_clip(group[0].video, small.config.spec).windows for group in groups]
     asked = prepare(small, clips, [[question.text for question in group] for group in groups])
@@ -207,45 +207,48 @@ def test_the_testbed_answers_the_same(small, questions):
 
 def test_clips_as_streams(small, questions, whole):
     """With room for all of a clip a stream says what the whole clip does; otherwise it forgets."""
-    watching = Watching("fading", 2048)
-    engine = make_engine(small, {"all": AllTokens()}, watching=watching)
-    group = by_clip(questions)[0]
+    stream = StreamSettings("fading", 2048)
+    evaluator = make_evaluator(small, {"all": AllTokens()}, stream=stream)
+    group = group_by_clip(questions)[0]
     expected = {row["id"]: row for row in rows_of(whole) if row["method"] == "all"}
-    for row, _ in engine.rows(group):
+    for row, _ in evaluator.evaluate(group):
         assert row["reply"] == expected[row["id"]]["reply"]
         assert row["tokens"] == expected[row["id"]]["tokens"]
-    assert engine.describe()["stream"] == {"memory": "fading", "capacity": 2048}
-    small_cache = make_engine(small, {"all": AllTokens()}, watching=Watching("recent", 800))
-    (row, _), *_ = small_cache.rows(group)
+    assert evaluator.describe()["stream"] == {"memory": "fading", "capacity": 2048}
+    small_cache = make_evaluator(small, {"all": AllTokens()}, stream=StreamSettings("recent", 800))
+    (row, _), *_ = small_cache.evaluate(group)
     assert row["error"] is None and row["tokens"]["video"] == expected[row["id"]]["tokens"]["video"]
     for method, message in ((FastV(), "cannot follow a stream"), (VisionZip(), "whole clip")):
         with pytest.raises(ValueError, match=message):
-            make_engine(small, {"it": method}, watching=watching).check()
+            make_evaluator(small, {"it": method}, stream=stream).check()
     with pytest.raises(ValueError, match="raise capacity to at least"):
-        make_engine(small, {"all": AllTokens()}, watching=Watching("recent", 400)).check()
+        make_evaluator(small, {"all": AllTokens()}, stream=StreamSettings("recent", 400)).check()
 
 
-@pytest.mark.parametrize("stage", ["encode_clip", "read_encoded", "ask_alone"])
+@pytest.mark.parametrize("stage", ["encode_clip", "read_encoded", "ask_context"])
 def test_a_clip_that_does_not_fit_is_a_row(small, questions, monkeypatch, stage):
-    engine, group = make_engine(small, {"all": AllTokens()}), by_clip(questions)[0]
+    evaluator, group = make_evaluator(small, {"all": AllTokens()}), group_by_clip(questions)[0]
 
     def fail(*_, **__):
         raise jax.errors.JaxRuntimeError(error)
 
-    monkeypatch.setattr(engine_module, stage, fail)
+    monkeypatch.setattr(evaluator_module, stage, fail)
     error = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes"
-    for row, _ in engine.rows(group):
+    for row, _ in evaluator.evaluate(group):
         assert row["error"].startswith("4 windows do not fit into the device's memory: read fewer")
     error = "INTERNAL: a bug"
     with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
-        list(engine.rows(group))
+        list(evaluator.evaluate(group))
 
 
-def test_parts_of_a_video(engine, folder, questions, tmp_path):
+def test_parts_of_a_video(evaluator, folder, questions, tmp_path):
     columns = questions[0].columns | {"video": str(folder / "0.mp4")}
     parts = [columns | {"id": str(end), "end": end} for end in (2.0, 4.0)]
     write_questions(parts, tmp_path / "q.jsonl")
-    clips = [engine.prepare(group).clip for group in by_clip(read_questions(tmp_path / "q.jsonl"))]
+    clips = [
+        evaluator.prepare(group).clip
+        for group in group_by_clip(read_questions(tmp_path / "q.jsonl"))
+    ]
     assert [len(clip.windows.mel_length) for clip in clips] == [1, 2]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from omnizip_jax import OmniZipConfig, feed, init_stream
-from omnizip_jax.evaluation.operations import prefill_operations
+from omnizip_jax.evaluation.decoder_cost import prefill_operations
 from omnizip_jax.serve.session import Session, Waiting, window_read
 from tests.conftest import make_windows
 

@@ -1,8 +1,7 @@
-"""A model for lmms-eval, and tasks for it: `python -m lmms_eval --model omnizip_jax`.
+"""A plug-in for lmms-eval: `python -m lmms_eval --model omnizip_jax`, and tasks for it.
 
-lmms-eval finds the ``manifest`` by its entry point and makes the ``model``, which answers what
-``messages`` take apart; ``asked`` is behind the tasks that lie in ``tasks/``. Only ``manifest`` and
-``model`` import lmms-eval, and nothing here is imported by the rest of the package.
+lmms-eval finds ``manifest`` by its entry point, and ``model`` through it. Only these two import
+lmms-eval, and the rest of the package imports nothing from here.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the entry point gives to lmms-eval."""
+"""The entry point that registers the model in lmms-eval."""
 
 from lmms_eval.models.registry_v2 import ModelManifest  # pyright: ignore[reportMissingImports]
 

@@ -1,6 +1,6 @@
-"""Behind the tasks in ``tasks/``: questions that ``omnizip questions`` wrote, by a protocol.
+"""Functions of the tasks in ``tasks/``: files of ``omnizip questions`` under a protocol.
 
-A task's own data set is a line of ``tasks/tasks.json``: the file of questions and the protocol.
+The data set of a task is an entry of ``tasks/tasks.json``: the file of questions and the protocol.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from typing import Any
 from omnizip_jax.evaluation.protocols import PROTOCOLS
 from omnizip_jax.evaluation.question_file import Question, read_questions
 
-FOLDER = "OMNIZIP_QUESTIONS"  # the environment variable that says where the files lie
+FOLDER = "OMNIZIP_QUESTIONS"  # environment variable: the folder of the files of questions
 
 Doc = Mapping[str, Any]
 
 
 def questions(task: Any) -> Any:
-    """The data set of a task, from the one that says where it is.
+    """The data set of a task.
 
     Args:
-        task: a ``datasets.Dataset`` of one row, file and protocol; one of questions comes back.
+        task: a ``datasets.Dataset`` of one row with file and protocol; the result is one of
+            questions.
 
     Raises:
-        ValueError: nothing says where the files lie, or a bad file of questions.
+        ValueError: the environment variable is not set, or the file is missing or invalid.
     """
     row = task[0]
     folder = os.environ.get(FOLDER)
@@ -44,34 +45,8 @@ def questions(task: Any) -> Any:
     return type(task).from_list([_doc(question, row["protocol"]) for question in found])
 
 
-def _doc(question: Question, protocol: str) -> dict[str, Any]:
-    return {
-        "id": question.id,
-        "video": question.video,
-        "start": question.start,
-        "end": question.end,
-        "question": question.text,
-        "options": list(question.options),
-        "answer": question.answer,
-        "category": str(question.columns.get("category", "")),
-        "protocol": protocol,
-    }
-
-
-def _question(doc: Doc) -> Question:
-    return Question(
-        id=doc["id"],
-        video=doc["video"],
-        text=doc["question"],
-        options=tuple(doc["options"]),
-        answer=doc["answer"],
-        start=doc["start"],
-        end=doc["end"],
-    )
-
-
 def text(doc: Doc) -> str:
-    """The user's words."""
+    """The text of the user's turn."""
     return PROTOCOLS[doc["protocol"]].prompt(_question(doc))
 
 
@@ -87,15 +62,32 @@ def messages(doc: Doc) -> list[dict[str, Any]]:
     """System prompt, clip and question."""
     system = PROTOCOLS[doc["protocol"]].system_of(_question(doc))
     clip = {"url": doc["video"], "start_time": doc["start"] or None, "end_time": doc["end"]}
+    content = [{"type": "video", **clip}, {"type": "text", "text": text(doc)}]
     return [
         {"role": "system", "content": [{"type": "text", "text": system}]},
-        {
-            "role": "user",
-            "content": [{"type": "video", **clip}, {"type": "text", "text": text(doc)}],
-        },
+        {"role": "user", "content": content},
     ]
 
 
 def score(doc: Doc, replies: Sequence[str]) -> dict[str, float]:
-    """Whether the reply is right."""
+    """The accuracy of a reply, 0 or 1."""
     return {"accuracy": float(bool(PROTOCOLS[doc["protocol"]].score(_question(doc), replies[0])))}
+
+
+def _doc(question: Question, protocol: str) -> dict[str, Any]:
+    return {
+        "id": question.id,
+        "video": question.video,
+        "start": question.start,
+        "end": question.end,
+        "question": question.text,
+        "options": list(question.options),
+        "answer": question.answer,
+        "category": str(question.columns.get("category", "")),
+        "protocol": protocol,
+    }
+
+
+def _question(doc: Doc) -> Question:
+    same = {name: doc[name] for name in ("id", "video", "answer", "start", "end")}
+    return Question(text=doc["question"], options=tuple(doc["options"]), **same)

@@ -1,4 +1,4 @@
-"""The pictures: what they say is what the trace says, and nothing overlaps."""
+"""Plots: their texts and values are those of the trace, and no texts overlap."""
 
 from __future__ import annotations
 
@@ -12,35 +12,26 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from omnizip_jax.inference.attention_maps import AttentionMaps
-from omnizip_jax.inference.generation import Answer, TokenCounts
-from omnizip_jax.types import Selection, TokenKind
+from omnizip_jax.types import TokenKind
 from omnizip_jax.visualize import (
     DIMMED,
     dim,
     plot_attention,
     plot_compression,
     plot_methods,
+    plot_retention,
     read_shares,
 )
-from tests.conftest import clip_of, make_windows
-
-WINDOWS = 10
+from tests.sample_answer import WINDOWS, make_answer
 
 
 @pytest.fixture(scope="module")
 def answer():
-    """Ten windows of 30 cells and 50 sounds, half of which stay."""
-    random, clip = np.random.default_rng(0), clip_of(make_windows([2] * WINDOWS, [200] * WINDOWS))
-    seen = np.tile(np.arange(16) < 15, (WINDOWS, 2, 1))
-    heard = np.ones((WINDOWS, 50), bool)
-    keep = [mask & (random.random(mask.shape) < 0.5) for mask in (heard, seen)]
-    trace = Selection.of(heard, seen, *keep)
-    counts = TokenCounts(500, int(keep[0].sum()), 300, int(keep[1].sum()), 20, 1)
-    return Answer("", (), counts, trace, clip.sample(8), {})
+    return make_answer()
 
 
-def staged(answer):
-    """The same, of whose tokens half of the layers read every other one."""
+def pruned_inside(answer):
+    """The same answer with every other token processed by half of the layers."""
     trace = answer.compression
     audio, video = read_shares(trace)
     audio[:, ::2] /= 2
@@ -50,7 +41,7 @@ def staged(answer):
 
 
 def boxes(figure):
-    """What is written in a figure, and where."""
+    """The texts of a figure and their boxes."""
     drawn, draw = [], Text.draw
 
     def watched(text, renderer):
@@ -66,7 +57,7 @@ def boxes(figure):
 
 
 def check_readable(figure):
-    """No text covers another, and none leaves the picture."""
+    """Check that no text overlaps another or leaves the figure; return the texts."""
     found, whole = boxes(figure), figure.bbox
     for text, box in found:
         inside = box.x0 >= whole.x0 - 1 and box.x1 <= whole.x1 + 1
@@ -79,9 +70,9 @@ def check_readable(figure):
 
 def test_one_method(answer):
     figure = plot_compression(answer)
-    said = " ".join(check_readable(figure))
+    texts = " ".join(check_readable(figure))
     counts = answer.counts
-    assert f"kept {counts.kept} of 800 tokens" in said and "18-20 s" in said
+    assert f"kept {counts.kept} of 800 tokens" in texts and "18-20 s" in texts
     rates = figure.axes[-1]
     heights = [bar.get_height() for bar in rates.patches]
     expected = [*answer.compression.audio_retention, *answer.compression.video_rate]
@@ -89,25 +80,25 @@ def test_one_method(answer):
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_several_methods_stand_side_by_side(answer, count):
-    answers = {f"method {i}": answer if i % 2 else staged(answer) for i in range(count)}
+def test_several_methods_side_by_side(answer, count):
+    answers = {f"method {i}": answer if i % 2 else pruned_inside(answer) for i in range(count)}
     figure = plot_methods(answers)
-    said = " ".join(check_readable(figure))
-    audio, video = read_shares(staged(answer).compression)
+    texts = " ".join(check_readable(figure))
+    audio, video = read_shares(pruned_inside(answer).compression)
     average = (audio.sum() + video.sum()) / 800
-    assert all(name in said for name in answers)
-    assert f"{average:.0%} averaged over the layers" in said
+    assert all(name in texts for name in answers)
+    assert f"{average:.0%} averaged over the layers" in texts
     rates = [bar.get_height() for bar in figure.subfigs[0].axes[-1].patches]
     np.testing.assert_allclose(rates[:WINDOWS], audio.sum(1) / 50, atol=1e-6)
     np.testing.assert_allclose(rates[WINDOWS:], 1 - video.sum((1, 2)) / 30, atol=1e-6)
 
 
-def test_sound_alone_has_no_frames(answer):
+def test_audio_alone_has_no_frames(answer):
     clip = dataclasses.replace(answer.clip, has_video=False)
     check_readable(plot_compression(dataclasses.replace(answer, clip=clip)))
 
 
-def test_an_answer_without_a_clip_has_no_picture(answer):
+def test_an_answer_without_a_clip_cannot_be_plotted(answer):
     with pytest.raises(ValueError, match="nothing to draw"):
         plot_compression(dataclasses.replace(answer, clip=None))
 
@@ -127,9 +118,19 @@ def test_attention(windows):
     text = 1 - np.nansum(media, 1)
     seen = AttentionMaps(media, text, kind, np.repeat(np.arange(windows), 80), 2)
     figure = plot_attention({"one": seen, "other": seen})
-    said = " ".join(check_readable(figure))
-    assert f"text {text.mean():.0%}" in said
+    texts = " ".join(check_readable(figure))
+    assert f"text {text.mean():.0%}" in texts
     means = figure.axes[1].lines[0].get_xdata()
     np.testing.assert_allclose(means, np.nanmean(media[:, kind == TokenKind.AUDIO], 1), rtol=1e-4)
     shown = figure.axes[0].images[0].get_array()
     assert shown.shape[0] == 28 and 200 < shown.shape[1] <= 1600
+
+
+def test_retention():
+    retained = [[4], [3, 4], [2, 3, 4]]
+    figure = plot_retention(retained, [4, 4, 4], 2, {2: "asked, 00:02", 6: "asked, 00:06"})
+    texts = check_readable(figure)
+    assert "asked, 00:02" in texts and "asked, 00:06" in texts
+    shares = figure.axes[0].images[0].get_array()
+    np.testing.assert_allclose(shares.diagonal(), 1)
+    np.testing.assert_allclose(shares[:, -1], [0.5, 0.75, 1])

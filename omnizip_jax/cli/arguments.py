@@ -53,192 +53,118 @@ def _number(
     raise argparse.ArgumentTypeError(f"must be {expected}, got {argument!r}")
 
 
-def _option(flags: str, text: str | None, **settings: Any) -> tuple[list[str], dict[str, Any]]:
-    """The arguments of ``add_argument``."""
-    return flags.split(), {"help": text, **settings}
-
-
 FLAG: dict[str, Any] = {"action": "store_true"}
 COUNT: dict[str, Any] = {"type": _positive, "metavar": "N"}
 SEED: dict[str, Any] = {"type": _seed, "metavar": "N"}
 TEXT: dict[str, Any] = {"type": _utf8, "metavar": "TEXT"}
+NAME: dict[str, Any] = {"metavar": "NAME"}
+FILE: dict[str, Any] = {"type": Path, "metavar": "FILE"}
 FOLDER: dict[str, Any] = {"type": Path, "metavar": "DIR"}
 SETTING: dict[str, Any] = {"action": "append", "default": [], "metavar": "KEY=VALUE"}
+VIDEO_LISTS = "videos, folders of videos, URLs, or text files (.txt) with a path or URL a line"
+CHECKPOINT = 'folder written by `omnizip convert`, or "small": the small model of this package'
+ATTENTION = "the question whose attention is drawn; methods inside the decoder select by it"
+SKIPPING = "let the source wait, or skip windows (default: skip for devices and --realtime)"
+TIMES = 'ask at that time of the stream: 00:30, 1:02:03, or "end"; may be repeated'
+RIVALS = (
+    "several methods instead, the first is the reference: all omnizip:keep=0.35 random:keep=0.35"
+)
+EVICTION = "a full cache evicts the oldest tokens, or tokens of all windows, more of the older ones"
+CLUSTER = "an engine on every device of this Ray cluster (without ADDRESS: of this machine)"
+ENGINES = "engines (default: one per GPU, or one per machine without GPUs)"
+SESSIONS = "store live sessions when a client disconnects or SIGTERM arrives, to resume them"
+STREAM_DEMO = (
+    "stream one minute through a small cache instead, and ask three times about its beginning"
+)
 
+
+def _option(text: str, flags: str = "", **settings: Any) -> tuple[str, dict[str, Any]]:
+    """Help, and the keyword arguments of ``add_argument``.
+
+    Args:
+        flags: if they are not the option's name in ``OPTIONS`` with dashes.
+    """
+    return flags, {"help": text, **settings}
+
+
+# By the name in the namespace; positional arguments in capitals.
 OPTIONS = {
     # Input
-    "clip": _option("clip", "video file or URL", metavar="CLIP"),
-    "question": _option("question", "the question", type=_utf8, metavar="QUESTION"),
-    "drawn_question": _option(
-        "--question",
-        "the question whose attention is drawn; methods inside the decoder select by it",
-        default="What happens in the video?",
-        **TEXT,
-    ),
-    "source": _option(
-        "source", "file, URL, or device:FORMAT:NAME (device:v4l2:/dev/video0)", metavar="SOURCE"
-    ),
-    "sound": _option("--sound", "take the audio from this source instead", metavar="SOURCE"),
-    "no_audio": _option("--no-audio", "ignore the audio", **FLAG),
-    "no_video": _option("--no-video", "ignore the video", **FLAG),
-    "max_frames": _option("--max-frames", "sample at most N frames of a long clip", **COUNT),
-    "realtime": _option("--realtime", "read a file no faster than real time", **FLAG),
-    "when_slow": _option(
-        "--when-slow",
-        "let the source wait, or skip windows (default: skip for devices and --realtime)",
-        choices=["wait", "skip"],
-    ),
-    "timeout": _option(
-        "--timeout", "seconds to wait for data", type=float, default=10.0, metavar="S"
-    ),
+    "CLIP": _option("video file or URL"),
+    "QUESTION": _option("the question", type=_utf8),
+    "SOURCE": _option("file, URL, or device:FORMAT:NAME (device:v4l2:/dev/video0)"),
+    "VIDEOS": _option(VIDEO_LISTS, nargs="+"),
+    "question": _option(ATTENTION, default="What happens in the video?", **TEXT),
+    "prompt": _option("the prompt about each video", required=True, **TEXT),
+    "sound": _option("take the audio from this source instead", metavar="SOURCE"),
+    "no_audio": _option("ignore the audio", **FLAG),
+    "no_video": _option("ignore the video", **FLAG),
+    "max_frames": _option("sample at most N frames of a long clip", **COUNT),
+    "realtime": _option("read a file no faster than real time", **FLAG),
+    "when_slow": _option(SKIPPING, choices=["wait", "skip"]),
+    "timeout": _option("seconds to wait for data", type=float, default=10.0, metavar="S"),
     "ask": _option(
-        "--ask",
-        'ask at that time of the stream: 00:30, 1:02:03, or "end"; may be repeated',
-        nargs=2,
-        type=_utf8,
-        action="append",
-        default=[],
-        metavar=("TIME", "QUESTION"),
+        TIMES, nargs=2, type=_utf8, action="append", default=[], metavar=("TIME", "QUESTION")
     ),
-    "sources": _option(
-        "sources",
-        "videos, folders of videos, URLs, or text files (.txt) with a path or URL a line",
-        nargs="+",
-        metavar="VIDEOS",
-    ),
-    "prompt": _option("--prompt", "the prompt about each video", required=True, **TEXT),
-    "benchmark": _option(
-        "benchmark", ", ".join(BENCHMARKS), choices=list(BENCHMARKS), metavar="BENCHMARK"
-    ),
-    "annotations": _option(
-        "annotations", "its JSON file, or the folder that has it", type=Path, metavar="FILE"
-    ),
-    "videos": _option("--videos", "folder with its videos (default: of FILE)", **FOLDER),
-    "questions": _option("questions", None, type=Path, metavar="QUESTIONS.jsonl"),
-    "runs": _option("runs", None, type=Path, nargs="+", metavar="RESULTS.jsonl"),
     # Model and compression
-    "checkpoint": _option(
-        "--checkpoint",
-        'folder written by `omnizip convert`, or "small": the small model of this package',
-        required=True,
-        metavar="DIR",
-    ),
-    "dtype": _option("--dtype", "compute in another dtype", choices=["bfloat16", "float32"]),
-    "grid_slots": _option(
-        "--grid-slots", "video tokens a second, at most (default: the checkpoint's)", **COUNT
-    ),
-    "name": _option("name", "show this method's settings", nargs="?", metavar="NAME"),
-    "method": _option(
-        "--method", "compression; `omnizip methods` lists them", default="omnizip", metavar="NAME"
-    ),
-    "set": _option("--set", "a setting of the method: rho_audio=0.4; may be repeated", **SETTING),
-    "methods": _option(
-        "--methods --method", "separated by commas; `omnizip methods` lists them", metavar="NAMES"
-    ),
-    "keep_share": _option(
-        "--keep",
+    "checkpoint": _option(CHECKPOINT, required=True, metavar="DIR"),
+    "dtype": _option("compute in another dtype", choices=["bfloat16", "float32"]),
+    "grid_slots": _option("video tokens a second, at most (default: the checkpoint's)", **COUNT),
+    "NAME": _option("show this method's settings", nargs="?"),
+    "method": _option("compression; `omnizip methods` lists them", default="omnizip", **NAME),
+    "methods": _option("separated by commas; `omnizip methods` lists them", "--methods --method"),
+    "set": _option("a setting; `omnizip methods NAME` lists them; may be repeated", **SETTING),
+    "share": _option(
         "share of all media tokens that each method keeps; `all` keeps everything",
+        "--keep",
         type=_finite,
         metavar="SHARE",
     ),
-    "set_several": _option(
-        "--set", "a setting of the methods that have it; may be repeated", **SETTING
-    ),
-    "compare": _option(
-        "--compare",
-        "several methods instead, the first one the reference: all omnizip:keep=0.35 "
-        "random:keep=0.35,split=true",
-        nargs="+",
-        metavar="METHOD",
-    ),
-    "capacity": _option("--capacity", "cache size in tokens", default=8192, **COUNT),
-    "memory": _option(
-        "--memory",
-        "what a full cache evicts: the oldest tokens, or tokens of every window, more from older "
-        "ones",
-        choices=["recent", "fading"],
-        default="fading",
-    ),
+    "capacity": _option("cache size in tokens", default=8192, **COUNT),
+    "memory": _option(EVICTION, choices=["recent", "fading"], default="fading"),
     # Generation
-    "max_new_tokens": _option("--max-new-tokens", "longest answer in tokens", **COUNT),
-    "system": _option("--system", "system prompt (default: the released one)", **TEXT),
-    "temperature": _option(
-        "--temperature", "of sampling; 0 is greedy", type=_finite, default=0.0, metavar="T"
-    ),
-    "top_p": _option("--top-p", "nucleus sampling", type=_finite, default=1.0, metavar="P"),
-    "seed": _option("--seed", "of sampling and of random methods", default=0, **SEED),
-    "keep_answers": _option("--keep", "keep questions and answers in the context", **FLAG),
+    "max_new_tokens": _option("longest answer in tokens", **COUNT),
+    "system": _option("system prompt (default: the released one)", **TEXT),
+    "temperature": _option("of sampling; 0 is greedy", type=_finite, default=0.0, metavar="T"),
+    "top_p": _option("nucleus sampling", type=_finite, default=1.0, metavar="P"),
+    "seed": _option("of sampling and of random methods", default=0, **SEED),
+    "keep": _option("keep questions and answers in the context", **FLAG),
+    "picture": _option("draw which tokens were kept: .png, .jpg, .pdf or .svg", **FILE),
+    "json": _option("one JSON object a line: window, answer, refused, end", **FLAG),
     # Evaluation
-    "seeds": _option("--seeds", "runs of each random method", default=3, **COUNT),
-    "protocol": _option(
-        "--protocol",
-        "wording of prompts and scoring: authors or lmms-eval",
-        default="authors",
-        metavar="NAME",
-    ),
-    "as_stream": _option(
-        "--stream",
-        "read each clip window by window, as a stream bounded by --capacity and --memory",
-        **FLAG,
-    ),
-    "one_by_one": _option(
-        "--one-by-one", "decode no clip ahead: slower, but nothing disturbs the times", **FLAG
-    ),
-    "cluster": _option(
-        "--cluster",
-        "run an engine on every device of this Ray cluster (without ADDRESS: of this machine)",
-        nargs="?",
-        const="local",
-        metavar="ADDRESS",
-    ),
-    "workers": _option(
-        "--workers", "engines (default: one per GPU, or one per machine without GPUs)", **COUNT
-    ),
+    "BENCHMARK": _option(", ".join(BENCHMARKS), choices=list(BENCHMARKS)),
+    "ANNOTATIONS": _option("its JSON file, or the folder that has it", type=Path),
+    "videos": _option("folder with its videos (default: that of ANNOTATIONS)", **FOLDER),
+    "QUESTIONS": _option("file with one JSON object a line", type=Path),
+    "RESULTS": _option("files written by `omnizip evaluate`", type=Path, nargs="+"),
+    "compare": _option(RIVALS, nargs="+", metavar="METHOD"),
+    "seeds": _option("runs of each random method", default=3, **COUNT),
+    "protocol": _option("prompts and scoring: authors or lmms-eval", default="authors", **NAME),
+    "windowed": _option("read each clip as a stream: --capacity and --memory", "--stream", **FLAG),
+    "one_by_one": _option("decode no clip ahead: slower, but nothing disturbs the times", **FLAG),
+    "cluster": _option(CLUSTER, nargs="?", const="local", metavar="ADDRESS"),
+    "workers": _option(ENGINES, **COUNT),
     # Server
-    "host": _option("--host", "address to listen at", default="127.0.0.1"),
-    "port": _option("--port", "port to listen at", type=_positive, default=8000),
-    "api_key_file": _option(
-        "--api-key-file", "clients must send the key in this file", type=Path, metavar="FILE"
-    ),
-    "no_api_key": _option("--no-api-key", "let other machines connect without a key", **FLAG),
-    "allow_media": _option("--allow-media", "requests may name files below this folder", **FOLDER),
-    "allow_remote": _option(
-        "--allow-remote",
-        "requests may name media on the internet (never on private networks)",
-        **FLAG,
-    ),
-    "max_sessions": _option("--max-sessions", "concurrent live sessions", default=16, **COUNT),
-    "save_sessions": _option(
-        "--save-sessions",
-        "store live sessions when a client disconnects or SIGTERM arrives, to resume them",
-        **FOLDER,
-    ),
-    "max_upload": _option(
-        "--max-upload", "size limit of a medium", type=_positive, default=64, metavar="MIB"
-    ),
+    "host": _option("address to listen at", default="127.0.0.1"),
+    "port": _option("port to listen at", type=_positive, default=8000),
+    "api_key_file": _option("clients must send the key in this file", **FILE),
+    "no_api_key": _option("let other machines connect without a key", **FLAG),
+    "allow_media": _option("requests may name files below this folder", **FOLDER),
+    "allow_remote": _option("requests may name public addresses, never private ones", **FLAG),
+    "max_sessions": _option("concurrent live sessions", default=16, **COUNT),
+    "save_sessions": _option(SESSIONS, **FOLDER),
+    "max_upload": _option("size limit of a medium", type=_positive, default=64, metavar="MIB"),
     # Output
-    "out": _option("--out", None, type=Path, required=True, metavar="FILE.jsonl"),
-    "out_folder": _option(
-        "--out", "folder to write to", type=Path, dest="folder", metavar="FOLDER"
-    ),
-    "out_report": _option("--out", "write to this file instead", type=Path, metavar="FILE.md"),
-    "picture": _option(
-        "--picture",
-        "draw which tokens were kept: .png, .jpg, .pdf or .svg",
-        type=Path,
-        metavar="FILE",
-    ),
-    "json": _option("--json", "one JSON object a line: window, answer, refused, end", **FLAG),
-    "demo_seed": _option("--seed", "another clip, other questions", **SEED),
-    "demo_stream": _option(
-        "--stream",
-        "stream one minute through a cache that is too small for it instead, and ask about the "
-        "first ten seconds three times",
-        **FLAG,
-    ),
+    "out": _option("file to write, one JSON object a line", required=True, **FILE),
+    "report": _option("write to this Markdown file instead", "--out", **FILE),
+    "folder": _option("folder to write to", "--out", **FOLDER),
+    "clip_seed": _option("another clip, other questions", "--seed", **SEED),
+    "stream": _option(STREAM_DEMO, **FLAG),
 }
+MEDIA = "no_audio no_video max_frames"
+MODEL = "checkpoint dtype"
 COMPRESSION = "grid_slots method set"
-SEVERAL_METHODS = "checkpoint dtype methods keep_share set_several max_frames grid_slots seed"
+SEVERAL_METHODS = f"{MODEL} methods share set max_frames grid_slots seed"
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -275,29 +201,33 @@ def build_parser() -> argparse.ArgumentParser:
         command.set_defaults(module=module)
         for option in options.split():
             flags, settings = OPTIONS[option]
+            if option.isupper():
+                command.add_argument(option.lower(), metavar=option, **settings)
+                continue
+            flags = flags or "--" + option.replace("_", "-")
             if option in defaults:
                 settings = settings | {"default": defaults[option], "required": False}
-            command.add_argument(*flags, **settings)
+            command.add_argument(*flags.split(), dest=option, **settings)
 
     add(
         "demo",
         "demo_command",
-        "out_folder demo_seed demo_stream",
+        "folder clip_seed stream",
         "ask a small trained model about a generated clip",
         "Generates a clip of shapes and sounds, asks the small trained model of this package about "
         "it with all, 45 % and 35 % of the tokens, prints the correct answers beside its own, "
         "and draws which tokens were kept.",
-        out_folder=Path("omnizip-demo"),
+        folder=Path("omnizip-demo"),
     )
     commands.add_parser(
         "convert", help="convert released Qwen2.5-Omni weights to a Flax checkpoint (once)"
     )
-    add("methods", "generate_command", "name", "list the compression methods")
+    add("methods", "generate_command", "NAME", "list the compression methods")
     add(
         "generate",
         "generate_command",
-        f"clip question checkpoint dtype {COMPRESSION} no_audio no_video max_frames "
-        "max_new_tokens system temperature top_p seed picture",
+        f"CLIP QUESTION {MODEL} {COMPRESSION} {MEDIA} max_new_tokens system temperature top_p seed "
+        "picture",
         "ask a question about a video file or URL",
         "Answers one question about one video with sound.",
         max_new_tokens=256,
@@ -305,31 +235,31 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "compare",
         "compare_command",
-        f"clip question {SEVERAL_METHODS} max_new_tokens out_folder",
+        f"CLIP QUESTION {SEVERAL_METHODS} max_new_tokens folder",
         "ask one question under several methods: answers, tokens, cost, times, picture",
         "Answers one question about one clip under each method, twice, so that times exclude "
         "compilation; prints answers, tokens and cost, and draws which tokens each method kept.",
         checkpoint="small",
         methods="all,omnizip,random,fastv",
         max_new_tokens=128,
-        out_folder=Path("omnizip-compare"),
+        folder=Path("omnizip-compare"),
     )
     add(
         "picture",
         "compare_command",
-        f"clip {SEVERAL_METHODS} drawn_question out_folder",
+        f"CLIP {SEVERAL_METHODS} question folder",
         "draw which tokens methods keep, and where the decoder attends",
         "Draws the frames of a clip with dropped tokens dimmed, its audio tokens and the rates of "
         "every window (the paper's Fig. 8 and 5), and the attention of a question's last token in "
         "every layer (Fig. 2), for one or several methods.",
         checkpoint="small",
         methods="omnizip",
-        out_folder=Path("omnizip-picture"),
+        folder=Path("omnizip-picture"),
     )
     add(
         "questions",
         "evaluate_command",
-        "benchmark annotations videos out",
+        "BENCHMARK ANNOTATIONS videos out",
         "convert a benchmark on disk to a file of questions",
         "Reads the annotations of a benchmark and writes the questions that `omnizip evaluate` "
         "asks, one JSON object a line.",
@@ -337,8 +267,8 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "evaluate",
         "evaluate_command",
-        f"questions checkpoint dtype out {COMPRESSION} compare seeds protocol no_audio no_video "
-        "max_frames max_new_tokens as_stream capacity memory one_by_one cluster workers",
+        f"QUESTIONS {MODEL} out {COMPRESSION} compare seeds protocol {MEDIA} max_new_tokens "
+        "windowed capacity memory one_by_one cluster workers",
         "ask a file of questions about videos, and report accuracy and cost",
         "Asks every question of a file with one JSON object a line: id, video, question; "
         "optionally options, answer, start, end, and further columns. Rows are appended as they "
@@ -348,7 +278,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "report",
         "evaluate_command",
-        "runs out_report",
+        "RESULTS report",
         "tabulate runs of `omnizip evaluate` side by side, as the paper's tables",
         "Prints Tables 1, 2, 3 and 6 and Figures 4, 6 and 7 of the paper as far as the runs "
         "provide them, with the paper's own values beside them, marked as such.",
@@ -356,8 +286,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "caption",
         "evaluate_command",
-        f"sources prompt checkpoint dtype out {COMPRESSION} no_audio no_video max_frames "
-        "max_new_tokens cluster workers",
+        f"VIDEOS prompt {MODEL} out {COMPRESSION} {MEDIA} max_new_tokens cluster workers",
         "one prompt about a folder or list of videos",
         "Sends one prompt about every video and appends a row for each: video, reply, tokens, "
         "error. The same command resumes an interrupted run.",
@@ -366,7 +295,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "serve",
         "serve_command",
-        "checkpoint dtype host port api_key_file no_api_key allow_media allow_remote max_sessions "
+        f"{MODEL} host port api_key_file no_api_key allow_media allow_remote max_sessions "
         f"save_sessions max_upload capacity {COMPRESSION}",
         "serve a camera page, OpenAI-compatible chat, and live video over a WebSocket",
         "Serves a page at /, POST /v1/chat/completions and WS /v1/video/chat/stream on this "
@@ -376,7 +305,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "stream",
         "stream_command",
-        f"source checkpoint dtype ask keep_answers max_new_tokens {COMPRESSION} capacity memory "
+        f"SOURCE {MODEL} ask keep max_new_tokens {COMPRESSION} capacity memory "
         "sound no_audio no_video realtime when_slow timeout system json",
         "read a file, URL or camera continuously, and ask meanwhile",
         "Reads 2 s windows as they arrive and answers questions, typed (or piped in) or given with "

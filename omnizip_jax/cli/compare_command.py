@@ -14,7 +14,7 @@ from rich.table import Table
 from omnizip_jax.cli.console import OutputConsole, right_aligned
 from omnizip_jax.cli.model_setup import load_with_notice, parse_methods, window_spec
 from omnizip_jax.compression import AllTokens, Method
-from omnizip_jax.evaluation.decoder_cost import Cost, cost, without_compression
+from omnizip_jax.evaluation.decoder_cost import cost, without_compression
 from omnizip_jax.inference.api import generate
 from omnizip_jax.inference.attention_maps import compute_attention_maps
 from omnizip_jax.inference.generation import Answer
@@ -33,14 +33,11 @@ def run_compare(arguments: argparse.Namespace) -> None:
     console = OutputConsole()
     settings = {"max_new_tokens": arguments.max_new_tokens, "seed": arguments.seed}
     answers = _generate_answers(params, clip, arguments.question, methods, console, **settings)
-    costs = compute_costs(params, methods, answers)
-    counts = without_compression(next(iter(answers.values())).counts)
     table = Table("method", "answer")
     for name, answer in answers.items():
         table.add_row(name, answer.text.strip() or "(nothing)")
     console.print(table)
-    console.print(tokens_table(answers, costs))
-    console.print(_cost_table(answers, costs, cost(params.config.text, AllTokens(), counts)))
+    console.print(*cost_tables(params, methods, answers))
     _draw_kept(answers, arguments.folder, console)
 
 
@@ -67,7 +64,7 @@ def _load(arguments: argparse.Namespace) -> tuple[Params, dict[str, Method], Cli
     Raises:
         ValueError: as ``generate``; a method that does not fit this decoder.
     """
-    keep = [] if arguments.keep is None else [f"keep={arguments.keep}"]
+    keep = [] if arguments.share is None else [f"keep={arguments.share}"]
     methods = parse_methods(arguments.methods, [*arguments.set, *keep])
     params = load_with_notice(arguments)
     config = params.config
@@ -117,49 +114,37 @@ def _generate_answers(
     return answers
 
 
-def compute_costs(
+def cost_tables(
     params: Params, methods: Mapping[str, Method], answers: Mapping[str, Answer]
-) -> dict[str, Cost]:
-    """The cost of each answer."""
+) -> tuple[Table, Table]:
+    """Tokens of each answer; operations relative to all tokens, cache and times."""
     config = params.config
     size = family(config).compute_dtype(params.weights).itemsize
-    return {
-        name: cost(config.text, methods[name], answer.counts, answer.compression, value_bytes=size)
-        for name, answer in answers.items()
-    }
-
-
-def tokens_table(answers: Mapping[str, Answer], costs: Mapping[str, Cost]) -> Table:
-    """Tokens by modality, and the share that the layers process."""
+    counts = without_compression(next(iter(answers.values())).counts)
+    full = cost(config.text, AllTokens(), counts)
     columns = right_aligned("audio", "video", "kept", "with text", "layers")
     title = "tokens that enter the decoder; layers: averaged over them"
-    table = Table("method", *columns, title=title)
+    tokens = Table("method", *columns, title=title)
+    columns = right_aligned("true count", "eq. 9", "cache", "encode", "prefill", "answer")
+    title = "operations of the decoder, share of all tokens; cache; times"
+    costs = Table("method", *columns, title=title)
     for name, answer in answers.items():
-        counts, spent = answer.counts, costs[name]
-        table.add_row(
+        counts, trace = answer.counts, answer.compression
+        spent = cost(config.text, methods[name], counts, trace, value_bytes=size)
+        tokens.add_row(
             name,
             f"{counts.audio_kept}/{counts.audio}",
             f"{counts.video_kept}/{counts.video}",
             *(f"{x:.1%}" for x in (spent.kept, spent.kept_with_text, spent.by_layer)),
         )
-    return table
-
-
-def _cost_table(answers: Mapping[str, Answer], costs: Mapping[str, Cost], full: Cost) -> Table:
-    """Operations relative to all tokens by the true count and by eq. 9, cache, times."""
-    columns = right_aligned("true count", "eq. 9", "cache", "encode", "prefill", "answer")
-    title = "operations of the decoder, share of all tokens; cache; times"
-    table = Table("method", *columns, title=title)
-    for name, answer in answers.items():
-        spent, seconds = costs[name], answer.seconds
-        table.add_row(
+        costs.add_row(
             name,
             f"{_scaled(spent.operations)} {spent.operations / full.operations:4.0%}",
             f"{spent.paper_operations / full.paper_operations:.0%}",
             f"{_scaled(spent.cache_bytes)}B",
-            *(_time(seconds[stage]) for stage in ("encoders", "prefill", "generation")),
+            *(_time(answer.seconds[stage]) for stage in ("encoders", "prefill", "generation")),
         )
-    return table
+    return tokens, costs
 
 
 def _draw_kept(answers: Mapping[str, Answer], folder: Path, console: Console) -> None:

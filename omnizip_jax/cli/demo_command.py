@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from omnizip_jax.cli.arguments import END_OF_STREAM
-from omnizip_jax.cli.compare_command import compute_costs, tokens_table
+from omnizip_jax.cli.compare_command import cost_tables
 from omnizip_jax.cli.console import OutputConsole, print_plain, right_aligned
 from omnizip_jax.cli.model_setup import load_checkpoint
 from omnizip_jax.cli.stream_loop import (
@@ -65,11 +65,8 @@ MAX_NEW_TOKENS = 4  # answers are one word
 
 # So small that tokens of the beginning are evicted long before the end.
 STREAM_CACHE: dict[str, Any] = {"capacity": 1024, "memory": "fading", "text_slots": 160}
-STREAM_TIMES = (
-    OPENING_SECONDS,
-    4 * OPENING_SECONDS,
-    END_OF_STREAM,
-)  # the questions are asked at each
+# The questions are asked at each of these times.
+STREAM_TIMES = (OPENING_SECONDS, 4 * OPENING_SECONDS, END_OF_STREAM)
 FIRST_WINDOWS = slice(0, OPENING_SECONDS // SPEC.seconds)
 STREAM_KINDS = {  # kinds of questions that one object decides, by family
     "audio-visual": ("colour of sound", "shape of sound", "sound of colour"),
@@ -81,7 +78,7 @@ STREAM_KINDS = {  # kinds of questions that one object decides, by family
 def run_demo(arguments: argparse.Namespace) -> None:
     """Generate a clip in a folder, ask about it, print, draw."""
     run = stream_demo if arguments.stream else clip_demo
-    run(arguments.folder, arguments.seed)
+    run(arguments.folder, arguments.clip_seed)
 
 
 def clip_demo(folder: Path, seed: int | None) -> None:
@@ -93,11 +90,12 @@ def clip_demo(folder: Path, seed: int | None) -> None:
     questions = _draw_clip_questions(clip, seed)
     answers = _generate_answers(params, path, questions, SETTINGS, console)
     console.print("[bold]3.[/] Questions about it, and the model's answers")
-    console.print(_answers_table(questions, answers))
-    console.print(_results_table(answers))
+    console.print(_clip_answers_table(questions, answers))
+    first = {name: each[0] for name, each in answers.items()}
+    console.print(*cost_tables(params, SETTINGS, first))
     pictures = {"45 %": folder / "kept.png", PAPER_EXACT: folder / "paper.png"}
     for name, picture in pictures.items():
-        plot_compression(answers[name][0]).savefig(picture, dpi=130)
+        plot_compression(first[name]).savefig(picture, dpi=130)
     console.print(
         f"[bold]4.[/] Tokens kept at 45 %: [bold]{pictures['45 %']}[/]; with the paper-exact "
         f"variant: [bold]{pictures[PAPER_EXACT]}[/]\n   docs/accuracy.md compares the two.",
@@ -107,9 +105,9 @@ def clip_demo(folder: Path, seed: int | None) -> None:
     baselines = _generate_answers(params, path, questions, BASELINES, console)
     compared = {"omnizip": answers["35 %"]} | baselines
     first = {name: each[0] for name, each in compared.items()}
-    costs = compute_costs(params, {"omnizip": SETTINGS["35 %"], **BASELINES}, first)
-    console.print(_answers_table(questions, compared))
-    console.print(tokens_table(first, costs))
+    console.print(_clip_answers_table(questions, compared))
+    tokens, _ = cost_tables(params, {"omnizip": SETTINGS["35 %"], **BASELINES}, first)
+    console.print(tokens)
     picture = folder / "methods.png"
     plot_methods(first).savefig(picture, dpi=110)
     console.print(f"   Tokens kept by each: [bold]{picture}[/]", soft_wrap=True)
@@ -134,13 +132,13 @@ def stream_demo(folder: Path, seed: int | None) -> None:
         f"tokens; asking {len(STREAM_TIMES)} times about its first {OPENING_SECONDS} seconds"
     )
     log, read = RetentionLog(), list[WindowEvent]()
-    answers: dict[float, list[AnswerEvent]] = {}
+    answers: dict[float, dict[str, str]] = {}  # by time and question
     retained: dict[float, tuple[int, int]] = {}  # of the beginning, by the time of a question
     timed = QuestionQueue(
         [(time, question.text) for time in STREAM_TIMES for question in questions]
     )
     with StreamDisplay(console) as display, windows(path, params.config.spec) as source:
-        display.status("compiling (once)")
+        display.show_step("compiling (once)")
         modalities = {"audio": source.has_audio, "video": source.has_video}
         state = init_compiled_stream(params, SETTINGS["45 %"], **modalities, **STREAM_CACHE)
 
@@ -148,14 +146,14 @@ def stream_demo(folder: Path, seed: int | None) -> None:
             if isinstance(event, WindowEvent):
                 read.append(event)
                 bars = log.bars(STREAM_WINDOWS)
-                display.note(Text(f"retained of each window  {bars}", "cyan"))
+                display.update(note=Text(f"retained of each window  {bars}", "cyan"))
             if isinstance(event, AnswerEvent):
                 if event.time not in retained:
                     retained[event.time] = now, initial = log.count(FIRST_WINDOWS)
                     line = f"[{format_time(event.time)}] {now} of {initial} tokens left of "
                     bars = log.bars(STREAM_WINDOWS)
                     console.print(Text(f"{line}0-{OPENING_SECONDS} s  {bars}", "cyan"))
-                answers.setdefault(event.time, []).append(event)
+                answers.setdefault(event.time, {})[event.question] = event.text.strip()
             display(event)
 
         feed_source(
@@ -164,7 +162,7 @@ def stream_demo(folder: Path, seed: int | None) -> None:
             source,
             timed,
             show,
-            on_text=display.text,
+            on_text=display.add_text,
             on_state=log,
             max_new_tokens=MAX_NEW_TOKENS,
         )
@@ -172,7 +170,13 @@ def stream_demo(folder: Path, seed: int | None) -> None:
     console.print(
         f"[bold]4.[/] The first {OPENING_SECONDS} seconds: retained tokens, and the answers"
     )
-    console.print(_stream_answers_table(questions, answers, retained))
+    texts = {
+        f"at {format_time(time)}": [by_question.get(each.text, "") for each in questions]
+        for time, by_question in answers.items()
+    }
+    counts = [f"{now} of {initial}" for now, initial in retained.values()]
+    last_row = ["tokens left in the cache", "", *counts]
+    console.print(_answers_table(questions, texts, last_row))
     picture = folder / "retained.png"
     marks = {time: f"asked, {format_time(time)}" for time in retained}
     plot_retention(log.retained, log.initial, SPEC.seconds, marks).savefig(picture, dpi=130)
@@ -239,61 +243,33 @@ def draw_stream_questions(clip: SyntheticClip, seed: int) -> list[Question]:
     ]
 
 
-def _answers_table(questions: list[Question], answers: dict[str, list[Answer]]) -> Table:
-    """Every question with its correct answer, and the answers of each method."""
-    table = Table("question", "truth", *answers)
-    for index, question in enumerate(questions):
-        texts = [_marked(each[index].text, question) for each in answers.values()]
-        last = question is questions[-1] or questions[index + 1].family != question.family
-        table.add_row(question.text, question.answer, *texts, end_section=last)
+def _clip_answers_table(questions: list[Question], answers: dict[str, list[Answer]]) -> Table:
+    """The answers of each method, and how many are correct."""
+    texts = {name: [answer.text.strip() for answer in each] for name, each in answers.items()}
     right = (
-        sum(a.text.strip() == q.answer for a, q in zip(each, questions, strict=True))
-        for each in answers.values()
+        sum(text == question.answer for text, question in zip(each, questions, strict=True))
+        for each in texts.values()
     )
-    table.add_row("right answers", "", *(f"{number} of {len(questions)}" for number in right))
-    return table
+    counts = [f"{number} of {len(questions)}" for number in right]
+    return _answers_table(questions, texts, ["right answers", "", *counts])
 
 
-def _stream_answers_table(
-    questions: list[Question],
-    answers: dict[float, list[AnswerEvent]],
-    retained: dict[float, tuple[int, int]],
+def _answers_table(
+    questions: list[Question], texts: Mapping[str, list[str]], last_row: list[str]
 ) -> Table:
-    """The questions with the answers at each time, and the tokens retained by then."""
-    table = Table("question", "truth", *(f"at {format_time(time)}" for time in answers))
-    for question in questions:
-        texts = [
-            next((event.text for event in events if event.question == question.text), "")
-            for events in answers.values()
-        ]
-        marked = (_marked(text, question) for text in texts)
-        last = question is questions[-1]
+    """Every question with its correct answer, and the answers in columns by their headings."""
+    table = Table("question", "truth", *texts)
+    for index, question in enumerate(questions):
+        marked = [_marked(each[index], question) for each in texts.values()]
+        last = question is questions[-1] or questions[index + 1].family != question.family
         table.add_row(question.text, question.answer, *marked, end_section=last)
-    counts = (f"{now} of {initial}" for now, initial in retained.values())
-    table.add_row("tokens left in the cache", "", *counts)
+    table.add_row(*last_row)
     return table
 
 
 def _marked(text: str, question: Question) -> str:
     """An answer in green if it is correct, otherwise in red with a cross."""
-    text = text.strip()
     return f"[green]{text}[/]" if text == question.answer else f"[red]✗ {text}[/]"
-
-
-def _results_table(answers: dict[str, list[Answer]]) -> Table:
-    """Tokens and times of the first question with each method."""
-    columns = right_aligned("audio", "video", "kept", "media", "encode", "prefill", "answer")
-    table = Table("tokens", *columns, title="tokens and times of one question, without compilation")
-    for name, (answer, *_) in answers.items():
-        counts, stages = answer.counts, ("media", "encoders", "prefill", "generation")
-        table.add_row(
-            name,
-            f"{counts.audio_kept}/{counts.audio}",
-            f"{counts.video_kept}/{counts.video}",
-            f"{counts.retained:.1%}",
-            *(f"{answer.seconds[stage] * 1e3:.0f} ms" for stage in stages),
-        )
-    return table
 
 
 def _intervals_table(read: list[WindowEvent], log: RetentionLog) -> Table:

@@ -55,7 +55,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         _methods(arguments),
         PROTOCOLS[arguments.protocol],
         seeds=arguments.seeds,
-        stream=StreamSettings(arguments.memory, arguments.capacity) if arguments.stream else None,
+        stream=StreamSettings(arguments.memory, arguments.capacity) if arguments.windowed else None,
     )
     _run(read_questions(arguments.questions), settings, arguments, arguments.one_by_one)
     print(write_report(arguments.out).read_text(encoding="utf-8"))
@@ -63,19 +63,19 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
 
 def run_report(arguments: argparse.Namespace) -> None:
     """Tabulate runs side by side, printed or written."""
-    runs = [run for run in arguments.runs if run.suffixes[-2:-1] != TIMES]
+    runs = [run for run in arguments.results if run.suffixes[-2:-1] != TIMES]
     text = compare_with_paper([summarise(run) for run in runs])
-    if arguments.out is None:
+    if arguments.report is None:
         print(text)
     else:
-        write_atomically(arguments.out, text + "\n")
-        print(arguments.out, file=sys.stderr)
+        write_atomically(arguments.report, text + "\n")
+        print(arguments.report, file=sys.stderr)
 
 
 def run_caption(arguments: argparse.Namespace) -> None:
     """Send one prompt about every video, then print how many captions there are."""
     settings = _settings(arguments, dict([_single_method(arguments)]), OPEN_ENDED)
-    _run(caption_questions(arguments.sources, arguments.prompt), settings, arguments)
+    _run(caption_questions(arguments.videos, arguments.prompt), settings, arguments)
     rows = read_rows(arguments.out)
     failed = [row for row in rows if row["error"] is not None]
     print(f"{len(rows) - len(failed)} captions: {arguments.out}")

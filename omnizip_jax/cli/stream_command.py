@@ -20,9 +20,9 @@ def run_stream(arguments: argparse.Namespace) -> None:
     questions = QuestionQueue(arguments.ask)
     with contextlib.ExitStack() as stack:
         display = None if arguments.json else stack.enter_context(StreamDisplay())
-        stack.enter_context(TypedLines(questions.put, display and display.typed))
+        stack.enter_context(TypedLines(questions.put, display and display.show_typed))
         if display:
-            display.status("loading the checkpoint")
+            display.show_step("loading the checkpoint")
         params = load_checkpoint(arguments.checkpoint, arguments.dtype)
         spec = window_spec(arguments, params.config.spec)
         source = stack.enter_context(
@@ -38,7 +38,7 @@ def run_stream(arguments: argparse.Namespace) -> None:
             )
         )
         if display:
-            display.status("compiling (kept for the next time)")
+            display.show_step("compiling (kept for the next time)")
         state = init_compiled_stream(
             params,
             method,
@@ -56,7 +56,7 @@ def run_stream(arguments: argparse.Namespace) -> None:
             source,
             questions,
             display or print_json,
-            on_text=display and display.text,
+            on_text=display and display.add_text,
             keep=arguments.keep,
             max_new_tokens=arguments.max_new_tokens,
         )

@@ -15,7 +15,7 @@ import numpy as np
 from omnizip_jax.cli.arguments import END_OF_STREAM
 from omnizip_jax.compression import Method
 from omnizip_jax.inference.context import Context
-from omnizip_jax.inference.generation import TokenCounts, ask
+from omnizip_jax.inference.generation import ask
 from omnizip_jax.inference.kv_cache import evict
 from omnizip_jax.inference.streaming import feed, init_stream
 from omnizip_jax.media import WindowStream
@@ -23,6 +23,7 @@ from omnizip_jax.models.params import Params
 from omnizip_jax.types import Window
 
 BARS = " ▁▂▃▄▅▆▇█"
+TOKEN_FIELDS = ("audio", "audio_kept", "video", "video_kept")  # of the events
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,36 +214,28 @@ def feed_source(
     seconds = state.prefill_config.spec.seconds
     times: list[float] = []
     now, answers, reason = 0.0, 0, "error"
-    before = counts = _counts(state)
+    total = _token_counts(state)
+    settings: dict[str, Any] = {"keep": keep, "max_new_tokens": max_new_tokens, "on_text": on_text}
 
     def answer_due(limit: float) -> None:
         nonlocal state, answers
         for question in questions.due(limit):
             try:
-                answer, state = ask(
-                    params,
-                    state,
-                    question,
-                    keep=keep,
-                    max_new_tokens=max_new_tokens,
-                    on_text=on_text,
-                )
+                answer, state = ask(params, state, question, **settings)
             except ValueError as error:  # the state is still valid
                 on_event(RefusedEvent(now, question, str(error)))
                 continue
             answers += 1
-            first, rest = answer.seconds["prefill"], answer.seconds["generation"]
-            tokens = answer.counts.generated
-            on_event(
-                AnswerEvent(now, question, answer.text, tokens, 1e3 * first, 1e3 * (first + rest))
-            )
+            first = 1e3 * answer.seconds["prefill"]
+            last = first + 1e3 * answer.seconds["generation"]
+            on_event(AnswerEvent(now, question, answer.text, answer.counts.generated, first, last))
 
     try:
         for window in source:
             start = time.perf_counter()
             state = jax.block_until_ready(feed(params, state, window))
             times.append(time.perf_counter() - start)
-            before, counts, trace = counts, _counts(state), state.trace
+            before, total, trace = total, _token_counts(state), state.trace
             assert trace is not None  # a window was fed
             now = (source.time or 0.0) + seconds
             if on_state:
@@ -250,10 +243,7 @@ def feed_source(
             on_event(
                 WindowEvent(
                     time=now,
-                    audio=counts.audio - before.audio,
-                    audio_kept=counts.audio_kept - before.audio_kept,
-                    video=counts.video - before.video,
-                    video_kept=counts.video_kept - before.video_kept,
+                    **_named(total - before),
                     audio_retention=float(trace.audio_retention),
                     video_rate=float(trace.video_rate),
                     fill=state.fill,
@@ -280,10 +270,7 @@ def feed_source(
                 incomplete=source.incomplete,
                 late_frames=source.late_frames,
                 answers=answers,
-                audio=counts.audio,
-                audio_kept=counts.audio_kept,
-                video=counts.video,
-                video_kept=counts.video_kept,
+                **_named(total),
                 milliseconds=median and 1e3 * median,
                 real_time_factor=median and seconds / median,
             )
@@ -298,6 +285,10 @@ def format_time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
 
 
-def _counts(state: Context) -> TokenCounts:
-    seen, kept = np.asarray(state.seen).tolist(), np.asarray(state.kept).tolist()
-    return TokenCounts(seen[0], kept[0], seen[1], kept[1], text=0, generated=0)
+def _token_counts(state: Context) -> np.ndarray:
+    """Tokens of the stream so far, in the order of ``TOKEN_FIELDS``."""
+    return np.stack([state.seen, state.kept], axis=1).ravel()
+
+
+def _named(counts: np.ndarray) -> dict[str, int]:
+    return dict(zip(TOKEN_FIELDS, counts.tolist(), strict=True))

@@ -43,14 +43,16 @@ def print_json(event: Event) -> None:
 
 
 class StreamDisplay:
-    """Answers, and below them live lines: time, kept tokens, cache, speed. A context manager."""
+    """Answers, and below them live lines. A context manager.
+
+    The live lines are ``answer`` (while it is generated), ``window`` (time, kept tokens, cache,
+    speed, or the current step), ``note``, and ``typed``.
+    """
 
     def __init__(self, console: Console | None = None):
         self._console = console or OutputConsole()
         self._live = Live(console=self._console, transient=True, refresh_per_second=8)
-        self._line: Text | str = ""
-        self._answer = self._typed = ""
-        self._note: Text | str = ""
+        self._lines: dict[str, Text] = {}
 
     def __enter__(self) -> StreamDisplay:
         self._live.start()
@@ -59,44 +61,36 @@ class StreamDisplay:
     def __exit__(self, *_: Any) -> None:
         self._live.stop()
 
-    def status(self, text: str) -> None:
+    def update(self, **lines: Text) -> None:
+        """Replace live lines, by name; empty ones are not shown."""
+        self._lines |= lines
+        names = ("answer", "window", "note", "typed")
+        self._live.update(Group(*(self._lines[name] for name in names if self._lines.get(name))))
+
+    def show_step(self, text: str) -> None:
         """Show the current step before the first window."""
-        self._line = Text(text, "dim")
-        self._draw()
+        self.update(window=Text(text, "dim"))
 
-    def note(self, line: Text) -> None:
-        """Show a line below that of the windows."""
-        self._note = line
-        self._draw()
+    def add_text(self, piece: str) -> None:
+        """Append a piece of the answer that is generated."""
+        self.update(answer=self._lines.get("answer", Text()) + Text(piece))
 
-    def text(self, piece: str) -> None:
-        """Show an answer as it is generated."""
-        self._answer += piece
-        self._draw()
-
-    def typed(self, text: str) -> None:
+    def show_typed(self, text: str) -> None:
         """Show the line that is being typed."""
-        self._typed = text
-        self._draw()
+        self.update(typed=Text(text and f"> {text}"))
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
         if isinstance(event, WindowEvent):
-            self._line = _window_line(event)
+            self.update(window=_window_line(event))
         elif isinstance(event, AnswerEvent):
-            self._answer = ""
+            self.update(answer=Text())
             self._console.print(_reply(event, event.text, ""))
         elif isinstance(event, RefusedEvent):
             self._console.print(_reply(event, event.message, "red"))
         else:
-            self._line = self._note = ""
+            self.update(window=Text(), note=Text())
             self._console.print(Text(_summary(event), "dim"))
-        self._draw()
-
-    def _draw(self) -> None:
-        typed = f"> {self._typed}" if self._typed else ""
-        lines = (Text(self._answer), self._line, self._note, typed)
-        self._live.update(Group(*(line for line in lines if line)))
 
 
 def _summary(event: EndEvent) -> str:

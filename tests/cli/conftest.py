@@ -1,9 +1,50 @@
-"""What tests of commands share."""
+"""Fixtures of the commands' tests: one tiny checkpoint, and a stub for the model."""
+
+import dataclasses
 
 import pytest
+
+from omnizip_jax.checkpoint.convert import convert
+from omnizip_jax.checkpoint.load import load
+from omnizip_jax.compression import AllTokens
+from omnizip_jax.evaluation.decoder_cost import without_compression
+from tests.sample_answer import make_answer
 
 
 @pytest.fixture(autouse=True)
 def no_compilation_cache(monkeypatch):
-    """The tests leave the user's cache alone."""
+    """The tests do not write to the user's cache."""
     monkeypatch.setattr("omnizip_jax.cli.model_setup.enable_compilation_cache", lambda: None)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(released_folder, tmp_path_factory):
+    """A converted tiny checkpoint, float32."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    convert(released_folder, folder, "float32")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(checkpoint):
+    """The model of that checkpoint."""
+    return load(checkpoint)
+
+
+@pytest.fixture
+def stub_generate(tiny, monkeypatch):
+    """Replaces ``load`` and ``generate`` of the commands; returns the calls of ``generate``."""
+    calls, answer = [], make_answer()
+
+    def generate(params, clip, question, **settings):
+        assert params is tiny
+        calls.append((clip, question, settings))
+        settings.get("on_text", str)(answer.text)
+        if settings["compression"] == AllTokens():
+            return dataclasses.replace(answer, counts=without_compression(answer.counts))
+        return answer
+
+    monkeypatch.setattr("omnizip_jax.cli.model_setup.load", lambda *_, **__: tiny)
+    for command in ("generate", "compare"):
+        monkeypatch.setattr(f"omnizip_jax.cli.{command}_command.generate", generate)
+    return calls

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
 
@@ -17,15 +16,14 @@ PROMPT = "Which colour was seen first?"
 
 
 @pytest.fixture
-def videos(tmp_path, small, monkeypatch):
-    """Two clips and a file that is none; the checkpoint is loaded already."""
-    monkeypatch.setattr("omnizip_jax.cli.model_setup.load", lambda *_, **__: small)
+def videos(tmp_path, tiny, monkeypatch):
+    """A folder with three files that are not videos; the checkpoint is loaded already."""
+    monkeypatch.setattr("omnizip_jax.cli.model_setup.load", lambda *_, **__: tiny)
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "videos"
     folder.mkdir()
-    for seed in range(2):
-        make_clip(seed).write(folder / f"{seed}.mp4")
-    (folder / "broken.mp4").write_text("no video")
+    for name in ("0", "1", "broken"):
+        (folder / f"{name}.mp4").write_text("no video")
     return folder
 
 
@@ -39,7 +37,11 @@ def rows(folder) -> list[dict]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_a_folder_of_videos(videos, small, capsys):
+@pytest.mark.slow
+def test_a_folder_of_videos(videos, small, capsys, monkeypatch):
+    monkeypatch.setattr("omnizip_jax.cli.model_setup.load", lambda *_, **__: small)
+    for seed in range(2):
+        make_clip(seed).write(videos / f"{seed}.mp4")
     assert caption("videos", "--set", "keep=0.45") == 0
     said = capsys.readouterr()
     assert said.out == "2 captions: captions.jsonl\n"
@@ -66,7 +68,7 @@ def test_a_folder_of_videos(videos, small, capsys):
     assert "3 captions" in capsys.readouterr().out
 
 
-def test_a_file_of_another_prompt_is_refused(videos, capsys):
+def test_results_of_another_prompt_are_refused(videos, capsys):
     (videos / "broken.mp4").rename(videos.parent / "broken.mp4")
     (videos.parent / "list.txt").write_text("broken.mp4\n")
     assert caption("list.txt") == 0

@@ -1,4 +1,4 @@
-"""The command line as a newcomer uses it: help, answers, messages, exit codes."""
+"""The command line: help, answers, messages, exit codes."""
 
 from __future__ import annotations
 
@@ -8,21 +8,54 @@ from argparse import Namespace
 import pytest
 
 from benchmarks.bouncing_clip import write_clip
-from omnizip_jax.checkpoint.convert import convert
 from omnizip_jax.cli.main import main
 from omnizip_jax.cli.model_setup import window_spec
+from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.config import WindowSpec
+from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
 
 
 @pytest.fixture(scope="module")
-def folder(released_folder, tmp_path_factory):
-    """A converted tiny checkpoint and a clip."""
+def folder(checkpoint, tmp_path_factory):
+    """A folder with a clip and the tiny checkpoint."""
     folder = tmp_path_factory.mktemp("cli")
-    convert(released_folder, folder / "checkpoint", "float32")
+    (folder / "checkpoint").symlink_to(checkpoint)
     write_clip(folder / "clip.mp4", seconds=3, size=(96, 64))
     return folder
 
 
+def test_generate_passes_its_options_and_prints_the_answer(stub_generate, capsys, tmp_path):
+    picture = tmp_path / "kept.png"
+    code = main(
+        [
+            *("generate", "clip.mp4", "What happens?", "--checkpoint", "any", "--no-audio"),
+            *("--max-new-tokens", "8", "--set", "rho_audio=0.4", "--set", "rho-video=0.7"),
+            *("--max-frames", "6", "--grid-slots", "16", "--temperature", "0.5", "--top-p", "0.9"),
+            *("--seed", "3", "--picture", str(picture)),
+        ]
+    )
+    out, err = capsys.readouterr()
+    assert code == 0 and out == "A door opens.\n"
+    assert "/500, video" in err and "prefill 0.25 s" in err and f"[picture: {picture}]" in err
+    assert picture.stat().st_size > 10_000
+    ((clip, question, settings),) = stub_generate
+    assert (clip, question) == ("clip.mp4", "What happens?")
+    assert settings.pop("spec").grid_slots == 16
+    del settings["on_text"], settings["progress"]
+    assert settings == {
+        "compression": OmniZipConfig(rho_audio=0.4, rho_video=0.7),
+        "max_new_tokens": 8,
+        "system": DEFAULT_SYSTEM,
+        "use_audio": False,
+        "use_video": True,
+        "max_frames": 6,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "seed": 3,
+    }
+
+
+@pytest.mark.slow
 def test_generate(folder, capsys, tmp_path):
     picture = tmp_path / "kept.png"
     code = main(
@@ -38,6 +71,7 @@ def test_generate(folder, capsys, tmp_path):
     assert picture.stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_no_compression(folder, capsys):
     clip, checkpoint = str(folder / "clip.mp4"), str(folder / "checkpoint")
     arguments = ["generate", clip, "Why?", "--checkpoint", checkpoint, "--method", "all"]
@@ -45,24 +79,24 @@ def test_no_compression(folder, capsys):
     assert "= 100%" in capsys.readouterr().err
 
 
-def test_a_stream_of_sound_alone_has_no_picture(params, tmp_path, monkeypatch):
-    """Its prompt opens as that of ``generate`` does."""
+def test_a_stream_of_audio_alone_has_no_video_markers(tiny, tmp_path, monkeypatch):
+    """Its prompt begins as that of ``generate``."""
     with wave.open(str(tmp_path / "sound.wav"), "wb") as file:
         file.setparams((1, 2, 16000, 16000, "NONE", ""))
         file.writeframes(bytes(32000))
-    begun = {}
+    settings_used = {}
 
     def init_compiled_stream(_, method, **settings):
-        begun.update(settings)
+        settings_used.update(settings)
         raise ValueError("enough")
 
     monkeypatch.setattr("omnizip_jax.cli.stream_command.init_compiled_stream", init_compiled_stream)
-    monkeypatch.setattr("omnizip_jax.cli.model_setup.load", lambda *_, **__: params)
+    monkeypatch.setattr("omnizip_jax.cli.model_setup.load", lambda *_, **__: tiny)
     assert main(["stream", str(tmp_path / "sound.wav"), "--checkpoint", "any", "--json"]) == 1
-    assert begun["audio"] is True and begun["video"] is False
+    assert settings_used["audio"] is True and settings_used["video"] is False
 
 
-def test_grid_slots_are_the_checkpoints_unless_given():
+def test_grid_slots_default_to_the_checkpoint():
     spec = WindowSpec(grid_slots=36)
     for given, slots in {None: 36, 16: 16}.items():
         assert window_spec(Namespace(grid_slots=given), spec) == WindowSpec(grid_slots=slots)

@@ -1,27 +1,61 @@
-"""Methods beside each other on the command line: tables, pictures, mistakes."""
+"""``compare``, ``picture`` and ``methods``: tables, pictures, bad arguments."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from benchmarks.bouncing_clip import write_clip
-from omnizip_jax.checkpoint.convert import convert
+from omnizip_jax.cli import compare_command
 from omnizip_jax.cli.main import main
 from omnizip_jax.cli.model_setup import parse_methods
 from omnizip_jax.compression import METHODS, AllTokens, FastV, OmniZipConfig, RandomTokens
+from omnizip_jax.inference.attention_maps import AttentionMaps
+from omnizip_jax.types import TokenKind
 
 QUESTION = "What happens?"
 
 
 @pytest.fixture(scope="module")
-def given(released_folder, tmp_path_factory):
-    """Clip and checkpoint, as arguments."""
-    folder = tmp_path_factory.mktemp("compare")
-    convert(released_folder, folder / "checkpoint", "float32")
-    write_clip(folder / "clip.mp4", seconds=3, size=(96, 64))
-    return folder / "clip.mp4", ["--checkpoint", str(folder / "checkpoint"), "--grid-slots", "16"]
+def given(checkpoint, tmp_path_factory):
+    """A clip and a checkpoint, as arguments."""
+    clip = write_clip(tmp_path_factory.mktemp("compare") / "clip.mp4", seconds=3, size=(96, 64))
+    return clip, ["--checkpoint", str(checkpoint), "--grid-slots", "16"]
 
 
+def test_tables_and_pictures(given, stub_generate, monkeypatch, capsys, tmp_path):
+    """With a stub for the model."""
+    clip, arguments = given
+    arguments = [*arguments, "--methods", "all,random", "--keep", "0.6", "--seed", "3"]
+    asked = ["--max-new-tokens", "1", "--out", str(tmp_path / "a")]
+    assert main(["compare", str(clip), QUESTION, *arguments, *asked]) == 0
+    out = capsys.readouterr().out
+    lines = [line.replace("│", "").split() for line in out.splitlines() if line.startswith("│")]
+    assert [line[0] for line in lines] == ["all", "random"] * 3
+    assert lines[0][1:] == ["A", "door", "opens."] and lines[2][1].endswith("/500")
+    assert lines[4][3] == "100%" and lines[4][-2:] == ["250", "ms"]
+    assert (tmp_path / "a" / "kept.png").stat().st_size > 20_000
+    assert [settings["compression"] for _, _, settings in stub_generate] == [
+        *[AllTokens()] * 2,
+        *[RandomTokens(keep=0.6)] * 2,
+    ]
+    clips = {id(clip): clip.spec.grid_slots for clip, _, _ in stub_generate}
+    assert list(clips.values()) == [16]  # read once
+
+    def compute_attention_maps(_, clip, question, method, seed):
+        assert question == QUESTION and seed == 3
+        kind = np.repeat([TokenKind.VIDEO, TokenKind.AUDIO], [30, 50])
+        media = np.full((4, 80), 0.01, np.float32)
+        return AttentionMaps(media, 1 - media.sum(1), kind, np.zeros(80, int), 2)
+
+    monkeypatch.setattr(compare_command, "compute_attention_maps", compute_attention_maps)
+    wanted = ["--question", QUESTION, "--out", str(tmp_path / "b")]
+    assert main(["picture", str(clip), *arguments, *wanted]) == 0
+    for name in ("kept.png", "attention.png"):
+        assert (tmp_path / "b" / name).stat().st_size > 20_000
+
+
+@pytest.mark.slow
 def test_compare_then_picture(given, capsys, tmp_path):
     clip, arguments = given
     arguments = [*arguments, "--methods", "all,omnizip,fastv", "--keep", "0.6"]

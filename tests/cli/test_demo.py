@@ -29,6 +29,7 @@ def test_a_clip(tmp_path, capsys):
     assert main(["demo", "--out", str(tmp_path / "demo"), "--seed", "1"]) == 0  # once more
 
 
+@pytest.mark.slow
 def test_a_stream_that_has_nearly_forgotten_its_beginning_is_asked_about_it(tmp_path, capsys):
     assert main(["demo", "--stream", "--out", str(tmp_path / "demo")]) == 0
     out = capsys.readouterr().out

@@ -13,15 +13,19 @@ from tests.evaluation.dataset_layouts import write_layout
 
 
 @pytest.fixture
-def asked(tmp_path, small, monkeypatch, capsys):
-    """A benchmark's questions, written by the command; the checkpoint is loaded already."""
-    monkeypatch.setattr("omnizip_jax.cli.model_setup.load", lambda *_, **__: small)
-    annotations, videos = write_layout("videomme", tmp_path, make_clip(0).write)
+def asked(tmp_path, tiny, monkeypatch, capsys):
+    """A benchmark's questions, written by the command; the video cannot be decoded."""
+    monkeypatch.setattr("omnizip_jax.cli.model_setup.load", lambda *_, **__: tiny)
+    return write_questions(tmp_path, capsys, lambda path: path.write_text("no video"))
+
+
+def write_questions(folder, capsys, write_video):
+    annotations, videos = write_layout("videomme", folder, write_video)
     command = ["questions", "videomme", str(annotations), "--videos", str(videos)]
-    assert main([*command, "--out", str(tmp_path / "q.jsonl")]) == 0
+    assert main([*command, "--out", str(folder / "q.jsonl")]) == 0
     out = capsys.readouterr().out
     assert "2 questions about 1 videos" in out and "768 frames" in out and "not there" not in out
-    return tmp_path
+    return folder
 
 
 def evaluate(folder, *more: str) -> int:
@@ -29,7 +33,24 @@ def evaluate(folder, *more: str) -> int:
     return main([*command, "--checkpoint", "small", "--max-new-tokens", "4", *more])
 
 
-def test_from_questions_to_a_report(asked, capsys):
+def test_videos_that_cannot_be_decoded_are_rows_of_the_report(asked, capsys):
+    assert evaluate(asked, "--method", "all", "--set", "keep=1") == 0
+    assert "all:keep=1" in capsys.readouterr().out
+    rows = [json.loads(line) for line in (asked / "r.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["method"]) for row in rows] == [
+        ("001-1", "all:keep=1"),
+        ("001-2", "all:keep=1"),
+    ]
+    assert all(".mp4" in row["error"] for row in rows)
+    assert main(["report", *map(str, sorted(asked.glob("r*.jsonl")))]) == 0
+    assert evaluate(asked, "--set", "keep=0.35") == 1
+    assert "results of another run" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_from_questions_to_a_report(tmp_path, small, monkeypatch, capsys):
+    monkeypatch.setattr("omnizip_jax.cli.model_setup.load", lambda *_, **__: small)
+    asked = write_questions(tmp_path, capsys, make_clip(0).write)
     assert evaluate(asked, "--method", "all", "--set", "keep=1") == 0
     out = re.sub(" +", " ", capsys.readouterr().out)
     assert "## Accuracy, videomme, %" in out and "| all:keep=1 | 2 |" in out

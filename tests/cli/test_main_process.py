@@ -1,4 +1,4 @@
-"""The command as a process: Ctrl-C at any moment, outputs that are closed, lines on stderr."""
+"""The command as a process: Ctrl-C at any moment, closed outputs, lines on stderr."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def run_script(command, stdout=subprocess.PIPE, stdin=None):
 
 @pytest.fixture(params=["", "1"], ids=["buffered", "unbuffered"])
 def buffering(request, monkeypatch):
-    """Without a buffer errors come at once, otherwise at the end."""
+    """Without a buffer errors occur at once, otherwise at the end."""
     monkeypatch.setenv("PYTHONUNBUFFERED", request.param)
 
 
 @pytest.fixture
 def ctrl_c():
-    """Where the tests run in the background, they ignore Ctrl-C, and so would what they start."""
+    """Tests that run in the background ignore Ctrl-C, and so would their child processes."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -61,7 +61,7 @@ def clip(tmp_path_factory):
 
 
 def stopped_while_compiling(arguments, folder, delay):
-    """Ctrl-C so many seconds after the small model was there, nothing compiled before.
+    """Ctrl-C ``delay`` seconds after the small model was written to an empty cache.
 
     Returns the exit code, stderr, and the seconds from Ctrl-C to the end.
     """
@@ -105,7 +105,10 @@ def check_stopped(code, err, seconds):
 
 
 @posix
-@pytest.mark.parametrize(("command", "delay"), [(0, 3.0), (1, 2.0)], ids=["demo", "stream"])
+@pytest.mark.parametrize(
+    ("command", "delay"),
+    [pytest.param(0, 3.0, id="demo", marks=pytest.mark.slow), pytest.param(1, 2.0, id="stream")],
+)
 def test_ctrl_c_while_compiling(ctrl_c, clip, tmp_path, command, delay):
     arguments = commands(clip, tmp_path)[command]
     check_stopped(*stopped_while_compiling(arguments, tmp_path, delay))
@@ -135,7 +138,7 @@ def command():
 @posix
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_lost_ctrl_c_ends_the_process(ctrl_c, times):
-    """The work goes on in spite of it, as when it hits a callback; the second ends it at once."""
+    """The command continues, as after Ctrl-C in a callback; the second one ends it at once."""
     with run_script(DEAF) as process:
         process.stdout.readline()
         for _ in range(times):
@@ -149,7 +152,7 @@ def test_a_lost_ctrl_c_ends_the_process(ctrl_c, times):
 
 @posix
 def test_ctrl_c_while_modules_are_imported(ctrl_c, tmp_path):
-    """No exception is raised there: modules in C abort."""
+    """No exception is raised there: C extensions abort."""
     (tmp_path / "slow_to_import.py").write_text("""
 import os, time
 try:
@@ -173,8 +176,8 @@ def command():
 
 
 @posix
-def test_the_terminal_is_put_back(ctrl_c):
-    """Echo is on and the cursor to be seen, though the work had no chance to see to it."""
+def test_the_terminal_is_restored(ctrl_c):
+    """Echo is on and the cursor is visible, though the command could not clean up."""
     import pty
     import termios
 
@@ -204,8 +207,8 @@ def test_the_terminal_is_put_back(ctrl_c):
         "sys.excepthook(*sys.exc_info()); raise ImportError('a module in C')",
     ],
 )
-def test_what_ctrl_c_turned_into_is_not_shown(ctrl_c, then):
-    """A library between may make another error of it."""
+def test_errors_that_follow_from_ctrl_c_are_not_shown(ctrl_c, then):
+    """A library may convert it to another error."""
     command = f"""
 import sys, time
 def command():
@@ -231,7 +234,7 @@ def test_a_bug_keeps_its_traceback():
 
 
 def test_nothing_happens_after_the_command():
-    """Threads that run and what is to be done at exit do not keep or break the process."""
+    """Running threads and exit handlers neither delay nor break the exit."""
     command = """
 import atexit, threading, time
 def command():
@@ -253,7 +256,7 @@ def test_closed_output():
 
 @posix
 def test_closed_messages():
-    """Nothing of stderr lands in stdout; exit codes are as always."""
+    """Messages are not written to stdout; exit codes are unchanged."""
     for arguments, code in {
         ("--help",): 0,
         ("demo", "--seed", "x"): 2,
@@ -277,7 +280,7 @@ def test_full_output(buffering):
 
 
 @posix
-def test_reader_that_has_left(buffering):
+def test_closed_pipe(buffering):
     ours, theirs = os.pipe()
     os.close(ours)
     with os.fdopen(theirs, "w") as pipe, run_script(PRINTS, stdout=pipe) as process:
@@ -306,7 +309,7 @@ def command():
     assert sorted(err.splitlines()) == ["omnizip: another, longer one", "omnizip: cut off"]
 
 
-def test_warnings_of_one_text_are_shown_once(capsys):
+def test_repeated_warnings_are_shown_once(capsys):
     shown = WarningPrinter()
     for line in (1, 2):
         shown.show(UserWarning("cut off"), UserWarning, "file.py", line)

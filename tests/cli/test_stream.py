@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.bouncing_clip import write_clip
-from omnizip_jax import OmniZipConfig, PushSource, load, windows
-from omnizip_jax.checkpoint.convert import convert
+from omnizip_jax import OmniZipConfig, PushSource, windows
 from omnizip_jax.cli import stream_loop
 from omnizip_jax.cli.arguments import END_OF_STREAM, parse_time
 from omnizip_jax.cli.main import main
@@ -34,22 +33,19 @@ SETTINGS = {"capacity": 2048, "text_slots": 400}
 
 
 @pytest.fixture(scope="module")
-def folder(released_folder, tmp_path_factory):
-    """A converted tiny checkpoint and a clip of five windows, the last one half full."""
-    folder = tmp_path_factory.mktemp("live")
-    convert(released_folder, folder / "checkpoint", "float32")
-    write_clip(folder / "clip.mp4", seconds=9, size=(96, 64))
-    return folder
+def clip(tmp_path_factory):
+    """A clip of five windows, the last one half full."""
+    return write_clip(tmp_path_factory.mktemp("live") / "clip.mp4", seconds=9, size=(96, 64))
 
 
 @pytest.fixture
-def stream(folder, capsys):
+def stream(checkpoint, clip, capsys):
     """Runs ``omnizip stream``; returns its exit code, what it printed, and its messages."""
 
     def run(*arguments, source=None):
-        checkpoint = ("--checkpoint", str(folder / "checkpoint"), "--capacity", "2048")
+        model = ("--checkpoint", str(checkpoint), "--capacity", "2048")
         settings = ("--max-new-tokens", "16", *arguments)
-        code = main(["stream", str(source or folder / "clip.mp4"), *checkpoint, *settings])
+        code = main(["stream", str(source or clip), *model, *settings])
         return code, *capsys.readouterr()
 
     return run
@@ -166,19 +162,18 @@ def test_a_source_that_breaks_off_is_an_error(stream, monkeypatch):
     assert events[-1]["reason"] == "error" and events[-1]["windows"] == 2
 
 
-def test_bytes_that_are_no_text_are_refused_and_the_stream_goes_on(folder):
-    source = windows(folder / "clip.mp4")
-    params = load(folder / "checkpoint")
-    state = init_compiled_stream(params, OmniZipConfig(), **SETTINGS)
+def test_questions_that_are_not_unicode_are_refused_and_the_stream_continues(tiny, clip):
+    source = windows(clip)
+    state = init_compiled_stream(tiny, OmniZipConfig(), **SETTINGS)
     events = []
     questions = QuestionQueue([(2, "Wh\udcff?"), (4, "Why?")])
-    feed_source(params, state, source, questions, events.append, max_new_tokens=2)
+    feed_source(tiny, state, source, questions, events.append, max_new_tokens=2)
     refused, answered = (e for e in events if isinstance(e, RefusedEvent | AnswerEvent))
     assert "not Unicode text" in refused.message and answered.question == "Why?"
     assert events[-1].reason == "end" and events[-1].windows == 5
 
 
-def test_skipped_windows_are_reported(folder):
+def test_skipped_windows_are_reported(tiny):
     """Pushed arrays, and a consumer that cannot keep up."""
     source = PushSource()
     stream = windows(source, queue=1, when_slow="skip", use_video=False)
@@ -186,11 +181,10 @@ def test_skipped_windows_are_reported(folder):
     source.close()
     while stream.skipped < 9:
         time.sleep(0.01)
-    params = load(folder / "checkpoint")
-    state = init_compiled_stream(params, OmniZipConfig(), **SETTINGS)
+    state = init_compiled_stream(tiny, OmniZipConfig(), **SETTINGS)
     events = []
     feed_source(
-        params,
+        tiny,
         state,
         stream,
         QuestionQueue([(END_OF_STREAM, "Why?")]),
@@ -258,13 +252,12 @@ def test_nothing_is_read_where_nobody_types():
         pass
 
 
-def test_what_is_left_of_every_window_is_counted(folder):
-    """Nothing is forgotten in a large cache, also where an answer stands between the windows."""
-    params = load(folder / "checkpoint")
-    state = init_compiled_stream(params, OmniZipConfig(), **SETTINGS)
+def test_retained_tokens_of_every_window_are_counted(tiny, clip):
+    """A large cache evicts nothing, also with an answer between the windows."""
+    state = init_compiled_stream(tiny, OmniZipConfig(), **SETTINGS)
     events, log = [], RetentionLog()
     feed_source(
-        params, state, windows(folder / "clip.mp4"), QuestionQueue([(4, "Why?")]), events.append,
+        tiny, state, windows(clip), QuestionQueue([(4, "Why?")]), events.append,
         on_state=log, keep=True, max_new_tokens=2,
     )  # fmt: skip
     read = [event for event in events if isinstance(event, WindowEvent)]

@@ -1,14 +1,14 @@
-"""The check of array annotations that the tests put on every function of the package.
+"""Run-time check of array annotations, for ``jaxtyping``'s import hook.
 
-``jaxtyping``'s import hook decorates functions and dataclasses; this is the type checker that it is
-given. It lets beartype look at the annotations that name an array, and at no others:
+The hook decorates functions and dataclasses of the package; this is its type checker. It passes to
+beartype the annotations that name an array, and no others:
 
-* Other types are pyright's. Public functions answer a wrong one with a ``ValueError`` of their own,
-  which tests provoke.
-* ``Array`` takes numpy too, as all of jax does; ``np.ndarray`` is of the host alone. What numpy
-  makes of an array without axes, a scalar, passes for one.
-* The fields of pytrees are documentation. Transformations put tracers, abstract shapes, None and
-  more axes in them, and on the host they hold numpy. Functions say what they take out of them.
+* Other types are checked by pyright. Public functions answer a wrong type with their own
+  ``ValueError``, which tests provoke.
+* ``Array`` accepts numpy arrays too, as jax does; ``np.ndarray`` is for host arrays only. A numpy
+  scalar passes for an array without axes.
+* Fields of pytrees are not checked. Transformations store tracers, abstract shapes, None and
+  batched arrays in them, and on the host they hold numpy arrays.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The ways that only a GPU takes, traced and computed on a CPU."""
+"""Choices of the GPU backend, traced and computed on a CPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jax.extend.core import Jaxpr
 
 import omnizip_jax
 from benchmarks.ahead import Compiled, Target, as_on_gpu, in_turn, main, programs, weight_copies
-from benchmarks.presets import PRESETS, random_weights
+from benchmarks.presets import PRESETS
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.models import attention, layers, rope
 from omnizip_jax.models.backend import Backend
@@ -24,11 +24,11 @@ from omnizip_jax.models.qwen2_5_omni.parameters import abstract_params
 from tests.conftest import make_windows
 
 CONFIG = PRESETS["tiny"].model
-WINDOWS = 7  # no size of the model
+WINDOWS = 7  # differs from every size of the model
 
 
 def equations(jaxpr):
-    """All of a program's equations, those of its inner programs too."""
+    """All equations of a program, inner programs included."""
     for equation in jaxpr.eqns:
         yield equation
         for inner in jax.tree.leaves(tuple(equation.params.values())):
@@ -38,7 +38,7 @@ def equations(jaxpr):
 
 
 def test_encoders_read_one_copy_of_their_weights():
-    config = dataclasses.replace(  # three layers: no other size is a three
+    config = dataclasses.replace(  # three layers: no other size is 3
         CONFIG,
         audio=dataclasses.replace(CONFIG.audio, layers=3),
         vision=dataclasses.replace(CONFIG.vision, layers=3),
@@ -57,53 +57,63 @@ def test_encoders_read_one_copy_of_their_weights():
     assert "dot_product_attention_fwd" in str(program)  # cuDNN's
 
 
-def test_encoders_give_the_same(random_windows):
-    weights = random_weights(CONFIG, jnp.dtype(jnp.float32))
+def test_encoders_agree(params, random_windows):
+    weights, config = params.weights, params.config
     windows = random_windows([2, 1, 0, 2], [200, 133, 200, 0])
-    one_by_one = encode_windows(weights, windows, config=CONFIG)
+    cpu = encode_windows(weights, windows, config=config)
     with as_on_gpu():
-        at_once = encode_windows(weights, windows, config=CONFIG, backend=Backend.GPU)
+        gpu = encode_windows(weights, windows, config=config, backend=Backend.GPU)
     for a, b, mask in (
-        (one_by_one.video, at_once.video, one_by_one.video_mask),
-        (one_by_one.audio.tokens, at_once.audio.tokens, one_by_one.audio.token_mask),
-        (one_by_one.audio.keys, at_once.audio.keys, one_by_one.audio.frame_mask),
+        (cpu.video, gpu.video, cpu.video_mask),
+        (cpu.audio.tokens, gpu.audio.tokens, cpu.audio.token_mask),
+        (cpu.audio.keys, gpu.audio.keys, cpu.audio.frame_mask),
     ):
         np.testing.assert_allclose(a[mask], b[mask], atol=1e-5)
         assert np.isfinite(b).all()
     for name in ("token_mask", "frame_mask"):
-        np.testing.assert_array_equal(getattr(one_by_one.audio, name), getattr(at_once.audio, name))
-    np.testing.assert_array_equal(one_by_one.video_mask, at_once.video_mask)
+        np.testing.assert_array_equal(getattr(cpu.audio, name), getattr(gpu.audio, name))
+    np.testing.assert_array_equal(cpu.video_mask, gpu.video_mask)
 
 
-@pytest.mark.parametrize("tokens", [1, 5])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_decoder_gives_the_same(tokens, dtype, monkeypatch):
-    """One row multiplied and summed, several with unrolled layers."""
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+def test_decoders_agree(params, dtype, monkeypatch):
+    """One row (multiplied and summed on a GPU), and several (unrolled layers on a GPU)."""
     monkeypatch.setattr(attention, "_fits_cudnn", lambda q: False)
-    config, dtype = CONFIG.text, jnp.dtype(dtype)
-    weights = random_weights(CONFIG, dtype)["text"]
+    config, dtype = params.config.text, jnp.dtype(dtype)
+    weights = jax.tree.map(lambda x: x.astype(dtype), params.weights["text"])
     key = jax.random.key(0)
-    x = jax.random.normal(key, (tokens, config.hidden), dtype)
+    x = jax.random.normal(key, (5, config.hidden), dtype)
     state = jax.random.normal(key, (2, config.layers, 16, config.kv_heads, config.head_dim), dtype)
     cache = KVCache(state[0], state[1], jnp.int32(9))
-    positions = rope.text_positions(9, tokens)
 
-    def run(backend):
-        decoder = Decoder(config, dtype, backend)
-        hidden, after = decoder.apply({"params": weights}, x, positions, cache)
-        return hidden, after.keys, after.values, after.length
+    @jax.jit
+    def run(weights, x, cache):
+        def decode(tokens, backend):
+            decoder = Decoder(config, dtype, backend)
+            positions = rope.text_positions(9, tokens)
+            hidden, after = decoder.apply({"params": weights}, x[:tokens], positions, cache)
+            return hidden, after.keys, after.values, after.length
 
-    expected, given = run(Backend.CPU), run(Backend.GPU)
+        return [[decode(tokens, backend) for backend in Backend] for tokens in (1, 5)]
+
     tolerance = 1e-5 if dtype == jnp.float32 else 0.1  # bfloat16: sums in another order
-    for a, b in zip(expected, given, strict=True):
-        np.testing.assert_allclose(
-            np.asarray(a, np.float32), np.asarray(b, np.float32), atol=tolerance, rtol=tolerance
-        )
+    for cpu, gpu in run(weights, x, cache):
+        for a, b in zip(cpu, gpu, strict=True):
+            np.testing.assert_allclose(
+                np.asarray(a, np.float32), np.asarray(b, np.float32), atol=tolerance, rtol=tolerance
+            )
 
 
-@pytest.mark.parametrize("mask_axes", [(None, None), (0, None), (0, 0)])
+@pytest.mark.parametrize(
+    "mask_axes",
+    [
+        pytest.param((None, None), marks=pytest.mark.slow),
+        (0, None),
+        pytest.param((0, 0), marks=pytest.mark.slow),
+    ],
+)
 def test_cudnn_takes_batches_of_batches(mask_axes, monkeypatch):
-    """The kernel itself needs a GPU; XLA's stands in for it."""
+    """XLA's implementation replaces the kernel, which needs a GPU."""
     kernel = functools.partial(jax.nn.dot_product_attention, implementation="xla")
     shapes = []
 
@@ -114,7 +124,7 @@ def test_cudnn_takes_batches_of_batches(mask_axes, monkeypatch):
 
     rng = np.random.default_rng(0)
     outer, inner, keys = 2, 3, 7
-    queries = 5 + mask_axes.count(0)  # JAX keeps traces; another shape is another trace
+    queries = 5 + mask_axes.count(0)  # another shape: JAX caches traces
     q = rng.standard_normal((outer, inner, queries, 4, 8)).astype(np.float32)
     k, v = rng.standard_normal((2, outer, inner, keys, 2, 8)).astype(np.float32)
     axes = tuple(n for n, axis in zip((outer, inner), mask_axes, strict=True) if axis is not None)
@@ -136,7 +146,7 @@ def test_cudnn_takes_batches_of_batches(mask_axes, monkeypatch):
 
 
 @pytest.mark.slow
-def test_every_program_takes_the_kernels_of_the_weights_device(
+def test_every_program_takes_the_backend_of_the_weights_device(
     params, random_windows, monkeypatch, cache_folder
 ):
     taken, run = [], layers.run
@@ -150,7 +160,7 @@ def test_every_program_takes_the_kernels_of_the_weights_device(
     assert len(taken) > 10 and set(taken) == {Backend.GPU}
 
 
-def test_kernels_are_those_of_the_device():
+def test_the_backend_is_that_of_the_device():
     assert Backend.of({"a": jnp.zeros(2)}) == Backend.CPU
     assert Backend.of(jax.ShapeDtypeStruct((), jnp.int32)) == Backend.CPU
     gpu = types.SimpleNamespace(device_set=[types.SimpleNamespace(id=0, platform="gpu")])
@@ -158,7 +168,7 @@ def test_kernels_are_those_of_the_device():
 
 
 def test_float32_is_float32():
-    """The text of every product of the networks asks for it; a GPU would take TF32 otherwise."""
+    """Every product in the programs requests it; a GPU would use TF32 otherwise."""
     weights = abstract_params(CONFIG)
     windows = make_windows([2], [200])
     for backend in Backend:
@@ -204,7 +214,7 @@ def test_copies_of_weights_are_counted():
 
 
 def test_every_program_lowers_for_a_gpu(monkeypatch):
-    """As far as it goes without a compiler: the kernels are the GPU's, the cache is given away."""
+    """Lowering only: attention is cuDNN's, and the cache is donated."""
     lowered = {}
 
     def lower(self, name, weights, function, *args, **static):
@@ -229,19 +239,19 @@ def test_every_program_lowers_for_a_gpu(monkeypatch):
     ]
     assert [name for name, _ in lowered[""]] == 3 * ["read_clip", "append_text"]
     for name, text in (call for calls in lowered.values() for call in calls):
-        attends = name not in ("generate_tokens", "_forget")  # one query is XLA's own
+        attends = name not in ("generate_tokens", "_forget")  # one query is XLA's
         assert ("__cudnn$fmha" in text) == attends, name
-        reads_on = name not in ("encode_windows", "read_clip")
-        assert ("jax.buffer_donor" in text or "tf.aliasing_output" in text) == reads_on, name
+        continues = name not in ("encode_windows", "read_clip")
+        assert ("jax.buffer_donor" in text or "tf.aliasing_output" in text) == continues, name
 
 
-def test_programs_in_turn_need_what_the_largest_needs():
+def test_programs_in_sequence_need_the_largest_ones_memory():
     small, large = Compiled("a", 1, 10, 20, 30, 5, 7, 1), Compiled("b", 2, 10, 50, 30, 5, 8, 2)
     assert small.needed == 55
     assert in_turn("both", small, large) == Compiled("both", 3, 10, 50, 30, 5, 15, 3)
 
 
-def test_without_a_compiler_it_says_what_to_install(monkeypatch):
+def test_a_missing_compiler_is_reported(monkeypatch):
     def absent(**_):
         raise NotImplementedError("topology not implemented for cuda")
 

@@ -1,4 +1,4 @@
-"""While tests run, functions of the package refuse arrays that are not what they say."""
+"""In the full tier, functions of the package refuse arrays that contradict their annotations."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from omnizip_jax.inference.chat_template import Text
 from omnizip_jax.inference.sequence import padded_text
 from omnizip_jax.media.pixels import fit_grid
 from omnizip_jax.types import Window
+
+pytestmark = pytest.mark.slow  # as the check itself (tests/__init__.py)
 
 GRID, MASK = jnp.ones((3, 4)), jnp.ones(3, bool)
 

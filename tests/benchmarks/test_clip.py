@@ -1,4 +1,4 @@
-"""What the suites call is what ``generate``, ``feed`` and ``ask`` do."""
+"""The suites call what ``generate``, ``feed`` and ``ask`` call."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def test_a_prefill_with_and_without_the_encoders_is_the_same(clip):
     assert int(given.cache.length) == int(whole.cache.length) == prefill.tokens
 
 
-def test_a_prefill_knows_its_size(clip):
+@pytest.mark.slow
+def test_a_prefill_states_its_size(clip):
     full, packed = clip.prefill(FULL), clip.prefill(KEEP_45)
     assert full.tokens == 1 * (2 * 144 + 50) + 60
     assert packed.tokens == pytest.approx(0.45 * 338 + 60, abs=2)
@@ -44,7 +45,7 @@ def test_a_prefill_knows_its_size(clip):
 
 
 @pytest.mark.slow
-def test_a_stream_goes_to_any_length_of_history(monkeypatch):
+def test_a_stream_can_be_set_to_any_length(monkeypatch):
     monkeypatch.setattr(stream, "CAPACITY", 2048)
     params = random_params(CONFIG, np.dtype(np.float32))
     window = jax.tree.map(lambda x: x[0], random_windows(1, CONFIG))
@@ -59,7 +60,7 @@ def test_a_stream_goes_to_any_length_of_history(monkeypatch):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_finds_what_it_asks_for(name):
+def test_every_method_selects_from_the_random_windows(name):
     encoded = jax.eval_shape(lambda: methods.random_encoded(2, 16, CONFIG, np.float32))
     chosen = jax.eval_shape(methods.program(METHODS[name]()), encoded)
     assert chosen.audio_keep.shape == encoded.audio.token_mask.shape

@@ -1,4 +1,4 @@
-"""Counts of operations against the table in which they were derived by hand."""
+"""Operation counts against values derived by hand."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from benchmarks.presets import PRESETS
 
 
 def test_encoders_of_64_windows():
-    # 10 ms of sound and 122 ms of picture at 790 TFLOP/s.
+    # 10 ms of audio and 122 ms of video at 790 TFLOP/s.
     assert encoder_flops(PRESETS["7b"].model, 64) == pytest.approx(0.132 * 790e12, rel=0.03)
 
 

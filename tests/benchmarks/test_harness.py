@@ -1,4 +1,4 @@
-"""What a row says follows from what was timed."""
+"""Timing, rows and tables."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from benchmarks.goals import Goal
 from benchmarks.harness import MOST_ROUNDS, Row, Timing, alternate, print_rows, show
 
 
-def test_calls_alternate_and_warming_up_does_not_count():
+def test_calls_alternate_and_the_warm_up_is_not_counted():
     order = []
     timings = alternate(lambda: order.append("a"), lambda: order.append("b"), repeats=3, warm=1)
     assert order == ["a", "b"] * 4
@@ -66,7 +66,7 @@ def test_goals(goal, met):
         (None, "s", ""),
     ],
 )
-def test_quantities_read_as_a_person_writes_them(value, unit, text):
+def test_quantities_have_readable_units(value, unit, text):
     assert show(value, unit) == text
 
 

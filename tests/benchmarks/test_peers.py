@@ -1,4 +1,4 @@
-"""A peer that computes something else would be no peer."""
+"""The PyTorch peers compute what the library computes."""
 
 from pathlib import Path
 
@@ -11,6 +11,8 @@ from benchmarks import compression, methods, presets
 from benchmarks.peers import paper, published
 from omnizip_jax.compression import METHODS, OmniZipConfig
 from omnizip_jax.compression.audio import attention_scores
+
+pytestmark = pytest.mark.slow  # comparisons with PyTorch
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -84,8 +86,8 @@ def test_scores_are_ours():
     np.testing.assert_allclose(paper.scores(*flat, block=5).numpy(), ours.ravel(), atol=1e-6)
 
 
-def chosen(name):
-    """Ours and the peer's choice on the benchmark's clip, by grid or by window."""
+def selections(name):
+    """The library's and the peer's selection on the benchmark's clip, by grid or by window."""
     config = presets.PRESETS["tiny"].model
     windows = methods.random_encoded(6, 64, config, np.float32)
     ours = methods.program(METHODS[name]())(windows)
@@ -93,21 +95,21 @@ def chosen(name):
 
 
 def test_evs_and_visionzip_are_ours():
-    ours, keep = chosen("evs")
+    ours, keep = selections("evs")
     np.testing.assert_array_equal(keep.numpy(), ours.video_keep.reshape(keep.shape))
-    ours, (keep, video) = chosen("visionzip")
+    ours, (keep, video) = selections("visionzip")
     np.testing.assert_array_equal(keep.numpy(), ours.video_keep.ravel())
     np.testing.assert_allclose(video.numpy(), ours.video.reshape(video.shape), atol=1e-5)
 
 
 def test_seats_is_ours():
-    ours, (audio, video) = chosen("seats")
+    ours, (audio, video) = selections("seats")
     np.testing.assert_array_equal(audio.numpy(), ours.audio_keep)
     np.testing.assert_array_equal(video.numpy(), ours.video_keep.reshape(video.shape))
 
 
 def test_dycoke_and_vidcom2_differ_from_ours_in_rounding_alone():
-    """Their authors round the counts of grids in their own ways; what is kept first is the same."""
+    """Rounding of the counts of grids differs; the order in which tokens are kept is the same."""
 
     def nested(ours, theirs, apart):
         ours = np.asarray(ours).reshape(len(theirs), -1)
@@ -116,9 +118,9 @@ def test_dycoke_and_vidcom2_differ_from_ours_in_rounding_alone():
         np.testing.assert_array_equal(smaller, ours & theirs)
         assert np.abs(counts - peers).max() <= apart
 
-    ours, keep = chosen("vidcom2")
+    ours, keep = selections("vidcom2")
     nested(ours.video_keep, keep.numpy(), 2)
-    ours, (audio, video) = chosen("dycoke")
+    ours, (audio, video) = selections("dycoke")
     nested(ours.video_keep, video[0].numpy(), 12)  # a whole frame more, of twelve
-    heard = np.pad(np.asarray(ours.audio_keep), ((0, 0), (0, 10))).reshape(6, 5, 12)
-    nested(heard[:, :4].reshape(24, 12), audio[:, :4].flatten(0, 1).numpy(), 1)
+    audio_keep = np.pad(np.asarray(ours.audio_keep), ((0, 0), (0, 10))).reshape(6, 5, 12)
+    nested(audio_keep[:, :4].reshape(24, 12), audio[:, :4].flatten(0, 1).numpy(), 1)

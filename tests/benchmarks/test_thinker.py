@@ -1,13 +1,15 @@
-"""The export of our parameters and inputs to transformers, at a size that takes seconds."""
+"""Export of parameters and inputs to the transformers peer."""
 
 import numpy as np
+import pytest
 
 from benchmarks.bench import Bench
 from benchmarks.clip import FULL, NoiseClip
 from benchmarks.peers.thinker import Thinker
 
 
-def test_transformers_comes_to_the_same_logits():
+@pytest.mark.slow  # a comparison with PyTorch
+def test_transformers_computes_the_same_logits():
     clip = NoiseClip(Bench("tiny", windows=1))
     thinker = Thinker(clip.weights, clip.config)
     theirs = thinker.first_token(thinker.inputs(clip.windows, clip.prompt))

@@ -1,5 +1,6 @@
-"""Every way through ``attention`` against softmax attention in float64."""
+"""All implementations in ``attention`` against softmax attention in float64."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ LAYERS, SLOTS, HEADS, KEY_HEADS, SIZE = 2, 2048, 6, 2, 16
 
 
 def oracle(q, k, v, start):
-    """Causal attention of queries that stand at ``start`` and after it, head by head."""
+    """Causal attention of consecutive queries from ``start``, head by head."""
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
     out = np.empty(q.shape)
     for head in range(q.shape[1]):
@@ -22,6 +23,9 @@ def oracle(q, k, v, start):
     return out
 
 
+attend_cached = jax.jit(attention.attend_cached)
+
+
 def random(*shape):
     return np.random.default_rng(len(shape)).standard_normal(shape).astype(np.float32)
 
@@ -31,12 +35,12 @@ def random(*shape):
 def test_a_block_against_the_cache(queries, start):
     cache = random(2, LAYERS, SLOTS, KEY_HEADS, SIZE)
     q = random(queries, HEADS, SIZE)
-    out = attention.attend_cached(q, *map(jnp.asarray, cache), jnp.int32(1), jnp.int32(start))
+    out = attend_cached(q, *cache, jnp.int32(1), jnp.int32(start))
     np.testing.assert_allclose(out, oracle(q, *cache[:, 1], start), atol=1e-5)
 
 
 @pytest.mark.parametrize("length", [1, 40, attention.MAX_UNTILED, attention.MAX_UNTILED + 130])
 def test_a_sequence_against_itself(length):
     q, (k, v) = random(length, HEADS, SIZE), random(2, length, KEY_HEADS, SIZE)
-    out = attention.attend_causal(*map(jnp.asarray, (q, k, v)))
+    out = jax.jit(attention.attend_causal)(q, k, v)
     np.testing.assert_allclose(out, oracle(q, k, v, 0), atol=1e-5)

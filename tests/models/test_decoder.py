@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -55,11 +57,11 @@ def test_whole_sequence(params, block, expected):
     assert cache.length == LENGTH
 
 
-@pytest.mark.parametrize("smallest", [8, 1000])
+@pytest.mark.parametrize("smallest", [8, pytest.param(1000, marks=pytest.mark.slow)])
 def test_blocks_with_padding_equal_the_whole(params, block, expected, smallest, monkeypatch):
-    """Blocks of 16 slots, each with fewer real tokens; padding is overwritten by the next.
+    """Blocks of 16 tokens, padding included; the next block overwrites the padding.
 
-    Once with several attended lengths in the program, once with the whole cache alone.
+    Once with several attended lengths in the program, once with the whole cache only.
     """
     monkeypatch.setattr("omnizip_jax.models.attention.MIN_LENGTH_BUCKET", smallest)
     embeddings, positions = block
@@ -89,11 +91,15 @@ def test_long_sequences_attend_in_blocks(params, monkeypatch, block, expected):
     monkeypatch.setattr("omnizip_jax.models.attention.MAX_UNTILED", 16)
     monkeypatch.setattr("omnizip_jax.models.cpu.QUERY_TILE", 4)
     monkeypatch.setattr("omnizip_jax.models.cpu.KEY_TILE", 12)
-    hidden, _ = Decoder(CONFIG).apply(params, *block, KVCache.empty(CONFIG, LENGTH), fresh=True)
-    np.testing.assert_allclose(hidden, expected, atol=1e-5)
-    cache = KVCache.empty(CONFIG, SLOTS)
-    hidden, _ = Decoder(CONFIG).apply(params, *block, cache)
-    np.testing.assert_allclose(hidden, expected, atol=1e-5)
+
+    @jax.jit
+    def both(params, embeddings, positions):
+        cache = KVCache.empty(CONFIG, SLOTS)
+        run = functools.partial(Decoder(CONFIG).apply, params, embeddings, positions, cache)
+        return [run(fresh=fresh)[0] for fresh in (True, False)]
+
+    for hidden in both(params, *block):
+        np.testing.assert_allclose(hidden, expected, atol=1e-5)
 
 
 def test_one_token_at_a_time(params, block, expected):
@@ -115,6 +121,7 @@ def test_tied_logits_and_embeddings(params, oracle):
     assert logits.dtype == jnp.float32
 
 
+@pytest.mark.slow  # bfloat16 in tests/test_gpu_path.py
 def test_runs_in_bfloat16(block):
     embeddings, positions = block
     decoder = Decoder(CONFIG, jnp.bfloat16)

@@ -1,4 +1,4 @@
-"""Several clips, texts and turns in one conversation, against transformers on equal weights."""
+"""Conversations of clips, texts and turns, against transformers with equal weights."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from tests.conftest import clip_of
 
 BOTH = ([2, 2], [200, 200])
 SHORT = ([2, 1], [200, 77])
-SILENT = ([2, 1], [0, 0])
-SOUND = ([0, 0], [200, 55])
+VIDEO = ([2, 1], [0, 0])
+AUDIO = ([0, 0], [200, 55])
 
 CONVERSATIONS = {
-    "with_sound": ["First this:", BOTH, "and then that:", SHORT],
-    "without_sound": ["First this:", SILENT, "and then that:", SILENT],
-    "sound_alone": ["Listen:", SOUND, "and again:", SOUND],
-    "mixed": [SILENT, "then", BOTH, "then a sound", SOUND],
-    "side_by_side": [SOUND, BOTH, SHORT],
+    "with_audio": ["First this:", BOTH, "and then that:", SHORT],
+    "without_audio": ["First this:", VIDEO, "and then that:", VIDEO],
+    "audio_alone": ["Listen:", AUDIO, "and again:", AUDIO],
+    "mixed": [VIDEO, "then", BOTH, "then a sound", AUDIO],
+    "side_by_side": [AUDIO, BOTH, SHORT],
 }
 QUESTION, TOKENS = "What happens?", 6
 
 
-def shown(parts, random_windows):
-    """The parts with windows of their own in place of their lengths."""
+def with_windows(parts, random_windows):
+    """The parts with random windows in place of their lengths."""
     return [
         part if isinstance(part, str) else random_windows(*part, seed=i)
         for i, part in enumerate(parts)
@@ -36,7 +36,7 @@ def shown(parts, random_windows):
 
 
 def rendered(params, turns):
-    """Token ids of the template, by its own tokenizer; windows are placeholders."""
+    """Token ids of the chat template; windows are placeholders."""
 
     def content(part):
         if isinstance(part, str):
@@ -54,40 +54,42 @@ def rendered(params, turns):
     return params.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def given(parts):
+def with_clips(parts):
     return [part if isinstance(part, str) else clip_of(part) for part in parts]
 
 
-# What sound alone has, the mixed conversation has too.
+# The mixed conversation has clips of every kind.
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if name == "sound_alone" else ())
+        pytest.param(name, marks=pytest.mark.slow if name != "mixed" else ())
         for name in CONVERSATIONS
     ],
 )
 def test_clips_and_texts(name, params, thinker, random_windows):
-    parts = shown(CONVERSATIONS[name], random_windows)
+    parts = with_windows(CONVERSATIONS[name], random_windows)
     clips = [part for part in parts if not isinstance(part, str)]
     inputs = thinker.conversation(rendered(params, [[*parts, QUESTION]]), clips)
-    if name in ("with_sound", "without_sound", "sound_alone"):  # what transformers does at once
-        whole = inputs | {"use_audio_in_video": name == "with_sound"}
+    if name in ("with_audio", "without_audio", "audio_alone"):  # what transformers computes at once
+        whole = inputs | {"use_audio_in_video": name == "with_audio"}
         torch.testing.assert_close(thinker.positions(whole), inputs["position_ids"])
 
-    context = read(params, given(parts), None)
+    context = read(params, with_clips(parts), None)
     logits = np.asarray(begin(params, context, QUESTION).decode_state.logits)
     np.testing.assert_allclose(logits, thinker.logits(inputs)[-1], atol=1e-4)
     expected = thinker.continued(inputs, TOKENS, end_tokens(params.tokenizer))
     answer, _ = ask(params, context, QUESTION, max_new_tokens=TOKENS)
     assert list(answer.token_ids) == expected
-    whole = converse(params, [*given(parts), QUESTION], compression=None, max_new_tokens=TOKENS)
+    whole = converse(
+        params, [*with_clips(parts), QUESTION], compression=None, max_new_tokens=TOKENS
+    )
     assert list(whole.token_ids) == expected
     assert whole.counts.media + whole.counts.text == inputs["input_ids"].shape[1]
     assert answer.counts.media == whole.counts.media
 
 
 def test_a_dialogue(params, thinker, random_windows):
-    """Kept turns are what transformers reads when it is given all of the conversation."""
+    """Kept turns equal a prefill of the whole conversation in transformers."""
     windows = random_windows(*SHORT)
     context, turns = read(params, clip_of(windows), None), [[windows]]
     for question in ("What happens?", "And then?", "Why?"):

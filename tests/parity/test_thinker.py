@@ -1,4 +1,4 @@
-"""The whole prompt, encoders to greedy tokens, against transformers on equal weights."""
+"""A whole prompt, encoders to greedy tokens, against transformers with equal weights."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tests.conftest import clip_of
 CLIPS = {
     "whole_windows": ([2, 2], [200, 200]),
     "partial_tail": ([2, 2, 1], [200, 200, 77]),
-    "sound_ends_early": ([2, 2, 2], [200, 40, 0]),
-    "picture_ends_early": ([2, 0, 0], [200, 200, 131]),
-    "short_tail_of_sound": ([2, 2], [200, 40]),
-    "no_sound": ([2, 1], [0, 0]),
-    "no_picture": ([0, 0], [200, 55]),
+    "audio_ends_early": ([2, 2, 2], [200, 40, 0]),
+    "video_ends_early": ([2, 0, 0], [200, 200, 131]),
+    "short_audio_tail": ([2, 2], [200, 40]),
+    "no_audio": ([2, 1], [0, 0]),
+    "no_video": ([0, 0], [200, 55]),
 }
 
 
@@ -39,7 +39,14 @@ def run(params, windows, question, new_tokens):
     return asked, logits, list(answer.token_ids), counts
 
 
-@pytest.mark.parametrize("name", CLIPS)
+# The mixed conversation of test_conversation.py has clips of one modality.
+FAST = ("partial_tail", "audio_ends_early", "video_ends_early")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in CLIPS],
+)
 def test_clip(name, params, thinker, random_windows):
     windows = random_windows(*CLIPS[name])
     asked, logits, tokens, counts = run(params, windows, "What happens?", 12)

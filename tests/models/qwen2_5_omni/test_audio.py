@@ -27,7 +27,7 @@ def oracle():
 
 @pytest.fixture(scope="module")
 def encode(oracle):
-    """Encode stacked windows; fails if any test makes it trace a second time."""
+    """Encode stacked windows; fails if any test causes a second trace."""
     params = {"params": to_flax(oracle.state_dict())}
     chex.clear_trace_counter()
 
@@ -53,11 +53,11 @@ def windows(mel):
 
 def run_oracle(oracle, mel):
     """Tokens of a clip, and the queries and keys of the last layer [T, heads, head_dim]."""
-    seen = {}
+    outputs = {}
     last = oracle.layers[-1].self_attn
     hooks = [
         getattr(last, name).register_forward_hook(
-            lambda module, args, out, name=name: seen.__setitem__(name, out)
+            lambda module, args, out, name=name: outputs.__setitem__(name, out)
         )
         for name in ("q_proj", "k_proj")
     ]
@@ -70,8 +70,8 @@ def run_oracle(oracle, mel):
     shape = (-1, CONFIG.heads, CONFIG.head_dim)
     return (
         tokens.numpy(),
-        seen["q_proj"].numpy().reshape(shape),
-        seen["k_proj"].numpy().reshape(shape),
+        outputs["q_proj"].numpy().reshape(shape),
+        outputs["k_proj"].numpy().reshape(shape),
     )
 
 
@@ -79,7 +79,7 @@ def clip(length, seed=0):
     return np.random.default_rng(seed).normal(size=(CONFIG.mel_bins, length)).astype(np.float32)
 
 
-# Full windows; tails of 1 to 39 mel frames, with and without an odd last frame, alone or behind
+# Full windows; tails of 1 to 39 mel frames, with and without an odd last frame, alone or after
 # full windows. One mel frame makes no token.
 @pytest.mark.parametrize("length", [40, 120, 2, 3, 4, 5, 6, 7, 38, 39, 41, 42, 59, 61, 102])
 def test_equals_transformers(oracle, encode, length):
@@ -93,18 +93,19 @@ def test_equals_transformers(oracle, encode, length):
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 13, 39, 40])
-def test_padding_counts_for_nothing(encode, length):
+def test_padding_has_no_effect(encode, length):
     mel, noise = clip(FRAMES), clip(FRAMES, seed=1)
     mel[:, length:] = 0
     noise[:, :length] = mel[:, :length]
-    silent, noisy = encode([mel], [length]), encode([noise], [length])
-    assert silent.frame_mask.sum() == (length + 1) // 2
-    assert silent.token_mask.sum() == (length + 1) // 4
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(noisy))
-    np.testing.assert_array_equal(silent.tokens, noisy.tokens)
-    np.testing.assert_array_equal(silent.keys, noisy.keys)
+    with_zeros, with_noise = encode([mel], [length]), encode([noise], [length])
+    assert with_zeros.frame_mask.sum() == (length + 1) // 2
+    assert with_zeros.token_mask.sum() == (length + 1) // 4
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(with_noise))
+    np.testing.assert_array_equal(with_zeros.tokens, with_noise.tokens)
+    np.testing.assert_array_equal(with_zeros.keys, with_noise.keys)
 
 
+@pytest.mark.slow  # tests/test_gpu_path.py compares both over windows
 def test_vmap_and_map_equal_single_windows(oracle, encode):
     mel, lengths = windows(clip(107))
     params = {"params": to_flax(oracle.state_dict())}
@@ -118,6 +119,7 @@ def test_vmap_and_map_equal_single_windows(oracle, encode):
         chex.assert_trees_all_close(batched, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_in_bfloat16(oracle, encode):
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), to_flax(oracle.state_dict()))
     mel, lengths = windows(clip(33))
@@ -129,7 +131,7 @@ def test_bfloat16_computes_in_bfloat16(oracle, encode):
     assert error.max() < 0.05 * np.abs(expected).max()
 
 
-# Sizes and counts of the released encoders, which also hold two embeddings that nothing uses.
+# Sizes and counts of the released encoders, which also contain two unused embeddings.
 @pytest.mark.parametrize(("output", "released"), [(2048, 637_676_544), (3584, 639_647_232)])
 def test_parameter_count_as_released(output, released):
     config = AudioConfig(

@@ -1,4 +1,4 @@
-"""The shape of a window belongs to the checkpoint."""
+"""Window shapes from checkpoints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from omnizip_jax.testbed.synthetic_clips import SPEC
 SMALL = ModelConfig.from_file(RELEASED / "config.json")
 
 
-def test_the_small_model_brings_its_own():
+def test_the_small_model_has_its_own():
     assert SMALL.spec == SPEC and SPEC.grid_slots == 36
 
 
@@ -23,7 +23,7 @@ def test_released_models_have_the_default():
     assert dataclasses.replace(SMALL, grid_slots=144).spec == WindowSpec()
 
 
-def test_it_follows_from_the_sizes():
+def test_it_is_derived_from_the_sizes():
     config = dataclasses.replace(
         SMALL,
         audio=dataclasses.replace(SMALL.audio, n_window=50, mel_bins=80),
@@ -49,7 +49,7 @@ def test_it_follows_from_the_sizes():
 @pytest.mark.parametrize(
     "name", ["patch", "merge", "temporal_patch", "mel_bins", "positions_per_second"]
 )
-def test_another_shape_is_refused(name):
+def test_another_shape_is_rejected(name):
     check_spec(SMALL.spec, SMALL)
     with pytest.raises(ValueError, match=f"encoders have {name}="):
         check_spec(dataclasses.replace(SMALL.spec, **{name: 3}), SMALL)

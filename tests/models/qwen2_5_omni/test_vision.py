@@ -55,14 +55,14 @@ def encode(oracle):
     )
 
 
-def picture(rows, columns, grids=1, seed=0):
+def random_grid(rows, columns, grids=1, seed=0):
     """Random patches of some grids [grids * patches, values]."""
     shape = (grids * rows * columns * CONFIG.merge**2, CONFIG.patch_values)
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 def in_slots(patches, slots=SLOTS):
-    """Fill the slots behind a grid with noise, which must count for nothing."""
+    """Fill the slots behind a grid with noise, which must have no effect."""
     noise = np.random.default_rng(len(patches)).integers(
         0, 256, (slots * CONFIG.merge**2 - len(patches), CONFIG.patch_values), dtype=np.uint8
     )
@@ -82,7 +82,7 @@ def run_oracle(oracle, patches, rows, columns, grids=1):
     [(12, 12), (9, 16), (16, 9), (8, 4), (3, 5), (5, 3), (1, 7), (1, 144), (144, 1), (1, 1)],
 )
 def test_equals_transformers(oracle, encode, rows, columns):
-    patches = picture(rows, columns)
+    patches = random_grid(rows, columns)
     ours = encode(patches, rows, columns)
     assert np.isfinite(ours).all()
     expected = run_oracle(oracle, patches, rows, columns)
@@ -92,16 +92,23 @@ def test_equals_transformers(oracle, encode, rows, columns):
 @pytest.mark.parametrize("grid", [(9, 16), (6, 7)])
 def test_grids_of_a_video_equal_transformers(oracle, encode, grid):
     grids = 3
-    patches = picture(*grid, grids=grids)
+    patches = random_grid(*grid, grids=grids)
     ours = [encode(p, *grid)[: grid[0] * grid[1]] for p in np.split(patches, grids)]
     expected = run_oracle(oracle, patches, *grid, grids=grids)
     np.testing.assert_allclose(np.concatenate(ours), expected, atol=1e-5)
 
 
 # Fewer slots than one window holds; and a number that is no multiple of it, two blocks of three.
-@pytest.mark.parametrize(("slots", "grid"), [(10, (2, 4)), (21, (5, 4)), (39, (3, 13))])
+@pytest.mark.parametrize(
+    ("slots", "grid"),
+    [
+        pytest.param(10, (2, 4), marks=pytest.mark.slow),
+        (21, (5, 4)),
+        pytest.param(39, (3, 13), marks=pytest.mark.slow),
+    ],
+)
 def test_any_number_of_slots(oracle, slots, grid):
-    patches = picture(*grid)
+    patches = random_grid(*grid)
     params = {"params": to_flax(oracle.state_dict())}
     encode = jax.jit(VisionEncoder(CONFIG).apply)
     ours, _ = encode(params, in_slots(patches, slots), jnp.array(grid))
@@ -110,8 +117,14 @@ def test_any_number_of_slots(oracle, slots, grid):
     np.testing.assert_allclose(ours[: len(expected)], expected, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def encode_with_attention(oracle):
+    params = {"params": to_flax(oracle.state_dict())}
+    return jax.jit(lambda *grid: VisionEncoder(CONFIG).apply(params, *grid, attention=True))
+
+
 def received_in(oracle, monkeypatch, patches, rows, columns):
-    """What transformers' last full attention does: attention received, and keys, by token."""
+    """Attention received and keys in transformers' last full attention, by token."""
     last, seen = oracle.blocks[max(CONFIG.full_attention_layers)].attn, []
     forward = networks.eager_attention_forward
 
@@ -136,20 +149,18 @@ def received_in(oracle, monkeypatch, patches, rows, columns):
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(9, 16), (3, 5)])
-def test_attention_received_in_the_last_full_attention(oracle, encode, monkeypatch, rows, columns):
-    patches = picture(rows, columns)
-    params = {"params": to_flax(oracle.state_dict())}
-    run = jax.jit(
-        lambda patches, size: VisionEncoder(CONFIG).apply(params, patches, size, attention=True)
-    )
-    tokens, vision = run(in_slots(patches), jnp.array([rows, columns]))
+def test_attention_received_in_the_last_full_attention(
+    oracle, encode, encode_with_attention, monkeypatch, rows, columns
+):
+    patches = random_grid(rows, columns)
+    tokens, vision = encode_with_attention(in_slots(patches), jnp.array([rows, columns]))
     np.testing.assert_allclose(tokens, encode(patches, rows, columns), atol=1e-5)
     received, keys = received_in(oracle, monkeypatch, patches, rows, columns)
     count = rows * columns
     np.testing.assert_allclose(vision.received[:count], received, atol=1e-4)
     np.testing.assert_allclose(vision.keys[:count], keys, atol=1e-4)
     assert not np.any(vision.received[count:])
-    # Every patch gives away one; a token is the mean of its four.
+    # Each patch distributes 1; a token is the mean of its four.
     assert abs(np.sum(vision.received) - count) < 1e-3 * count
 
 
@@ -160,7 +171,7 @@ def test_no_more_than_one_head_s_attention_is_added(oracle):
         def run(patches, size):
             return VisionEncoder(CONFIG).apply(params, patches, size, attention=attention)
 
-        text = str(jax.make_jaxpr(run)(in_slots(picture(2, 2)), jnp.array([2, 2])))
+        text = str(jax.make_jaxpr(run)(in_slots(random_grid(2, 2)), jnp.array([2, 2])))
         shapes = re.findall(r"f32\[([\d,]+)\]", text)
         return {int(np.prod([int(n) for n in shape.split(",")])) for shape in shapes}
 
@@ -168,9 +179,10 @@ def test_no_more_than_one_head_s_attention_is_added(oracle):
 
 
 def test_a_grid_that_does_not_exist_is_finite(encode):
-    assert np.isfinite(encode(picture(0, 0), 0, 0)).all()
+    assert np.isfinite(encode(random_grid(0, 0), 0, 0)).all()
 
 
+@pytest.mark.slow  # tests/test_gpu_path.py compares both over windows
 def test_vmap_and_map_equal_single_grids(oracle, encode):
     grids = [(9, 16), (3, 5), (0, 0)]
     params = {"params": to_flax(oracle.state_dict())}
@@ -178,24 +190,25 @@ def test_vmap_and_map_equal_single_grids(oracle, encode):
     def one(grid):
         return VisionEncoder(CONFIG).apply(params, *grid)[0]
 
-    batch = (jnp.stack([in_slots(picture(*grid)) for grid in grids]), jnp.array(grids))
-    expected = np.stack([encode(picture(*grid), *grid) for grid in grids])
+    batch = (jnp.stack([in_slots(random_grid(*grid)) for grid in grids]), jnp.array(grids))
+    expected = np.stack([encode(random_grid(*grid), *grid) for grid in grids])
     for batched in (jax.jit(jax.vmap(one))(batch), jax.jit(lambda b: jax.lax.map(one, b))(batch)):
         np.testing.assert_allclose(batched, expected, atol=1e-5)
 
 
-def test_pixels_are_normalised_like_the_image_processor():
+def test_pixels_are_normalised_as_by_the_image_processor():
     # Mean and deviation per channel, from the released preprocessor_config.json.
     mean = np.array([0.48145466, 0.4578275, 0.40821073]).repeat(CONFIG.patch_values // 3)
     std = np.array([0.26862954, 0.26130258, 0.27577711]).repeat(CONFIG.patch_values // 3)
-    patches = picture(2, 2)
+    patches = random_grid(2, 2)
     expected = (patches / 255 - mean) / std
     np.testing.assert_allclose(normalise(jnp.asarray(patches)), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_in_bfloat16(oracle, encode):
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), to_flax(oracle.state_dict()))
-    patches = picture(9, 16)
+    patches = random_grid(9, 16)
     encoder = VisionEncoder(CONFIG, dtype=jnp.bfloat16)
     out, _ = jax.jit(encoder.apply)({"params": params}, patches, jnp.array([9, 16]))
     expected = encode(patches, 9, 16)

@@ -29,9 +29,7 @@ SUITES = {  # name on the command line: module with a function ``run(bench) -> r
     "convert": "convert",
     "compile": "compile",
     "memory": "memory",
-    "causal": "causal",
 }
-UNTIMED = {"causal"}  # compares choices, which are the same on every machine: not part of ``all``
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -78,7 +76,7 @@ def run_suite(arguments: argparse.Namespace) -> None:
 
 
 def run_all(arguments: argparse.Namespace) -> None:
-    """Every timed suite, each in a process of its own so that peaks of memory are its own too."""
+    """Run each suite in its own process, so that peaks of memory are its own too."""
     options = ["--preset", arguments.preset, "--repeats", str(arguments.repeats)]
     if arguments.windows:
         options += ["--windows", str(arguments.windows)]
@@ -86,7 +84,7 @@ def run_all(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "rows.json"
         results.touch()
-        for suite in (name for name in SUITES if name not in UNTIMED):
+        for suite in SUITES:
             command = [sys.executable, "-m", "benchmarks", suite, *options, "--json", str(results)]
             if subprocess.run(command, cwd=ROOT).returncode:
                 failed.append(suite)

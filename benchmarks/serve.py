@@ -1,6 +1,6 @@
-"""Suite ``serve``: answers side by side, requests a second, live sessions; through the engine.
+"""Suite ``serve``: batched answers, requests per second, and live sessions, through the engine.
 
-HTTP and the decoding of media are left out: they run beside the device.
+HTTP and the decoding of media are not included.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -32,39 +32,44 @@ from omnizip_jax.inference.decode import (
 from omnizip_jax.inference.generation import LANES
 from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.params import Params
+from omnizip_jax.serve.config import Limits
 from omnizip_jax.serve.engine import Engine
-from omnizip_jax.serve.limits import Limits
-from omnizip_jax.serve.requests import Answered, Asking, about_clips, about_stream
-from omnizip_jax.serve.session import Expired, Session, WindowRead
+from omnizip_jax.serve.requests import (
+    AnswerDone,
+    AnswerRequest,
+    answer_about_clips,
+    answer_about_session,
+)
+from omnizip_jax.serve.sessions import Session, SessionEnded, WindowRead
 
 QUESTION = "What happens in this video, and what can be heard?"
 CONCURRENCIES = (1, 4, 16)
-REQUESTS = 16  # of one measurement
+REQUESTS = 16  # per measurement
 ANSWER = 32  # tokens of an answer
 LIVE = 4  # sessions
-HISTORY = 8  # windows that a session remembers
+HISTORY = 8  # windows in a session before the questions
 QUESTIONS = 32  # to a live session
-FEED = 24  # windows of one measurement
+FEED = 24  # windows per measurement
 CAPACITY = 8192
-WAIT = 600.0  # s, until something is wrong
+WAIT = 600.0  # s, timeout
 
 
 def run(bench: Bench) -> Iterator[Row]:
-    yield from _lanes(bench)
+    yield from _batches(bench)
     params = presets.random_params(bench.config, bench.dtype, bench.weights)
     with _engine(params) as engine:
         yield from _requests(bench, engine)
         yield from _live(bench, engine)
 
 
-def _lanes(bench: Bench) -> Iterator[Row]:
-    """As many answers as there are lanes, one by one and side by side."""
+def _batches(bench: Bench) -> Iterator[Row]:
+    """A full batch of answers, decoded together and one by one."""
     clip, count = NoiseClip(bench), LANES[0]
     for name, method in (("lanes", KEEP_45), ("lanes_full", FULL)):
         bench.say(f"serve: {count} answers to {bench.windows} windows, {method}")
         prefill = clip.prefill(method, DECODE_BLOCK * bench.most_rounds)
-        lanes, alone = _Answers(bench, prefill, count), _Answers(bench, prefill, count)
-        together, single = bench.alternate(lanes.side_by_side, alone.one_by_one)
+        batched, alone = _Answers(bench, prefill, count), _Answers(bench, prefill, count)
+        together, single = bench.alternate(batched.step_batch, alone.step_each)
         made = count * DECODE_BLOCK
         yield bench.timed(
             f"serve.{name}",
@@ -78,7 +83,7 @@ def _lanes(bench: Bench) -> Iterator[Row]:
 
 
 class _Answers:
-    """Generations that go on for a block of tokens each with every call."""
+    """Answers of which every call decodes ``DECODE_BLOCK`` more tokens each."""
 
     def __init__(self, bench: Bench, prefill: Prefill, count: int):
         self.weights = bench.weights["text"]
@@ -93,7 +98,7 @@ class _Answers:
             "backend": Backend.of(self.weights),
         }
 
-    def side_by_side(self) -> None:
+    def step_batch(self) -> None:
         count = len(self.states)
         *_, self.states = generate_lanes(
             self.weights,
@@ -104,7 +109,7 @@ class _Answers:
         )
         jax.block_until_ready(self.states)
 
-    def one_by_one(self) -> None:
+    def step_each(self) -> None:
         states = []
         for state in self.states:
             *_, state = generate_tokens(
@@ -116,9 +121,10 @@ class _Answers:
 
 @contextlib.contextmanager
 def _engine(params: Params) -> Iterator[Engine]:
-    limits = Limits(capacity=CAPACITY, answers=2 * max(CONCURRENCIES), kept_bytes=1, idle=WAIT)
+    answers = 2 * max(CONCURRENCIES)
+    limits = Limits(capacity=CAPACITY, answers=answers, clip_cache_bytes=1, idle=WAIT)
     engine = Engine(params, KEEP_45, limits)
-    engine.start(warm=False)
+    engine.start(warmup=False)
     try:
         yield engine
     finally:
@@ -126,21 +132,23 @@ def _engine(params: Params) -> Iterator[Engine]:
 
 
 def _requests(bench: Bench, engine: Engine) -> Iterator[Row]:
-    """Clips that nobody has asked about before, a question each."""
+    """Clips that are not cached, with one question each."""
     clip = presets.random_clip(bench.windows // 2, engine.params.config)
-    asking = Asking(QUESTION, sampling_params=SamplingParams(ANSWER))
+    request = AnswerRequest(QUESTION, sampling_params=SamplingParams(ANSWER))
 
     def serve(method: Method, concurrency: int, requests: int = REQUESTS) -> None:
         ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
         def submit() -> None:
-            steps = about_clips(engine, [clip], [0], DEFAULT_SYSTEM, method, asking, object())
-            engine.submit(steps, lambda news: ended.put(news) if _last(news) else None)
+            steps = answer_about_clips(
+                engine, [clip], [0], DEFAULT_SYSTEM, method, request, object()
+            )
+            engine.submit(steps, lambda event: ended.put(event) if _is_last(event) else None)
 
         for _ in range(concurrency):
             submit()
         for number in range(requests):
-            _answered(ended.get(timeout=WAIT))
+            _check(ended.get(timeout=WAIT))
             if number + concurrency < requests:
                 submit()
 
@@ -168,7 +176,7 @@ def _requests(bench: Bench, engine: Engine) -> Iterator[Row]:
 
 
 def _live(bench: Bench, engine: Engine) -> Iterator[Row]:
-    """Sessions that are fed in real time, and asked; and as fast as the device takes it."""
+    """Time to first token of sessions whose windows arrive together, and windows per second."""
     window = jax.tree.map(lambda x: x[0], presets.random_windows(1, engine.params.config))
     first, rates = {}, {}
     for name, method in (("45", KEEP_45), ("full", FULL)):
@@ -180,10 +188,10 @@ def _live(bench: Bench, engine: Engine) -> Iterator[Row]:
         seconds = []
         for number in range(QUESTIONS):
             for live in sessions:
-                live.push()  # of all of them at the same time, as cameras do that begin together
+                live.push()  # all at the same time, as cameras that started together
             seconds.append(sessions[number % LIVE].ask())
             for live in sessions:
-                live.caught_up()
+                live.wait_until_read()
         first[name] = np.array(seconds)
         for live in sessions:
             live.end()
@@ -217,49 +225,50 @@ def _live(bench: Bench, engine: Engine) -> Iterator[Row]:
 
 
 class _Live:
-    """A session, and what it was told."""
+    """A session and its events."""
 
     def __init__(self, engine: Engine, method: Method, window: Any):
         self.engine, self.window, self.read = engine, window, 0
-        self.news: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.session: Session = engine.open(self.news.put, method)
+        self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.session: Session = engine.open(self.events.put, method)
 
     def push(self) -> None:
         self.engine.push(self.session, self.window)
 
-    def caught_up(self) -> None:
-        """Wait until all windows are read."""
+    def wait_until_read(self) -> None:
+        """Wait until all windows were read."""
         while self.read < self.session.arrived:
-            news = self.news.get(timeout=WAIT)
-            if isinstance(news, Expired):
-                raise AssertionError(news.reason)
-            self.read += isinstance(news, WindowRead)
+            event = self.events.get(timeout=WAIT)
+            if isinstance(event, SessionEnded):
+                raise AssertionError(event.reason)
+            self.read += isinstance(event, WindowRead)
 
     def feed(self, count: int) -> None:
-        """So many windows, as fast as they are read."""
+        """Push windows one by one, each after the one before was read."""
         for _ in range(count):
             self.push()
-            self.caught_up()
+            self.wait_until_read()
 
     def ask(self) -> float:
-        """Seconds from now to the first token of an answer about all that was pushed."""
+        """Seconds to the first token of an answer about all pushed windows."""
         ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        asking = Asking(QUESTION, sampling_params=SamplingParams(1))
+        request = AnswerRequest(QUESTION, sampling_params=SamplingParams(1))
         began = time.perf_counter()
-        steps = about_stream(self.engine, self.session, self.session.arrived, [], asking)
-        tell: Callable[[Any], Any] = lambda news: ended.put(news) if _last(news) else None  # noqa: E731
-        self.engine.submit(steps, tell, first=True)
-        _answered(ended.get(timeout=WAIT))
+        steps = answer_about_session(self.engine, self.session, self.session.arrived, [], request)
+        self.engine.submit(
+            steps, lambda event: ended.put(event) if _is_last(event) else None, first=True
+        )
+        _check(ended.get(timeout=WAIT))
         return time.perf_counter() - began
 
     def end(self) -> None:
         self.engine.end(self.session)
 
 
-def _last(news: Any) -> bool:
-    return isinstance(news, Answered | Exception)
+def _is_last(event: Any) -> bool:
+    return isinstance(event, AnswerDone | Exception)
 
 
-def _answered(news: Any) -> None:
-    if isinstance(news, Exception):
-        raise AssertionError(str(news))
+def _check(event: Any) -> None:
+    if isinstance(event, Exception):
+        raise AssertionError(str(event))

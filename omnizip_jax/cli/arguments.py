@@ -13,7 +13,14 @@ from typing import Any, TypeVar
 from omnizip_jax.evaluation.dataset_readers import BENCHMARKS
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")  # formats that matplotlib writes
-SERVE_PACKAGES = ("starlette", "uvicorn", "websockets", "prometheus_client")
+SERVE_PACKAGES = (
+    "starlette",
+    "uvicorn",
+    "websockets",
+    "prometheus_client",
+    "pebble",
+    "cachetools",
+)
 END_OF_STREAM = math.inf  # the time of a question that waits for the end of the stream
 
 Number = TypeVar("Number", int, float)

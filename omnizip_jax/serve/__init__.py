@@ -1,7 +1,5 @@
-"""A server: OpenAI's chat completions and live video over a socket, on one device.
+"""HTTP and WebSocket server around one ``engine``, which owns the device.
 
-``engine`` owns the device and interleaves the windows of live sessions with answers, a step at a
-time; ``asking`` is an answer as steps. ``http`` and ``live`` are what clients speak, ``chat`` reads
-their questions, ``sources`` and ``worker`` their media. ``guard`` and ``remote`` keep out what has
-no business here.
+``server`` has the HTTP API and ``live`` the WebSocket; both submit the steps of ``requests`` to
+the engine. See docs/serving.md.
 """

@@ -1,74 +1,74 @@
-"""One thread owns the device, and gives everybody a turn.
+"""Scheduler of live sessions and answers on one device.
 
-Work comes in steps: a window of a session, or its beginning; for an answer the reading of a
-question, a block of a clip through the encoders, or its prefill; and up to ``DECODE_BLOCK`` tokens
-of one answer, or of several in lanes, side by side. Windows and steps of answers take turns, one of
-each. Sessions begin first; so does a question about one, whose first step reads what came before
-it. So a window that is due waits for at most one step, and for the windows that came before it with
-one step each; and a step of an answer waits for at most one window, and for one step of every other
-answer, or of several together, with one window each. How many sessions and answers there can be is
-bounded.
+One thread owns the device and runs steps: adding a window to a session, creating a session, and for
+an answer encoding eight windows of a clip, a prefill, or decoding up to ``DECODE_BLOCK`` tokens
+(a batch of answers with equal cache shapes decodes together). Windows and answer steps alternate.
+Steps submitted as ``first`` precede both: the creation of a session, and the first step of a
+question about one, which reads the windows before it. So a queued window waits for the windows that
+arrived before it and one step per such window; an answer step waits for one step of every other
+answer, and one window per step.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import dataclasses
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import numpy as np
+from cachetools import LRUCache
 
 from omnizip_jax.compression import Method
-from omnizip_jax.inference import generation as lanes
-from omnizip_jax.inference.context import Context, fork
+from omnizip_jax.inference import generation as batches
+from omnizip_jax.inference.context import Context
 from omnizip_jax.inference.decode import SamplingParams
 from omnizip_jax.inference.generation import GenerationState, begin
 from omnizip_jax.inference.kv_cache import evict
 from omnizip_jax.inference.streaming import feed, init_stream
 from omnizip_jax.models.params import Params
-from omnizip_jax.serve.cache import Kept
-from omnizip_jax.serve.failure import Failure, explained
-from omnizip_jax.serve.job import Job, say
-from omnizip_jax.serve.limits import Limits, MiB
+from omnizip_jax.serve.config import Limits, MiB
+from omnizip_jax.serve.errors import RequestError, as_request_error
+from omnizip_jax.serve.jobs import EventQueue, Job, notify
 from omnizip_jax.serve.metrics import Metrics
-from omnizip_jax.serve.session import (
-    Expired,
-    News,
+from omnizip_jax.serve.sessions import (
+    QueuedWindow,
     Session,
-    Waiting,
-    WindowRead,
+    SessionEnded,
+    SessionEvent,
+    SessionStore,
     WindowSkipped,
     window_read,
 )
-from omnizip_jax.serve.session_store import Left, Shelf
 from omnizip_jax.types import Window
 
 _LOG = logging.getLogger("omnizip.serve")
 
 
 def context_bytes(context: Context) -> int:
-    """Of its cache."""
+    """Size of a context's cache."""
     return sum(leaf.nbytes for leaf in jax.tree.leaves(context.cache))
 
 
 class Engine:
-    """Sessions and answers on one device.
+    """Runs live sessions and answers on one device.
 
     Args:
         params: from ``omnizip_jax.load``.
-        method: of sessions and answers that name none.
-        limits: what exceeds them is refused with a ``Failure`` of status 503.
-        shelf: where sessions go whose owners have gone; None lets go of them.
+        method: default of sessions and answers.
+        limits: beyond them requests are refused with status 503.
+        store: keeps sessions whose clients have disconnected; None ends them.
 
     Attributes:
-        contexts: of clips that were read, by what they are.
-        ready: the programs are compiled.
+        ready: set once the programs are compiled.
+        clip_contexts: contexts of recent clips, least recently used first out.
     """
 
     def __init__(
@@ -76,388 +76,387 @@ class Engine:
         params: Params,
         method: Method,
         limits: Limits = Limits(),  # noqa: B008 (frozen)
-        metrics: Metrics | None = None,
-        shelf: Shelf | None = None,
+        store: SessionStore | None = None,
     ):
-        self.params, self.method, self.limits, self.shelf = params, method, limits, shelf
-        self.metrics = metrics or Metrics()
-        self.contexts: Kept[Context] = Kept(limits.kept_bytes)
+        self.params, self.method, self.limits, self.store = params, method, limits, store
+        self.metrics = Metrics()
+        self.clip_contexts: LRUCache[Hashable, Context]
+        self.clip_contexts = LRUCache(limits.clip_cache_bytes, context_bytes)
         self.ready = threading.Event()
         self._changed = threading.Condition(threading.RLock())
         self._sessions: list[Session] = []
-        self._first: deque[Job] = deque()  # their next step comes before all else
+        self._first: deque[Job] = deque()  # precede windows and other jobs
         self._jobs: deque[Job] = deque()
-        self._answers = 0  # among both
-        self._held = 0  # bytes, by answers
+        self._answers = 0  # in both queues
+        self._reserved = 0  # bytes of answers' caches
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
-        self._writing = ThreadPoolExecutor(1, "shelf")
+        self._writer = ThreadPoolExecutor(1, "session-store")
 
-    def start(self, warm: bool = True) -> None:
-        """Begin to work.
+    def start(self, warmup: bool = True) -> None:
+        """Start the thread.
 
         Args:
-            warm: compile the programs of a session first.
+            warmup: compile the programs of live sessions first.
         """
-        if not warm:
+        if not warmup:
             self.ready.set()
         self._thread.start()
 
-    def close(self, wait: float | None = None) -> None:
-        """Take nothing more, finish the answers, end the sessions.
+    def close(self, timeout: float | None = None) -> None:
+        """Refuse new work, finish the answers, end the sessions, and stop the thread.
 
         Args:
-            wait: seconds to wait for that; None: as long as it takes.
+            timeout: seconds to wait for that; None: without a limit.
         """
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self._thread.join(wait)
-        self._writing.shutdown()
+        self._thread.join(timeout)
+        self._writer.shutdown()
 
     def submit(
-        self, steps: Iterator[Any], tell: Callable[[Any], Any], *, first: bool = False
+        self, steps: Iterator[Any], on_event: Callable[[Any], Any], *, first: bool = False
     ) -> Job:
-        """An answer for the device to make; see ``Job``.
+        """Queue an answer; see ``Job``.
 
         Args:
-            first: its first step comes before all else.
+            first: its first step precedes windows and other jobs.
 
         Raises:
-            Failure: there is too much already, or the server is closing.
+            RequestError: there are too many answers, or the server is closing.
         """
-        job = Job(steps, tell, answer=True)
+        job = Job(steps, on_event, is_answer=True)
         with self._changed:
             if self._answers >= self.limits.answers:
-                raise self._refusal(f"{self.limits.answers} answers are in the making")
+                raise self._overloaded(f"{self.limits.answers} answers are running or queued")
             self._check_open()
-            (self._first if first else self._jobs).append(job)
             self._answers += 1
-            self._count()
-            self._changed.notify_all()
+            self._queue(job, first)
         return job
+
+    async def events(self, steps: Iterator[Any], *, first: bool = False) -> AsyncGenerator[Any]:
+        """Queue an answer and yield its events; closing the generator cancels the answer.
+
+        Raises:
+            RequestError: as ``submit``; that of a step; no event for ``Limits.waiting`` seconds.
+        """
+        queue, seconds = EventQueue(), self.limits.waiting
+        job = self.submit(steps, queue.put, first=first)
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(seconds):
+                        event = await queue.get()
+                except TimeoutError:
+                    message = f"no step has ended for {seconds:g} s; try again"
+                    raise RequestError(message, 504) from None
+                if event is None:
+                    return
+                if isinstance(event, RequestError):
+                    raise event
+                yield event
+        finally:
+            job.cancel()
 
     def open(
         self,
-        tell: Callable[[News], Any],
+        on_event: Callable[[SessionEvent], Any],
         method: Method | None = None,
         **settings: Any,
     ) -> Session:
-        """A new session; its memory is set aside at once, its programs run later.
+        """Create a session.
 
         Args:
-            tell: see ``Session``.
-            settings: for ``init_stream``.
+            settings: arguments of ``init_stream``.
 
         Raises:
-            Failure: there are too many, or the server is closing.
+            RequestError: there are too many sessions, or the server is closing.
         """
-        session = self._admitted(tell)
-        settings = {
+        sizes: dict[str, Any] = {
             "capacity": self.limits.capacity,
             "text_slots": self.limits.text_slots,
-            **settings,
         }
-        self._begin(
-            session,
-            lambda: init_stream(self.params, method or self.method, **settings),
-        )
+        session = Session(on_event)
+
+        def create() -> None:
+            if not session.ended:
+                context = init_stream(self.params, method or self.method, **sizes | settings)
+                self.set_context(session, jax.block_until_ready(context))
+
+        def on_end(error: RequestError | None) -> None:
+            if error is not None:
+                self.end(session, str(error))
+
+        self._add_session(session)
+        self._run_first(create, on_end)
         return session
 
-    def fork(self, session: Session, tell: Callable[[News], Any]) -> Session:
-        """A second session that remembers what the first one does now.
+    def resume(self, session: Session) -> None:
+        """Continue a session from the store.
 
         Raises:
-            Failure: as ``open``; or the session has ended.
+            RequestError: as ``open``.
         """
-        copy = self._admitted(tell)
-        copy.arrived, copy.skipped = session.arrived - len(session.waiting), session.skipped
-
-        def make() -> Context:
-            copy.units = dict(session.units)
-            return fork(self.context_of(session))
-
-        self._begin(copy, make)
-        return copy
-
-    def resume(self, left: Left, tell: Callable[[News], Any]) -> Session:
-        """A session goes on that its owner had left.
-
-        Raises:
-            Failure: as ``open``.
-        """
-        session = self._admitted(tell)
-        session.arrived, session.skipped = left.arrived, left.skipped
-        session.units = left.units
-        self._begin(session, lambda: left.context)
-        return session
+        assert session.context is not None
+        self._add_session(session)
+        self.set_context(session, session.context)
 
     def push(self, session: Session, window: Window) -> None:
-        """The next window of a session. Where too many wait, the oldest is dropped, and told."""
+        """Queue the next window of a session; beyond ``Limits.windows`` the oldest is dropped."""
         dropped = None
         with self._changed:
             if session.ended:
                 return
             session.used = time.monotonic()
-            session.waiting.append(Waiting(window, session.arrived, session.used))
+            session.queue.append(QueuedWindow(window, session.arrived, session.used))
             session.arrived += 1
-            if len(session.waiting) > self.limits.windows:
-                dropped = session.waiting.popleft()
+            if len(session.queue) > self.limits.windows:
+                dropped = session.queue.popleft()
                 session.skipped += 1
                 self.metrics.windows_skipped.inc()
-            self._count()
+            self._update_gauges()
             self._changed.notify_all()
         if dropped is not None:
-            say(session.tell, WindowSkipped(dropped.number, session.skipped))
-
-    def touch(self, session: Session) -> None:
-        """The session is in use."""
-        session.used = time.monotonic()
+            notify(session.on_event, WindowSkipped(dropped.number, session.skipped))
 
     def end(self, session: Session, reason: str | None = None) -> None:
-        """Let go of a session. May be called twice.
+        """End a session and free its cache; calling it again has no effect.
 
         Args:
-            reason: what its owner is told; None: nothing, as it knows.
+            reason: sent as ``SessionEnded``; None sends nothing.
         """
         with self._changed:
             if session.ended:
                 return
             session.ended = True
             session.context = None
-            session.waiting.clear()
+            session.queue.clear()
             self._sessions.remove(session)
-            self._count()
+            self._update_gauges()
         if reason is not None:
-            say(session.tell, Expired(reason))
+            notify(session.on_event, SessionEnded(reason))
 
-    def leave(self, session: Session) -> None:
-        """The owner has gone: put the session on the shelf, if there is one, and let go of it."""
-        if self.shelf is None or session.name is None:
+    def disconnect(self, session: Session) -> None:
+        """End a session whose client has gone, and store it if there is a store."""
+        if self.store is None or session.name is None:
             return self.end(session)
-
-        def steps() -> Iterator[None]:
-            yield from ()  # all of it is one step
-            self._put_away(session)
-
-        with self._changed:
-            self._first.append(Job(steps(), lambda _: None))
-            self._changed.notify_all()
+        self._run_first(lambda: self._store_and_end(session))
 
     def context_of(self, session: Session) -> Context:
-        """What a session remembers; on the engine's thread.
+        """The context of a session; on the engine's thread.
 
         Raises:
-            Failure: the session has ended.
+            RequestError: the session has ended.
         """
         if session.context is None:
-            raise Failure("the session has ended", 404)
+            raise RequestError("the session has ended", 404)
         return session.context
 
-    def go_on(self, session: Session, context: Context) -> None:
-        """Replace what a session remembers, unless it has ended; on the engine's thread."""
+    def set_context(self, session: Session, context: Context) -> None:
+        """Replace the context of a session unless it has ended; on the engine's thread."""
         with self._changed:
             if not session.ended:
                 session.context = context
-            self._count()
+                session.size = context_bytes(context)
+            self._update_gauges()
+
+    def cached_clip(self, key: Hashable) -> Context | None:
+        """The context that ``cache_clip`` was given for a key, if it is still cached."""
+        with self._changed:
+            return self.clip_contexts.get(key)
+
+    def cache_clip(self, key: Hashable, context: Context) -> None:
+        """Cache the context of a clip unless it is larger than the whole cache."""
+        with self._changed, contextlib.suppress(ValueError):
+            self.clip_contexts[key] = context
+        self.metrics.clip_cache_bytes.set(self.clip_contexts.currsize)
 
     @contextlib.contextmanager
-    def holding(self, context: Context) -> Iterator[None]:
-        """Room for a copy of what an answer is about, as long as it lasts; on the engine's thread.
+    def reserve(self, context: Context) -> Iterator[None]:
+        """Reserve memory for a copy of a context; on the engine's thread.
 
         Raises:
-            Failure: there is none.
+            RequestError: answers would hold more than ``Limits.answer_bytes``.
         """
-        size, most = context_bytes(context), self.limits.answer_bytes
-        if self._held + size > most:
-            raise self._refusal(
-                f"answers hold {self._held / MiB:.0f} of {most / MiB:.0f} MiB, and this one wants "
-                f"{size / MiB:.0f}"
+        size, limit = context_bytes(context), self.limits.answer_bytes
+        if self._reserved + size > limit:
+            raise self._overloaded(
+                f"answers hold {self._reserved / MiB:.0f} of {limit / MiB:.0f} MiB, and this one "
+                f"needs {size / MiB:.0f}"
             )
-        self._held += size
-        self.metrics.answer_bytes.set(self._held)
+        self._reserved += size
+        self.metrics.answer_bytes.set(self._reserved)
         try:
             yield
         finally:
-            self._held -= size
-            self.metrics.answer_bytes.set(self._held)
+            self._reserved -= size
+            self.metrics.answer_bytes.set(self._reserved)
 
-    def read_due(self, session: Session, arrived: int) -> None:
-        """Read the windows that came before the one of that number; on the engine's thread."""
-        while session.waiting and session.waiting[0].number < arrived:
-            self._read(session)
+    def read_pending(self, session: Session, arrived: int) -> None:
+        """Read the queued windows with smaller numbers; on the engine's thread."""
+        while session.queue and session.queue[0].number < arrived:
+            self._read_window(session)
 
-    def _admitted(self, tell: Callable[[News], Any]) -> Session:
-        session = Session(tell)
+    def _add_session(self, session: Session) -> None:
         with self._changed:
             if len(self._sessions) >= self.limits.sessions:
-                raise self._refusal(f"{self.limits.sessions} sessions are open")
+                raise self._overloaded(f"{self.limits.sessions} sessions are open")
             self._check_open()
             self._sessions.append(session)
-            self._count()
-        return session
 
-    def _begin(self, session: Session, make: Callable[[], Context]) -> None:
+    def _run_first(
+        self, call: Callable[[], None], on_end: Callable[[Any], Any] = lambda _: None
+    ) -> None:
+        """Queue a job of one step that precedes windows and answers."""
+
         def steps() -> Iterator[None]:
-            yield from ()  # all of it is one step
-            if session.ended:
-                return
-            context = jax.block_until_ready(make())
-            with self._changed:
-                if not session.ended:
-                    session.context = context
-                    session.size = context_bytes(context)
-                    self._count()
+            yield from ()
+            call()
 
-        def told(failure: Failure | None) -> None:
-            if failure is not None:
-                self.end(session, str(failure))
+        self._queue(Job(steps(), on_end), first=True)
 
+    def _queue(self, job: Job, first: bool) -> None:
         with self._changed:
-            self._first.append(Job(steps(), told))
+            (self._first if first else self._jobs).append(job)
+            self._update_gauges()
             self._changed.notify_all()
 
     def _check_open(self) -> None:
         if self._closing:
-            raise self._refusal("the server is closing")
+            raise self._overloaded("the server is closing")
 
-    def _refusal(self, reason: str) -> Failure:
+    def _overloaded(self, reason: str) -> RequestError:
         self.metrics.refused.inc()
-        return Failure(f"{reason}; try again later", 503)
+        return RequestError(f"{reason}; try again later", 503)
 
-    def _count(self) -> None:
+    def _update_gauges(self) -> None:
         self.metrics.sessions.set(len(self._sessions))
         self.metrics.answers.set(self._answers)
-        self.metrics.windows_waiting.set(sum(len(each.waiting) for each in self._sessions))
+        self.metrics.windows_waiting.set(sum(len(each.queue) for each in self._sessions))
         self.metrics.session_bytes.set(sum(each.size for each in self._sessions))
 
     def _run(self) -> None:
         if not self.ready.is_set():
-            self._warm()
+            self._warmup()
         while True:
             with self._changed:
-                self._changed.wait_for(self._wanted, 1.0)
+                self._changed.wait_for(self._has_work, 1.0)
                 if self._closing and not self._answers:
                     break
-                session = None if self._first else self._due()
+                session = None if self._first else self._next_session()
             if session is not None:
-                self._read(session)
-            self._step()
-            self._expire()
+                self._read_window(session)
+            self._run_step()
+            self._end_idle()
         for session in tuple(self._sessions):
-            self._put_away(session, "the server is closing")
+            self._store_and_end(session, "the server is closing")
 
-    def _wanted(self) -> bool:
-        return bool(self._first or self._jobs or self._due() or self._closing)
+    def _has_work(self) -> bool:
+        return bool(self._first or self._jobs or self._next_session() or self._closing)
 
-    def _due(self) -> Session | None:
-        """The session whose window came first."""
-        begun = (s for s in self._sessions if s.waiting and s.context is not None)
-        return min(begun, key=lambda s: s.waiting[0].since, default=None)
+    def _next_session(self) -> Session | None:
+        """The session whose oldest queued window arrived first."""
+        sessions = (s for s in self._sessions if s.queue and s.context is not None)
+        return min(sessions, key=lambda s: s.queue[0].since, default=None)
 
-    def _step(self) -> None:
-        turn = self._next()
-        if not turn:
+    def _run_step(self) -> None:
+        """Run the next step of one job, or decode for several."""
+        batch = self._next_jobs()
+        if not batch:
             return
         began = time.perf_counter()
-        jobs = [job for job, _ in turn]
-        replies = [generation for _, generation in turn if generation is not None]
-        if replies:
-            made = zip(jobs, self._tokens(replies), strict=True)
-            more = [job.take(generation) for job, generation in made]
+        pending = [generation for _, generation in batch if generation is not None]
+        if pending:
+            decoded = self._decode(pending)
+            more = [job.resume(result) for (job, _), result in zip(batch, decoded, strict=True)]
         else:
-            more = [jobs[0].step()]
+            more = [batch[0][0].step()]
         self.metrics.step.observe(time.perf_counter() - began)
         with self._changed:
-            for job, goes_on in zip(jobs, more, strict=True):
-                if goes_on:
+            for (job, _), unfinished in zip(batch, more, strict=True):
+                if unfinished:
                     self._jobs.append(job)
                 else:
-                    self._answers -= job.answer
-            self._count()
+                    self._answers -= job.is_answer
+            self._update_gauges()
 
-    def _next(self) -> list[tuple[Job, GenerationState | None]]:
-        """Whose turn it is: a job by itself, or replies that go side by side."""
+    def _next_jobs(self) -> list[tuple[Job, GenerationState | None]]:
+        """Dequeue the next job; if it decodes, with those that decode in the same batch."""
         with self._changed:
             queue = self._first or self._jobs
             if not queue:
                 return []
-            waiting = [(job, job.wanting) for job in queue]
+            jobs = [(job, job.pending) for job in queue]
             kinds = [
-                job if generation is None else lanes.kind(generation) for job, generation in waiting
+                job if generation is None else batches.kind(generation) for job, generation in jobs
             ]
-            turn = [waiting[number] for number in lanes.together(kinds)]
-            for job, _ in turn:
+            batch = [jobs[number] for number in batches.together(kinds)]
+            for job, _ in batch:
                 queue.remove(job)
-            return turn
+            return batch
 
-    def _tokens(self, replies: list[GenerationState]) -> Sequence[GenerationState | Exception]:
-        """The next tokens of all; what goes wrong goes wrong for all."""
-        self.metrics.lanes.inc(len(replies))
+    def _decode(self, pending: list[GenerationState]) -> Sequence[GenerationState | Exception]:
+        """Decode for a batch of answers; an error is the result of each of them."""
+        self.metrics.lanes.inc(len(pending))
         self.metrics.decode_steps.inc()
         try:
-            return lanes.step_lanes(self.params, replies)
+            return batches.step_lanes(self.params, pending)
         except Exception as error:
-            return [error] * len(replies)
+            return [error] * len(pending)
 
-    def _read(self, session: Session) -> None:
-        """The oldest waiting window of a session."""
+    def _read_window(self, session: Session) -> None:
+        """Add the oldest queued window of a session to its context."""
         with self._changed:
             context = session.context
-            if context is None or not session.waiting:
+            if context is None or not session.queue:
                 return
-            waiting = session.waiting.popleft()
-        began = time.perf_counter()
-        waited = time.monotonic() - waiting.since
+            queued = session.queue.popleft()
+        began, waited = time.perf_counter(), time.monotonic() - queued.since
         try:
             before = np.asarray(context.seen), np.asarray(context.kept)
-            context = jax.block_until_ready(feed(self.params, context, waiting.window))
-            facts = window_read(session, before, context, waiting)
+            context = jax.block_until_ready(feed(self.params, context, queued.window))
+            took = time.perf_counter() - began
+            event = window_read(session, before, context, queued, waited, took)
         except Exception as error:
-            failure = explained(error)
-            if failure.status == 500:
-                _LOG.exception("a window could not be read")
-            self.end(session, str(failure))
+            self.end(session, str(as_request_error(error)))
             return
-        self.go_on(session, context)
+        self.set_context(session, context)
         self.metrics.windows.inc()
         self.metrics.window_wait.observe(waited)
-        self.metrics.media_tokens.inc(facts["audio"] + facts["video"])
-        self.metrics.media_tokens_kept.inc(facts["audio_kept"] + facts["video_kept"])
+        self.metrics.media_tokens.inc(event.audio + event.video)
+        self.metrics.media_tokens_kept.inc(event.audio_kept + event.video_kept)
         if not session.ended:
-            took = time.perf_counter() - began
-            say(session.tell, WindowRead(**facts, waited=waited, took=took))
+            notify(session.on_event, event)
 
-    def _expire(self) -> None:
+    def _end_idle(self) -> None:
         idle = self.limits.idle
         for session in tuple(self._sessions):
             if time.monotonic() - session.used > idle:
-                self._put_away(session, f"the session was idle for {idle:g} s")
+                self._store_and_end(session, f"the session was idle for {idle:g} s")
 
-    def _put_away(self, session: Session, reason: str | None = None) -> None:
-        """End a session; on the shelf, if there is one, it waits for its owner."""
-        if self.shelf is not None and session.name is not None:
-            self.read_due(session, session.arrived)
+    def _store_and_end(self, session: Session, reason: str | None = None) -> None:
+        if self.store is not None and session.name is not None:
+            self.read_pending(session, session.arrived)
             if session.context is not None:
-                left = Left(session.context, session.arrived, session.skipped, session.units)
-                self._writing.submit(self.shelf.put, session.name, left)
+                self._writer.submit(self.store.put, dataclasses.replace(session))
         self.end(session, reason)
 
-    def _warm(self) -> None:
-        """Compile what a session of the default method needs, and what its answers do in lanes."""
+    def _warmup(self) -> None:
+        """Compile a session of the default method, and its answers in batches of every size."""
         limits = self.limits
         try:
-            state = init_stream(
+            context = init_stream(
                 self.params, self.method, capacity=limits.capacity, text_slots=limits.text_slots
             )
-            state = feed(self.params, state, Window.empty(state.prefill_config.spec))
-            for count in (1, *lanes.LANES):
-                if count <= min(limits.answers, limits.answer_bytes // context_bytes(state)):
+            context = feed(self.params, context, Window.empty(context.prefill_config.spec))
+            for count in (1, *batches.LANES):
+                if count <= min(limits.answers, limits.answer_bytes // context_bytes(context)):
                     answers = [
-                        begin(self.params, state, "?", SamplingParams(1)) for _ in range(count)
+                        begin(self.params, context, "?", SamplingParams(1)) for _ in range(count)
                     ]
-                    lanes.step_lanes(self.params, answers)
-            jax.block_until_ready(evict(state).cache)
-        except ValueError as error:  # of the settings, or the method needs whole clips
+                    batches.step_lanes(self.params, answers)
+            jax.block_until_ready(evict(context).cache)
+        except ValueError as error:  # of a setting, or of a method that needs whole clips
             _LOG.warning("live sessions cannot begin: %s", error)
         self.ready.set()

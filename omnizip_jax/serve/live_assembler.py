@@ -1,4 +1,4 @@
-"""Live pictures and sound to windows, on one clock."""
+"""Assembly of windows from live frames and audio on one clock."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from omnizip_jax.config import WindowSpec
 from omnizip_jax.media.pixels import resize
 from omnizip_jax.media.timeline import SAMPLE_RATE, AudioChunk, VideoFrame
 from omnizip_jax.media.windowing import WindowAssembler
-from omnizip_jax.serve.failure import Failure
+from omnizip_jax.serve.errors import RequestError
 from omnizip_jax.types import Window
 
-LEAD = 1.0  # s past a window's end of one stream until the other one is given up for it
-_LAG = 2.0  # s that sound may be behind the pictures before it is thought to have paused
-_JUMP = 60.0  # s; a longer jump of the pictures' times is a fault
+LEAD = 1.0  # s past the end of a window after which the missing modality is not waited for
+_MAX_AUDIO_LAG = 2.0  # s behind the frames, beyond which the audio has paused
+_MAX_JUMP = 60.0  # s between the times of two frames
 
 
-class Incoming:
-    """Cuts what a client sends; see ``WindowAssembler``. Belongs to one thread at a time.
+class LiveAssembler:
+    """Assembles the windows of a live session; see ``WindowAssembler``. Not thread-safe.
 
     Args:
         spec: shape of the windows.
-        has_video, has_audio: what is waited for, at most ``LEAD`` seconds.
+        has_video, has_audio: modalities to wait for, at most ``LEAD`` seconds.
 
     Attributes:
-        last: time of the last picture, seconds.
+        last: time of the last frame in seconds.
     """
 
     def __init__(self, spec: WindowSpec, has_video: bool = True, has_audio: bool = True):
@@ -37,40 +37,41 @@ class Incoming:
         self._assembler = WindowAssembler(
             spec, has_video=has_video, has_audio=has_audio, max_lead=LEAD
         )
-        self._gap = 0.5
-        self._heard = 0  # samples
+        self._interval = 0.5
+        self._samples = 0
 
-    def picture(self, frame: UInt8[np.ndarray, "H W 3"], time: float) -> Iterator[Window]:
-        """A picture, and the windows that it completes.
+    def push_frame(self, frame: UInt8[np.ndarray, "H W 3"], time: float) -> Iterator[Window]:
+        """Add a frame and yield the windows that it completes.
 
         Raises:
-            Failure: its time goes back, or jumps.
+            RequestError: its time goes back, or jumps.
         """
-        if not self.last <= time <= max(self.last, self._heard / SAMPLE_RATE) + _JUMP:
-            raise Failure(
-                f"a picture's time must not go back, nor jump by more than {_JUMP:g} s; got "
+        if not self.last <= time <= max(self.last, self._samples / SAMPLE_RATE) + _MAX_JUMP:
+            raise RequestError(
+                f"the time of a frame must not go back, nor jump by more than {_MAX_JUMP:g} s; got "
                 f"{time:.3f} s after {self.last:.3f} s"
             )
         if time > self.last:
-            self._gap = min(time - self.last, 1.0)
+            self._interval = min(time - self.last, 1.0)
         self.last = time
         height, width = frame.shape[:2]
         render = functools.partial(resize, frame)
-        yield from self._assembler.push(VideoFrame(time, time + self._gap, height, width, render))
+        video_frame = VideoFrame(time, time + self._interval, height, width, render)
+        yield from self._assembler.push(video_frame)
 
-    def sound(self, samples: Float[np.ndarray, " S"]) -> Iterator[Window]:
-        """Sound that follows on the sound before, and the windows that it completes.
+    def push_audio(self, samples: Float[np.ndarray, " S"]) -> Iterator[Window]:
+        """Add audio that follows the audio before, and yield the windows that it completes.
 
-        Audio that begins late, or goes on after a pause, belongs to the last picture's time.
+        Audio that starts late, or resumes after a pause, starts at the time of the last frame.
         """
-        if self.last - self._heard / SAMPLE_RATE > _LAG:
-            self._heard = round(self.last * SAMPLE_RATE)
-        start, self._heard = self._heard / SAMPLE_RATE, self._heard + len(samples)
+        if self.last - self._samples / SAMPLE_RATE > _MAX_AUDIO_LAG:
+            self._samples = round(self.last * SAMPLE_RATE)
+        start, self._samples = self._samples / SAMPLE_RATE, self._samples + len(samples)
         yield from self._assembler.push(AudioChunk(start, samples))
 
-    def rest(self) -> list[Window]:
-        """Windows that are not complete, as they are; nothing is taken out."""
+    def incomplete(self) -> list[Window]:
+        """Copies of the incomplete windows; the state does not change."""
         try:
             return list(copy.deepcopy(self._assembler).finish())
-        except ValueError:  # nothing has come yet
+        except ValueError:  # nothing was pushed yet
             return []

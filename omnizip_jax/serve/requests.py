@@ -1,4 +1,4 @@
-"""Questions as steps on the device: about clips, and about what a session remembers."""
+"""Steps of an answer about clips or about a live session, and of a change of method."""
 
 from __future__ import annotations
 
@@ -26,56 +26,55 @@ from omnizip_jax.inference.prefill import (
     remember_text,
 )
 from omnizip_jax.inference.sequence import ENCODE_BLOCK, padded_length, padded_text
-from omnizip_jax.inference.streaming import feed
+from omnizip_jax.inference.streaming import change_method, feed
 from omnizip_jax.media import Clip
 from omnizip_jax.models.params import Params
-from omnizip_jax.serve.engine import Engine, context_bytes
-from omnizip_jax.serve.job import Going
-from omnizip_jax.serve.session import Session
-from omnizip_jax.serve.stop_strings import Stop
+from omnizip_jax.serve.engine import Engine
+from omnizip_jax.serve.jobs import DecodeRequest
+from omnizip_jax.serve.sessions import Session
 from omnizip_jax.types import EncodedWindow, Window
 
-Said = tuple[str, str]  # what a user asked, and what was answered
+Exchange = tuple[str, str]  # a question and its answer
 
 
 @dataclasses.dataclass(frozen=True)
-class Asking:
-    """How an answer is wanted.
+class AnswerRequest:
+    """A question and the settings of its answer.
 
     Attributes:
-        history: what was said before it, of a clip; a session remembers by itself.
-        keep: the session remembers question and answer.
+        history: earlier exchanges about clips; a session keeps its own.
+        keep: add question and answer to the session.
     """
 
     question: str
-    history: tuple[Said, ...] = ()
+    history: tuple[Exchange, ...] = ()
     sampling_params: SamplingParams = SamplingParams()  # noqa: RUF009 (frozen)
     stop: tuple[str, ...] = ()
     keep: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
-class Begun:
-    """The question is read; the answer begins."""
+class AnswerStarted:
+    """The question was prefilled."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Piece:
-    """More of the answer."""
+class TextDelta:
+    """The next piece of the answer."""
 
     text: str
 
 
 @dataclasses.dataclass(frozen=True)
-class Answered:
-    """The answer is complete.
+class AnswerDone:
+    """The answer is complete; the fields are those of the message ``response.text.done``.
 
     Attributes:
-        text: all of it.
-        finish: "stop", or "length" if it was cut.
-        prompt, made: tokens that the decoder read before the answer, and of the answer.
-        audio, audio_kept, video, video_kept: media tokens before and after the method.
-        seconds: on the device, by stage.
+        text: the whole answer.
+        finish: "stop", or "length" if it ended at the token limit.
+        prompt, made: tokens read before the answer, and tokens of the answer.
+        audio, audio_kept, video, video_kept: media tokens before and after compression.
+        seconds: time on the device by stage.
     """
 
     text: str
@@ -89,96 +88,122 @@ class Answered:
     seconds: dict[str, float]
 
 
-def about_clips(
+@dataclasses.dataclass(frozen=True)
+class MethodChanged:
+    """Windows from ``number`` on are compressed with the new method."""
+
+    number: int
+
+
+def answer_about_clips(
     engine: Engine,
     clips: Sequence[Clip] | Context,
     parts: Sequence[str | int],
     system: str,
     method: Method,
-    asking: Asking,
+    request: AnswerRequest,
     key: Hashable,
 ) -> Iterator[Any]:
-    """Steps of an answer about clips; the context of the clips is kept for the next one.
+    """Steps of an answer about clips; their context is cached.
 
     Args:
-        clips: in their order; or the context that they left.
-        parts: what stands before the question: texts, and numbers of clips.
-        key: under which the context is kept.
+        clips: the clips, or their cached context.
+        parts: texts and indices of clips before the question.
+        key: under which the context is cached.
     """
     params = engine.params
-    kept = clips if isinstance(clips, Context) else engine.contexts.get(key)
-    if kept is None:
+    context = clips if isinstance(clips, Context) else engine.cached_clip(key)
+    if context is None:
         assert not isinstance(clips, Context)
         shown = [part if isinstance(part, str) else clips[part] for part in parts]
-        first = asking.history[0][0] if asking.history else asking.question
+        first = request.history[0][0] if request.history else request.question
         turn = UserTurn.of(params, [*shown, first], system)
-        check_positions(turn, asking.sampling_params.max_new_tokens, params.config)
+        check_positions(turn, request.sampling_params.max_new_tokens, params.config)
         encoded: list[EncodedWindow] = []
         for clip in turn.clips:
             blocks = []
-            for block in _blocks(params, clip, method):
+            for block in _encoded_blocks(params, clip, method):
                 blocks.append(block)
                 yield None
             encoded.append(jax.tree.map(lambda *x: jnp.concatenate(x), *blocks))
         engine.metrics.clips_read.inc()
         if turn.clips and method.stages(params.config.text.layers):
-            yield from _staged(engine, turn, encoded, method, asking)
+            yield from _answer_in_decoder_pruned(engine, turn, encoded, method, request)
             return
-        kept, _ = read_turn(params, turn, method, turn.room(256), encoded=encoded)
-        del encoded, turn, shown  # pixels and features are not needed to answer
-        _count_media(engine, kept)
-        engine.contexts.put(key, kept, context_bytes(kept))
-        engine.metrics.kept_bytes.set(engine.contexts.bytes)
+        context, _ = read_turn(params, turn, method, turn.room(256), encoded=encoded)
+        del clips, encoded, turn, shown  # frees frames and features
+        _count_media(engine, context)
+        engine.cache_clip(key, context)
         yield None
     else:
-        engine.metrics.clips_remembered.inc()
-    with engine.holding(kept):
-        context = fork(kept)
-        del kept
-        for said in asking.history:
-            context = remembered(params, context, *said)
+        engine.metrics.clip_cache_hits.inc()
+    with engine.reserve(context):
+        context = fork(context)
+        for exchange in request.history:
+            context = append_exchange(params, context, *exchange)
             yield None
-        generation = begin(params, context, asking.question, asking.sampling_params, copy=False)
+        generation = begin(params, context, request.question, request.sampling_params, copy=False)
         del context
-        yield from _answer(engine, generation, asking)
+        yield from _generate(engine, generation, request)
 
 
-def about_stream(
-    engine: Engine, session: Session, arrived: int, partial: Sequence[Window], asking: Asking
+def answer_about_session(
+    engine: Engine,
+    session: Session,
+    arrived: int,
+    partial: Sequence[Window],
+    request: AnswerRequest,
 ) -> Iterator[Any]:
-    """Steps of an answer about what a session remembers; the session goes on meanwhile.
+    """Steps of an answer about a live session, which continues meanwhile.
 
-    Submit them as ``first``, or windows that come after the question may count, too.
+    Submit them as ``first``; otherwise windows that arrive after the question may be included.
 
     Args:
-        arrived: windows before this number count for the answer.
-        partial: windows that are not complete, and count too.
+        arrived: windows with smaller numbers are included.
+        partial: incomplete windows, included for this answer only.
     """
-    engine.read_due(session, arrived)
-    with engine.holding(engine.context_of(session)):
+    engine.read_pending(session, arrived)
+    with engine.reserve(engine.context_of(session)):
         context = fork(engine.context_of(session))
         yield None
         for window in partial:
             context = jax.block_until_ready(feed(engine.params, context, window))
             yield None
         generation = begin(
-            engine.params, context, asking.question, asking.sampling_params, copy=False
+            engine.params, context, request.question, request.sampling_params, copy=False
         )
         del context
 
         def keep(text: str) -> None:
-            if not session.ended:
+            if request.keep and not session.ended:
                 before = engine.context_of(session)
-                engine.go_on(session, remembered(engine.params, before, asking.question, text))
+                after = append_exchange(engine.params, before, request.question, text)
+                engine.set_context(session, after)
 
-        yield from _answer(engine, generation, asking, keep if asking.keep else None)
+        yield from _generate(engine, generation, request, keep)
 
 
-def remembered(params: Params, context: Context, question: str, answer: str) -> Context:
-    """What would be remembered had this been asked and answered; the context is used up."""
+def change_session_method(
+    engine: Engine, session: Session, arrived: int, method: Method
+) -> Iterator[MethodChanged]:
+    """The step that changes the method of a session; its context is kept.
+
+    Submit it as ``first``; otherwise windows that arrive later may get the old method.
+
+    Args:
+        arrived: windows with smaller numbers get the old method.
+    """
+    engine.read_pending(session, arrived)
+    context = change_method(engine.params, engine.context_of(session), method)
+    engine.set_context(session, context)
+    yield MethodChanged(arrived)
+
+
+def append_exchange(params: Params, context: Context, question: str, answer: str) -> Context:
+    """Add a question and its answer to a context, which is consumed."""
     tokenizer, config = params.tokenizer, context.prefill_config.config
-    medium = context.prefill_config.modalities if bool(context.state.in_video) else None
-    asked = prompts.question(tokenizer, config, question, medium)
+    modalities = context.prefill_config.modalities if bool(context.state.in_video) else None
+    asked = prompts.question(tokenizer, config, question, modalities)
     words = tokenizer(answer, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     rest = [*words, end_tokens(tokenizer)[0], *prompts.closing(tokenizer).tolist()]
     offsets = int(asked.offsets[-1]) + 1 + np.arange(len(rest), dtype=np.int32)
@@ -192,65 +217,71 @@ def remembered(params: Params, context: Context, question: str, answer: str) -> 
     return remember_text(context, place, start + int(offsets[-1]) + 1)
 
 
-def _blocks(params: Params, clip: Clip, method: Method) -> Iterator[EncodedWindow]:
-    """A clip through the encoders, a block at a time; together what ``encode_clip`` gives."""
+def _encoded_blocks(params: Params, clip: Clip, method: Method) -> Iterator[EncodedWindow]:
+    """The blocks of ``encode_clip``, one by one."""
     for start in range(0, padded_length(len(clip.windows.mel_length)), ENCODE_BLOCK):
         block = jax.tree.map(lambda x, at=start: x[at : at + ENCODE_BLOCK], clip.windows)
         encoded = encode_clip(params.weights, block, params.config, wants=method.wants)
         yield jax.block_until_ready(encoded)
 
 
-def _staged(
-    engine: Engine, turn: UserTurn, encoded: list[EncodedWindow], method: Method, asking: Asking
+def _answer_in_decoder_pruned(
+    engine: Engine,
+    turn: UserTurn,
+    encoded: list[EncodedWindow],
+    method: Method,
+    request: AnswerRequest,
 ) -> Iterator[Any]:
-    """A clip that is pruned inside the decoder is read along with its question."""
-    if asking.history:
+    """Prefill a clip with its question: the method prunes inside the decoder."""
+    if request.history:
         raise ValueError(
-            f"{type(method).__name__} reads a clip with the eyes of one question: ask it without "
-            "earlier turns, or take another method"
+            f"{type(method).__name__} prunes inside the decoder, so a clip is prefilled with one "
+            "question: ask without earlier turns, or use another method"
         )
-    room = asking.sampling_params.max_new_tokens
     context, logits, _ = read_with_question(
-        engine.params, turn, method, room, encoded=encoded[0] if len(encoded) == 1 else None
+        engine.params,
+        turn,
+        method,
+        request.sampling_params.max_new_tokens,
+        encoded=encoded[0] if len(encoded) == 1 else None,
     )
     _count_media(engine, context)
-    with engine.holding(context):
-        yield from _answer(
-            engine, begin_at(context, logits, turn.question, asking.sampling_params), asking
-        )
+    with engine.reserve(context):
+        generation = begin_at(context, logits, turn.question, request.sampling_params)
+        yield from _generate(engine, generation, request)
 
 
-def _answer(
+def _generate(
     engine: Engine,
     generation: GenerationState,
-    asking: Asking,
+    request: AnswerRequest,
     keep: Callable[[str], None] | None = None,
 ) -> Generator[Any, GenerationState, None]:
-    """The steps from a question that was read to the end of its answer.
+    """Steps from a prefilled question to the end of its answer.
 
     Args:
-        keep: is given the answer before anybody is told that it is complete, so that whoever then
-            asks again is answered by one who remembers.
+        keep: called with the answer before ``AnswerDone``, so that the client's next question
+            finds it in the session.
     """
-    params, stop = engine.params, Stop(asking.stop)
-    read, began = generation.begin, time.perf_counter()
-    news: Any = Begun()
+    params, stop = engine.params, StopStrings(request.stop)
+    prompt, began = generation.begin + generation.question, time.perf_counter()
+    event: Any = AnswerStarted()
     while not (generation.finished or stop.stopped):
         made = len(generation.ids)
-        generation = yield Going(generation, news)
+        generation = yield DecodeRequest(generation, event)
         engine.metrics.tokens.inc(len(generation.ids) - made)
-        piece = stop.push(generation.piece, last=generation.finished)
-        news = Piece(piece) if piece else None
-    yield news
+        text = stop.push(generation.piece, last=generation.finished)
+        event = TextDelta(text) if text else None
+    yield event
     if keep is not None:
         keep(stop.text)
     ended = stop.stopped or generation.ids[-1] in end_tokens(params.tokenizer)
     state = generation.context.state
     (audio, video), (audio_kept, video_kept) = state.seen.tolist(), state.kept.tolist()
-    yield Answered(
+    yield AnswerDone(
         text=stop.text,
         finish="stop" if ended else "length",
-        prompt=read + generation.question,
+        prompt=prompt,
         made=len(generation.ids),
         audio=audio,
         audio_kept=audio_kept,
@@ -263,3 +294,42 @@ def _answer(
 def _count_media(engine: Engine, context: Context) -> None:
     engine.metrics.media_tokens.inc(int(np.sum(context.seen)))
     engine.metrics.media_tokens_kept.inc(int(np.sum(context.kept)))
+
+
+class StopStrings:
+    """Ends a text that arrives in pieces before the first of some strings.
+
+    A suffix that may be the beginning of a stop string is held back until that is decided.
+
+    Attributes:
+        text: all text passed on so far.
+        stopped: a stop string was found.
+    """
+
+    def __init__(self, strings: Sequence[str] = ()):
+        self.text, self.stopped = "", False
+        self._strings, self._held = tuple(strings), ""
+
+    def push(self, piece: str, last: bool = False) -> str:
+        """Add a piece and return the text to pass on.
+
+        Args:
+            last: no piece follows, so nothing is held back.
+        """
+        if self.stopped:
+            return ""
+        held = self._held + piece
+        ends = [place for string in self._strings if (place := held.find(string)) >= 0]
+        if ends:
+            self.stopped = True
+            passed, self._held = held[: min(ends)], ""
+        else:
+            end = len(held) - (0 if last else self._open(held))
+            passed, self._held = held[:end], held[end:]
+        self.text += passed
+        return passed
+
+    def _open(self, text: str) -> int:
+        """Length of the longest suffix that begins a stop string."""
+        lengths = (n for s in self._strings for n in range(1, len(s)) if text.endswith(s[:n]))
+        return max(lengths, default=0)

@@ -1,114 +1,318 @@
-"""The server as a process: from a loaded model until SIGTERM."""
+"""The ASGI app with OpenAI's chat completions, and the process that serves it until SIGTERM."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
+import json
 import signal
 import sys
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import prometheus_client
 import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
-from omnizip_jax.compression import Method
+from omnizip_jax.compression import METHODS, Method
 from omnizip_jax.models.params import Params
-from omnizip_jax.serve.auth import is_loopback
+from omnizip_jax.serve.auth import AuthMiddleware, is_loopback
+from omnizip_jax.serve.config import ServerConfig
+from omnizip_jax.serve.decoding import DecoderPool, decode_clip
 from omnizip_jax.serve.engine import Engine
-from omnizip_jax.serve.http import Server
-from omnizip_jax.serve.limits import Limits
-from omnizip_jax.serve.session_store import Shelf
-from omnizip_jax.serve.sources import Sources
-from omnizip_jax.serve.worker import Workers
+from omnizip_jax.serve.errors import RequestError, as_request_error
+from omnizip_jax.serve.live import serve_socket
+from omnizip_jax.serve.media_sources import store_medium
+from omnizip_jax.serve.page import page_routes
+from omnizip_jax.serve.protocol import ChatRequest, read_chat
+from omnizip_jax.serve.requests import AnswerDone, TextDelta, answer_about_clips
+from omnizip_jax.serve.sessions import SessionStore
 
-_WORKERS = 2  # processes that decode media
-_GRACE = 60  # s from SIGTERM until what still runs is cut off
-_KEY = 16  # characters of a key, at least
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What ``omnizip serve`` is told.
-
-    Args:
-        host, port: where to listen.
-        key_file: holds the key that clients must give.
-        open: listen beyond this machine without a key.
-        media: files below this folder may be named; None: none.
-        remote: media may be fetched from the internet.
-        shelf: sessions whose clients are gone are saved in this folder; None lets go of them.
-        limits: how much is taken on.
-
-    Raises:
-        ValueError: another machine could connect, and there is no key.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-    key_file: Path | None = None
-    open: bool = False
-    media: Path | None = None
-    remote: bool = False
-    shelf: Path | None = None
-    limits: Limits = Limits()  # noqa: RUF009 (frozen)
-
-    def __post_init__(self):
-        if not (is_loopback(self.host) or self.key_file or self.open):
-            raise ValueError(
-                f"--host {self.host}: other machines could connect; give --api-key-file FILE, or "
-                "--no-api-key if everybody there may use the server"
-            )
-        if self.media is not None and not self.media.is_dir():
-            raise ValueError(f"--allow-media {self.media}: not a folder")
-
-    @property
-    def key(self) -> str | None:
-        """The key, without the white space around it.
-
-        Raises:
-            ValueError: it is too short.
-        """
-        if self.key_file is None:
-            return None
-        key = self.key_file.read_text().strip()
-        if len(key) < _KEY or not key.isascii():
-            raise ValueError(
-                f"--api-key-file {self.key_file}: the key must have at least {_KEY} characters, "
-                "all of them ASCII"
-            )
-        return key
+_DECODERS = 2  # processes
+_SHUTDOWN_TIMEOUT = 60  # s from SIGTERM until running answers are cut off
+_BASE64_RATIO = 4 / 3  # bytes of base64 per byte
+_TEXT_SIZE = 1 << 20  # bytes of a request body beside its media
+_CLIENT_GONE = 499  # status in the log
 
 
-def serve(params: Params, name: str, method: Method, settings: Settings) -> None:
-    """Serve until SIGTERM or Ctrl-C; what runs then is finished, within ``_GRACE`` seconds.
+def serve(params: Params, name: str, method: Method, config: ServerConfig) -> None:
+    """Serve until SIGTERM or Ctrl-C, then finish running answers.
 
     Args:
-        name: of the model, as clients are told.
+        name: of the model, as clients see it.
         method: of requests that name none.
 
     Raises:
-        ValueError: a key that is too short.
+        ValueError: an invalid key.
     """
-    shelf = None if settings.shelf is None else Shelf(settings.shelf)
-    engine = Engine(params, method, settings.limits, shelf=shelf)
-    workers = Workers(_WORKERS, settings.limits.decoding)
-    sources = Sources(settings.limits, settings.media, settings.remote)
-    local = is_loopback(settings.host)
-    app = Server(engine, name, sources, workers, settings.key, local).app()
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
+    limits = config.limits
+    store = None if config.session_folder is None else SessionStore(config.session_folder)
+    engine = Engine(params, method, limits, store)
+    decoders = DecoderPool(_DECODERS, limits.decoding)
+    settings = uvicorn.Config(
+        Server(engine, name, config, decoders).app(),
+        host=config.host,
+        port=config.port,
         log_level="warning",
         server_header=False,
-        ws_max_size=2 * settings.limits.upload,
-        limit_concurrency=8 * (settings.limits.sessions + settings.limits.answers),
-        timeout_graceful_shutdown=_GRACE,
+        ws_max_size=2 * limits.upload,
+        limit_concurrency=8 * (limits.sessions + limits.answers),
+        timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT,
     )
-    # uvicorn raises the signal once more when it has ended in order.
+    # uvicorn raises the signal again after it has shut down.
     signal.signal(signal.SIGTERM, lambda *_: None)
     engine.start()
-    print(f"[http://{settings.host}:{settings.port}: {name}]", file=sys.stderr, flush=True)
+    print(f"[http://{config.host}:{config.port}: {name}]", file=sys.stderr, flush=True)
     try:
-        uvicorn.Server(config).run()
+        uvicorn.Server(settings).run()
     finally:
-        engine.close(_GRACE)
-        workers.close()
+        engine.close(_SHUTDOWN_TIMEOUT)
+        decoders.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Server:
+    """Handlers of HTTP requests, and what they share.
+
+    Attributes:
+        name: of the model, as clients see it.
+    """
+
+    engine: Engine
+    name: str
+    config: ServerConfig
+    decoders: DecoderPool
+
+    def app(self) -> Starlette:
+        """The ASGI app. It neither starts nor closes the engine."""
+        routes = [
+            *page_routes(),
+            Route("/health", _health),
+            Route("/ready", self._ready),
+            Route("/metrics", self._metrics),
+            Route("/v1/models", self._models),
+            Route("/v1/chat/completions", self._chat, methods=["POST"]),
+            WebSocketRoute("/v1/video/chat/stream", self._live),
+        ]
+        local = is_loopback(self.config.host)
+        auth = Middleware(AuthMiddleware, key=self.config.key, local=local)  # pyright: ignore
+        handlers: Any = {
+            ClientDisconnect: _client_gone,
+            404: _not_found,
+            405: _not_found,
+            RequestError: _error,
+            Exception: _error,
+        }
+        return Starlette(routes=routes, middleware=[auth], exception_handlers=handlers)
+
+    async def _live(self, socket: WebSocket) -> None:
+        await serve_socket(self.engine, self.decoders, socket)
+
+    async def _ready(self, _: Request) -> Response:
+        ready = self.engine.ready.is_set()
+        return PlainTextResponse("ready" if ready else "compiling", 200 if ready else 503)
+
+    async def _metrics(self, _: Request) -> Response:
+        text = prometheus_client.generate_latest(self.engine.metrics.registry)
+        return Response(text, media_type=prometheus_client.CONTENT_TYPE_LATEST)
+
+    async def _models(self, _: Request) -> Response:
+        method = self.engine.method
+        names = [name for name, kind in METHODS.items() if kind is type(method)]
+        default = {
+            "method": names[0] if names else None,
+            "settings": dataclasses.asdict(method),
+        }
+        model = {
+            "id": self.name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "omnizip_jax",
+            "omnizip": {
+                "methods": list(METHODS),
+                "streaming": [name for name, kind in METHODS.items() if kind().streams],
+                "default": default,
+                "capacity": self.engine.limits.capacity,
+                "window_seconds": self.engine.params.config.spec.seconds,
+            },
+        }
+        return JSONResponse({"object": "list", "data": [model]})
+
+    async def _chat(self, request: Request) -> Response:
+        limits = self.engine.limits
+        try:
+            async with asyncio.timeout(limits.waiting):
+                body = await _body(request, int(limits.upload * _BASE64_RATIO) + _TEXT_SIZE)
+        except TimeoutError:
+            message = f"the request body did not arrive within {limits.waiting:g} s"
+            raise RequestError(message, 408) from None
+        try:
+            chat = read_chat(json.loads(body), limits)
+        except (ValueError, RecursionError) as error:
+            raise RequestError(f"the body must be a JSON object: {error}") from error
+        del body
+        if chat.model not in (None, self.name):
+            message = f"there is no model {chat.model!r}, only {self.name!r}"
+            raise RequestError(message, 404, "model")
+        head = {
+            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": self.name,
+        }
+        events = self._answer(chat)
+        if not chat.stream:
+            async with contextlib.aclosing(events):
+                return await _completion(events, request, head)
+        await anext(events)  # an error before the first event has a status of its own
+        chunks = _chunks(events, head, chat.include_usage)
+        return StreamingResponse(chunks, media_type="text/event-stream")
+
+    async def _answer(self, chat: ChatRequest) -> AsyncGenerator[Any]:
+        """Events of an answer, from ``AnswerStarted`` to ``AnswerDone``."""
+        engine, limits, first = self.engine, self.engine.limits, True
+        began = time.perf_counter()
+        method = chat.method or engine.method
+        with tempfile.TemporaryDirectory(prefix="omnizip_") as scratch:
+            files = [
+                await run_in_threadpool(store_medium, medium, self.config, Path(scratch))
+                for medium in chat.media
+            ]
+            digests = tuple(file.digest for file in files)
+            key = (chat.system, method, chat.parts, digests, chat.modalities, chat.max_frames)
+            clips = engine.cached_clip(key)
+            if clips is None:
+                clips = [
+                    await run_in_threadpool(
+                        self.decoders.call,
+                        decode_clip,
+                        *(file.path, file.name, engine.params.config.spec),
+                        *(medium.use_audio, medium.use_video),
+                        *(chat.max_frames, limits.seconds, limits.pixels),
+                    )
+                    for medium, file in zip(chat.media, files, strict=True)
+                ]
+        steps = answer_about_clips(engine, clips, chat.parts, chat.system, method, chat.answer, key)
+        del clips  # the steps free them after the prefill
+        async with contextlib.aclosing(engine.events(steps)) as events:
+            async for event in events:
+                if first and isinstance(event, TextDelta):
+                    engine.metrics.first_token.observe(time.perf_counter() - began)
+                    first = False
+                yield event
+
+
+async def _body(request: Request, size: int) -> bytes:
+    parts, total = [], 0
+    async for part in request.stream():
+        total += len(part)
+        if total > size:
+            raise RequestError(f"the request is larger than {size} bytes", 413)
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def _completion(
+    events: AsyncGenerator[Any], request: Request, head: dict[str, Any]
+) -> Response:
+    """The whole answer; it is cancelled if the client disconnects."""
+
+    async def last() -> AnswerDone:
+        return [event async for event in events if isinstance(event, AnswerDone)][-1]
+
+    async def disconnected() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    answer = asyncio.ensure_future(last())
+    tasks = answer, asyncio.ensure_future(disconnected())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            return Response(status_code=_CLIENT_GONE)
+        done = answer.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": done.text},
+        "finish_reason": done.finish,
+        "logprobs": None,
+    }
+    head = head | {"object": "chat.completion"}
+    return JSONResponse(head | {"choices": [choice], **_usage(done)})
+
+
+async def _chunks(
+    events: AsyncGenerator[Any], head: dict[str, Any], include_usage: bool
+) -> AsyncIterator[str]:
+    """The answer as server-sent events."""
+    head = head | {"object": "chat.completion.chunk"}
+
+    def chunk(delta: dict[str, str], finish: str | None = None) -> str:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
+        return _server_sent(head | {"choices": [choice]})
+
+    yield chunk({"role": "assistant", "content": ""})
+    try:
+        async with contextlib.aclosing(events):
+            async for event in events:
+                if isinstance(event, TextDelta):
+                    yield chunk({"content": event.text})
+                elif isinstance(event, AnswerDone):
+                    yield chunk({}, event.finish)
+                    if include_usage:
+                        yield _server_sent(head | {"choices": [], **_usage(event)})
+    except Exception as error:
+        yield _server_sent(as_request_error(error).body)
+    yield "data: [DONE]\n\n"
+
+
+def _server_sent(body: dict[str, Any]) -> str:
+    return f"data: {json.dumps(body)}\n\n"
+
+
+def _usage(done: AnswerDone) -> dict[str, Any]:
+    """Token counts as OpenAI reports them, and media tokens before and after compression."""
+    usage = {
+        "prompt_tokens": done.prompt,
+        "completion_tokens": done.made,
+        "total_tokens": done.prompt + done.made,
+        "prompt_tokens_details": {"audio_tokens": done.audio_kept, "cached_tokens": 0},
+    }
+    media = {name: getattr(done, name) for name in ("audio", "audio_kept", "video", "video_kept")}
+    media["media"] = done.audio + done.video
+    media["media_kept"] = done.audio_kept + done.video_kept
+    return {"usage": usage | {"omnizip": media}, "omnizip": {"seconds": done.seconds}}
+
+
+async def _health(_: Request) -> Response:
+    return PlainTextResponse("alive")
+
+
+async def _client_gone(_: Request, __: Exception) -> Response:
+    return Response(status_code=_CLIENT_GONE)
+
+
+async def _error(_: Request, error: Exception) -> Response:
+    refusal = as_request_error(error)
+    headers = {"Retry-After": "5"} if refusal.status == 503 else None
+    return JSONResponse(refusal.body, refusal.status, headers)
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    status = getattr(error, "status_code", 404)
+    refusal = RequestError(f"{request.method} {request.url.path}: no such resource", status)
+    return JSONResponse(refusal.body, status)

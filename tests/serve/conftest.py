@@ -1,19 +1,23 @@
-"""A server's parts on the tiny model."""
+"""The tiny model, an engine, and queues of events for the tests of the server."""
 
 from __future__ import annotations
 
 import dataclasses
 import queue
 
+import jax
+import numpy as np
 import pytest
 
 from omnizip_jax import OmniZipConfig, load
 from omnizip_jax.checkpoint.convert import convert
+from omnizip_jax.serve.config import Limits
 from omnizip_jax.serve.engine import Engine
-from omnizip_jax.serve.limits import Limits
+from omnizip_jax.serve.errors import RequestError
+from tests.conftest import make_windows
 
 LIMITS = Limits(sessions=3, answers=4, windows=2, capacity=1024, text_slots=192, tokens=64)
-WAIT = 120.0  # s, for compilers on busy machines
+WAIT = 120.0  # s, for compilation on busy machines
 
 
 @pytest.fixture(scope="session")
@@ -31,29 +35,45 @@ def tiny(folder):
     return dataclasses.replace(params, config=dataclasses.replace(params.config, grid_slots=16))
 
 
-class Heard(queue.SimpleQueue):
-    """What somebody is told, in order."""
+@pytest.fixture(scope="session")
+def windows():
+    """Four windows; one has little audio and one grid."""
+    clip = make_windows([2, 2, 1, 2], [200, 200, 77, 200])
+    return [jax.tree.map(lambda x, i=i: np.asarray(x)[i], clip) for i in range(4)]
+
+
+class Events(queue.SimpleQueue):
+    """Collects the events of a session or of a job, in order."""
 
     def next(self):
         return self.get(timeout=WAIT)
 
     def all(self):
-        """Up to the end of a job: what came, and the failure or None."""
-        news = []
-        while (one := self.next()) is not None and not isinstance(one, Exception):
-            news.append(one)
-        return news, one
+        """Up to the end of a job: its events, and the error or None."""
+        events = []
+        while (event := self.next()) is not None and not isinstance(event, Exception):
+            events.append(event)
+        return events, event
 
 
-@pytest.fixture
-def heard():
-    return Heard
+class InProcessDecoders:
+    """Decodes without worker processes."""
+
+    def call(self, task, *arguments):
+        try:
+            return task(*arguments)
+        except ValueError as error:
+            raise RequestError(str(error)) from error
+
+
+def ignore(_):
+    """A callback that does nothing."""
 
 
 @pytest.fixture
 def engine(tiny):
-    """Works, but has compiled nothing ahead."""
+    """A running engine that has compiled nothing ahead."""
     engine = Engine(tiny, OmniZipConfig(), LIMITS)
-    engine.start(warm=False)
+    engine.start(warmup=False)
     yield engine
     engine.close(WAIT)

@@ -1,4 +1,4 @@
-"""Live video as the clients of vLLM-Omni speak it: all of it counts, nothing brings it down."""
+"""Live video over a WebSocket: answers, changes of method, limits, and malformed messages."""
 
 from __future__ import annotations
 
@@ -16,15 +16,12 @@ from starlette.websockets import WebSocketDisconnect
 
 from omnizip_jax import OmniZipConfig, PushSource, ask, feed, fork, init_stream, windows
 from omnizip_jax.inference.streaming import change_method
+from omnizip_jax.serve.config import ServerConfig
 from omnizip_jax.serve.engine import Engine
-from omnizip_jax.serve.http import Server
-from omnizip_jax.serve.live_assembler import Incoming
-from omnizip_jax.serve.requests import remembered
-from omnizip_jax.serve.sources import Sources
-from omnizip_jax.serve.worker import Workers
-from tests.serve.conftest import LIMITS, WAIT
-
-pytestmark = pytest.mark.slow  # many programs, sockets and processes
+from omnizip_jax.serve.live_assembler import LiveAssembler
+from omnizip_jax.serve.requests import append_exchange
+from omnizip_jax.serve.server import Server
+from tests.serve.conftest import LIMITS, WAIT, InProcessDecoders, ignore
 
 PATH = "ws://127.0.0.1/v1/video/chat/stream"
 QUESTION = "What happens?"
@@ -34,23 +31,21 @@ RATE = 16_000
 @pytest.fixture(scope="module")
 def server(tiny):
     engine = Engine(tiny, OmniZipConfig(), LIMITS)
-    engine.start(warm=False)
-    workers = Workers(1, WAIT)
-    yield Server(engine, "tiny", Sources(LIMITS), workers)
+    engine.start(warmup=False)
+    yield Server(engine, "tiny", ServerConfig(limits=LIMITS), InProcessDecoders())
     engine.close(WAIT)
-    workers.close()
 
 
 @pytest.fixture
-def talk(server):
-    """Opens sockets to one server."""
+def connect(server):
+    """Opens sockets of one server."""
     with TestClient(server.app(), base_url="http://127.0.0.1") as client:
         yield lambda: client.websocket_connect(PATH)
 
 
 @pytest.fixture(scope="module")
 def stream():
-    """Five seconds: pictures every half second, as png, and a tone as chunks of a quarter."""
+    """Five seconds: two frames per second, and a tone in chunks of a quarter of a second."""
     rng = np.random.default_rng(0)
     frames = [rng.integers(0, 256, (64, 96, 3), np.uint8) for _ in range(10)]
     time = np.arange(5 * RATE) / RATE
@@ -64,21 +59,21 @@ def png(frame):
     return base64.b64encode(file.getvalue()).decode()
 
 
-def picture(frame, number, **more):
+def frame_message(frame, number, **more):
     return {"type": "video.frame", "data": png(frame), "pts_ms": 500 * number, **more}
 
 
-def send_all(socket, stream, pictures=10):
+def send_all(socket, stream, count=10):
     frames, chunks = stream
-    for i in range(pictures):
-        socket.send_json(picture(frames[i], i, frame_id=f"frame-{i}"))
+    for i in range(count):
+        socket.send_json(frame_message(frames[i], i, frame_id=f"frame-{i}"))
         for chunk in chunks[2 * i : 2 * i + 2]:
             data = base64.b64encode(chunk.tobytes()).decode()
             socket.send_json({"type": "audio.chunk", "data": data})
 
 
 def until(socket, kind):
-    """Messages up to the first of a kind."""
+    """Receive messages up to the first of a kind."""
     messages = []
     while not messages or messages[-1]["type"] != kind:
         messages.append(socket.receive_json())
@@ -86,35 +81,35 @@ def until(socket, kind):
     return messages
 
 
-def of(messages, kind):
+def of_type(messages, kind):
     return [message for message in messages if message["type"] == kind]
 
 
-def read_windows(tiny, stream, pictures):
-    """What the library makes of the same stream."""
+def read_windows(tiny, stream, count):
+    """The windows that the library makes of the same stream."""
     frames, chunks = stream
     source = PushSource(RATE)
-    source.push_frames(np.stack(frames[:pictures]), np.arange(pictures) / 2)
-    source.push_audio(np.concatenate(chunks[: 2 * pictures]) / np.float32(32768))
+    source.push_frames(np.stack(frames[:count]), np.arange(count) / 2)
+    source.push_audio(np.concatenate(chunks[: 2 * count]) / np.float32(32768))
     source.close()
     return list(windows(source, tiny.config.spec))
 
 
-def begin_lonely(tiny):
+def begin_library(tiny):
     settings = {"capacity": LIMITS.capacity, "text_slots": LIMITS.text_slots}
     return init_stream(tiny, OmniZipConfig(), **settings)
 
 
-def lonely(tiny, stream, pictures):
-    """The library's own answer to the same stream."""
-    state = begin_lonely(tiny)
-    for window in read_windows(tiny, stream, pictures):
+def library_answer(tiny, stream, count):
+    """The library's answer to the same stream."""
+    state = begin_library(tiny)
+    for window in read_windows(tiny, stream, count):
         state = feed(tiny, state, window)
     return ask(tiny, state, QUESTION, max_new_tokens=8)[0]
 
 
-def test_a_client_is_answered_from_the_whole_stream(talk, tiny, stream):
-    with talk() as socket:
+def test_an_answer_is_about_the_whole_stream(connect, tiny, stream):
+    with connect() as socket:
         sampling = [{"temperature": 0, "max_tokens": 8}]
         socket.send_json({"type": "session.config", "sampling_params_list": sampling, "more": 1})
         send_all(socket, stream)
@@ -122,21 +117,21 @@ def test_a_client_is_answered_from_the_whole_stream(talk, tiny, stream):
         messages = until(socket, "response.text.done")
         socket.send_json({"type": "video.done"})
         until(socket, "session.done")
-    expected = lonely(tiny, stream, 10)
+    expected = library_answer(tiny, stream, 10)
     assert messages[-1]["text"] == expected.text
-    deltas = of(messages, "response.text.delta")
+    deltas = of_type(messages, "response.text.delta")
     assert "".join(delta["delta"] for delta in deltas) == expected.text
     assert messages[-1]["video_kept"] == expected.counts.video_kept
     assert messages[-1]["audio"] == expected.counts.audio
-    acks = of(messages, "video.frame.ack")
+    acks = of_type(messages, "video.frame.ack")
     assert [ack["frame_id"] for ack in acks] == [f"frame-{i}" for i in range(10)]
     assert all(ack["accepted"] and ack["pts_ms"] == 500 * i for i, ack in enumerate(acks))
-    (consumed,) = of(messages, "video.frames.consumed")
+    (consumed,) = of_type(messages, "video.frames.consumed")
     assert consumed["frame_ids"] == [f"frame-{i}" for i in range(10)]
     assert consumed["latest_pts_ms"] == 4500
-    (start,) = of(messages, "response.start")
+    (start,) = of_type(messages, "response.start")
     assert start["request_id"] == messages[-1]["request_id"] == consumed["request_id"]
-    read = of(messages, "window.read")
+    read = of_type(messages, "window.read")
     assert [window["number"] for window in read] == [0, 1]
     for window in read:
         rows, columns = window["grid"]
@@ -145,16 +140,17 @@ def test_a_client_is_answered_from_the_whole_stream(talk, tiny, stream):
         assert window["heard"].count("1") == window["audio_kept"] > 0
 
 
-def test_the_method_changes_and_what_was_read_stays(talk, tiny, stream):
+@pytest.mark.slow  # programs of a second method
+def test_a_new_method_applies_to_later_windows(connect, tiny, stream):
     frames, chunks = stream
 
     def send(socket, first, last):
         for i in range(first, last):
-            socket.send_json(picture(frames[i], i))
+            socket.send_json(frame_message(frames[i], i))
             data = base64.b64encode(np.concatenate(chunks[2 * i : 2 * i + 2]).tobytes())
             socket.send_json({"type": "audio.chunk", "data": data.decode()})
 
-    with talk() as socket:
+    with connect() as socket:
         socket.send_json({"type": "session.config", "max_tokens": 8})
         send(socket, 0, 5)
         socket.send_json({"type": "session.config", "omnizip": {"method": "all"}})
@@ -163,14 +159,14 @@ def test_the_method_changes_and_what_was_read_stays(talk, tiny, stream):
         send(socket, 5, 10)
         socket.send_json({"type": "video.query", "text": QUESTION})
         messages += until(socket, "response.text.done")
-    first, second = of(messages, "window.read")
+    first, second = of_type(messages, "window.read")
     assert first["video_kept"] < first["video"] and second["video_kept"] == second["video"] > 0
     kept = [each["audio_kept"] + each["video_kept"] for each in (first, second)]
     assert first["remembered"] == [[0, kept[0]]] and first["work"] < 1
     assert second["remembered"] == [[0, kept[0]], [1, kept[1]]]
     assert first["work"] < second["work"] < 1
 
-    state = begin_lonely(tiny)
+    state = begin_library(tiny)
     for number, window in enumerate(read_windows(tiny, stream, 10)):
         state = feed(tiny, state if number != 1 else change_method(tiny, state, None), window)
     assert messages[-1]["text"] == ask(tiny, state, QUESTION, max_new_tokens=8)[0].text
@@ -188,61 +184,61 @@ def test_the_method_changes_and_what_was_read_stays(talk, tiny, stream):
         {"omnizip": {"method": "omnizip", "settings": {"keep": 2}}},
     ],
 )
-def test_what_a_session_that_has_begun_cannot_change(talk, stream, change):
-    with talk() as socket:
+def test_a_session_cannot_change_its_other_settings(connect, stream, change):
+    with connect() as socket:
         socket.send_json({"type": "session.config", "max_tokens": 4})
         send_all(socket, stream, 5)
         socket.send_json({"type": "session.config", **change})
         assert until(socket, "error")[-1]["code"] == 400
         socket.send_json({"type": "video.query", "text": QUESTION})
-        assert until(socket, "response.text.done")[-1]["audio"] > 0  # all of it goes on
+        assert until(socket, "response.text.done")[-1]["audio"] > 0  # the session continues
 
 
-def test_questions_in_between_change_nothing(talk, tiny, stream):
-    with talk() as socket:
+def test_questions_do_not_change_the_stream(connect, tiny, stream):
+    with connect() as socket:
         socket.send_json({"type": "session.config", "max_tokens": 8})
         answers = []
         for first, last in ((0, 5), (5, 10)):
             frames, chunks = stream
             for i in range(first, last):
-                socket.send_json(picture(frames[i], i))
+                socket.send_json(frame_message(frames[i], i))
                 data = base64.b64encode(np.concatenate(chunks[2 * i : 2 * i + 2]).tobytes())
                 socket.send_json({"type": "audio.chunk", "data": data.decode()})
             socket.send_json({"type": "video.query", "text": QUESTION})
             answers.append(until(socket, "response.text.done")[-1]["text"])
-    assert answers == [lonely(tiny, stream, 5).text, lonely(tiny, stream, 10).text]
+    assert answers == [library_answer(tiny, stream, 5).text, library_answer(tiny, stream, 10).text]
 
 
-def test_what_was_said_is_remembered(talk, tiny, stream):
-    """As the library's own steps remember it; what was incomplete when it was asked is not."""
-    with talk() as socket:
+def test_exchanges_are_kept_in_the_session(connect, tiny, stream):
+    """As the library's steps do it; windows that were incomplete at a question are not kept."""
+    with connect() as socket:
         socket.send_json({"type": "session.config", "max_tokens": 8, "omnizip": {"keep": True}})
         send_all(socket, stream, 9)
-        said = []
+        answers = []
         for question in (QUESTION, "And before?"):
             socket.send_json({"type": "video.query", "text": question})
-            said.append(until(socket, "response.text.done")[-1])
+            answers.append(until(socket, "response.text.done")[-1])
     *whole, rest = read_windows(tiny, stream, 9)
-    state = begin_lonely(tiny)
+    state = begin_library(tiny)
     for window in whole:
         state = feed(tiny, state, window)
     first, _ = ask(tiny, state, QUESTION, window=rest, max_new_tokens=8)
-    state = remembered(tiny, fork(state), QUESTION, first.text)
+    state = append_exchange(tiny, fork(state), QUESTION, first.text)
     second, _ = ask(tiny, state, "And before?", window=rest, max_new_tokens=8)
-    assert len(whole) == 2 and [each["text"] for each in said] == [first.text, second.text]
-    assert said[1]["prompt"] > said[0]["prompt"] + 8
+    assert len(whole) == 2 and [each["text"] for each in answers] == [first.text, second.text]
+    assert answers[1]["prompt"] > answers[0]["prompt"] + 8
 
 
-def test_a_new_query_ends_the_answer_before_it(talk, server):
+def test_a_new_query_cancels_the_answer_before_it(connect, server):
     gate = threading.Event()
 
     def held():
         gate.wait(WAIT)
         yield
 
-    with talk() as socket:
+    with connect() as socket:
         socket.send_json({"type": "session.config"})
-        server.engine.submit(held(), lambda _: None)
+        server.engine.submit(held(), ignore)
         socket.send_json({"type": "video.query", "text": QUESTION, "max_tokens": 64})
         first = until(socket, "response.start")[-1]
         socket.send_json({"type": "video.query", "text": "And now?", "max_tokens": 4})
@@ -254,22 +250,22 @@ def test_a_new_query_ends_the_answer_before_it(talk, server):
         assert messages[-1]["made"] <= 4
 
 
-def test_too_many_pictures_are_dropped_and_told(talk, stream):
+def test_excess_frames_are_dropped_and_reported(connect, stream):
     frame = stream[0][0]
-    with talk() as socket:
+    with connect() as socket:
         for i in range(4):
-            socket.send_json(picture(frame, i / 10, frame_id=f"frame-{i}"))  # 20 a second
+            socket.send_json(frame_message(frame, i / 10, frame_id=f"frame-{i}"))  # 20 a second
         acks = [until(socket, "video.frame.ack")[-1] for _ in range(4)]
     assert [ack["accepted"] for ack in acks] == [True, False, True, False]
 
 
-def test_sessions_are_let_go_of_and_refused(talk, server):
-    sockets = [talk() for _ in range(LIMITS.sessions)]
+def test_sessions_are_freed_and_excess_ones_refused(connect, server):
+    sockets = [connect() for _ in range(LIMITS.sessions)]
     for socket in sockets:
         socket.__enter__().send_json({"type": "session.config"})
         socket.send_json({"type": "nothing"})
         until(socket, "error")
-    with talk() as one_more:
+    with connect() as one_more:
         one_more.send_json({"type": "session.config"})
         refused = until(one_more, "error")[-1]
         assert refused["code"] == 503 and "3 sessions are open" in refused["message"]
@@ -277,14 +273,14 @@ def test_sessions_are_let_go_of_and_refused(talk, server):
             one_more.receive_json()
     for socket in sockets:
         socket.__exit__(None, None, None)
-    with talk() as socket:
+    with connect() as socket:
         socket.send_json({"type": "session.config"})
         socket.send_json({"type": "video.done"})
         until(socket, "session.done")
 
 
 def malformed():
-    """A thousand messages that mean nothing, of every kind."""
+    """A thousand invalid messages of every type."""
     draw = random.Random(0)
     junk = [None, True, -1, 1e999, "", "x" * 100, [], {}, {"a": 1}, "\ud800", "AAAA", 10**400]
     kinds = ["session.config", "video.frame", "audio.chunk", "video.query", "video", None, 3]
@@ -294,15 +290,16 @@ def malformed():
             yield draw.choice(["", "{", "[]", "null", "1", '"', "[" * 5000, "\x00", '{"type":'])
             continue
         message = {name: draw.choice(junk) for name in draw.sample(names, draw.randrange(1, 5))}
-        # What would be good is spoilt.
+        # No message is valid.
         message |= {"type": draw.choice(kinds), "max_tokens": draw.choice([0, "1", [], True, 1e9])}
         if message["type"] in ("video.frame", "audio.chunk"):
             message["data"] = draw.choice([None, 3, "%", "QUJD", [], {}])
         yield json.dumps(message)
 
 
-def test_a_thousand_malformed_messages(talk):
-    with talk() as socket:
+@pytest.mark.slow  # a fuzzing trial
+def test_a_thousand_malformed_messages(connect):
+    with connect() as socket:
         for message in malformed():
             socket.send_text(message)
             error = until(socket, "error")[-1]
@@ -311,13 +308,13 @@ def test_a_thousand_malformed_messages(talk):
         assert until(socket, "response.text.done")[-1]["made"] > 0
 
 
-def test_sound_that_pauses_holds_up_no_pictures(tiny, stream):
+def test_a_pause_of_the_audio_does_not_delay_frames(tiny, stream):
     frames, chunks = stream
-    incoming, sizes = Incoming(tiny.config.spec), []
+    assembler, sizes = LiveAssembler(tiny.config.spec), []
     for i in range(24):
-        sizes += [int(w.mel_length) for w in incoming.picture(frames[i % 10], i / 2)]
+        sizes += [int(w.mel_length) for w in assembler.push_frame(frames[i % 10], i / 2)]
         if i < 2 or i >= 16:
             sound = np.concatenate(chunks[:2]).astype(np.float32) / 32768
-            sizes += [int(w.mel_length) for w in incoming.sound(sound)]
+            sizes += [int(w.mel_length) for w in assembler.push_audio(sound)]
     assert len(sizes) == 5 and sizes[0] > 0 and sizes[2] == 0 and sizes[4] > 0
-    assert len(incoming.rest()) == 1 and len(incoming.rest()) == 1
+    assert len(assembler.incomplete()) == 1 and len(assembler.incomplete()) == 1

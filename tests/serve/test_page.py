@@ -1,4 +1,4 @@
-"""The page at ``/``: what it is made of, where that comes from, and who may have it."""
+"""The web page: its files, their headers, and the sample clip."""
 
 from __future__ import annotations
 
@@ -14,28 +14,35 @@ from starlette.responses import JSONResponse
 from starlette.testclient import TestClient
 
 import omnizip_jax
-from omnizip_jax.serve.auth import Guard
-from omnizip_jax.serve.failure import Failure
-from omnizip_jax.serve.page import STATIC, TYPES, assets, page_routes
-from omnizip_jax.serve.sample import WINDOWS, sample, sample_questions
+from omnizip_jax.serve.auth import AuthMiddleware
+from omnizip_jax.serve.errors import RequestError
+from omnizip_jax.serve.page import (
+    SAMPLE_WINDOWS,
+    STATIC,
+    TYPES,
+    assets,
+    page_routes,
+    sample,
+    sample_questions,
+)
 from omnizip_jax.testbed.clip_questions import all_questions
 
 KEY = "a key of some length"
 LOCAL = "http://127.0.0.1:8000"
 
 
-async def refused(_, failure):
-    return JSONResponse(failure.body, failure.status)
+async def refused(_, error):
+    return JSONResponse(error.body, error.status)
 
 
 @pytest.fixture
 def client():
-    """The page alone, behind a guard that has a key."""
-    app = Starlette(routes=page_routes(), exception_handlers={Failure: refused})
-    return TestClient(Guard(app, key=KEY), base_url=LOCAL)
+    """The page alone, behind authentication."""
+    app = Starlette(routes=page_routes(), exception_handlers={RequestError: refused})
+    return TestClient(AuthMiddleware(app, key=KEY), base_url=LOCAL)
 
 
-def test_every_file_is_served_with_its_type_and_nothing_else_may_run(client):
+def test_files_have_their_type_and_a_strict_policy(client):
     assert {Path(name).suffix for name in assets()} == set(TYPES)
     for path in ["/", *(f"/page/{name}" for name in assets())]:
         answer = client.get(path)
@@ -51,8 +58,8 @@ def test_every_file_is_served_with_its_type_and_nothing_else_may_run(client):
         assert answer.headers["referrer-policy"] == "no-referrer"
 
 
-def test_all_that_a_file_names_is_there(client):
-    """Modules, styles, pictures, and what is fetched; nothing is forgotten, nothing is spare."""
+def test_files_refer_to_each_other_only(client):
+    """Every file that is referred to exists, and every file is referred to."""
     named = {"index.html"}
     for name in assets():
         text = client.get(f"/page/{name}").text
@@ -62,13 +69,13 @@ def test_all_that_a_file_names_is_there(client):
     assert set(assets()) <= named
 
 
-def test_nothing_comes_from_elsewhere():
+def test_files_refer_to_no_other_site():
     for path in STATIC.iterdir():
         text = path.read_text().replace("http://www.w3.org/2000/svg", "")  # a name, not an address
         assert not re.search(r"\b(https?|wss?|ftp):|[\"'(]//|@import|\burl\(", text), path
 
 
-def test_nothing_is_written_as_markup():
+def test_scripts_write_no_markup():
     writers = r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\("
     for path in STATIC.glob("*.js"):
         assert not re.search(writers, path.read_text()), path
@@ -79,37 +86,37 @@ def test_nothing_is_written_as_markup():
 @pytest.mark.parametrize(
     "path", ["/page/", "/page/nothing.js", "/page/..%2f..%2fpage.py", "/page/page.py"]
 )
-def test_nothing_else_is_served(client, path):
+def test_other_files_are_not_served(client, path):
     assert client.get(path).status_code in (401, 404)
 
 
-def test_other_names_and_sites_stay_out(client):
+def test_other_hosts_and_origins_are_refused(client):
     assert client.get("/", headers={"Host": "rebound.example"}).status_code == 403
     assert client.get("/", headers={"Origin": "https://evil.example"}).status_code == 403
 
 
-def test_the_sample_is_a_clip_with_sound(client):
+def test_the_sample_has_audio_and_video(client):
     answer = client.get("/page/sample.mp4")
     assert answer.headers["content-type"] == "video/mp4"
     with av.open(io.BytesIO(answer.content)) as container:
         assert container.streams.video and container.streams.audio
-        assert container.duration / av.time_base == pytest.approx(2 * WINDOWS, abs=0.1)
+        assert container.duration / av.time_base == pytest.approx(2 * SAMPLE_WINDOWS, abs=0.1)
 
 
-def test_answers_about_the_sample_are_true_when_they_are_offered(client):
+def test_answers_about_the_sample_hold_from_their_time_on(client):
     questions = client.get("/page/sample.json").json()["questions"]
     assert questions == sample_questions() and len(questions) == 5
     assert len({question["text"] for question in questions}) == 5
     for question in questions:
-        seen = tuple(obj for obj in sample().objects if obj.second < question["since"])
-        truth = {each.text: each.answer for each in all_questions(seen)}
+        earlier = tuple(obj for obj in sample().objects if obj.second < question["since"])
+        truth = {each.text: each.answer for each in all_questions(earlier)}
         assert truth[question["text"]] == question["answer"]
         whole = {each.text: each.answer for each in all_questions(sample().objects)}
         assert whole[question["text"]] == question["answer"]
 
 
-def test_the_wheel_has_it():
-    """What is packed is the package's folder, and nothing leaves its files out."""
+def test_the_wheel_contains_the_page():
+    """The wheel packs the whole folder of the package."""
     root = Path(omnizip_jax.__path__[0]).parent
     project = tomllib.loads((root / "pyproject.toml").read_text())
     packed = project["tool"]["hatch"]["build"]["targets"]["wheel"]

@@ -1,0 +1,117 @@
+"""Jobs of the engine, their events, and a queue that carries events to a coroutine."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from omnizip_jax.inference.generation import GenerationState
+from omnizip_jax.serve.errors import as_request_error
+
+_LOG = logging.getLogger("omnizip.serve")
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeRequest:
+    """Yielded by the steps of an answer to request its next tokens.
+
+    Attributes:
+        generation: consumed; the steps are sent its successor.
+        event: an event to emit now, or None.
+    """
+
+    generation: GenerationState
+    event: Any
+
+
+class Job:
+    """An iterator whose items are steps on the device, and a callback for its events.
+
+    Args:
+        steps: every ``next`` is one step; an item that is not None is emitted as an event. A
+            generator may yield a ``DecodeRequest``: the engine then decodes, in a batch with other
+            answers, and sends the new ``GenerationState``.
+        on_event: called on the engine's thread with every event; at the end with None, or with the
+            ``RequestError`` that ended the job. Not called after ``cancel``.
+        is_answer: it counts against ``Limits.answers``.
+    """
+
+    def __init__(
+        self, steps: Iterator[Any], on_event: Callable[[Any], Any], is_answer: bool = False
+    ):
+        self._steps: Any = steps
+        self._on_event, self.is_answer = on_event, is_answer
+        self._generation: GenerationState | None = None
+        self._cancelled = threading.Event()
+        self.finished = threading.Event()
+
+    def cancel(self) -> None:
+        """Run no further step; from any thread."""
+        self._cancelled.set()
+
+    @property
+    def pending(self) -> GenerationState | None:
+        """The generation that waits for its next tokens, if any."""
+        return None if self._cancelled.is_set() else self._generation
+
+    def step(self) -> bool:
+        """Run one step; returns whether there are more."""
+        return self._advance(lambda: next(self._steps))
+
+    def resume(self, generation: GenerationState | Exception) -> bool:
+        """Continue with the decoded tokens, or with the error of decoding."""
+        if isinstance(generation, Exception):
+            return self._advance(lambda: self._steps.throw(generation))
+        return self._advance(lambda: self._steps.send(generation))
+
+    def _advance(self, step: Callable[[], Any]) -> bool:
+        event: Any = None
+        self._generation = None
+        try:
+            if not self._cancelled.is_set():
+                event = step()
+                if isinstance(event, DecodeRequest):
+                    self._generation, event = event.generation, event.event
+                if event is not None and not self._cancelled.is_set():
+                    notify(self._on_event, event)
+                return True
+        except StopIteration:
+            event = None
+        except Exception as error:
+            event = as_request_error(error)
+        close = getattr(self._steps, "close", None)
+        if close is not None:
+            close()
+        self._steps = iter(())  # frees what the generator holds
+        self.finished.set()
+        if not self._cancelled.is_set():
+            notify(self._on_event, event)
+        return False
+
+
+def notify(on_event: Callable[[Any], Any], event: Any) -> None:
+    """Call a callback; an error of it is logged and does not stop the engine."""
+    try:
+        on_event(event)
+    except Exception:
+        _LOG.exception("an event could not be delivered")
+
+
+class EventQueue:
+    """Events from any thread, for coroutines of the running loop."""
+
+    def __init__(self):
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[Any] = asyncio.Queue()
+
+    def put(self, event: Any) -> None:
+        """Add an event; from any thread."""
+        self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    async def get(self) -> Any:
+        """Wait for the next event."""
+        return await self._events.get()

@@ -1,0 +1,328 @@
+"""Requests for chat completions as OpenAI defines them; fields that live video shares with them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omnizip_jax.compression import METHODS, Method
+from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
+from omnizip_jax.inference.decode import SamplingParams
+from omnizip_jax.serve.config import Limits
+from omnizip_jax.serve.errors import RequestError
+from omnizip_jax.serve.requests import AnswerRequest, Exchange
+
+_DEFAULT_TOKENS = 256  # of an answer
+_MAX_STOP_STRINGS = 4
+_TYPES = {Mapping: "an object", bool: "true or false", str: "a text"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Medium:
+    """A clip in a message.
+
+    Attributes:
+        kind: "video_url", "audio_url" or "input_audio".
+        url: its location; of ``input_audio`` its bytes in base64.
+        use_audio: whether the audio of a video is used.
+    """
+
+    kind: str
+    url: str
+    use_audio: bool = True
+
+    @property
+    def use_video(self) -> bool:
+        return self.kind == "video_url"
+
+
+@dataclasses.dataclass(frozen=True)
+class ChatRequest:
+    """A validated request for a chat completion.
+
+    Attributes:
+        model: name of the requested model, or None.
+        parts: texts before the first question, and indices of ``media``.
+        system: the system prompt.
+        answer: question, earlier exchanges and sampling parameters.
+        method: None for the server's default.
+        max_frames: of each clip; None: 2 per second.
+        stream: answer with server-sent events; with ``include_usage`` the last has the usage.
+    """
+
+    model: str | None
+    parts: tuple[str | int, ...]
+    media: tuple[Medium, ...]
+    system: str
+    answer: AnswerRequest
+    method: Method | None
+    max_frames: int | None
+    stream: bool
+    include_usage: bool
+
+    @property
+    def modalities(self) -> tuple[tuple[bool, bool], ...]:
+        """For each medium whether its audio and its video are used."""
+        return tuple((medium.use_audio, medium.use_video) for medium in self.media)
+
+
+def read_chat(body: Any, limits: Limits) -> ChatRequest:
+    """Validate a request for a chat completion; unknown fields are ignored.
+
+    Raises:
+        RequestError: a field is invalid, or exceeds a limit.
+    """
+    if not isinstance(body, Mapping):
+        raise RequestError(f"the body must be a JSON object, got {_shown(body)}")
+    options = field(body, "omnizip", Mapping, {})
+    processor = field(body, "mm_processor_kwargs", Mapping, {})
+    if body.get("n", 1) not in (1, None):
+        raise RequestError(f"n must be 1, got {_shown(body['n'])}", param="n")
+    use_audio = field(processor, "use_audio_in_video", bool, True)
+    system, turns = _turns(body.get("messages"), limits, use_audio)
+    parts, media, question, history = _first_turn(turns)
+    max_frames = options.get("max_frames")
+    if max_frames is not None and (not _is_integer(max_frames) or max_frames < 2):
+        raise RequestError(
+            f"max_frames must be an integer from 2, got {_shown(max_frames)}",
+            param="omnizip.max_frames",
+        )
+    stops = _stop_strings(body.get("stop"))
+    return ChatRequest(
+        model=field(body, "model", str, None),
+        parts=parts,
+        media=media,
+        system=system,
+        answer=AnswerRequest(question, history, read_sampling(body, limits), stops),
+        method=read_method(options),
+        max_frames=max_frames,
+        stream=field(body, "stream", bool, False),
+        include_usage=field(
+            field(body, "stream_options", Mapping, {}), "include_usage", bool, False
+        ),
+    )
+
+
+def field(
+    body: Mapping[str, Any], name: str, kind: type, default: Any, param: str | None = None
+) -> Any:
+    """A field of a JSON object, or the default if it is missing or null.
+
+    Args:
+        kind: ``Mapping``, ``bool`` or ``str``.
+        param: its name in messages.
+
+    Raises:
+        RequestError: it has another type.
+    """
+    value = body.get(name)
+    if not isinstance(value, kind | None):
+        param = param or name
+        raise RequestError(f"{param} must be {_TYPES[kind]}, got {_shown(value)}", param=param)
+    return default if value is None else value
+
+
+def read_sampling(fields: Mapping[str, Any], limits: Limits) -> SamplingParams:
+    """Sampling parameters of a request; greedy unless there is a temperature.
+
+    Raises:
+        RequestError: an invalid value, or too many tokens.
+    """
+    name = "max_tokens"
+    if fields.get("max_completion_tokens") is not None:
+        name = "max_completion_tokens"
+    tokens = fields.get(name)
+    tokens = min(_DEFAULT_TOKENS, limits.tokens) if tokens is None else tokens
+    if not _is_integer(tokens) or not 1 <= tokens <= limits.tokens:
+        raise RequestError(
+            f"{name} must be an integer from 1 to {limits.tokens}, got {_shown(tokens)}", param=name
+        )
+    given = {name: fields.get(name) for name in ("temperature", "top_p", "seed")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if _is_integer(given.get("seed")):
+        given["seed"] %= 2**32  # OpenAI's may be negative and has 64 bits
+    try:
+        return SamplingParams(tokens, **given)
+    except (ValueError, OverflowError) as error:
+        raise RequestError(str(error), param=next(iter(given))) from error
+
+
+def read_method(options: Mapping[str, Any]) -> Method | None:
+    """The method in the field ``omnizip``, with its settings; None if none is named.
+
+    Raises:
+        RequestError: the method or a setting is unknown or invalid.
+    """
+    name = options.get("method")
+    settings = field(options, "settings", Mapping, {}, "omnizip.settings")
+    if name is None:
+        if settings:
+            raise RequestError("settings need omnizip.method, got none", param="omnizip.method")
+        return None
+    if not isinstance(name, str) or name not in METHODS:
+        raise RequestError(
+            f"method must be one of {', '.join(METHODS)}, got {_shown(name)}",
+            param="omnizip.method",
+        )
+    known = [each.name for each in dataclasses.fields(METHODS[name])]
+    for key, value in settings.items():
+        if key not in known or not isinstance(value, str | int | float | None):
+            raise RequestError(
+                f"{name} has the settings {', '.join(known) or '(none)'}, each a number, a text, "
+                f"true or false; got {_shown({key: value})}",
+                param=f"omnizip.settings.{key}",
+            )
+    try:
+        return METHODS[name](**settings)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise RequestError(str(error), param="omnizip.settings") from error
+
+
+def check_text(text: Any, param: str, limits: Limits) -> str:
+    """Return a text that is valid and not too long.
+
+    Raises:
+        RequestError: it is not text, too long, or holds a lone surrogate.
+    """
+    if not isinstance(text, str):
+        raise RequestError(f"{param} must be a text, got {_shown(text)}", param=param)
+    if len(text) > limits.characters:
+        raise RequestError(
+            f"{param} has {len(text)} characters, at most {limits.characters} are accepted",
+            param=param,
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(f"{param} holds a lone surrogate", param=param) from error
+    return text
+
+
+def _turns(
+    messages: Any, limits: Limits, use_audio: bool
+) -> tuple[str, list[tuple[str, list[str | Medium]]]]:
+    """The system prompt, and the turns; consecutive messages of one role are merged."""
+    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
+        raise RequestError(f"messages must be a list, got {_shown(messages)}", param="messages")
+    if len(messages) > limits.messages:
+        raise RequestError(
+            f"{len(messages)} messages, at most {limits.messages} are accepted", param="messages"
+        )
+    systems: list[str] = []
+    turns: list[tuple[str, list[str | Medium]]] = []
+    for i, message in enumerate(messages):
+        param = f"messages[{i}]"
+        if not isinstance(message, Mapping):
+            raise RequestError(f"{param} must be an object, got {_shown(message)}", param=param)
+        role = message.get("role")
+        if role not in ("system", "developer", "user", "assistant"):
+            raise RequestError(
+                f"{param}.role must be system, developer, user or assistant, got {_shown(role)}",
+                param=f"{param}.role",
+            )
+        content = _content(message.get("content"), f"{param}.content", limits, use_audio)
+        if role in ("system", "developer"):
+            systems += [part for part in content if isinstance(part, str)]
+        elif turns and turns[-1][0] == role:
+            turns[-1][1].extend(content)
+        else:
+            turns.append((role, content))
+    texts = [part for _, parts in turns for part in parts if isinstance(part, str)]
+    check_text("".join(systems + texts), "messages", limits)
+    return "\n".join(systems) or DEFAULT_SYSTEM, turns
+
+
+def _content(content: Any, param: str, limits: Limits, use_audio: bool) -> list[str | Medium]:
+    """The texts and media of a message."""
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    if not isinstance(content, Sequence) or not 1 <= len(content) <= limits.messages:
+        raise RequestError(
+            f"{param} must be a text or a list of 1 to {limits.messages} parts, got "
+            f"{_shown(content)}",
+            param=param,
+        )
+    found: list[str | Medium] = []
+    for i, part in enumerate(content):
+        path = f"{param}[{i}]"
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind == "text":
+            found.append(check_text(part.get("text"), f"{path}.text", limits))
+            continue
+        if kind not in ("video_url", "audio_url", "input_audio"):
+            raise RequestError(
+                f"{path} must be of type text, video_url, audio_url or input_audio, got "
+                f"{_shown(kind)}",
+                param=path,
+            )
+        name = "data" if kind == "input_audio" else "url"
+        url = field(part, kind, Mapping, {}, f"{path}.{kind}").get(name)
+        if not isinstance(url, str):
+            raise RequestError(
+                f"{path}.{kind}.{name} must be a text, got {_shown(url)}", param=path
+            )
+        found.append(Medium(kind, url, use_audio or kind != "video_url"))
+    return found
+
+
+def _first_turn(
+    turns: list[tuple[str, list[str | Medium]]],
+) -> tuple[tuple[str | int, ...], tuple[Medium, ...], str, tuple[Exchange, ...]]:
+    """The parts before the first question, the media, the last question, the exchanges before."""
+    if not turns or turns[0][0] != "user" or turns[-1][0] != "user":
+        message = "a conversation must begin and end with a message of the user"
+        raise RequestError(message, param="messages")
+    for role, content in turns[1:]:
+        if any(isinstance(part, Medium) for part in content):
+            raise RequestError(
+                f"media must be in the first message of the user, got some after it ({role}): "
+                "begin a new conversation with them",
+                param="messages",
+            )
+    parts, media, question = _split(turns[0][1])
+    later = ("\n".join(part for part in turn if isinstance(part, str)) for _, turn in turns[1:])
+    texts = [question, *later]
+    if not all(text.strip() for text in texts[::2]):
+        raise RequestError("a message of the user has no text to answer", param="messages")
+    return parts, media, texts[-1], tuple(zip(texts[:-1:2], texts[1::2], strict=True))
+
+
+def _split(content: list[str | Medium]) -> tuple[tuple[str | int, ...], tuple[Medium, ...], str]:
+    """The parts before a question, their media, and the question: the texts after the last medium.
+
+    Without text after it, the last text before it is the question.
+    """
+    places = [i for i, part in enumerate(content) if isinstance(part, Medium)]
+    after = content[places[-1] + 1 :] if places else content
+    before = content[: len(content) - len(after)]
+    if not any(str(text).strip() for text in after):
+        texts = [i for i, part in enumerate(before) if isinstance(part, str)]
+        if texts:
+            after = [before.pop(texts[-1])]
+    media = tuple(part for part in before if isinstance(part, Medium))
+    numbers = iter(range(len(media)))
+    parts = tuple(part if isinstance(part, str) else next(numbers) for part in before)
+    return parts, media, "\n".join(text for text in after if isinstance(text, str))
+
+
+def _stop_strings(stop: Any) -> tuple[str, ...]:
+    strings = [stop] if isinstance(stop, str) else [] if stop is None else stop
+    valid = isinstance(strings, Sequence) and len(strings) <= _MAX_STOP_STRINGS
+    if not valid or not all(isinstance(s, str) and 0 < len(s) <= 256 for s in strings):
+        raise RequestError(
+            f"stop must be a text or up to {_MAX_STOP_STRINGS} of them, got {_shown(stop)}",
+            param="stop",
+        )
+    return tuple(strings)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _shown(value: Any) -> str:
+    """A value as JSON, at most one line."""
+    text = json.dumps(value, default=repr)
+    return text if len(text) <= 80 else f"{text[:77]}..."

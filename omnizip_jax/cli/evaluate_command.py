@@ -23,10 +23,9 @@ from omnizip_jax.evaluation.question_file import (
     read_questions,
     write_questions,
 )
-from omnizip_jax.evaluation.result_files import read_rows, write_atomically
+from omnizip_jax.evaluation.result_files import read_rows, write_text
 from omnizip_jax.evaluation.run_report import summarise, write_report
-from omnizip_jax.evaluation.runner import evaluate, evaluate_on_cluster
-from omnizip_jax.models.params import Params
+from omnizip_jax.evaluation.runner import Cluster, evaluate
 
 TIMES = [".times"]  # suffix of a file beside the rows that also matches `runs/*.jsonl`
 
@@ -68,7 +67,7 @@ def run_report(arguments: argparse.Namespace) -> None:
     if arguments.report is None:
         print(text)
     else:
-        write_atomically(arguments.report, text + "\n")
+        write_text(arguments.report, text + "\n")
         print(arguments.report, file=sys.stderr)
 
 
@@ -135,31 +134,22 @@ def _run(
         ValueError: no checkpoint, results of another run, an output that cannot be written, or an
             unreachable cluster.
     """
-    common = {
-        "checkpoint": arguments.checkpoint,
-        "one_by_one": one_by_one,
-        "progress": sys.stderr.isatty(),
-    }
+    cluster = None
     if arguments.cluster is None:
-        evaluator = _evaluator(load_with_notice(arguments), settings, arguments)
-        evaluate(evaluator, questions, arguments.out, **common)
-        return
-    if sys.stderr.isatty():
-        print("[starting the workers]", file=sys.stderr)
-    outline = load_outline(arguments.checkpoint, dtype=arguments.dtype)
-    evaluate_on_cluster(
-        _evaluator(outline, settings, arguments),
-        functools.partial(load_with_notice, arguments),
+        params = load_with_notice(arguments)
+    else:
+        if sys.stderr.isatty():
+            print("[starting the workers]", file=sys.stderr)
+        load = functools.partial(load_with_notice, arguments)
+        cluster = Cluster(load, arguments.cluster, arguments.workers)
+        params = load_outline(arguments.checkpoint, dtype=arguments.dtype)
+    spec = window_spec(arguments, params.config.spec)
+    evaluate(
+        Evaluator(params, dataclasses.replace(settings, spec=spec)),
         questions,
         arguments.out,
-        address=arguments.cluster,
-        workers=arguments.workers,
-        **common,
+        cluster=cluster,
+        checkpoint=arguments.checkpoint,
+        one_by_one=one_by_one,
+        progress=sys.stderr.isatty(),
     )
-
-
-def _evaluator(
-    params: Params, settings: EvaluationSettings, arguments: argparse.Namespace
-) -> Evaluator:
-    spec = window_spec(arguments, params.config.spec)
-    return Evaluator(params, dataclasses.replace(settings, spec=spec))

@@ -119,25 +119,29 @@ def _parsed(path: Path) -> Any:
         raise ValueError(f"{path}: not JSON ({error})") from error
 
 
-def _optional(annotation: Columns, *names: str) -> Columns:
-    return {name: annotation.get(name) for name in names}
+def _copied(
+    annotation: Columns,
+    *optional: str,
+    category: str,
+    question: str = "question",
+    options: str = "options",
+    answer: str = "answer",
+) -> Columns:
+    """Columns of a question that have other names in the annotation, and optional columns."""
+    names = {"question": question, "options": options, "answer": answer, "category": category}
+    required = {column: annotation[name] for column, name in names.items()}
+    return required | {name: annotation.get(name) for name in optional}
 
 
 def _worldsense(annotations: dict[str, Columns]) -> Iterator[Columns]:
     """{video: {video_id, domain, ..., task0: {question, candidates, answer, ...}, task1: ...}}."""
+    optional = ("task_type", "task_domain", "audio_class", "duration")
     for key, video in annotations.items():
         name = video.get("video_id", key)
         for task in (task for task in video if task.startswith("task")):
-            yield {
-                "id": f"{name}/{task}",
-                "video": f"{name}.mp4",
-                "question": video[task]["question"],
-                "options": video[task]["candidates"],
-                "answer": video[task]["answer"],
-                "category": video["domain"],
-                **_optional(video[task], "task_type", "task_domain"),
-                **_optional(video, "audio_class", "duration"),
-            }
+            each = video | video[task]
+            copied = _copied(each, *optional, options="candidates", category="domain")
+            yield {"id": f"{name}/{task}", "video": f"{name}.mp4", **copied}
 
 
 def _avut(annotations: list[Columns]) -> Iterator[Columns]:
@@ -151,51 +155,33 @@ def _avut(annotations: list[Columns]) -> Iterator[Columns]:
             "options": [f"{x}. {o}" for x, o in zip(LETTERS, options, strict=False) if o],
             "answer": each["answer"].strip().upper(),
             "category": AVUT_TASKS.get(each["task_type"], each["task_type"]),
-            **_optional(each, "video_id", "QA_id"),
+            "video_id": each.get("video_id"),
+            "QA_id": each.get("QA_id"),
         }
 
 
 def _shortvid(annotations: list[Columns]) -> Iterator[Columns]:
     """[{video, question, candidates, answer, problem_type, data_type}]."""
     for number, each in enumerate(annotations):
-        yield {
-            "id": str(number),
-            "video": each["video"],
-            "question": each["question"],
-            "options": each["candidates"],
-            "answer": each["answer"],
-            "category": each["problem_type"],
-            **_optional(each, "data_type"),
-        }
+        copied = _copied(each, "data_type", options="candidates", category="problem_type")
+        yield {"id": str(number), "video": each["video"], **copied}
 
 
 def _videomme(annotations: list[Columns]) -> Iterator[Columns]:
     """[{videoID, question_id, duration, domain, sub_category, task_type, question, options}]."""
     for number, each in enumerate(annotations):
-        yield {
-            "id": str(each.get("question_id", number)),
-            "video": f"{each['videoID']}.mp4",
-            "question": each["question"],
-            "options": list(each["options"]),
-            "answer": each["answer"],
-            "category": each["duration"],
-            **_optional(each, "domain", "sub_category", "task_type"),
-        }
+        name = str(each.get("question_id", number))
+        copied = _copied(each, "domain", "sub_category", "task_type", category="duration")
+        yield {"id": name, "video": f"{each['videoID']}.mp4", **copied}
 
 
 def _dailyomni(annotations: list[Columns]) -> Iterator[Columns]:
     """[{Question, Choice, Answer, video_id, Type, video_category, video_duration}]."""
+    names = {"question": "Question", "options": "Choice", "answer": "Answer", "category": "Type"}
     for number, each in enumerate(annotations):
-        name = each["video_id"]
-        yield {
-            "id": str(number),
-            "video": f"{name}/{name}_video.mp4",
-            "question": each["Question"],
-            "options": each["Choice"],
-            "answer": each["Answer"],
-            "category": each["Type"],
-            **_optional(each, "video_category", "video_duration"),
-        }
+        video = "{0}/{0}_video.mp4".format(each["video_id"])
+        copied = _copied(each, "video_category", "video_duration", **names)
+        yield {"id": str(number), "video": video, **copied}
 
 
 def _streamingbench(annotations: list[Columns]) -> Iterator[Columns]:
@@ -208,11 +194,8 @@ def _streamingbench(annotations: list[Columns]) -> Iterator[Columns]:
             yield {
                 "id": f"{number}/{place}",
                 "video": video["video_path"],
-                "question": each["question"],
-                "options": each["options"],
-                "answer": each["answer"],
                 "end": parse_timestamp(each["time_stamp"]),
-                "category": each["task_type"],
+                **_copied(each, category="task_type"),
             }
 
 

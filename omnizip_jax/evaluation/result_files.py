@@ -105,18 +105,11 @@ def read_times(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return read_rows(path) if path.exists() else []
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a failure leaves the previous content."""
-    new = path.with_name(f"{path.name}.new")
+def write_text(path: Path, text: str) -> None:
+    """Write a file; ``ValueError`` if that fails."""
     try:
-        with new.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            new.unlink(missing_ok=True)
         raise ValueError(f"{path}: writing failed: {error.strerror}") from error
 
 
@@ -170,7 +163,7 @@ def _check_run(path: Path, run: dict[str, Any]) -> None:
     """Compare the settings with those of the existing rows; write them if there are no rows."""
     if path.stat().st_size == 0:
         text = json.dumps(run, ensure_ascii=False, indent=1) + "\n"
-        write_atomically(path.with_suffix(".run.json"), text)
+        write_text(path.with_suffix(".run.json"), text)
         return
     before, now = read_run(path), json.loads(json.dumps(run))
     differ = [

@@ -25,7 +25,7 @@ from omnizip_jax.evaluation.markdown_tables import (
     tera,
     with_interval,
 )
-from omnizip_jax.evaluation.result_files import read_rows, read_run, read_times, write_atomically
+from omnizip_jax.evaluation.result_files import read_rows, read_run, read_times, write_text
 from omnizip_jax.models.config import TextConfig
 
 Row = dict[str, Any]
@@ -51,9 +51,9 @@ COUNTS = {
 def write_report(path: str | os.PathLike[str]) -> Path:
     """Write ``NAME.report.json`` and ``NAME.report.md`` beside the rows; returns the latter."""
     path, summary = Path(path), summarise(path)
-    write_atomically(path.with_suffix(".report.json"), json.dumps(summary, indent=1) + "\n")
+    write_text(path.with_suffix(".report.json"), json.dumps(summary, indent=1) + "\n")
     target = path.with_suffix(".report.md")
-    write_atomically(target, markdown(summary) + "\n")
+    write_text(target, markdown(summary) + "\n")
     return target
 
 

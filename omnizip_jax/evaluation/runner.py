@@ -7,6 +7,7 @@ evaluated in any order, by any process, and repeatedly.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -14,14 +15,14 @@ import socket
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from omnizip_jax.evaluation.evaluator import EvaluationSettings, Evaluator, PreparedClip
+from omnizip_jax.evaluation.evaluator import EvaluationSettings, Evaluator, Row, Times
 from omnizip_jax.evaluation.hardware import describe_machine
 from omnizip_jax.evaluation.question_file import Question
 from omnizip_jax.evaluation.result_files import Key, ResultFiles
@@ -31,6 +32,22 @@ LOCAL = "local"  # a Ray cluster of this machine alone, for the duration of the 
 START_FAILURES = 3  # consecutive workers that may die before they are ready
 
 Work = Sequence[tuple[Sequence[Question], Collection[Key]]]  # about a clip; keys of existing rows
+Output = tuple[dict[str, Any], Iterable[tuple[Row, Times]]]  # machine and rows of a clip
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster whose machines see checkpoint, videos and current folder under the same paths.
+
+    Attributes:
+        load: loads the weights in a worker.
+        address: of the cluster, or "local".
+        workers: number of workers; by default one per GPU, or one per machine without GPUs.
+    """
+
+    load: Callable[[], Params]
+    address: str = LOCAL
+    workers: int | None = None
 
 
 def evaluate(
@@ -38,6 +55,7 @@ def evaluate(
     questions: Sequence[Question],
     out: str | os.PathLike[str],
     *,
+    cluster: Cluster | None = None,
     checkpoint: str = "",
     one_by_one: bool = False,
     progress: bool = False,
@@ -48,7 +66,10 @@ def evaluate(
     gives rows with its error; delete them to try again.
 
     Args:
+        evaluator: answers the questions. On a cluster it describes the run, and the weights of
+            ``load_outline`` suffice.
         out: the rows, ``NAME.jsonl``; ``NAME.run.json`` and ``NAME.times.jsonl`` are beside it.
+        cluster: its devices answer, and rows have the order of completion; None is this process.
         checkpoint: path of the weights, recorded in ``NAME.run.json``.
         one_by_one: do not prepare the next clip while questions are answered: slower, but stages
             do not disturb each other's times.
@@ -56,85 +77,34 @@ def evaluate(
 
     Raises:
         ValueError: ``out`` belongs to another run, or cannot be written; a method cannot follow a
-            stream.
+            stream; there is no cluster, it has too few devices, or its workers cannot start.
     """
-    evaluator.check()
-    with _open_run(evaluator, questions, out, checkpoint, progress) as (results, groups, bar):
-        if groups:
-            results.append_times({"session": describe_machine() | {"one by one": one_by_one}})
-        with contextlib.closing(_prepared(evaluator, groups, one_by_one)) as clips:
-            for group, clip in zip(groups, clips, strict=True):
-                for row, times in evaluator.answer(clip, group, results.done):
-                    results.append(row, times)
-                    bar.update()
-
-
-def evaluate_on_cluster(
-    evaluator: Evaluator,
-    load: Callable[[], Params],
-    questions: Sequence[Question],
-    out: str | os.PathLike[str],
-    *,
-    address: str = LOCAL,
-    workers: int | None = None,
-    checkpoint: str = "",
-    one_by_one: bool = False,
-    progress: bool = False,
-) -> None:
-    """``evaluate`` on all devices of a Ray cluster: the same rows, in the order of completion.
-
-    All machines must see the checkpoint, the videos and the current folder under the same paths.
-
-    Args:
-        evaluator: describes the run; the weights of ``load_outline`` suffice.
-        load: loads the weights in a worker.
-        questions, out, checkpoint, progress: as for ``evaluate``.
-        address: of a Ray cluster, or "local".
-        workers: number of workers; by default one per GPU, or one per machine without GPUs.
-        one_by_one: workers do not prepare the next clip.
-
-    Raises:
-        ValueError: ``out`` belongs to another run, or cannot be written; there is no cluster, or
-            it has fewer devices than ``workers``; workers cannot start.
-    """
-    with _open_run(evaluator, questions, out, checkpoint, progress) as (results, groups, bar):
-        if not groups:
-            return
-        work = [(group, results.done.intersection(evaluator.keys(group))) for group in groups]
-        arguments = (load, evaluator.settings, work, os.getcwd())
+    if cluster is None:
+        evaluator.check()
+    groups = [(group, evaluator.keys(group)) for group in group_by_clip(questions)]
+    total = sum(len(keys) for _, keys in groups)
+    run = {"checkpoint": checkpoint, **evaluator.describe()}
+    with ResultFiles(out, run, questions) as results:
+        work = [
+            (group, results.done.intersection(keys))
+            for group, keys in groups
+            if not results.done.issuperset(keys)
+        ]
+        missing = sum(len(evaluator.keys(group)) - len(done) for group, done in work)
+        if cluster is None:
+            outputs = _in_process(evaluator, work, one_by_one)
+        else:
+            outputs = _on_cluster(evaluator.settings, work, cluster, one_by_one)
+        bar = tqdm(total=total, initial=total - missing, unit="question", disable=not progress)
         known: list[dict[str, Any]] = []
-        with _cluster(address) as devices:
-            count, resources = devices(workers)
-            calls = 1 if one_by_one else 2
-            for output in _outputs(arguments, len(work), count, resources, calls):
-                machine = output["machine"]
+        with contextlib.closing(outputs), bar:
+            for machine, rows in outputs if work else ():
                 if (where := {**machine, "date": None}) not in known:
                     known.append(where)
                     results.append_times({"session": machine | {"one by one": one_by_one}})
-                for row, times in output["rows"]:
+                for row, times in rows:
                     results.append(row, times)
                     bar.update()
-
-
-@contextlib.contextmanager
-def _open_run(
-    evaluator: Evaluator,
-    questions: Sequence[Question],
-    out: str | os.PathLike[str],
-    checkpoint: str,
-    progress: bool,
-) -> Iterator[tuple[ResultFiles, list[list[Question]], tqdm]]:
-    """The files of a run, the clips that lack rows, and a progress bar that counts rows."""
-    groups = {tuple(evaluator.keys(group)): group for group in group_by_clip(questions)}
-    keys = [key for of_group in groups for key in of_group]
-    run = {"checkpoint": checkpoint, **evaluator.describe()}
-    with ResultFiles(out, run, questions) as results:
-        done = len(results.done.intersection(keys))
-        left = [
-            group for of_group, group in groups.items() if not results.done.issuperset(of_group)
-        ]
-        with tqdm(total=len(keys), initial=done, unit="question", disable=not progress) as bar:
-            yield results, left, bar
 
 
 def group_by_clip(questions: Sequence[Question]) -> list[list[Question]]:
@@ -145,19 +115,16 @@ def group_by_clip(questions: Sequence[Question]) -> list[list[Question]]:
     return list(groups.values())
 
 
-def _prepared(
-    evaluator: Evaluator, groups: Sequence[Sequence[Question]], one_by_one: bool
-) -> Generator[PreparedClip]:
-    """The clip of each group; by default the next one is prepared while this one is in use."""
-    if one_by_one:
-        yield from map(evaluator.prepare, groups)
-        return
+def _in_process(evaluator: Evaluator, work: Work, one_by_one: bool) -> Generator[Output]:
+    """Outputs in order; by default the next clip is prepared while questions are answered."""
+    machine = describe_machine()
     with ThreadPoolExecutor(1, "clips") as thread:
         following = None
-        for group in [*groups, None]:
-            ready, following = following, group and thread.submit(evaluator.prepare, group)
-            if ready is not None:
-                yield ready.result()
+        for number, (group, done) in enumerate(work):
+            prepared = following.result() if following else evaluator.prepare(group)
+            if not one_by_one and number + 1 < len(work):
+                following = thread.submit(evaluator.prepare, work[number + 1][0])
+            yield machine, evaluator.answer(prepared, group, done)
 
 
 class Worker:
@@ -188,51 +155,59 @@ class Worker:
         return {"output": [json.dumps({"machine": self._machine, "rows": rows})]}
 
 
-def _outputs(
-    arguments: tuple[Any, ...], clips: int, workers: int, resources: dict[str, float], calls: int
-) -> Iterator[dict[str, Any]]:
-    """The outputs of workers in the order of completion; Ray Data restarts workers that die."""
+def _on_cluster(
+    settings: EvaluationSettings, work: Work, cluster: Cluster, one_by_one: bool
+) -> Generator[Output]:
+    """Outputs in the order of completion; Ray Data restarts workers that die."""
     import ray.data  # pyright: ignore[reportMissingImports]
 
-    numbers = [{"number": number} for number in range(clips)]
-    outputs = ray.data.from_items(numbers, override_num_blocks=clips).map_batches(
-        Worker,
-        batch_size=1,
-        fn_constructor_args=arguments,
-        compute=ray.data.ActorPoolStrategy(
-            size=min(workers, clips),
-            max_tasks_in_flight_per_actor=calls,
-            max_concurrent_calls_per_actor=calls,
-            enable_true_multi_threading=True,
-        ),
-        **resources,
-    )
-    try:
-        for row in outputs.iter_rows():
-            yield json.loads(row["output"])
-    except ray.exceptions.RayActorError as error:
-        raise ValueError(
-            f"the workers cannot start: {error}\nThe rows written so far are kept; the same "
-            "command resumes the run"
-        ) from error
+    calls = 1 if one_by_one else 2
+    numbers = [{"number": number} for number in range(len(work))]
+    with _joined(cluster.address):
+        workers, resources = _resources(cluster.workers)
+        outputs = ray.data.from_items(numbers, override_num_blocks=len(work)).map_batches(
+            Worker,
+            batch_size=1,
+            fn_constructor_args=(cluster.load, settings, work, os.getcwd()),
+            compute=ray.data.ActorPoolStrategy(
+                size=min(workers, len(work)),
+                max_tasks_in_flight_per_actor=calls,
+                max_concurrent_calls_per_actor=calls,
+                enable_true_multi_threading=True,
+            ),
+            **resources,
+        )
+        try:
+            for row in outputs.iter_rows():
+                output = json.loads(row["output"])
+                yield output["machine"], output["rows"]
+        except ray.exceptions.RayActorError as error:
+            raise ValueError(
+                f"the workers cannot start: {error}\nThe rows written so far are kept; the same "
+                "command resumes the run"
+            ) from error
+
+
+def _resources(workers: int | None) -> tuple[int, dict[str, float]]:
+    """The number of workers, and the resources of each."""
+    import ray  # pyright: ignore[reportMissingImports]
+
+    resources = ray.cluster_resources()
+    kind = "GPU" if resources.get("GPU") else "CPU"
+    available = int(resources.get(kind, 0))
+    if workers is not None and workers > available:
+        raise ValueError(f"{workers} workers: the cluster has {available} {kind}s")
+    machines = sum(node["Alive"] for node in ray.nodes())
+    count = workers or (available if kind == "GPU" else machines)
+    return count, {"num_gpus": 1} if kind == "GPU" else {"num_cpus": 1}
 
 
 @contextlib.contextmanager
-def _cluster(address: str) -> Iterator[Callable[[int | None], tuple[int, dict[str, float]]]]:
-    """Join a cluster; gives a function from requested workers to workers and their resources."""
+def _joined(address: str) -> Iterator[None]:
+    """Start or join a cluster, and leave it at the end."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray.data  # pyright: ignore[reportMissingImports]
-
-    def devices(workers: int | None) -> tuple[int, dict[str, float]]:
-        resources = ray.cluster_resources()
-        kind = "GPU" if resources.get("GPU") else "CPU"
-        available = int(resources.get(kind, 0))
-        if workers is not None and workers > available:
-            raise ValueError(f"{workers} workers: the cluster has {available} {kind}s")
-        machines = sum(node["Alive"] for node in ray.nodes())
-        count = workers or (available if kind == "GPU" else machines)
-        return count, {"num_gpus": 1} if kind == "GPU" else {"num_cpus": 1}
 
     # Ray prints on stdout, which is for the report, that a worker was lost.
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
@@ -248,7 +223,7 @@ def _cluster(address: str) -> Iterator[Callable[[int | None], tuple[int, dict[st
             context.enable_progress_bars = context.print_on_execution_start = False
             context.max_consecutive_actor_init_deaths = START_FAILURES
             logging.getLogger("ray.data").setLevel(logging.ERROR)
-            yield devices
+            yield
         finally:
             ray.shutdown()
 

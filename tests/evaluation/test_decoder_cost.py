@@ -21,8 +21,8 @@ from omnizip_jax.evaluation.decoder_cost import (
     prefill_operations,
     without_compression,
 )
-from omnizip_jax.inference import generation as reply
-from omnizip_jax.inference.generation import TokenCounts
+from omnizip_jax.inference import generation as generation_module
+from omnizip_jax.inference.generation import Answer, TokenCounts
 from omnizip_jax.models.config import TextConfig
 from omnizip_jax.types import Selection
 from tests.conftest import clip_of
@@ -43,7 +43,7 @@ TOY = TextConfig(
     tied=True,
 )
 COUNTS = TokenCounts(audio=10, audio_kept=6, video=30, video_kept=12, text=4, generated=1)
-# One window: of three layers, 3 sounds and 5 cells pass two, 0 and 2 of them all three.
+# One window: of three layers, 3 audio and 5 video tokens pass two, 0 and 2 of them all three.
 AUDIO_DEPTH = np.repeat([0, 1, 2, 3], [4, 3, 3, 0])[None] / np.float32(3)
 VIDEO_DEPTH = np.repeat([3, 2, 1, 0], [2, 3, 7, 18]).reshape(1, 2, 15) / np.float32(3)
 TRACE = Selection.of(*2 * (AUDIO_DEPTH > 0, VIDEO_DEPTH > 0)).replace(
@@ -53,7 +53,7 @@ TRACE = Selection.of(*2 * (AUDIO_DEPTH > 0, VIDEO_DEPTH > 0)).replace(
 
 @dataclasses.dataclass(frozen=True)
 class Staged(Method):
-    """So many stages, after the first layer, the second, and so on."""
+    """``count`` stages: after the first layer, the second, and so on."""
 
     count: int = 0
     prunes_past: bool = False
@@ -80,47 +80,40 @@ def test_shares_and_caches_by_hand():
     assert staged.operations == prefill_operations(TOY, (22, 12, 6)) == 2 * staged.seats_operations
     assert staged.cache_bytes == (22 + 12 + 6) * 8 * 4
 
-    forgetful = cost(TOY, Staged(2, True), COUNTS, TRACE)
-    assert forgetful.cache_bytes == (6 + 6 + 6) * 8 * 2
-    assert forgetful.operations == staged.operations
+    pruned = cost(TOY, Staged(2, True), COUNTS, TRACE)
+    assert pruned.cache_bytes == (6 + 6 + 6) * 8 * 2
+    assert pruned.operations == staged.operations
 
 
-def test_what_is_not_there_is_not_missed():
+def test_shares_of_a_missing_modality_are_one():
     silent = dataclasses.replace(COUNTS, audio=0, audio_kept=0)
     assert cost(TOY, Staged(), silent).audio == 1
     assert cost(TOY, Staged(), without_compression(COUNTS)).kept_with_text == 1
 
 
-def test_counts_of_another_method_are_refused():
+def test_a_method_with_stages_needs_a_trace():
     for trace in (None, TRACE.replace(audio_depth=None, video_depth=None)):
         with pytest.raises(ValueError, match="does not say in which layers"):
             cost(TOY, Staged(1), COUNTS, trace)
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        OmniZipConfig(),
-        pytest.param(AllTokens(), marks=pytest.mark.slow),
-        pytest.param(FastV(), marks=pytest.mark.slow),
-        FastV(keep=0.6),
-        Seats(keep=0.3),
-    ],
-)
-def test_the_cache_holds_what_is_counted(params, random_windows, monkeypatch, method):
-    filled: list[Any] = []
-    made = reply.generate_tokens
+@pytest.fixture
+def filled(monkeypatch):
+    """Lengths of the caches that answers are decoded from, one per layer."""
+    lengths: list[int] = []
+    generate_tokens = generation_module.generate_tokens
 
-    def watched(weights: Any, generation: Any, *rest: Any, **settings: Any) -> Any:
+    def recorded(weights: Any, generation: Any, *rest: Any, **settings: Any) -> Any:
         cache = generation.cache
         for segment in cache if isinstance(cache, tuple) else (cache,):
-            filled.extend([int(segment.length)] * segment.keys.shape[0])
-        return made(weights, generation, *rest, **settings)
+            lengths.extend([int(segment.length)] * segment.keys.shape[0])
+        return generate_tokens(weights, generation, *rest, **settings)
 
-    monkeypatch.setattr(reply, "generate_tokens", watched)
-    clip = clip_of(random_windows([2, 2, 1], [200, 200, 77]))
-    answer = generate(params, clip, "What?", compression=method, max_new_tokens=1)
-    config = params.config.text
+    monkeypatch.setattr(generation_module, "generate_tokens", recorded)
+    return lengths
+
+
+def check_cost(config: TextConfig, method: Method, answer: Answer, filled: list[int]) -> None:
     spent = cost(config, method, answer.counts, answer.compression, value_bytes=4)
     width = config.kv_heads * config.head_dim
     assert spent.cache_bytes == sum(filled) * 2 * width * 4
@@ -129,8 +122,26 @@ def test_the_cache_holds_what_is_counted(params, random_windows, monkeypatch, me
     assert len(filled) == config.layers
 
 
+@pytest.mark.parametrize("method", [OmniZipConfig(keep=0.45), FastV()])
+def test_the_cache_holds_what_is_counted(small, questions, filled, method):
+    video, text = questions[0].video, questions[0].text
+    answer = generate(small, video, text, compression=method, max_new_tokens=4)
+    check_cost(small.config.text, method, answer, filled)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "method", [OmniZipConfig(), AllTokens(), FastV(), FastV(keep=0.6), Seats(keep=0.3)]
+)
+def test_the_cache_of_partial_windows(params, random_windows, filled, method):
+    clip = clip_of(random_windows([2, 2, 1], [200, 200, 77]))
+    answer = generate(params, clip, "What?", compression=method, max_new_tokens=1)
+    check_cost(params.config.text, method, answer, filled)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fastv", "seats"])
-def test_the_share_by_layers_is_what_the_methods_promise(params, random_windows, name):
+def test_the_share_by_layers_is_the_setting_of_the_method(params, random_windows, name):
     clip = clip_of(random_windows([2] * 6, [200] * 6))
     method = METHODS[name](keep=0.45)
     answer = generate(params, clip, "What?", compression=method, max_new_tokens=1)
@@ -178,7 +189,7 @@ def test_weights_read_for_one_token():
 
 
 @pytest.mark.parametrize("tokens", [(7, 7, 7), (9, 4, 1), (5, 5, 0)])
-def test_the_true_count_is_that_of_every_product(tokens):
+def test_operations_are_counted_product_by_product(tokens):
     """Every product of a row and a column, one after the other."""
     rows = {"q": 8, "k": 4, "v": 4, "o": 8, "gate": 5, "up": 5}
     multiplied = TOY.hidden * TOY.vocabulary

@@ -1,4 +1,4 @@
-"""The model for lmms-eval behind a stand-in for lmms-eval's interface, and the tasks' files."""
+"""The model for lmms-eval with a stub of lmms-eval's interface, and the files of the tasks."""
 
 from __future__ import annotations
 
@@ -214,15 +214,16 @@ def test_replies_come_as_they_are_made(make, questions):
 
 def test_a_broken_video_is_an_empty_reply(make, questions, caplog):
     first, gone = questions[0], next(q for q in questions if q.id == "gone")
-    model = make(docs_of([gone, first]))
+    model = make(docs_of([gone, first]), keep=0.45)
     with caplog.at_level(logging.ERROR):
         broken, whole = model.generate_until([Request(i, messages_of, GREEDY) for i in (0, 1)])
     assert broken == GenerationResult("") and whole.text
     assert "gone.mp4" in caplog.text
 
 
-def test_other_media(make, tmp_path):
-    """Silent videos, sound alone as file and as samples, several clips, a part of one."""
+@pytest.fixture
+def media(tmp_path):
+    """Audio alone as file and as samples, a silent video, several clips, a part of one."""
     clip = make_clip(5)
     frames, fps, sound, rate = clip.arrays
     clip.write(tmp_path / "both.mp4")
@@ -230,7 +231,7 @@ def test_other_media(make, tmp_path):
     both = {"type": "video", "url": str(tmp_path / "both.mp4")}
     samples = {"array": sound, "sampling_rate": rate}
     stereo = {"array": np.stack([sound, sound]), "sampling_rate": rate}
-    media = [
+    return [
         [{"type": "audio", "url": samples}],
         [{"type": "video", "url": samples}],  # lmms-eval calls every dict a video
         [{"type": "audio", "url": stereo}],
@@ -240,6 +241,32 @@ def test_other_media(make, tmp_path):
         [both | {"start_time": 0.0, "end_time": 2.0}],
         [{"type": "video", "url": {"path": both["url"], "video_start": 0.0, "video_end": 2.0}}],
     ]
+
+
+def test_clips_of_other_media(make, media, monkeypatch):
+    """Modalities and windows of what is decoded; the model itself runs in the slow tier."""
+    model = make([{"media": each, "question": "What?"} for each in media], method="all")
+    read: list[list[tuple[bool, bool, int]]] = []
+
+    def converse(params: Any, parts: Any, **settings: Any) -> Any:
+        *clips, question = parts
+        assert question == "What?"
+        read.append([(c.has_audio, c.has_video, len(c.windows.mel_length)) for c in clips])
+        raise ValueError("not asked")
+
+    monkeypatch.setattr(sys.modules[type(model).__module__], "converse", converse)
+    list(model.generate_until([Request(i, messages_of, GREEDY) for i in range(len(media))]))
+    audio, silent, whole, part = (
+        (True, False, 4),
+        (False, True, 4),
+        (True, True, 4),
+        (True, True, 1),
+    )
+    assert read == [[audio]] * 3 + [[silent], [whole], [whole, audio], [part], [part]]
+
+
+@pytest.mark.slow
+def test_replies_to_other_media(make, media):
     question = "Was there a high tone?"
     docs = [{"media": each, "question": question} for each in media]
     model = make(docs, method="all")
@@ -264,20 +291,22 @@ def test_rounds(make, questions):
             return messages_of(doc)
         return messages_of(doc), told["round_idx"] == 2, told["previous_output"], "memory"
 
-    model = make(docs)
+    model = make(docs, keep=0.45)
     (replies,) = model.generate_until_multi_round([Request(0, rounds, GREEDY)])
     assert len(replies) == 2 and replies[0] == replies[1]
     assert [told.get("previous_round_info") for told in asked] == [None, None, "memory"]
     assert asked[2]["previous_output"] == replies
-    model = make(docs)
+    model = make(docs, keep=0.45)
     once = model.generate_until_multi_round([Request(0, lambda doc, **_: messages_of(doc), GREEDY)])
     assert [len(each) for each in once] == [1]
 
 
 def test_stop_strings_and_loglikelihood(make, questions):
-    (reply,) = make(docs_of(questions)).generate_until([Request(0, messages_of, GREEDY)])
+    (reply,) = make(docs_of(questions), keep=0.45).generate_until([Request(0, messages_of, GREEDY)])
     stop = {"until": ["", reply.text[1:3]]}
-    (short,) = make(docs_of(questions)).generate_until([Request(0, messages_of, GREEDY | stop)])
+    (short,) = make(docs_of(questions), keep=0.45).generate_until(
+        [Request(0, messages_of, GREEDY | stop)]
+    )
     assert short.text == reply.text[:1]
     with pytest.raises(NotImplementedError, match="output_type is generate_until"):
         make().loglikelihood([])

@@ -14,7 +14,7 @@ from omnizip_jax.checkpoint.load import load, load_outline
 from omnizip_jax.compression import METHODS, OmniZipConfig
 from omnizip_jax.evaluation.question_file import read_questions, write_questions
 from omnizip_jax.evaluation.result_files import read_rows, read_times
-from omnizip_jax.evaluation.runner import evaluate, evaluate_on_cluster
+from omnizip_jax.evaluation.runner import Cluster, evaluate
 from tests.evaluation.conftest import made_questions, make_evaluator
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[cluster]'")
@@ -73,7 +73,7 @@ def test_rows_after_a_worker_is_killed(asked, whole, outline, tmp_path):
 
     thread = threading.Thread(target=kill)
     thread.start()
-    evaluate_on_cluster(outline, LOAD, asked, path, workers=2, checkpoint="small")
+    evaluate(outline, asked, path, cluster=Cluster(LOAD, workers=2), checkpoint="small")
     thread.join()
     ((running, written),) = killed
     assert running == 2 and written < len(read_rows(whole))
@@ -90,7 +90,8 @@ def test_a_run_of_one_process_is_resumed_on_a_cluster(asked, whole, outline, tmp
     lines = lines_of(whole)
     path.write_bytes(b"".join(lines[-2:] + lines[:40]) + lines[40][:9])
     path.with_suffix(".run.json").write_bytes(whole.with_suffix(".run.json").read_bytes())
-    evaluate_on_cluster(outline, LOAD, asked, path, checkpoint="small", one_by_one=True)
+    cluster = Cluster(LOAD)
+    evaluate(outline, asked, path, cluster=cluster, checkpoint="small", one_by_one=True)
     assert sorted(lines_of(path)) == sorted(lines)
     timed = [line for line in read_times(path) if "session" not in line]
     assert len(timed) == len(lines) - 42
@@ -99,6 +100,6 @@ def test_a_run_of_one_process_is_resumed_on_a_cluster(asked, whole, outline, tmp
 def test_no_such_cluster(asked, outline, tmp_path):
     path = tmp_path / "results.jsonl"
     with pytest.raises(ValueError, match=r"no Ray cluster at 127\.0\.0\.1:9: .*refused"):
-        evaluate_on_cluster(outline, LOAD, asked, path, address="127.0.0.1:9")
+        evaluate(outline, asked, path, cluster=Cluster(LOAD, "127.0.0.1:9"))
     with pytest.raises(ValueError, match="1000 workers: the cluster has"):
-        evaluate_on_cluster(outline, LOAD, asked, path, workers=1000)
+        evaluate(outline, asked, path, cluster=Cluster(LOAD, workers=1000))

@@ -1,4 +1,4 @@
-"""A whole run: right answers, the same rows however it was stopped, one encoding for all."""
+"""Runs: right answers, the same rows after interruptions, one encoding for all methods."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 import omnizip_jax
@@ -37,7 +38,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def whole(evaluator, questions, tmp_path_factory):
-    """The rows of a run that nothing stopped."""
+    """The rows of an uninterrupted run."""
     path = tmp_path_factory.mktemp("whole") / "results.jsonl"
     evaluate(evaluator, questions, path, checkpoint="small")
     return path
@@ -87,7 +88,7 @@ def test_a_broken_video_is_a_row_with_its_error(whole):
         assert "No such file" in row["error"] and row["reply"] is None and row["correct"] is False
 
 
-def test_clips_are_encoded_and_read_once(evaluator, questions, tmp_path, monkeypatch):
+def test_clips_are_encoded_and_prefilled_once(evaluator, questions, tmp_path, monkeypatch):
     calls = {"encode_clip": 0, "read_encoded": 0}
 
     def count(name: str) -> None:
@@ -110,7 +111,7 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize("after", [1, 4, 7])
-def test_a_stopped_run_goes_on(evaluator, questions, whole, tmp_path, monkeypatch, after):
+def test_a_stopped_run_is_resumed(evaluator, questions, whole, tmp_path, monkeypatch, after):
     path, answer = tmp_path / "results.jsonl", evaluator.answer
 
     def stopping(*args):
@@ -124,14 +125,14 @@ def test_a_stopped_run_goes_on(evaluator, questions, whole, tmp_path, monkeypatc
         evaluate(evaluator, questions, path, checkpoint="small")
     monkeypatch.setattr(evaluator, "answer", answer)
     assert len(rows_of(path)) == after
-    path.write_bytes(path.read_bytes()[:-20])  # the last row was torn
+    path.write_bytes(path.read_bytes()[:-20])  # the last row is incomplete
     evaluate(evaluator, questions, path, checkpoint="small", one_by_one=True)
     assert path.read_bytes() == whole.read_bytes()
     sessions = [line["session"] for line in read_times(path) if "session" in line]
     assert [session["one by one"] for session in sessions] == [False, True]
 
 
-def test_a_finished_run_asks_nothing(evaluator, questions, whole, monkeypatch):
+def test_a_finished_run_answers_nothing(evaluator, questions, whole, monkeypatch):
     before, times = whole.read_bytes(), read_times(whole)
     monkeypatch.setattr(evaluator, "prepare", None)
     evaluate(evaluator, questions, whole, checkpoint="small")
@@ -154,7 +155,7 @@ def test_other_settings_are_refused(small, questions, whole):
     assert whole.read_bytes() == before
 
 
-def test_methods_that_draw_have_several_seeds(small):
+def test_methods_that_sample_tokens_have_several_seeds(small):
     methods = {"all": METHODS["all"](), "random": RandomTokens(keep=0.35)}
     runs = make_evaluator(small, methods, seeds=3).settings.runs()
     assert [(name, seed) for name, _, seed in runs] == [
@@ -165,7 +166,7 @@ def test_methods_that_draw_have_several_seeds(small):
     ]
 
 
-def test_a_method_with_stages(small, questions, tmp_path, monkeypatch):
+def test_a_method_with_stages_inside_the_decoder(small, questions, tmp_path, monkeypatch):
     evaluator = make_evaluator(small, {"fastv": METHODS["fastv"]()})
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -185,12 +186,12 @@ def test_a_method_with_stages(small, questions, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_testbed_answers_the_same(small, questions):
-    """To the question, hits and misses: its programs read whole blocks of clips at once."""
+def test_batched_answers_agree(small, questions):
+    """For each question; the batched programs of ``experiments`` read many clips at once."""
     methods = {"all": AllTokens(), "omnizip": OmniZipConfig(keep=0.2), "fastv": FastV(keep=0.3)}
     groups = [group for group in group_by_clip(questions) if group[0].id != "gone"]
     evaluator = make_evaluator(small, methods)
-    said = {
+    replied = {
         (row["id"], row["method"]): row["reply"].split()[0]
         for group in groups
         for row, _ in evaluator.evaluate(group)
@@ -201,12 +202,15 @@ def test_the_testbed_answers_the_same(small, questions):
         tokens = answers(small, asked, method, seeds=[0] * len(groups)).tokens
         for group, of_clip in zip(groups, tokens, strict=True):
             for question, token in zip(group, of_clip, strict=True):
-                assert said[question.id, name] == small.tokenizer.decode([token]).strip()
-    assert len({said[question.id, name] for g in groups for question in g for name in methods}) > 3
+                assert replied[question.id, name] == small.tokenizer.decode([token]).strip()
+    assert (
+        len({replied[question.id, name] for g in groups for question in g for name in methods}) > 3
+    )
 
 
+@pytest.mark.slow
 def test_clips_as_streams(small, questions, whole):
-    """With room for all of a clip a stream says what the whole clip does; otherwise it forgets."""
+    """Without eviction a stream gives the answers of the whole clip."""
     stream = StreamSettings("fading", 2048)
     evaluator = make_evaluator(small, {"all": AllTokens()}, stream=stream)
     group = group_by_clip(questions)[0]
@@ -218,6 +222,38 @@ def test_clips_as_streams(small, questions, whole):
     small_cache = make_evaluator(small, {"all": AllTokens()}, stream=StreamSettings("recent", 800))
     (row, _), *_ = small_cache.evaluate(group)
     assert row["error"] is None and row["tokens"]["video"] == expected[row["id"]]["tokens"]["video"]
+
+
+def test_a_stream_is_fed_window_by_window(small, questions, monkeypatch):
+    """Once for all questions about a clip; the model itself runs in the slow tier."""
+    evaluator = make_evaluator(small, {"all": AllTokens()}, stream=StreamSettings("fading", 2048))
+    group = group_by_clip(questions)[0]
+    fed, asked = [], []
+
+    def init_stream(params, method, **settings):
+        assert (settings["memory"], settings["capacity"]) == ("fading", 2048)
+        assert settings["spec"] == small.config.spec and settings["audio"] and settings["video"]
+
+    def feed(params, context, window):
+        fed.append(window)
+        return context
+
+    def ask_context(params, context, question, **sampling_params):
+        asked.append(question)
+        raise ValueError("not asked")
+
+    for stub in (init_stream, feed, ask_context):
+        monkeypatch.setattr(evaluator_module, stub.__name__, stub)
+    assert [row["error"] for row, _ in evaluator.evaluate(group)] == ["not asked"] * len(group)
+    assert asked == [question.text for question in group]
+    clip = load_clip(group[0].video, small.config.spec)
+    assert len(fed) == len(clip.windows.mel_length) == 4
+    for number, window in enumerate(fed):
+        np.testing.assert_array_equal(window.mel, clip.windows.mel[number])
+
+
+def test_streams_that_are_refused(small):
+    stream = StreamSettings("fading", 2048)
     for method, message in ((FastV(), "cannot follow a stream"), (VisionZip(), "whole clip")):
         with pytest.raises(ValueError, match=message):
             make_evaluator(small, {"it": method}, stream=stream).check()
@@ -226,7 +262,7 @@ def test_clips_as_streams(small, questions, whole):
 
 
 @pytest.mark.parametrize("stage", ["encode_clip", "read_encoded", "ask_context"])
-def test_a_clip_that_does_not_fit_is_a_row(small, questions, monkeypatch, stage):
+def test_out_of_memory_is_a_row_with_its_error(small, questions, monkeypatch, stage):
     evaluator, group = make_evaluator(small, {"all": AllTokens()}), group_by_clip(questions)[0]
 
     def fail(*_, **__):
@@ -241,7 +277,8 @@ def test_a_clip_that_does_not_fit_is_a_row(small, questions, monkeypatch, stage)
         list(evaluator.evaluate(group))
 
 
-def test_parts_of_a_video(evaluator, folder, questions, tmp_path):
+def test_parts_of_a_video(small, folder, questions, tmp_path):
+    evaluator = make_evaluator(small, {"all": AllTokens()}, stream=StreamSettings())
     columns = questions[0].columns | {"video": str(folder / "0.mp4")}
     parts = [columns | {"id": str(end), "end": end} for end in (2.0, 4.0)]
     write_questions(parts, tmp_path / "q.jsonl")
@@ -253,8 +290,8 @@ def test_parts_of_a_video(evaluator, folder, questions, tmp_path):
 
 
 @pytest.mark.slow
-def test_ten_kills_leave_the_same_bytes(folder, tmp_path):
-    """The command, killed at random moments, against the command left alone."""
+def test_ten_kills_give_the_same_bytes(folder, tmp_path):
+    """The command killed at random moments, against an uninterrupted one."""
     questions = tmp_path / "questions.jsonl"
     write_questions(
         [q | {"video": str(folder / q["video"])} for q in made_questions(folder, clips=12)],
@@ -288,7 +325,7 @@ def test_ten_kills_leave_the_same_bytes(folder, tmp_path):
             process.send_signal(signal.SIGKILL)
             kills += 1
         elif json.loads(killed.read_text().splitlines()[-1]):
-            break  # it was faster
+            break  # it finished first
         process.wait()
     assert kills >= 5 and start(killed).wait() == 0
     assert killed.read_bytes() == alone.read_bytes()

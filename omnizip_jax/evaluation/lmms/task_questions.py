@@ -5,6 +5,7 @@ The data set of a task is an entry of ``tasks/tasks.json``: the file of question
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -75,19 +76,13 @@ def score(doc: Doc, replies: Sequence[str]) -> dict[str, float]:
 
 
 def _doc(question: Question, protocol: str) -> dict[str, Any]:
-    return {
-        "id": question.id,
-        "video": question.video,
-        "start": question.start,
-        "end": question.end,
-        "question": question.text,
-        "options": list(question.options),
-        "answer": question.answer,
-        "category": str(question.columns.get("category", "")),
-        "protocol": protocol,
-    }
+    fields = {name: value for name, value in vars(question).items() if name != "columns"}
+    own = {"category": str(question.columns.get("category", "")), "protocol": protocol}
+    return fields | own | {"options": list(question.options)}
 
 
 def _question(doc: Doc) -> Question:
-    same = {name: doc[name] for name in ("id", "video", "answer", "start", "end")}
-    return Question(text=doc["question"], options=tuple(doc["options"]), **same)
+    names = {field.name for field in dataclasses.fields(Question)} - {"columns"}
+    fields: dict[str, Any] = {name: doc[name] for name in names}
+    fields["options"] = tuple(doc["options"])
+    return Question(**fields)

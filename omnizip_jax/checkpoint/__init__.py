@@ -1,4 +1,4 @@
-"""A converted checkpoint on disk: writing it from released files, and loading it."""
+"""Converted checkpoints on disk: written from released files, verified, and loaded."""
 
 from omnizip_jax.checkpoint.load import load
 

@@ -1,4 +1,4 @@
-"""Where a checkpoint is made before it appears under its name: one maker at a time."""
+"""Directories that appear under their name only when complete, written by one process at a time."""
 
 from __future__ import annotations
 
@@ -11,94 +11,95 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from omnizip_jax.checkpoint.folder import UNFINISHED
 from omnizip_jax.checkpoint.released import ConversionError
+
+MARKER = "CONVERSION_UNFINISHED"  # in a staging directory, locked by its writer
 
 
 @contextlib.contextmanager
-def unfinished(target: Path, wait: bool = False, work: str = "conversion") -> Iterator[Path]:
-    """An empty folder on the disk of ``target``, to be renamed to it when all is written.
+def atomic_directory(
+    target: Path, *, wait: bool = False, work: str = "conversion"
+) -> Iterator[Path]:
+    """An empty directory on the disk of ``target``, to be renamed to it when complete.
 
-    It lies in ``TARGET.unfinished`` beside a marker, which its maker holds locked for as long as
-    it lives, however it ends. Where nobody holds the lock lie the remains of a maker that was
-    killed: they are removed. At the end nothing stays but what was renamed.
+    It is in the staging directory ``TARGET.unfinished``, beside a marker that its writer keeps
+    locked for as long as the process lives. If the lock is free, the staging directory was left
+    by a killed writer and is removed. At the end nothing remains but what was renamed.
 
     Args:
-        target: what is made; its parents are created.
-        wait: for another maker of the same target to end, instead of refusing.
-        work: what a maker does, for messages.
+        target: the final path; its parents are created.
+        wait: wait for another writer of the same target, instead of refusing.
+        work: what the writer does, for messages.
 
     Raises:
-        ConversionError: another maker is at it; something else lies in the way; no room there.
+        ConversionError: another writer is running; the staging path exists and was not made
+            here, or cannot be written.
     """
-    room = target.with_name(f"{target.name}.unfinished")
-    with _lock(room, wait, work):
-        if _others(room):
-            print(f"{room}: removing the remains of an interrupted {work}", file=sys.stderr)
-            _clear(room)
+    staging = target.with_name(f"{target.name}.unfinished")
+    with _lock(staging, wait, work):
+        if _content(staging):
+            print(f"{staging}: removing the remains of an interrupted {work}", file=sys.stderr)
+            _clear(staging)
         try:
-            folder = room / "checkpoint"
+            folder = staging / "checkpoint"
             folder.mkdir()
             yield folder
         finally:
-            # The marker goes last, and stays with what could not be removed.
-            if _clear(room):
-                (room / UNFINISHED).unlink()
-                with contextlib.suppress(OSError):  # the next maker is in it already
-                    room.rmdir()
+            # The marker is removed last, and kept with files that could not be removed.
+            if _clear(staging):
+                (staging / MARKER).unlink()
+                with contextlib.suppress(OSError):  # the next writer has created its marker
+                    staging.rmdir()
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it, as far as possible."""
+    """Remove a file, or a directory with its content, as far as possible."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
 
 
-def _clear(room: Path) -> bool:
-    """Remove all but the marker; whether nothing is left."""
-    for path in _others(room):
+def _clear(staging: Path) -> bool:
+    """Remove everything but the marker; returns whether that succeeded."""
+    for path in _content(staging):
         remove(path)
-    return not _others(room)
+    return not _content(staging)
 
 
-def _others(room: Path) -> list[Path]:
-    return [path for path in room.iterdir() if path.name != UNFINISHED]
+def _content(staging: Path) -> list[Path]:
+    return [path for path in staging.iterdir() if path.name != MARKER]
 
 
-def _lock(room: Path, wait: bool, work: str) -> IO[str]:
-    """The marker, open and locked; closing it is enough to unlock."""
-    marker = room / UNFINISHED
+def _lock(staging: Path, wait: bool, work: str) -> IO[str]:
+    """Create, open and lock the marker; closing it unlocks."""
+    marker = staging / MARKER
     while True:
         try:
-            room.mkdir(parents=True, exist_ok=True)
-            names = [path.name for path in room.iterdir()]  # at one moment: makers come and go
-            if names and UNFINISHED not in names:
+            staging.mkdir(parents=True, exist_ok=True)
+            names = os.listdir(staging)  # at one moment: other writers create and remove it
+            if names and MARKER not in names:
                 raise ConversionError(
-                    f"{room}: in the way, and not the remains of a {work}; remove it"
+                    f"{staging}: in the way, and not the remains of a {work}; remove it"
                 )
             file = marker.open("a")
         except FileNotFoundError:
-            continue  # its maker has just removed it
+            continue  # its writer has just removed it
         except OSError as error:
-            raise ConversionError(f"{room}: cannot be written to ({error})") from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(file.fileno()), marker.stat()):
-                if not file.tell():
-                    file.write(f"The remains of an interrupted {work}. Safe to delete.\n")
-                    file.flush()
-                return file
-        except FileNotFoundError:
-            pass  # removed by its maker while we waited
-        except BlockingIOError as error:
-            file.close()
-            raise ConversionError(
-                f"{room}: another {work} to this target is running; let it finish, or choose "
-                "another target"
-            ) from error
-        except BaseException:
-            file.close()
-            raise
-        file.close()
+            raise ConversionError(f"{staging}: cannot be written to ({error})") from error
+        with contextlib.ExitStack() as on_failure:
+            on_failure.enter_context(file)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError as error:
+                raise ConversionError(
+                    f"{staging}: another {work} to this target is running; let it finish, or "
+                    "choose another target"
+                ) from error
+            with contextlib.suppress(FileNotFoundError):  # removed by its writer while we waited
+                if os.path.samestat(os.fstat(file.fileno()), marker.stat()):
+                    if not file.tell():
+                        file.write(f"The remains of an interrupted {work}. Safe to delete.\n")
+                        file.flush()
+                    on_failure.pop_all()
+                    return file

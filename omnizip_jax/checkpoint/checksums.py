@@ -1,7 +1,7 @@
-"""Checksums of a converted checkpoint: which of its files is damaged, and which weights it holds.
+"""Checksums of a checkpoint folder: they find damaged files and identify weights.
 
-CRC-32 of the standard library: made against damage, not against forgery, and faster than disks
-(4.9 GB a second on a core of 2026, BLAKE2 0.8).
+CRC-32 of the standard library detects damage, not forgery, and is faster than disks (4.9 GB a
+second on a core of 2026, BLAKE2 0.8).
 """
 
 from __future__ import annotations
@@ -13,23 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
-from omnizip_jax.checkpoint.folder import CHECKSUMS
-
+CHECKSUMS = "checksums"  # the file
 READ_BYTES = 2**22  # at once
 
 
 def write_checksums(folder: Path) -> None:
-    """Write the checksum of every file in a folder; nothing may be changed there afterwards."""
+    """Write the checksum of every file in a folder; its files must not change afterwards."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     lines = [f"{_file_checksum(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
     (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 
 
 def damaged_files(folder: Path) -> list[str]:
-    """What is wrong with a folder since its checksums were written, a line for each file.
-
-    Files that were not there then are nobody's business.
-    """
+    """Describe each file that changed since its checksum was written; added files are ignored."""
     try:
         lines = (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines()
         expected = {name: value for value, name in (line.split("  ", 1) for line in lines)}
@@ -41,21 +37,20 @@ def damaged_files(folder: Path) -> list[str]:
     for name, value in expected.items():
         try:
             found = _file_checksum(folder / name)
-        except (OSError, ValueError) as error:
-            problems.append(f"{name}: unreadable ({error})")
-        else:
             if found != value:
                 problems.append(f"{name}: changed, checksum {found} instead of {value}")
+        except (OSError, ValueError) as error:
+            problems.append(f"{name}: unreadable ({error})")
     return problems
 
 
 def array_checksum(array: np.ndarray) -> str:
-    """The checksum of the values of a contiguous array."""
+    """Checksum of the values of a contiguous array."""
     return f"{zlib.crc32(array.reshape(-1).view(np.uint8).data):08x}"  # bfloat16 is no buffer
 
 
 def digest(parts: Iterable[str]) -> str:
-    """A short name for all of these together."""
+    """A short hash of several texts."""
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
 
 

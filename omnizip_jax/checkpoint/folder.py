@@ -1,12 +1,12 @@
-"""The converted checkpoint on disk: what lies where, and its tokenizer.
+"""Layout of a converted checkpoint on disk, and its tokenizer.
 
-A checkpoint is a folder that needs nothing else::
+A checkpoint is a self-contained folder::
 
     config.json             as released
-    generation_config.json  as released, if it was there
+    generation_config.json  as released, if present
     tokenizer/              tokenizer files and chat template
     weights/                Orbax: one array per parameter, layers stacked
-    fingerprint             a short digest of the parameters, whatever files they lie in
+    fingerprint             a short digest of the parameters, whatever files they are in
     checksums               CRC-32 of every file above; written last
 """
 
@@ -28,17 +28,15 @@ CONFIG = "config.json"
 TOKENIZER = "tokenizer"
 WEIGHTS = "weights"
 FINGERPRINT = "fingerprint"
-CHECKSUMS = "checksums"
-UNFINISHED = "CONVERSION_UNFINISHED"  # lies beside what a conversion has not finished
 
 DTYPES = ("bfloat16", "float32")
 
 
 def weights_dtype(dtype: jax.typing.DTypeLike) -> np.dtype:
-    """The type that a user wants weights in.
+    """The numpy type of a user's ``dtype``.
 
     Raises:
-        ValueError: weights are of no use in it.
+        ValueError: weights of this type are not supported.
     """
     try:
         wanted = jax.numpy.dtype(dtype)
@@ -50,7 +48,7 @@ def weights_dtype(dtype: jax.typing.DTypeLike) -> np.dtype:
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a folder, chat template included, without the network.
+    """Load the tokenizer in a folder, chat template included, without the network.
 
     Raises:
         ValueError: no readable tokenizer or no chat template.
@@ -61,10 +59,10 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(
             path, local_files_only=True, trust_remote_code=False
         )
-        legacy = path / "chat_template.json"  # older releases keep the template beside it
+        legacy = path / "chat_template.json"  # of older releases
         if tokenizer.chat_template is None and legacy.is_file():
             tokenizer.chat_template = json.loads(legacy.read_text())["chat_template"]
-    except Exception as error:  # damaged files raise every kind, the plain one among them
+    except Exception as error:  # damaged files raise every kind, Exception itself included
         raise ValueError(f"{path}: no readable tokenizer ({_first_line(error)})") from error
     if not tokenizer.chat_template:
         raise ValueError(f"{path}: the tokenizer has no chat template")
@@ -72,11 +70,11 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> None:
-    """Compare a tokenizer and its chat template with the configuration beside them.
+    """Compare a tokenizer and its chat template with the configuration.
 
     Raises:
-        ValueError: ids beyond the vocabulary; a template that cannot be rendered, loses what was
-            said, or does not put the marked placeholder where a medium belongs.
+        ValueError: ids beyond the vocabulary; a template that cannot be rendered, loses text of
+            the messages, or does not place a medium's placeholder between its markers.
     """
     largest = max(tokenizer.get_vocab().values())
     if largest >= config.text.vocabulary:
@@ -84,22 +82,16 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> 
             f"the tokenizer has ids up to {largest}, {CONFIG} a vocab_size of "
             f"{config.text.vocabulary}"
         )
-    _check_medium(
-        tokenizer,
-        "video",
-        (config.vision_start_token, config.video_token, config.vision_end_token),
-    )
-    _check_medium(
-        tokenizer,
-        "audio",
-        (config.audio_start_token, config.audio_token, config.audio_end_token),
-    )
+    video = (config.vision_start_token, config.video_token, config.vision_end_token)
+    audio = (config.audio_start_token, config.audio_token, config.audio_end_token)
+    for kind, markers in (("video", video), ("audio", audio)):
+        _check_placeholder(tokenizer, kind, markers)
 
 
-def _check_medium(
+def _check_placeholder(
     tokenizer: PreTrainedTokenizerBase, kind: str, markers: tuple[int, int, int]
 ) -> None:
-    """Render a question about one medium; its placeholder must stand between its markers."""
+    """Render a question about one medium and check its placeholder."""
     system, question = "Be brief.", "What happens?"
     content = [{"type": kind, kind: ""}, {"type": "text", "text": question}]
     messages = [
@@ -110,11 +102,11 @@ def _check_medium(
         text = str(
             tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         )
-    except Exception as error:  # a template is a program of somebody else's
+    except Exception as error:  # a template is a program and raises anything
         raise ValueError(f"broken chat template ({_first_line(error)})") from error
-    for said in (system, question):
-        if said not in text:
-            raise ValueError(f"broken chat template: {said!r} was said and is not in {text!r}")
+    for part in (system, question):
+        if part not in text:
+            raise ValueError(f"broken chat template: {part!r} of the messages is not in {text!r}")
     ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     places = [place for place, token in enumerate(ids) if token == markers[1]]
     if len(places) != 1 or tuple(ids[places[0] - 1 : places[0] + 2]) != markers:

@@ -1,4 +1,4 @@
-"""``load``: a converted checkpoint onto the device."""
+"""Loading a converted checkpoint onto the device."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-from omnizip_jax.checkpoint.checksums import damaged_files, digest
+from omnizip_jax.checkpoint.atomic_directory import MARKER
+from omnizip_jax.checkpoint.checksums import CHECKSUMS, damaged_files, digest
 from omnizip_jax.checkpoint.folder import (
-    CHECKSUMS,
     CONFIG,
     FINGERPRINT,
     TOKENIZER,
-    UNFINISHED,
     WEIGHTS,
     check_tokenizer,
     load_tokenizer,
@@ -43,54 +42,59 @@ def load(
     Args:
         path: the folder that ``omnizip convert`` wrote; or ``"small"``, the small trained model
             that comes with the package and answers questions about ``omnizip_jax.testbed`` clips.
-        dtype: of the weights, ``"bfloat16"`` or ``"float32"``; as converted by default.
-        verify: compare every file with the checksum that conversion wrote, first. It takes the
+        dtype: of the weights, ``"bfloat16"`` or ``"float32"``; None keeps the stored types.
+        verify: first compare every file with the checksum that conversion wrote. It takes the
             time of reading the files once more. The small model is always verified.
 
     Raises:
         ValueError: the folder is not a finished converted checkpoint, does not fit its
             configuration, or is damaged; another dtype.
     """
-    found, folder = _look(path, dtype, verify)
+    outline, folder = _read_outline(path, dtype, verify)
     sharding = jnp.zeros(()).sharding  # of the default device
     placed = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), found.weights
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        outline.weights,
     )
-    with _explained(folder):
-        return found.replace(weights=ocp.load(_absolute(folder / WEIGHTS), placed))
+    with _damage_named(folder):
+        return outline.replace(weights=ocp.load(folder / WEIGHTS, placed))
 
 
 def load_outline(path: str | os.PathLike[str], dtype: jax.typing.DTypeLike | None = None) -> Params:
-    """A checkpoint without its values, and without touching a device: for what others will load.
+    """Load a checkpoint without its values, and without a device, for a process that plans work.
 
     Args:
         path, dtype: as for ``load``.
 
     Returns:
-        What ``load`` returns, with a ``jax.ShapeDtypeStruct`` for each weight.
+        The result of ``load``, with a ``jax.ShapeDtypeStruct`` for each weight.
 
     Raises:
-        ValueError: as ``load`` does, but for damaged weights.
+        ValueError: as ``load``, except for damaged weights.
     """
-    return _look(path, dtype)[0]
+    return _read_outline(path, dtype)[0]
 
 
-def _look(
+def _read_outline(
     path: str | os.PathLike[str], dtype: jax.typing.DTypeLike | None, verify: bool = False
 ) -> tuple[Params, Path]:
-    """The outline of a checkpoint, and its folder."""
+    """The outline of a checkpoint, and its absolute folder."""
     if not isinstance(path, str | os.PathLike):
         raise ValueError(f'path must be a path or "small", got {path!r}')
     check_flags(verify=verify)
     wanted = None if dtype is None else weights_dtype(dtype)
     path = (small_checkpoint() if path == "small" else Path(path)).expanduser()
     _check_folder(path)
-    if verify:
-        _check_files(path)
+    if verify and (problems := damaged_files(path)):
+        raise ValueError(listing(f"{path}: damaged files; {ADVICE}", problems))
     config = ModelConfig.from_file(path / CONFIG)
-    fingerprint = _read_fingerprint(path)
-    with _explained(path):
-        stored = ocp.metadata(_absolute(path / WEIGHTS)).metadata
+    fingerprint = (path / FINGERPRINT).read_bytes()
+    if not re.fullmatch(rb"[0-9a-f]{16}", fingerprint):
+        raise ValueError(f"{path}: damaged {FINGERPRINT}; {ADVICE}")
+    fingerprint = fingerprint.decode()
+    folder = path.resolve()  # Orbax refuses relative paths
+    with _damage_named(path):
+        stored = ocp.metadata(folder / WEIGHTS).metadata
     if config.text.tied and "['text']['lm_head']['weight']" in _shapes(stored):
         config = config.untied()  # conversion found two tables that differ
     _check_shapes(path, abstract_params(config), stored)
@@ -100,49 +104,36 @@ def _look(
     except ValueError as error:
         raise ValueError(f"{path}: {error}; {ADVICE}") from error
     if wanted and any(leaf.dtype != wanted for leaf in jax.tree.leaves(stored)):
-        fingerprint = digest([fingerprint, wanted.name])  # the values are others
+        fingerprint = digest([fingerprint, wanted.name])  # casting changes the values
     outline = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, wanted or leaf.dtype), stored
     )
-    return Params(outline, config, tokenizer, fingerprint), path
+    return Params(outline, config, tokenizer, fingerprint), folder
 
 
 def _check_folder(path: Path) -> None:
     if not path.is_dir():
         raise ValueError(f"{path}: no such folder. Give a converted checkpoint; {ADVICE}")
-    if any((folder / UNFINISHED).exists() for folder in (path, path.parent)):
+    if (path / MARKER).exists() or (path.parent / MARKER).exists():
         raise ValueError(
             f"{path}: the remains of an interrupted conversion. Delete them and run "
             "`omnizip convert SOURCE TARGET` again"
         )
-    missing = [
-        name for name in (CONFIG, WEIGHTS, FINGERPRINT, CHECKSUMS) if not (path / name).exists()
-    ]
-    if not missing:
-        return
-    if any(path.glob("*.safetensors*")):
+    files = (CONFIG, WEIGHTS, FINGERPRINT, CHECKSUMS)
+    missing = [name for name in files if not (path / name).exists()]
+    if missing and any(path.glob("*.safetensors*")):
         raise ValueError(
             f"{path}: a checkpoint in the released layout, not yet converted. "
             f"Run `omnizip convert {path} TARGET` and load TARGET"
         )
-    raise ValueError(f"{path}: not a converted checkpoint, without {', '.join(missing)}; {ADVICE}")
-
-
-def _check_files(path: Path) -> None:
-    problems = damaged_files(path)
-    if problems:
-        raise ValueError(listing(f"{path}: damaged files; {ADVICE}", problems))
-
-
-def _read_fingerprint(path: Path) -> str:
-    content = (path / FINGERPRINT).read_bytes()
-    if not re.fullmatch(rb"[0-9a-f]{16}", content):
-        raise ValueError(f"{path}: damaged {FINGERPRINT}; {ADVICE}")
-    return content.decode()
+    if missing:
+        raise ValueError(
+            f"{path}: not a converted checkpoint, without {', '.join(missing)}; {ADVICE}"
+        )
 
 
 def _check_shapes(path: Path, expected: Any, stored: Any) -> None:
-    """The arrays on disk are those that the configuration beside them asks for."""
+    """Compare the stored arrays with those of the configuration."""
     want, found = _shapes(expected), _shapes(stored)
     wrong = sorted(name for name in want.keys() | found.keys() if want.get(name) != found.get(name))
     if wrong:
@@ -156,8 +147,8 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Say which folder is damaged; Orbax raises many kinds of errors, ``Exception`` among them."""
+def _damage_named(path: Path) -> Iterator[None]:
+    """Name the damaged folder in errors of Orbax, which raises many kinds, ``Exception`` too."""
     try:
         yield
     except (jax.errors.JaxRuntimeError, MemoryError, Warning):  # no fault of the files
@@ -165,7 +156,3 @@ def _explained(path: Path) -> Iterator[None]:
     except Exception as error:
         reason = str(error.__cause__ or error).partition("\n")[0]
         raise ValueError(f"{path}: damaged weights; {ADVICE} ({reason})") from error
-
-
-def _absolute(path: Path) -> str:
-    return str(path.expanduser().resolve())  # Orbax refuses relative paths

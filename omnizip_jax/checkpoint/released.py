@@ -1,4 +1,4 @@
-"""Released safetensors files: where the tensors lie, and whether all are there."""
+"""Released safetensors files: location of the tensors, and checks of their names and shapes."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SLICE_BYTES = 2**22  # read at once; small slices also transpose faster, inside 
 
 
 class ConversionError(ValueError):
-    """The source cannot be converted, or the target cannot be written; says why."""
+    """The source cannot be converted, or the target cannot be written."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Tensor:
-    """Where a released tensor lies."""
+class ReleasedTensor:
+    """Location, shape and type of a released tensor."""
 
     file: Path
     key: str
@@ -37,21 +37,21 @@ class Tensor:
     dtype: str
 
     def slices(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """The tensor, some rows of its first axis at a time."""
+        """Yield the tensor, some rows of its first axis at a time."""
         row_bytes = 4 * math.prod(self.shape[1:])
         step = max(1, SLICE_BYTES // row_bytes)
         for start in range(0, self.shape[0], step):
             rows = slice(start, min(start + step, self.shape[0]))
-            # A handle for each slice: what was read through it stays mapped while it is open.
+            # A handle for each slice: slices read through one stay mapped while it is open.
             with safe_open(self.file, framework="numpy") as handle:
                 values = handle.get_slice(self.key)[rows]
             yield rows, values
 
 
-def find_tensors(source: Path) -> dict[str, Tensor]:
-    """Every tensor in the safetensors files of a folder, by its released name.
+def find_tensors(source: Path) -> dict[str, ReleasedTensor]:
+    """Find every tensor in the safetensors files of a folder, by its released name.
 
-    Saves of the thinker alone may lack the ``thinker.`` in front; it is added.
+    Saves of the thinker alone may lack the prefix ``thinker.``; it is added.
 
     Raises:
         ConversionError: no weights, shards missing or damaged.
@@ -62,14 +62,14 @@ def find_tensors(source: Path) -> dict[str, Tensor]:
         try:
             with safe_open(file, framework="numpy") as handle:
                 for key in handle.keys():  # noqa: SIM118 (a handle, not a dict)
-                    data = handle.get_slice(key)
                     name = re.sub(r"^(?!thinker\.|talker\.|token2wav\.)", "thinker.", key)
-                    shape = tuple(data.get_shape())
                     if name in tensors:
-                        problems.append(f"{file.name}: holds {name} a second time")
-                    tensors[name] = Tensor(file, key, shape, data.get_dtype())
+                        problems.append(f"{file.name}: has {name} a second time")
+                    data = handle.get_slice(key)
+                    shape, dtype = tuple(data.get_shape()), data.get_dtype()
+                    tensors[name] = ReleasedTensor(file, key, shape, dtype)
         except FileNotFoundError:
-            problems.append(f"{file.name}: named in the index, but not there")
+            problems.append(f"{file.name}: named in the index, but missing")
         except (SafetensorError, OSError) as error:
             problems.append(f"{file.name}: damaged or not fully downloaded ({error})")
     if problems:
@@ -97,11 +97,11 @@ def _shards(source: Path) -> list[Path]:
     return [source / file for file in sorted(files)]
 
 
-def settle_tie(config: ModelConfig, tensors: dict[str, Tensor]) -> ModelConfig:
-    """Whether the head shares the embedding table, decided as transformers does: by what is stored.
+def resolve_tied_head(config: ModelConfig, tensors: dict[str, ReleasedTensor]) -> ModelConfig:
+    """Decide from the tensors whether the head shares the embedding table, as transformers does.
 
-    One of the two stands for both; two that are equal are one; two that differ stay two, whatever
-    the configuration says. Takes out of ``tensors`` what is there twice.
+    If only one of the two is stored it is used for both; two equal tensors are one; two that
+    differ are kept, whatever the configuration says. Removes the duplicate from ``tensors``.
     """
     if not config.text.tied or HEAD not in tensors:
         return config
@@ -116,11 +116,13 @@ def settle_tie(config: ModelConfig, tensors: dict[str, Tensor]) -> ModelConfig:
     return config
 
 
-def check_tensors(leaves: list[Leaf], tensors: Mapping[str, Tensor]) -> collections.Counter[str]:
-    """Compare what is needed with what is there; returns how many tensors are left out, by part.
+def check_tensors(
+    leaves: list[Leaf], tensors: Mapping[str, ReleasedTensor]
+) -> collections.Counter[str]:
+    """Compare expected and stored tensors; returns the number that is left out, by part.
 
     Raises:
-        ConversionError: lists every missing, surplus or unfit tensor by its released name.
+        ConversionError: lists every missing, surplus, misshapen or mistyped tensor by its name.
     """
     expected = {name: leaf.released_shape for leaf in leaves for name in leaf.names}
     problems = [
@@ -149,10 +151,11 @@ def check_tensors(leaves: list[Leaf], tensors: Mapping[str, Tensor]) -> collecti
 
 
 def listing(title: str, lines: list[str]) -> str:
+    """A message with one problem per line."""
     return "\n".join([f"{title} ({len(lines)}):", *(f"  {line}" for line in lines)])
 
 
-def leaf_dtype(leaf: Leaf, tensors: Mapping[str, Tensor]) -> np.dtype:
-    """The type a leaf is stored in; the widest, should its layers differ."""
+def leaf_dtype(leaf: Leaf, tensors: Mapping[str, ReleasedTensor]) -> np.dtype:
+    """The stored type of a parameter; the widest, if its layers differ."""
     found = {DTYPES[tensors[name].dtype] for name in leaf.names}
     return np.dtype(functools.reduce(jnp.promote_types, found))

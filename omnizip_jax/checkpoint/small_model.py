@@ -1,4 +1,4 @@
-"""The small trained model that comes with the package: ``load("small")``."""
+"""The small trained model of the package, ``load("small")``, and the cache folder it is kept in."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from omnizip_jax.checkpoint.atomic_directory import remove, unfinished
+from omnizip_jax.checkpoint.atomic_directory import atomic_directory, remove
 from omnizip_jax.checkpoint.checksums import damaged_files
 from omnizip_jax.checkpoint.convert import Conversion
 from omnizip_jax.checkpoint.released import ConversionError
@@ -17,18 +17,18 @@ RELEASED = Path(__file__).parents[1] / "testbed" / "small"  # in the released la
 
 
 def cache_folder() -> Path:
-    """Where this package keeps what it can make again: below XDG_CACHE_HOME or ~/.cache."""
+    """Folder for reproducible files of this package: below XDG_CACHE_HOME or ~/.cache."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "omnizip_jax"
 
 
 def small_checkpoint() -> Path:
-    """The folder of the converted small model; it is converted the first time, and when damaged.
+    """Folder of the converted small model; converts it the first time, and when damaged.
 
     Raises:
         ValueError: the cache folder cannot be written to.
     """
-    # Named by its content and by our layout, so that a change of either is converted anew.
+    # Named by its content and our layout, so that a change of either is converted again.
     layout = repr(released_leaves(ModelConfig.from_file(RELEASED / "config.json")))
     files = sorted(path for path in RELEASED.iterdir() if path.is_file())
     content = [path.name.encode() + path.read_bytes() for path in files]
@@ -37,7 +37,7 @@ def small_checkpoint() -> Path:
     if not damaged_files(target):
         return target
     try:
-        with unfinished(target, wait=True) as folder:
+        with atomic_directory(target, wait=True) as folder:
             if damaged_files(target):  # else another process was faster
                 Conversion.of(RELEASED).write(folder)
                 remove(target)

@@ -21,9 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from omnizip_jax.checkpoint.atomic_directory import unfinished
-from omnizip_jax.checkpoint.checksums import damaged_files, digest, write_checksums
-from omnizip_jax.checkpoint.folder import CHECKSUMS
+from omnizip_jax.checkpoint.atomic_directory import atomic_directory
+from omnizip_jax.checkpoint.checksums import CHECKSUMS, damaged_files, digest, write_checksums
 from omnizip_jax.compression import METHODS, Method
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.inference.chat_template import Modalities
@@ -87,7 +86,7 @@ def save(context: Context, path: str | os.PathLike[str]) -> None:
         "arrays": {name: [x.dtype.name, list(x.shape)] for name, x in arrays.items()},
     }
     text = json.dumps(about, indent=1)
-    with unfinished(target, work="save") as folder:
+    with atomic_directory(target, work="save") as folder:
         settings = ocp.Context()
         settings.memory.deepcopy_host_arrays = False  # the arrays are ours and do not change
         with settings:

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from omnizip_jax.checkpoint import atomic_directory as module
-from omnizip_jax.checkpoint.atomic_directory import unfinished
+from omnizip_jax.checkpoint.atomic_directory import MARKER, atomic_directory
 from omnizip_jax.checkpoint.convert import convert
-from omnizip_jax.checkpoint.folder import UNFINISHED
 from omnizip_jax.checkpoint.load import load
 from omnizip_jax.checkpoint.released import ConversionError
 
@@ -40,7 +39,7 @@ def target(tmp_path):
 
 
 def test_nothing_stays_but_what_was_renamed(target):
-    with unfinished(target) as folder:
+    with atomic_directory(target) as folder:
         (folder / "file").write_text("made")
         assert folder.is_relative_to(target.with_name("model.unfinished"))
         folder.rename(target)
@@ -49,22 +48,22 @@ def test_nothing_stays_but_what_was_renamed(target):
 
 
 def test_nothing_stays_of_a_failure(target):
-    with pytest.raises(ZeroDivisionError), unfinished(target) as folder:
+    with pytest.raises(ZeroDivisionError), atomic_directory(target) as folder:
         (folder / "file").write_text("half made")
         raise ZeroDivisionError
     assert not list(target.parent.iterdir())
 
 
 def test_the_second_is_refused_and_the_first_unharmed(target):
-    with unfinished(target) as folder:
+    with atomic_directory(target) as folder:
         (folder / "file").write_text("precious")
         with (
             pytest.raises(ConversionError, match="another conversion to this target is running"),
-            unfinished(target),
+            atomic_directory(target),
         ):
             pass
         assert (folder / "file").read_text() == "precious"
-    with unfinished(target):
+    with atomic_directory(target):
         pass
 
 
@@ -72,7 +71,7 @@ def test_the_second_waits(target):
     made = []
 
     def make(name: str) -> None:
-        with unfinished(target, wait=True) as folder:
+        with atomic_directory(target, wait=True) as folder:
             assert not list(folder.iterdir())
             (folder / name).touch()
             time.sleep(0.02)
@@ -90,12 +89,12 @@ def test_the_second_waits(target):
 @pytest.mark.parametrize("remains", [[], ["weights/d/1"], ["checkpoint/config.json"]])
 def test_remains_are_removed(target, remains, capfd):
     room = target.with_name("model.unfinished")
-    for name in [UNFINISHED, *remains]:
+    for name in [MARKER, *remains]:
         (room / name).parent.mkdir(parents=True, exist_ok=True)
         (room / name).touch()
-    with unfinished(target) as folder:
+    with atomic_directory(target) as folder:
         assert not list(folder.iterdir())
-        assert {path.name for path in room.iterdir()} == {UNFINISHED, folder.name}
+        assert {path.name for path in room.iterdir()} == {MARKER, folder.name}
     assert ("removing the remains" in capfd.readouterr().err) == bool(remains)
     assert not room.exists()
 
@@ -104,17 +103,17 @@ def test_remains_that_resist_are_left_to_the_next(target, monkeypatch):
     room = target.with_name("model.unfinished")
     with monkeypatch.context() as patch:
         patch.setattr(module, "remove", lambda path: None)
-        with unfinished(target) as folder:
+        with atomic_directory(target) as folder:
             (folder / "file").touch()
-    assert (room / UNFINISHED).is_file()
-    with unfinished(target) as folder:
+    assert (room / MARKER).is_file()
+    with atomic_directory(target) as folder:
         assert not list(folder.iterdir())
     assert not room.exists()
 
 
 def test_a_file_in_the_way(target):
     target.with_name("model.unfinished").write_text("precious")
-    with pytest.raises(ConversionError, match="cannot be written to"), unfinished(target):
+    with pytest.raises(ConversionError, match="cannot be written to"), atomic_directory(target):
         pass
     assert target.with_name("model.unfinished").read_text() == "precious"
 

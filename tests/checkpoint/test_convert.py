@@ -25,21 +25,6 @@ from omnizip_jax.checkpoint.load import load
 REPOSITORY = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def converted(released_folder, tmp_path_factory):
-    target = tmp_path_factory.mktemp("converted") / "model"
-    before = fingerprint(released_folder)
-    assert convert.main([str(released_folder), str(target)]) == 0
-    assert fingerprint(released_folder) == before
-    return target
-
-
-@pytest.fixture
-def source(released_folder, tmp_path):
-    """A copy of the released folder, to be damaged."""
-    return Path(shutil.copytree(released_folder, tmp_path / "source"))
-
-
 @pytest.fixture
 def fails(tmp_path, capfd):
     """Convert a bad source; the message. Leaves nothing behind and the source as it was."""
@@ -111,13 +96,14 @@ def test_every_layout_rule(released_folder, converted):
     same(text["norm"]["scale"], "model.norm.weight")
 
 
+@pytest.mark.slow
 def test_all_weights_equal_those_of_transformers(converted, thinker):
     ours, theirs = load(converted, "float32").weights, thinker.weights()
     theirs["audio"].pop("audio_bos_eos_token", None)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_dtype_of_the_conversion(released_folder, converted, tmp_path, dtype):
     convert.main([str(released_folder), str(tmp_path / "model"), "--dtype", dtype])
     leaves = jax.tree.leaves(load(tmp_path / "model").weights)
@@ -138,6 +124,7 @@ def test_mixed_types_keep_the_widest(source, tmp_path):
     np.testing.assert_array_equal(layers["fc1"]["bias"][0], released(source)[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["thinker.", ""])
 def test_a_save_of_the_thinker_alone(released_folder, converted, thinker, tmp_path, prefix):
     source = tmp_path / "thinker"
@@ -165,6 +152,7 @@ def test_tied_embeddings_need_no_head(source, tmp_path):
     assert "lm_head" not in load(tmp_path / "model").weights["text"]
 
 
+@pytest.mark.slow  # compares with transformers
 @pytest.mark.parametrize("stored", ["both, different", "both, equal", "the head", "the embedding"])
 def test_tied_checkpoints_are_read_as_transformers_reads_them(source, tmp_path, stored):
     import torch
@@ -209,15 +197,30 @@ def test_a_tied_checkpoint_with_an_unfit_head(source, fails):
 
 
 def test_batches_and_slices_of_any_size(released_folder, converted, tmp_path, monkeypatch):
-    monkeypatch.setattr(convert, "BATCH_BYTES", 2**15)
-    monkeypatch.setattr("omnizip_jax.checkpoint.released.SLICE_BYTES", 1000)
+    monkeypatch.setattr(convert, "BATCH_BYTES", 2**17)
+    monkeypatch.setattr("omnizip_jax.checkpoint.released.SLICE_BYTES", 10_000)
     convert.convert(released_folder, tmp_path / "model")
-    one, many = load(converted).weights, load(tmp_path / "model").weights
-    jax.tree.map(np.testing.assert_array_equal, one, many)
+    one, many = load(converted), load(tmp_path / "model")
+    jax.tree.map(np.testing.assert_array_equal, one.weights, many.weights)
+    assert one.fingerprint == many.fingerprint
+    assert len(one.fingerprint) == 16 and int(one.fingerprint, 16)
+
+
+def test_a_single_file_of_the_thinker_without_its_prefix(source, converted, tmp_path):
+    tensors = released(source)
+    for file in source.glob("*.safetensors*"):
+        file.unlink()
+    names = [name for name in tensors if name.startswith("thinker.")]
+    renamed = {name.removeprefix("thinker."): tensors[name] for name in names}
+    save_file(renamed, source / "model.safetensors")
+    convert.convert(source, tmp_path / "model")
+    assert load(tmp_path / "model").fingerprint == load(converted).fingerprint
 
 
 def test_the_screen_says_what_is_left_out(released_folder, tmp_path, capfd):
-    convert.main([str(released_folder), str(tmp_path / "model")])
+    before = fingerprint(released_folder)
+    assert convert.main([str(released_folder), str(tmp_path / "model")]) == 0
+    assert fingerprint(released_folder) == before
     out, err = capfd.readouterr()
     assert "left out: talker (3 tensors)" in out
     assert "left out: token2wav (2 tensors)" in out
@@ -262,7 +265,7 @@ def test_truncated_shard(source, fails, keep):
 def test_missing_shard(source, fails):
     file = max(source.glob("*.safetensors"))
     file.unlink()
-    assert f"{file.name}: named in the index, but not there" in fails(source)
+    assert f"{file.name}: named in the index, but missing" in fails(source)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}"])
@@ -283,7 +286,7 @@ def test_a_tensor_stored_twice(source, fails):
     tensors = load_file(shards[1])
     tensors[name] = load_file(shards[0])[name] + 1
     save_file(tensors, shards[1])
-    assert f"{shards[1].name}: holds {name} a second time" in fails(source)
+    assert f"{shards[1].name}: has {name} a second time" in fails(source)
 
 
 def test_no_weights(source, fails):
@@ -424,6 +427,7 @@ convert.main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_killed_then_run_again(released_folder, converted, tmp_path):
     target, work = tmp_path / "model", tmp_path / "model.unfinished"
     command = [sys.executable, "-c", KILLED_IN_THE_SECOND_BATCH, str(released_folder), str(target)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,20 +19,6 @@ from omnizip_jax.models.params import Params
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.parameters import abstract_params
 from omnizip_jax.testbed.random_checkpoint import SPECIAL_TOKENS, write_random_checkpoint
-
-
-@pytest.fixture(scope="module")
-def converted(released_folder, tmp_path_factory):
-    target = tmp_path_factory.mktemp("converted") / "model"
-    convert.convert(released_folder, target)
-    return target
-
-
-@pytest.fixture
-def copy(converted, tmp_path):
-    """A copy of the converted checkpoint, to be damaged."""
-    return Path(shutil.copytree(converted, tmp_path / "copy"))
-
 
 # --- load
 
@@ -98,10 +83,8 @@ def test_folder_is_self_contained(converted, tmp_path):
     assert params.tokenizer.decode(params.tokenizer("hello").input_ids) == "hello"
 
 
-def test_template_beside_the_tokenizer(released_folder, tmp_path):
+def test_template_beside_the_tokenizer(source, tmp_path):
     """Older releases name the class Qwen2Tokenizer and keep the template in a JSON file."""
-    source = tmp_path / "source"
-    shutil.copytree(released_folder, source)
     settings = json.loads((source / "tokenizer_config.json").read_text())
     settings |= {"tokenizer_class": "Qwen2Tokenizer", "processor_class": "Qwen2_5OmniProcessor"}
     (source / "tokenizer_config.json").write_text(json.dumps(settings))
@@ -157,6 +140,7 @@ def test_weights_truncated(copy):
 # --- random checkpoints in the released layout
 
 
+@pytest.mark.slow
 def test_transformers_loads_every_tensor(released_folder):
     import torch
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker

@@ -129,6 +129,7 @@ def test_7b_tensors_and_bytes():
     assert stored + 2 * UNUSED["7b"] == 17_863_627_776
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["3b", "7b"])
 def test_names_and_shapes_equal_those_of_transformers(size):
     """The same model in transformers, on the meta device, saved by its own renaming."""

@@ -18,8 +18,9 @@ from experiments.altered_inputs import ALTERED, Row
 from experiments.measured_methods import FULL
 from experiments.training_batches import cut
 from omnizip_jax import load
+from omnizip_jax.checkpoint import small_model as module
 from omnizip_jax.checkpoint.checksums import damaged_files
-from omnizip_jax.checkpoint.small_model import RELEASED, cache_folder, small_checkpoint
+from omnizip_jax.checkpoint.small_model import RELEASED, small_checkpoint
 from omnizip_jax.compression import AllTokens, OmniZipConfig
 from omnizip_jax.inference.api import generate
 from omnizip_jax.inference.decode import end_tokens
@@ -33,11 +34,11 @@ ROOT = Path(__file__).parents[2]
 def test_it_is_small_and_converted_once(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert sum(file.stat().st_size for file in RELEASED.rglob("*")) < 15e6
-    assert cache_folder() == tmp_path / "omnizip_jax"
+    assert module.cache_folder() == tmp_path / "omnizip_jax"
     first = small_checkpoint()
     made = first.stat().st_mtime_ns
     assert small_checkpoint() == first and first.stat().st_mtime_ns == made
-    assert [path.name for path in cache_folder().iterdir()] == [first.name]
+    assert [path.name for path in module.cache_folder().iterdir()] == [first.name]
     assert "Use it with" not in capfd.readouterr().out
 
 
@@ -63,19 +64,21 @@ def truncate(file: Path) -> None:
 
 
 @pytest.fixture
-def cached(tmp_path, monkeypatch):
+def cached(cache_folder, tmp_path, monkeypatch):
+    """A copy of the converted small model in a cache of its own, to be damaged."""
+    folder = small_checkpoint()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return small_checkpoint()
+    return Path(shutil.copytree(folder, module.cache_folder() / folder.name))
 
 
 @pytest.mark.parametrize(
     ("part", "damage"),
     [
         ("weights/**/d/*", flip),
-        ("weights/**/d/*", truncate),
-        ("weights/**/d/*", Path.unlink),
-        ("tokenizer/*", flip),
-        ("checksums", Path.unlink),
+        pytest.param("weights/**/d/*", truncate, marks=pytest.mark.slow),
+        pytest.param("weights/**/d/*", Path.unlink, marks=pytest.mark.slow),
+        pytest.param("tokenizer/*", flip, marks=pytest.mark.slow),
+        pytest.param("checksums", Path.unlink, marks=pytest.mark.slow),
     ],
 )
 def test_a_damaged_cache_heals(cached, part, damage):
@@ -85,10 +88,13 @@ def test_a_damaged_cache_heals(cached, part, damage):
     params = load("small")
     assert params.fingerprint == fingerprint
     assert not damaged_files(cached)
-    assert [path.name for path in cache_folder().iterdir()] == [cached.name]
+    assert [path.name for path in module.cache_folder().iterdir()] == [cached.name]
 
 
-@pytest.mark.parametrize("rest", ["nothing", "an empty folder", "a file"])
+@pytest.mark.parametrize(
+    "rest",
+    ["a file", *(pytest.param(r, marks=pytest.mark.slow) for r in ("nothing", "an empty folder"))],
+)
 def test_a_cache_that_is_gone_heals(cached, rest):
     shutil.rmtree(cached)
     if rest == "an empty folder":
@@ -113,9 +119,10 @@ def test_two_processes_heal_one_cache(cached):
     said = {process.communicate()[0].strip() for process in processes}
     assert [process.returncode for process in processes] == [0, 0]
     assert said == {load("small").fingerprint}
-    assert [path.name for path in cache_folder().iterdir()] == [cached.name]
+    assert [path.name for path in module.cache_folder().iterdir()] == [cached.name]
 
 
+@pytest.mark.slow
 def test_transformers_gives_the_same_answers(small):
     """Greedy answers to the same tensors, on trained weights."""
     from tests.parity.oracle import Thinker
@@ -131,6 +138,7 @@ def test_transformers_gives_the_same_answers(small):
         )
 
 
+@pytest.mark.slow
 def test_it_answers_right(small):
     """A floor for the shipped weights; docs/accuracy.md has the measurement."""
     rows = ALTERED | {FULL: Row(AllTokens()), "45 %": Row(OmniZipConfig(keep=0.45))}
@@ -142,6 +150,7 @@ def test_it_answers_right(small):
     assert measured.right["sound of another clip"][..., 0].mean() < 0.6
 
 
+@pytest.mark.slow
 def test_generate_reads_a_file(small, tmp_path):
     clip = make_clip(0)
     path = clip.write(tmp_path / "clip.mp4")

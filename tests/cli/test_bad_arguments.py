@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from omnizip_jax.checkpoint.folder import UNFINISHED, WEIGHTS
+from omnizip_jax.checkpoint.atomic_directory import MARKER
+from omnizip_jax.checkpoint.folder import WEIGHTS
 from omnizip_jax.checkpoint.small_model import RELEASED, small_checkpoint
 from omnizip_jax.testbed.synthetic_clips import make_clip
 
@@ -117,7 +118,7 @@ def places(tmp_path_factory, cache_folder):
         if file.is_file():
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     unfinished = shutil.copytree(small_checkpoint(), here / "unfinished")
-    (unfinished / UNFINISHED).touch()
+    (unfinished / MARKER).touch()
 
     class Nothing(BaseHTTPRequestHandler):
         def do_GET(self):

@@ -1,4 +1,4 @@
-"""What users' disks, shells and editors do to checkpoints: kills, and folders mutated at random.
+"""Killed conversions, and checkpoints damaged at random: refused with a message, or loaded right.
 
 Allowed is to refuse in words, or to load the right thing. Not allowed: a crash, a hang beyond 60 s,
 another exception than a ``ValueError`` about the folder, or something else than was stored. Bits
@@ -34,7 +34,6 @@ from omnizip_jax.checkpoint.convert import convert
 from omnizip_jax.checkpoint.load import load
 from omnizip_jax.models.decoder import Decoder
 from omnizip_jax.models.params import Params
-from omnizip_jax.testbed.random_checkpoint import write_random_checkpoint
 
 REPOSITORY = Path(__file__).parents[2]
 KILLS = 40
@@ -50,25 +49,13 @@ sys.exit(main(sys.argv[1:]))
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def released(tmp_path_factory):
-    return write_random_checkpoint(tmp_path_factory.mktemp("released"), "tiny")
-
-
-@pytest.fixture(scope="module")
-def converted(released, tmp_path_factory):
-    target = tmp_path_factory.mktemp("converted") / "model"
-    convert(released, target)
-    return target
-
-
 # --- kills
 
 
-def test_killed_conversions(released, converted, tmp_path, capfd):
+def test_killed_conversions(released_folder, converted, tmp_path, capfd):
     rng = random.Random(0)
     target, room = tmp_path / "model", tmp_path / "model.unfinished"
-    command = [sys.executable, "-c", CONVERSION, str(released), str(target)]
+    command = [sys.executable, "-c", CONVERSION, str(released_folder), str(target)]
     fingerprint = load(converted).fingerprint
 
     def run(seconds: float | None) -> tuple[int, float]:
@@ -97,7 +84,7 @@ def test_killed_conversions(released, converted, tmp_path, capfd):
                     load(folder)
         outcomes[outcome] += 1
         shutil.rmtree(target, ignore_errors=True)
-        convert(released, target)  # cleans up, whatever was left
+        convert(released_folder, target)  # cleans up, whatever was left
         assert load(target, verify=True).fingerprint == fingerprint
         assert list(tmp_path.iterdir()) == [target]
     capfd.readouterr()
@@ -106,9 +93,9 @@ def test_killed_conversions(released, converted, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("makers", [4])
-def test_a_race(released, converted, tmp_path, makers):
+def test_a_race(released_folder, converted, tmp_path, makers):
     """One of them wins, the others say so."""
-    command = [sys.executable, "-c", CONVERSION, str(released), str(tmp_path / "model")]
+    command = [sys.executable, "-c", CONVERSION, str(released_folder), str(tmp_path / "model")]
     processes = [
         subprocess.Popen(command, cwd=REPOSITORY, stdout=-3, stderr=-1) for _ in range(makers)
     ]
@@ -220,16 +207,16 @@ MUTATIONS: list[Mutation] = [
 ]
 
 
-def test_mutated_folders(released, converted, tmp_path, capfd):
+def test_mutated_folders(released_folder, converted, tmp_path, capfd):
     assert len(MUTATIONS) == 100
-    folders = {"released": released, "converted": converted}
+    folders = {"released": released_folder, "converted": converted}
     right = load(converted)
     outcomes: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     failures = []
     for number, (kind, which, verify, mutate) in enumerate(MUTATIONS):
         folder = Path(shutil.copytree(folders[which], tmp_path / f"{number}"))
         what = mutate(folder, random.Random(number))
-        before = json.loads((released / "config.json").read_text())
+        before = json.loads((released_folder / "config.json").read_text())
         try:
             with time_limit():
                 target = folder

@@ -1,4 +1,4 @@
-"""``python -m benchmarks SUITE``: measure, beside the peers and the floors, on this machine."""
+"""``python -m benchmarks SUITE``: measure on this machine, with peers and floors."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def run_suite(arguments: argparse.Namespace) -> None:
-    """One suite in this process."""
+    """Run one suite in this process."""
     from benchmarks import machine
     from benchmarks.bench import Bench
     from benchmarks.harness import print_rows
@@ -99,7 +99,7 @@ def run_all(arguments: argparse.Namespace) -> None:
 
 
 def print_goals(rows: list[dict[str, Any]]) -> None:
-    """Which goals are met."""
+    """Print which goals are met."""
     for row in rows:
         if "goal" in row:
             verdict = "no peer" if row.get("met") is None else "met" if row["met"] else "MISSED"

@@ -1,4 +1,4 @@
-"""What every suite is given: the preset, the machine, weights and clips made on demand."""
+"""State of a benchmark run: preset, machine, weights made on demand, rows with goals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks import goals, presets
 from benchmarks.harness import MOST_ROUNDS, Call, Row, Timing, alternate
 from benchmarks.machine import Machine, import_torch, measure
 
-SHORT = 6.0  # seconds for the rounds of short calls
+SHORT = 6.0  # seconds of all rounds of short calls
 
 
 class Bench:
@@ -35,12 +35,12 @@ class Bench:
 
     @property
     def windows(self) -> int:
-        """Windows of a clip that the networks see."""
+        """Windows of a clip for the networks."""
         return self._windows or self.preset.windows
 
     @property
     def compression_windows(self) -> int:
-        """Windows of a clip for the compression alone."""
+        """Windows of a clip for the compression only."""
         return self._windows or self.preset.compression_windows
 
     @functools.cached_property
@@ -56,19 +56,19 @@ class Bench:
         return import_torch() is not None
 
     def say(self, text: str) -> None:
-        """A line for whoever waits."""
+        """Print a progress line."""
         self.console.print(f"[dim]{text}[/]", highlight=False)
 
     @property
     def most_rounds(self) -> int:
-        """How often ``alternate`` may make a call, the round that warms up included."""
+        """Largest number of rounds of ``alternate``, the warm-up included."""
         return 1 + max(self.repeats, MOST_ROUNDS)
 
     def alternate(self, *calls: Call) -> list[Timing]:
         return alternate(*calls, repeats=self.repeats, seconds=SHORT)
 
     def goal(self, name: str) -> goals.Goal | None:
-        """What the issue wants of a row; goals hold for the sizes that they were set for."""
+        """Goal of a row; goals apply to one preset for each kind of device."""
         on_gpu = jax.default_backend() == "gpu"
         if on_gpu:
             return goals.GPU.get(name) if self.name == "7b" else None

@@ -1,4 +1,4 @@
-"""Suite ``compression``: both rules beside PyTorch's, and the memory that they need."""
+"""Suite ``compression``: both rules against PyTorch versions, and their memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from omnizip_jax.config import WindowSpec
 from omnizip_jax.evaluation.hardware import cores
 from omnizip_jax.types import Selection, WindowTokens
 
-LONG_CLIP = 384  # windows: 12.8 minutes, the 768 frames that the authors cap at
+LONG_CLIP = 384  # windows: 12.8 minutes, the authors' limit of 768 frames
 PAPER, PUBLISHED = OmniZipConfig.paper(), OmniZipConfig.published()
 NAMES: dict[Rule, str] = {PAPER: "paper", PUBLISHED: "published"}
 
@@ -64,7 +64,7 @@ def _row(bench: Bench, name, tokens, config, operations, size, clip) -> Row:
 
 
 def _scores(bench: Bench, windows: int) -> Row:
-    """Eq. 2 over a whole clip, which comes before either rule."""
+    """Eq. 2 over a whole clip, the first step of both rules."""
     audio = bench.config.audio
     shape = (windows, audio.n_window, audio.heads, audio.head_dim)
     queries, keys = (jax.random.normal(jax.random.key(i), shape, bench.dtype) for i in range(2))
@@ -93,7 +93,7 @@ def program(config: Rule) -> Callable[[WindowTokens], Selection]:
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def random_tokens(windows: int, width: int, dtype=jnp.float32, grid: int = 144) -> WindowTokens:
-    """A clip whose sound and picture change by degrees, so that no choice is a tie."""
+    """A clip whose audio and video change gradually, without ties."""
     spec = WindowSpec()
     keys = jax.random.split(jax.random.key(0), 5)
     normal = functools.partial(jax.random.normal, dtype=dtype)
@@ -121,9 +121,9 @@ def loop_call(tokens: WindowTokens, config: PublishedOmniZip) -> Call:
     ids = torch.full(embeddings.shape[:2], audio_id)
     ids[:, : video.shape[1]] = video_id
     scores = to_torch(tokens.audio_scores).flatten()
-    prompt, places = embeddings.flatten(0, 1), ids.flatten().to(embeddings.device)
+    prompt, kinds = embeddings.flatten(0, 1), ids.flatten().to(embeddings.device)
     return lambda: synchronised(
-        lambda: published.compress(prompt, places, scores, grid, audio_id, video_id, config)
+        lambda: published.compress(prompt, kinds, scores, grid, audio_id, video_id, config)
     )
 
 
@@ -136,7 +136,7 @@ def batched_call(tokens: WindowTokens, config: OmniZipConfig) -> Call:
 
 
 def to_torch(x: jax.Array):
-    """The same numbers in PyTorch, on the device that the peers use."""
+    """Copy an array to PyTorch, on the peers' device."""
     import torch
 
     array = np.array(x.astype(jnp.float32))
@@ -145,7 +145,7 @@ def to_torch(x: jax.Array):
 
 
 def thread_choices(call: Call) -> dict[str, Call]:
-    """The call with one thread and with all of them: either may be faster."""
+    """The call with one thread and with all: either may be faster."""
     import torch
 
     def with_threads(count: int) -> Call:

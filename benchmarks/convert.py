@@ -1,6 +1,6 @@
-"""Suite ``convert``: a released checkpoint with random weights to a Flax one, time and memory.
+"""Suite ``convert``: time and memory of converting a random checkpoint in the released layout.
 
-The 3B shapes (``--preset 3b``) need 20 GB of disk for the time of the run.
+The 3B shapes (``--preset 3b``) need 20 GB of disk during the run.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def run(bench: Bench) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         bench.say(f"convert: writing and converting a random checkpoint, sizes tiny and {size}")
-        # The tiny model shows what Python, JAX and Orbax take, whatever the size of the weights.
+        # The tiny model measures Python, JAX and Orbax, which do not depend on the weights.
         _, baseline = convert("tiny", folder / "baseline")
         seconds, peak = convert(size, folder)
         leaves = released_leaves(ModelConfig.from_file(folder / size / "config.json"))
@@ -65,7 +65,7 @@ def run(bench: Bench) -> Iterator[Row]:
 
 
 def convert(size: str, folder: Path) -> tuple[float, int]:
-    """Write a random checkpoint and convert it: seconds and peak memory of the conversion."""
+    """Write and convert a random checkpoint: seconds and peak memory of the conversion."""
     source, target = folder / size, folder / f"{size}-converted"
     module = "omnizip_jax.testbed.random_checkpoint"
     write = f"import sys; from {module} import write_random_checkpoint as write"
@@ -74,10 +74,10 @@ def convert(size: str, folder: Path) -> tuple[float, int]:
 
 
 def run_python(*command: str) -> tuple[float, int]:
-    """Run a Python program; seconds and the peak of its resident memory in bytes.
+    """Run a Python program: seconds, and peak of its resident memory in bytes.
 
-    A small program in between starts it: Linux counts the memory of the parent, at the time of
-    the start, to the child.
+    A small program starts it, because Linux includes the parent's memory at the start in the
+    child's peak.
     """
     launcher = (
         "import os, subprocess, sys, time; start = time.perf_counter(); "

@@ -1,4 +1,4 @@
-"""Suite ``first-token``: pixels and mel to the first token, encoders included."""
+"""Suite ``first-token``: from pixels and mel to the first token, encoders included."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run(bench: Bench) -> Iterator[Row]:
     }
 
     def floor(tokens: int = 0) -> float:
-        """The encoders, and a prefill of so many tokens."""
+        """Floor of the encoders, and of a prefill if ``tokens`` is given."""
         seconds = bench.machine.floor(encoding, size["audio"] + size["vision"])
         if tokens:
             text = bench.config.text

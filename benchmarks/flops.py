@@ -1,4 +1,4 @@
-"""Floating-point operations of what comes before the decoder: encoders and compression."""
+"""Floating-point operations of encoders and compression."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ PATCHES_PER_TOKEN = 4
 
 
 def vision_flops(config: VisionConfig, tokens: int) -> float:
-    """One temporal grid of so many merged tokens."""
+    """Operations of one temporal grid."""
     patches, d = tokens * PATCHES_PER_TOKEN, config.hidden
     window = (config.window // config.patch) ** 2
     full = len(config.full_attention_layers)
@@ -20,7 +20,7 @@ def vision_flops(config: VisionConfig, tokens: int) -> float:
 
 
 def audio_flops(config: AudioConfig) -> float:
-    """One window of 2 s."""
+    """Operations of one window of 2 s."""
     frames, d = config.n_window, config.hidden
     convolutions = 2 * frames * 3 * config.mel_bins * d + frames * 3 * d * d
     layers = config.layers * frames * (4 * d * d + 2 * d * config.ffn + 2 * frames * d)
@@ -28,16 +28,16 @@ def audio_flops(config: AudioConfig) -> float:
 
 
 def encoder_flops(config: ModelConfig, windows: int, grids: int = 2, tokens: int = 144) -> float:
-    """Both encoders over a clip."""
+    """Operations of both encoders for a clip."""
     return windows * (grids * vision_flops(config.vision, tokens) + audio_flops(config.audio))
 
 
 def compression_flops(windows: int, width: int, audio: int = 50, grid: int = 144) -> float:
-    """The paper's rule: audio against the window's video, one grid against itself, one novelty."""
+    """Operations of the paper's rule: audio with video, one grid with itself, one novelty."""
     return 2.0 * windows * width * (2 * audio * grid + grid * grid + grid)
 
 
 def published_flops(windows: int, width: int, share: float, audio: int = 50, grid: int = 144):
-    """The published rule: all candidates of a clip against all its video, then as above."""
+    """Operations of the published rule: all candidates with all video of a clip, then as above."""
     candidates = share * windows * audio
     return 2.0 * windows * width * (2 * candidates * grid + grid * grid + grid)

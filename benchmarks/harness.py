@@ -1,4 +1,4 @@
-"""Timing of alternating calls, rows of results, and how they are shown."""
+"""Timing of alternating calls, rows of results, and their display."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST_ROUNDS = 9  # of short calls
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Seconds of repeated calls of one thing."""
+    """Seconds of repeated calls of one function."""
 
     samples: tuple[float, ...]
 
@@ -38,12 +38,11 @@ class Timing:
 
 
 def alternate(*calls: Call, repeats: int, warm: int = 1, seconds: float = 0.0) -> list[Timing]:
-    """Time the calls in turn, A B A B ..., so that a disturbance meets all of them.
+    """Time alternating calls, A B A B ..., so that a disturbance affects all of them.
 
     A call must return only when its work is done (``jax.block_until_ready``,
-    ``torch.cuda.synchronize``); the first ``warm`` rounds are not counted. Short calls are at the
-    mercy of their neighbours: rounds beyond ``repeats`` follow, up to ``MOST_ROUNDS``, while all of
-    them together take less than ``seconds``.
+    ``torch.cuda.synchronize``); the first ``warm`` rounds are not counted. Short calls vary more:
+    rounds beyond ``repeats`` follow, up to ``MOST_ROUNDS``, while all take less than ``seconds``.
     """
     for _ in range(warm):
         for call in calls:
@@ -67,13 +66,13 @@ class Row:
 
     Attributes:
         name: stable, ``suite.what``.
-        value: ours, in ``unit``.
-        peer, peer_name: the same of what it is compared with.
-        floor: what the machine would allow, in ``unit``.
+        value: the library's, in ``unit``.
+        peer, peer_name: value and name of the peer.
+        floor: the least value that the machine allows, in ``unit``.
         ratio: peer / ours, above 1 is faster.
-        spread, peer_spread: least and greatest of the repeats.
-        goal: of the issue, where it states one.
-        note: what a reader of the number must know.
+        spread, peer_spread: minimum and maximum of the repeats.
+        goal: a bound, if one is set.
+        note: conditions of the measurement.
     """
 
     name: str
@@ -100,7 +99,7 @@ class Row:
         per: int = 1,
         **rest: Any,
     ) -> Row:
-        """A row of seconds; ``per`` divides both where a call does several of the thing."""
+        """A row of seconds; ``per`` is the number of steps in a call."""
 
         def share(pair: tuple[float, float]) -> tuple[float, float]:
             return pair[0] / per, pair[1] / per
@@ -119,7 +118,7 @@ class Row:
 
     @property
     def share(self) -> float | None:
-        """Share of the floor that is reached; 1 is the best there can be."""
+        """Floor divided by value; 1 is optimal."""
         return self.floor / self.value if self.floor and self.unit == "s" else None
 
     @property
@@ -139,7 +138,7 @@ class Row:
 
 
 def table(title: str, rows: list[Row]) -> Table:
-    """The rows for the screen: short enough for 80 columns, the rest is said below."""
+    """The rows in 80 columns; ``remark`` has the rest."""
     out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     out.add_column("stage", no_wrap=True)
     for column in ("ours", "peer", "ratio", "floor", "share", "goal"):
@@ -160,7 +159,7 @@ def table(title: str, rows: list[Row]) -> Table:
 
 
 def remark(row: Row) -> str:
-    """What a row was compared with, least and greatest of the repeats, and its note."""
+    """Minimum and maximum of the repeats, name of the peer, and note of a row."""
     parts = []
     if row.spread:
         parts.append(f"ours {show_range(row.spread, row.unit)}")
@@ -175,7 +174,7 @@ def show_range(spread: tuple[float, float], unit: str) -> str:
 
 
 def show(value: float | None, unit: str) -> str:
-    """A quantity as a person writes it."""
+    """A quantity with a readable unit."""
     if value is None:
         return ""
     if unit == "share":
@@ -191,7 +190,7 @@ def show(value: float | None, unit: str) -> str:
 
 
 def print_rows(console: Console, title: str, rows: list[Row]) -> None:
-    """The table, and below it what its numbers mean."""
+    """Print the table, then the remarks."""
     console.print(table(title, rows))
     for row in rows:
         if text := remark(row):
@@ -200,9 +199,10 @@ def print_rows(console: Console, title: str, rows: list[Row]) -> None:
 
 @contextlib.contextmanager
 def peak_memory() -> Iterator[Callable[[], str]]:
-    """Says the peak memory of this process inside the block, and of the device so far.
+    """Yield a function that states the peak memory of this process and device.
 
-    Linux lets a process reset its own peak; elsewhere it counts from the start of the process.
+    On Linux the process's peak is reset at the start of the block; elsewhere it counts from the
+    start of the process, as the device's does.
     """
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
@@ -215,6 +215,6 @@ def peak_memory() -> Iterator[Callable[[], str]]:
 
 
 def program_bytes(program: Any) -> tuple[int, int]:
-    """What a compiled program needs besides its arguments: temporaries, results."""
+    """Bytes of a compiled program's temporaries and results."""
     memory = program.memory_analysis()
     return memory.temp_size_in_bytes, memory.output_size_in_bytes

@@ -1,4 +1,4 @@
-"""What this machine is and can do: names, versions, matrix rate, memory rate."""
+"""This machine: names, versions, matrix rate, memory rate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REPEATS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """Rates measured here and now, for the floors of all rows.
+    """Rates measured in this run, for the floors of all rows.
 
     Attributes:
         flops: the faster of JAX's and PyTorch's product of large square matrices, FLOP/s.
@@ -29,7 +29,7 @@ class Machine:
     bytes: float
 
     def floor(self, flops: float, moved: float = 0.0) -> float:
-        """Seconds that neither arithmetic nor memory traffic can go below."""
+        """Lower bound of the time, by arithmetic and by memory traffic."""
         return max(flops / self.flops, moved / self.bytes)
 
 
@@ -65,7 +65,7 @@ def _memory_rate(large: bool) -> float:
 
 
 def import_torch():
-    """PyTorch, or None where it is not installed: then only ours is measured."""
+    """Import PyTorch; None if it is not installed: then no peer is measured."""
     try:
         import torch
     except ImportError:
@@ -74,14 +74,14 @@ def import_torch():
 
 
 def torch_device() -> str:
-    """Where the peers run: on the GPU if JAX does and PyTorch can."""
+    """Device of the peers: the GPU if JAX uses it and PyTorch can."""
     import torch
 
     return "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
 
 
 def synchronised(call):
-    """Run something in PyTorch to its end."""
+    """Call a function and wait for PyTorch's device."""
     import torch
 
     result = call()
@@ -91,7 +91,7 @@ def synchronised(call):
 
 
 def describe() -> str:
-    """Machine, versions and date, in one line each."""
+    """Machine, versions and date, one line each."""
     device = jax.devices()[0]
     name = processor() if device.platform == "cpu" else device.device_kind
     parts = []

@@ -1,4 +1,4 @@
-"""Suite ``media``: a file with picture and sound to windows."""
+"""Suite ``media``: from a file with video and audio to windows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(bench: Bench) -> Iterator[Row]:
         with peak_memory() as peak:
             clip = load_clip(path)
             note = f"{len(clip.windows.mel_length)} windows; {peak()}"
-        whole, sound, decoding = bench.alternate(
+        whole, audio, decoding = bench.alternate(
             lambda: load_clip(path),
             lambda: load_clip(path, use_video=False),
             lambda: decode_all(path),
@@ -40,7 +40,7 @@ def run(bench: Bench) -> Iterator[Row]:
         note=note,
     )
     yield bench.timed("media.load_clip", whole)
-    yield bench.timed("media.sound_alone", sound)
+    yield bench.timed("media.sound_alone", audio)
 
 
 def _realtime(seconds: float, timing: Timing) -> tuple[float, float]:
@@ -49,7 +49,7 @@ def _realtime(seconds: float, timing: Timing) -> tuple[float, float]:
 
 
 def decode_all(path: Path) -> None:
-    """What PyAV alone takes to decode both streams."""
+    """Decode both streams with PyAV only."""
     with av.open(str(path)) as container:
         container.streams.video[0].thread_type = "AUTO"
         for packet in container.demux(video=0, audio=0):

@@ -1,4 +1,4 @@
-"""Suite ``memory``: what the real 3B needs beside its weights, as the compiler says."""
+"""Suite ``memory``: memory of the 3B's programs in addition to its weights, from the compiler."""
 
 from __future__ import annotations
 

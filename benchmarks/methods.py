@@ -1,8 +1,8 @@
-"""Suite ``methods``: what each method takes to choose among the tokens of a clip.
+"""Suite ``methods``: time of each method's selection for a clip.
 
-``select`` alone, jitted, with the settings that a method has by default, on random outputs of the
-encoders, those included that only some methods ask for. Beside it the mechanism in PyTorch, where
-an author published one; OmniZip's own rules have theirs in the suite ``compression``.
+``select`` only, jitted, with default settings, on random outputs of the encoders and all features
+that methods request. The peers are PyTorch versions of published mechanisms; those of OmniZip's
+rules are in the suite ``compression``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.types import AudioFeatures, EncodedWindow, Selection, VisionFeatures
 
 LONG = 128  # windows: 4.3 minutes
-DYCOKE_RATE = 2 / 3  # k, which leaves half of the tokens
+DYCOKE_RATE = 2 / 3  # k; keeps half of the tokens
 
 
 def run(bench: Bench) -> Iterator[Row]:
@@ -35,12 +35,12 @@ def run(bench: Bench) -> Iterator[Row]:
     bench.say(f"methods: {', '.join(METHODS)} on {clip}")
     of_torch = peer_calls(windows) if bench.has_torch else {}
     for name, kind in METHODS.items():
-        choose = program(kind())
-        chosen = choose(windows)
-        kept = int(jnp.sum(chosen.audio_keep)) + int(jnp.sum(chosen.video_keep))
+        select = program(kind())
+        selection = select(windows)
+        kept = int(jnp.sum(selection.audio_keep)) + int(jnp.sum(selection.video_keep))
         note = f"keeps {kept / tokens:.1%} of {tokens} tokens; {clip}"
         peers = thread_choices(of_torch[name]) if name in of_torch else {}
-        ours = functools.partial(_finished, choose, windows)
+        ours = functools.partial(_finished, select, windows)
         timing, *others = bench.alternate(ours, *peers.values())
         best = min(zip(others, peers, strict=True), key=lambda pair: pair[0].median, default=())
         yield bench.timed(f"methods.{name}", timing, *best, note=note)
@@ -48,7 +48,7 @@ def run(bench: Bench) -> Iterator[Row]:
 
 
 def _peaks(bench: Bench) -> Iterator[Row]:
-    """Temporaries of a long clip: nothing grows with the square of its tokens."""
+    """Temporaries of a long clip, which do not grow with the square of its tokens."""
     width = bench.preset.compression_width
     shapes = jax.eval_shape(lambda: random_encoded(LONG, width, bench.config, bench.dtype))
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
@@ -59,7 +59,7 @@ def _peaks(bench: Bench) -> Iterator[Row]:
 
 
 def peer_calls(windows: EncodedWindow) -> dict[str, Call]:
-    """The rivals' mechanisms in PyTorch on the same clip, with the settings of our defaults."""
+    """The published mechanisms in PyTorch on the same clip, with the same settings."""
     from torch import Tensor
     from torch.nn.functional import pad
 
@@ -69,14 +69,14 @@ def peer_calls(windows: EncodedWindow) -> dict[str, Call]:
     video, audio = to_torch(windows.video), to_torch(windows.audio.tokens)
     grids, flat = video.flatten(0, 1), video.flatten(0, 2)
     received, keys = to_torch(windows.vision.received), to_torch(windows.vision.keys)
-    heard = to_torch(windows.audio.queries), to_torch(windows.audio.keys)
+    audio_heads = to_torch(windows.audio.queries), to_torch(windows.audio.keys)
     seats, zipped, frame = Seats(), VisionZip(), DyCoke().audio_frame
     frames = pad(audio, (0, 0, 0, -audio.shape[1] % frame)).unflatten(1, (-1, frame))
 
     def both() -> tuple[Tensor, Tensor]:
-        sound = rivals.seats(audio, rivals.received_in_windows(*heard), seats.target_audio)
+        of_audio = rivals.seats(audio, rivals.received_in_windows(*audio_heads), seats.target_audio)
         of_windows = video.flatten(1, 2), received.flatten(1)
-        return sound, rivals.seats(*of_windows, seats.target_video)
+        return of_audio, rivals.seats(*of_windows, seats.target_video)
 
     def merge() -> tuple[Tensor, Tensor]:
         return rivals.dycoke(frames, DYCOKE_RATE), rivals.dycoke(grids[None], DYCOKE_RATE)
@@ -93,18 +93,18 @@ def peer_calls(windows: EncodedWindow) -> dict[str, Call]:
     return {name: functools.partial(synchronised, call) for name, call in calls.items()}
 
 
-def _finished(choose: Callable[[EncodedWindow], Selection], windows: EncodedWindow) -> None:
-    jax.block_until_ready(choose(windows))
+def _finished(select: Callable[[EncodedWindow], Selection], windows: EncodedWindow) -> None:
+    jax.block_until_ready(select(windows))
 
 
 def program(method: Method) -> Callable[[EncodedWindow], Selection]:
-    """A method's choice among the tokens of a whole clip, jitted."""
+    """A method's selection for a whole clip, jitted."""
     return jax.jit(lambda windows: method.select(windows, jax.random.key(0)))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def random_encoded(count: int, width: int, config: ModelConfig, dtype: Any) -> EncodedWindow:
-    """``random_tokens`` with all else that the encoders can give."""
+    """``random_tokens`` with all other outputs of the encoders."""
     tokens = random_tokens(count, width, dtype)
     keys = jax.random.split(jax.random.key(1), 4)
     normal = functools.partial(jax.random.normal, dtype=dtype)

@@ -1,4 +1,4 @@
-"""Suite ``prefill``: encoder outputs to the first token, packed against full tokens."""
+"""Suite ``prefill``: from encoder outputs to the first token, packed against all tokens."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _memory(program: Prefill, peak: str) -> str:
 
 
 def transformers_call(bench: Bench, clip: NoiseClip, ours: jax.Array):
-    """transformers' decoder on the same features; checks that it comes to the same logits."""
+    """transformers' decoder on the same features; checks its logits."""
     from benchmarks.peers.thinker import Thinker
 
     thinker = Thinker(clip.weights, clip.config)

@@ -1,4 +1,4 @@
-"""Models to measure: sizes of a preset, random weights, random clips. No files are read."""
+"""Models to measure: sizes, random weights and random clips. No files are read."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ TEXT_TOKENS = 60  # around the clip, as in a usual question: 22 before it and 38
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """What a preset stands for.
+    """Sizes of a model and its clips.
 
     Attributes:
         model: sizes of the networks.
         windows: length of the clips in windows of 2 s.
-        compression_windows, compression_width: of the clip for the ``compression`` suite, which
-            needs no weights and so can be of full size on any machine.
+        compression_windows, compression_width: of the clip in the ``compression`` suite, which
+            needs no weights and can have the full size on every machine.
     """
 
     model: ModelConfig
@@ -53,7 +53,7 @@ def _model(
     encoder_ffn: tuple[int, int],
     full_attention: tuple[int, ...],
 ) -> ModelConfig:
-    """Sizes that differ; pairs are (queries, keys) for the decoder, (audio, vision) otherwise."""
+    """A configuration; pairs are (queries, keys) for the decoder and (audio, vision) otherwise."""
     return ModelConfig(
         audio=AudioConfig(
             mel_bins=128,
@@ -128,8 +128,8 @@ PRESETS = {
         compression_windows=4,
         compression_width=64,
     ),
-    # The 3B with widths and depths divided by 4, at a quarter of the windows: the operations split
-    # over encoders, matrices and attention as the 3B's do at 64 windows.
+    # The 3B with widths and depths divided by 4, at a quarter of the windows: encoders, matrices
+    # and attention have the same shares of the operations as the 3B at 64 windows.
     "small": Preset(
         _model(
             layers=9,
@@ -185,7 +185,7 @@ def default_dtype() -> jnp.dtype:
 
 
 def random_weights(config: ModelConfig, dtype: jnp.dtype, seed: int = 0) -> Any:
-    """Random parameters, made on the device, that keep activations near unit scale."""
+    """Random parameters, made on the device, with activations near unit scale."""
     leaves, structure = jax.tree.flatten_with_path(abstract_params(config, dtype))
 
     def make() -> Any:
@@ -197,7 +197,7 @@ def random_weights(config: ModelConfig, dtype: jnp.dtype, seed: int = 0) -> Any:
 
 
 def random_params(config: ModelConfig, dtype: jnp.dtype, weights: Any = None) -> Params:
-    """A whole model: random weights unless given, and a tokenizer whose markers it knows."""
+    """A model with random weights, unless given, and a matching tokenizer."""
     tokenizer = build_tokenizer()
     markers = {
         "audio_token": "<|AUDIO|>",
@@ -228,7 +228,7 @@ def _random_leaf(key: jax.Array, leaf: tuple[Any, jax.ShapeDtypeStruct]) -> jax.
 
 
 def random_prompt(config: ModelConfig, seed: int = 0) -> Prompt:
-    """Text around a clip with sound: the chat prompt's structure with random words."""
+    """Text around a clip with audio: the chat prompt's structure with random words."""
     words = np.random.default_rng(seed).integers(0, config.vision_end_token, TEXT_TOKENS, np.int32)
     before, after = words[:20], words[20 : TEXT_TOKENS - 4]
     prefix = [*before, config.vision_start_token, config.audio_start_token]
@@ -243,7 +243,7 @@ def random_prompt(config: ModelConfig, seed: int = 0) -> Prompt:
 
 
 def random_clip(count: int, config: ModelConfig) -> Clip:
-    """``random_windows`` as ``generate`` takes a clip that is loaded already."""
+    """``random_windows`` as a loaded clip."""
     return Clip(
         random_windows(count, config),
         duration=float(count * config.spec.seconds),
@@ -255,7 +255,7 @@ def random_clip(count: int, config: ModelConfig) -> Clip:
 
 
 def random_windows(count: int, config: ModelConfig, seed: int = 0) -> Window:
-    """A 16:9 clip of noise, every slot in use."""
+    """A 16:9 clip of noise that uses every slot."""
     rng, empty = np.random.default_rng(seed), Window.empty(config.spec, count)
     leaves: dict[str, Any] = {
         "patches": rng.integers(0, 256, empty.patches.shape, np.uint8),

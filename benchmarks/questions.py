@@ -1,4 +1,4 @@
-"""Suite ``questions``: a clip that is read once and asked about twice, to the first token each."""
+"""Suite ``questions``: two questions about one context, to the first token each."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ SECOND = "Who speaks after the door has opened, and where?"
 
 
 def run(bench: Bench) -> Iterator[Row]:
-    windows = bench.compression_windows  # of full length: what a second question saves
+    windows = bench.compression_windows  # of full length
     params = presets.random_params(bench.config, bench.dtype, bench.weights)
     clip = presets.random_clip(windows, params.config)
-    bench.say(f"questions: {windows} windows, 45 % of the tokens, compiling what reads and asks")
+    bench.say(f"questions: {windows} windows, 45 % of the tokens, compiling ``read`` and ``ask``")
     context = omnizip_jax.read(params, clip, KEEP_45)
 
     def first() -> None:

@@ -1,1 +1,1 @@
-"""What others do: PyTorch versions of the compression, and transformers' thinker."""
+"""PyTorch peers: compression rules, published methods, and transformers' thinker."""

@@ -1,4 +1,4 @@
-"""The paper's rule in PyTorch, all windows in one batch: what a careful port would look like.
+"""The paper's rule in PyTorch, all windows in one batch.
 
 Windows are whole (no masks), features are normalised once, and every similarity is one batched
 product; nothing loops over windows, anchors or tokens.

@@ -1,7 +1,7 @@
-"""The rivals' mechanisms in PyTorch, from the formulas of those who published them.
+"""The rivals' mechanisms in PyTorch, from their published formulas.
 
-Windows are whole (no masks), and nothing loops over windows: what a careful port would look like.
-Each function gives the masks of what stays. Counts are as their authors round them.
+Windows are whole (no masks), and nothing loops over windows. Each function returns masks of the
+kept tokens. Counts are rounded as by the authors.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ def evs(grids: torch.Tensor, share: float) -> torch.Tensor:
 
 @torch.no_grad()
 def dycoke(frames: torch.Tensor, rate: float) -> torch.Tensor:
-    """DyCoke's TTM: of frames 1 and 3 against 0 and 2, and of 2 against 0, the least similar stay.
+    """DyCoke's TTM: of frames 1 and 3 against 0 and 2, and of 2 against 0, the least similar.
 
     Args:
         frames: ``[S, T, P, D]``, groups of four in each of S sequences.
-        rate: k, the share of a compared frame that goes.
+        rate: k, the share of a compared frame that is discarded.
     """
     keep = torch.ones(frames.shape[:-1], dtype=torch.bool, device=frames.device)
     length = frames.shape[1]
     left = int((1 - rate) * frames.shape[2])
     for place, other in ((1, 0), (3, 2), (2, 0)):
-        last = length - 2 if place == 2 else length  # the last group's frame 2 stays whole
+        last = length - 2 if place == 2 else length  # the last group's frame 2 is kept whole
         these = torch.arange(place, last, 4, device=frames.device)
         alike = cosine_similarity(frames[:, these], frames[:, these - place + other], dim=-1)
         keep[:, these] = alike.argsort(dim=-1).argsort(dim=-1) < left
@@ -70,7 +70,7 @@ def visionzip(
 
 @torch.no_grad()
 def vidcom2(grids: torch.Tensor, share: float) -> torch.Tensor:
-    """VidCom2: what is least like the mean of its grid and of the clip; unusual grids keep more.
+    """VidCom2: tokens least similar to the means of grid and clip; unusual grids keep more.
 
     Args:
         grids: ``[T, P, D]``.
@@ -79,13 +79,13 @@ def vidcom2(grids: torch.Tensor, share: float) -> torch.Tensor:
     channels = flat.var(dim=0).topk(flat.shape[1] // 2, largest=False).indices
     unit = normalize(grids[..., channels], dim=-1)
 
-    def likeness(centre: torch.Tensor) -> torch.Tensor:
+    def similarity(centre: torch.Tensor) -> torch.Tensor:
         apart = (unit - centre).square().sum(dim=-1)
         widths = apart.new_tensor([0.125, 0.25, 0.5, 1.0, 2.0])
         return torch.exp(-apart[..., None] / (2 * widths)).sum(dim=-1)
 
-    of_clip = likeness(unit.mean(dim=(0, 1)))
-    of_grid = likeness(unit.mean(dim=1, keepdim=True))
+    of_clip = similarity(unit.mean(dim=(0, 1)))
+    of_grid = similarity(unit.mean(dim=1, keepdim=True))
     unusual = torch.softmax(-of_clip.mean(dim=1) / 0.01, dim=0)
     size = grids.shape[1]
     kept = (share * (1 + unusual - unusual.mean()) * size).int().clamp(max=size)
@@ -95,7 +95,7 @@ def vidcom2(grids: torch.Tensor, share: float) -> torch.Tensor:
 
 @torch.no_grad()
 def seats(tokens: torch.Tensor, received: torch.Tensor, share: float) -> torch.Tensor:
-    """Stage I of SEATS: farthest points of ``D_ij a_j``, in every window by itself.
+    """Stage I of SEATS: farthest points of ``D_ij a_j``, in each window.
 
     Args:
         tokens: ``[W, n, D]``.

@@ -1,4 +1,4 @@
-"""transformers' thinker with sdpa attention, on our weights and our inputs."""
+"""transformers' thinker with sdpa attention, with the library's weights and inputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from omnizip_jax.models.qwen2_5_omni.parameters import released_leaves
 from omnizip_jax.models.qwen2_5_omni.vision import normalise
 from omnizip_jax.types import Window
 
-# In memory transformers 5 calls the released parts by other names.
+# transformers 5 renames the released modules.
 RENAMED = {
     "thinker.audio_tower.": "model.audio_tower.",
     "thinker.visual.": "model.visual.",
@@ -28,10 +28,9 @@ RENAMED = {
 
 
 class Thinker:
-    """The peer of the networks: full tokens, logits of the last token only.
+    """The peer of the networks: all tokens, logits of the last token only.
 
-    transformers itself computes the logits of every token of the prompt; leaving that out is in
-    its favour.
+    transformers itself computes the logits of every token; omitting that is in its favour.
     """
 
     def __init__(self, weights: Any, config: ModelConfig):
@@ -46,7 +45,7 @@ class Thinker:
         _copy_weights(weights, config, dict(self.model.named_parameters()))
 
     def inputs(self, windows: Window, prompt: Prompt) -> dict[str, Any]:
-        """What transformers' processor would make of whole windows and a prompt."""
+        """Output of transformers' processor for whole windows and a prompt."""
         count, grids = windows.grid_mask.shape
         cells = np.asarray(windows.grid_size)[0]
         unit = self.config.vision.merge
@@ -69,7 +68,7 @@ class Thinker:
         return placed | {"use_audio_in_video": True}
 
     def embedded(self, inputs: dict[str, Any], video: Any, audio: Any) -> dict[str, Any]:
-        """The prompt with given features of the media in place: the decoder's inputs."""
+        """The decoder's inputs, with the given features of the media."""
         ids = inputs["input_ids"]
         embeddings = self.model.get_input_embeddings()(ids)
         for token, features in (
@@ -125,7 +124,7 @@ class Thinker:
 
     @torch.no_grad()
     def decode(self, logits: Any, cache: Any, position: int, tokens: int) -> tuple[Any, Any]:
-        """Greedy tokens one after the other; the cache is changed."""
+        """Decode greedy tokens; changes the cache."""
 
         def call():
             nonlocal logits
@@ -142,7 +141,7 @@ class Thinker:
 
 
 def to_torch(array: Any) -> torch.Tensor:
-    """An array of either float type in PyTorch, on the host."""
+    """Copy an array to PyTorch on the host."""
     values = np.array(array)
     if values.dtype == jnp.bfloat16:
         return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
@@ -150,18 +149,20 @@ def to_torch(array: Any) -> torch.Tensor:
 
 
 def _copy_weights(weights: Any, config: ModelConfig, parameters: dict[str, Any]) -> None:
-    """Our parameters into transformers' places, one at a time."""
+    """Copy the library's parameters to transformers' model, one at a time."""
     flat: Any = flatten_dict(weights)
-    unfilled = {name for name in parameters if "audio_bos_eos_token" not in name}
+    missing = {name for name in parameters if "audio_bos_eos_token" not in name}
     for leaf in released_leaves(config):
         for released, part in leaf.views(np.asarray(flat[leaf.path])):
             prefix = next(old for old in RENAMED if released.startswith(old))
             name = RENAMED[prefix] + released.removeprefix(prefix)
             tensor = to_torch(np.ascontiguousarray(part)).reshape(leaf.released_shape)
             parameters[name].copy_(tensor)
-            unfilled.remove(name)
-    if unfilled:
-        raise AssertionError(f"transformers has parameters that we do not: {sorted(unfilled)}")
+            missing.remove(name)
+    if missing:
+        raise AssertionError(
+            f"transformers has parameters that the library does not have: {sorted(missing)}"
+        )
 
 
 def _transformers_config(config: ModelConfig) -> Qwen2_5OmniThinkerConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int, Num
 
 
 def front(keep: Bool[Array, " N"], capacity: int) -> tuple[Int[Array, " C"], Bool[Array, " C"]]:
@@ -16,7 +16,7 @@ def front(keep: Bool[Array, " N"], capacity: int) -> tuple[Int[Array, " C"], Boo
     return index, jnp.arange(capacity) < jnp.sum(keep)
 
 
-def unpacked(values: Float[Array, " C"], keep: Bool[Array, " N"]) -> Float[Array, " N"]:
+def unpacked(values: Num[Array, " C"], keep: Bool[Array, " N"]) -> Num[Array, " N"]:
     """Values of packed tokens back where the tokens were, 0 for those that did not stay."""
     place = jnp.cumsum(keep) - 1
     there = keep & (place < len(values))

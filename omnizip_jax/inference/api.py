@@ -1,4 +1,4 @@
-"""Questions about whole clips: ``generate`` is ``read`` and ``ask``."""
+"""Questions about whole clips: ``generate``, ``converse``, ``read``; ``warmup`` compiles ahead."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 
 from omnizip_jax.compression import Method, OmniZipConfig, as_method
 from omnizip_jax.config import WindowSpec
-from omnizip_jax.inference import chat_template as prompts
+from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM, check_question
 from omnizip_jax.inference.context import Context
 from omnizip_jax.inference.decode import SamplingParams, check_count, check_seed
 from omnizip_jax.inference.generation import (
     Answer,
     GenerationState,
     begin,
-    begin_at,
+    begin_from_logits,
     check_callback,
     finish,
     run,
     step,
 )
 from omnizip_jax.inference.inputs import MediaOptions, UserTurn, check_positions, load_turn
-from omnizip_jax.inference.prefill import read_turn, read_with_question, timed
+from omnizip_jax.inference.prefill import prefill_turn, timed
 from omnizip_jax.media import Clip
 from omnizip_jax.media.pixels import fit_grid
 from omnizip_jax.models.params import Params, check_params
@@ -39,7 +39,7 @@ def generate(
     *,
     compression: Method | None = OmniZipConfig(),  # noqa: B008 (frozen)
     max_new_tokens: int = 256,
-    system: str = prompts.DEFAULT_SYSTEM,
+    system: str = DEFAULT_SYSTEM,
     use_audio: bool = True,
     use_video: bool = True,
     max_frames: int | None = None,
@@ -50,36 +50,36 @@ def generate(
     on_text: Callable[[str], None] | None = None,
     progress: bool = False,
 ) -> Answer:
-    """Answer a question about a video with sound.
+    """Answer a question about a video with audio.
 
     Args:
         params: from ``omnizip_jax.load``.
         video: a path, a URL, ``(frames uint8 [T, H, W, 3], fps, waveform float32 [S], sample
             rate)`` with None for a missing waveform, or a ``Clip``. None asks the language model
             alone.
-        question: the user's turn.
+        question: the user's text.
         compression: the method; None keeps all tokens.
-        max_new_tokens: where to stop if the model does not.
+        max_new_tokens: the most tokens that are generated.
         system: the system prompt.
-        use_audio, use_video: set one to False to leave that modality out.
-        max_frames: cap on the frames of a long clip; sampled uniformly. None: 2 a second.
-        spec: the shape of a window; more ``grid_slots`` keep larger pictures. The checkpoint's own
+        use_audio, use_video: False leaves that modality out.
+        max_frames: the most frames of a long clip, sampled uniformly. None: 2 a second.
+        spec: the shape of a window; more ``grid_slots`` keep larger frames. The checkpoint's own
             by default.
         temperature: 0 is greedy.
-        top_p: nucleus sampling: keep the likeliest tokens that hold this mass.
-        seed: of the sampling, and of methods that draw.
-        on_text: called with every new piece of text as it is made.
+        top_p: nucleus sampling: sample from the most probable tokens that hold this mass.
+        seed: of the sampling, and of methods that sample randomly.
+        on_text: called with every new piece of text.
         progress: show progress bars for long clips.
 
     Raises:
         ValueError: an unreadable video, an empty question, a setting out of range, or a prompt
             that is longer than the model's positions.
     """
-    prompts.check_question(question)
+    check_question(question)
     parts = [question] if video is None else [{"video": video}, question]
-    media_options = MediaOptions(system, use_audio, use_video, max_frames, spec, progress)
+    media = MediaOptions(system, use_audio, use_video, max_frames, spec, progress)
     sampling_params = SamplingParams(max_new_tokens, temperature, top_p, seed)
-    return _answer(params, parts, as_method(compression), media_options, sampling_params, on_text)
+    return _answer(params, parts, as_method(compression), media, sampling_params, on_text)
 
 
 def converse(
@@ -88,35 +88,27 @@ def converse(
     *,
     compression: Method | None = OmniZipConfig(),  # noqa: B008 (frozen)
     max_new_tokens: int = 256,
-    system: str = prompts.DEFAULT_SYSTEM,
-    use_audio: bool = True,
-    use_video: bool = True,
-    max_frames: int | None = None,
-    spec: WindowSpec | None = None,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
     on_text: Callable[[str], None] | None = None,
-    progress: bool = False,
+    **options: Any,
 ) -> Answer:
     """Answer a turn of several clips and texts, in any order; the last part is a text.
 
     Args:
         parts: texts, and clips as ``{"video": source}``; a ``Path``, a tuple of arrays and a
-            ``Clip`` need no wrapping. Each clip is compressed for itself.
-
-    The other arguments, and what is raised, are those of ``generate``.
+            ``Clip`` need no mapping. Each clip is compressed separately.
+        options: the other arguments of ``generate``, which also lists the errors.
     """
-    media_options = MediaOptions(system, use_audio, use_video, max_frames, spec, progress)
-    sampling_params = SamplingParams(max_new_tokens, temperature, top_p, seed)
-    return _answer(params, parts, as_method(compression), media_options, sampling_params, on_text)
+    names = {field.name for field in dataclasses.fields(MediaOptions)}
+    media = MediaOptions(**{name: options.pop(name) for name in names & options.keys()})
+    sampling_params = SamplingParams(max_new_tokens, **options)
+    return _answer(params, parts, as_method(compression), media, sampling_params, on_text)
 
 
 def _answer(
     params: Params,
     parts: Sequence[Any],
     method: Method,
-    media_options: MediaOptions,
+    media: MediaOptions,
     sampling_params: SamplingParams,
     on_text: Callable[[str], None] | None,
 ) -> Answer:
@@ -124,20 +116,46 @@ def _answer(
     check_callback(on_text)
     seconds: dict[str, float] = {}
     with timed(seconds, "media"):
-        turn = load_turn(params, parts, media_options)
+        turn = load_turn(params, parts, media)
     check_positions(turn, sampling_params.max_new_tokens, params.config)
-    question, room = turn.question, sampling_params.max_new_tokens
-    drawn, progress = sampling_params.seed, media_options.progress
-    if method.stages(params.config.text.layers) and turn.clips:
-        context, logits, took = read_with_question(params, turn, method, room, drawn, progress)
-        generation = begin_at(context, logits, question, sampling_params)
-    else:
-        context, took = read_turn(params, turn, method, turn.room(room), drawn, progress)
-        generation = begin(params, context, question, sampling_params, copy=False)
-    clip, text = turn.shown, turn.read_before(params.config)
-    del context, turn  # the first cache and the pixels are not needed to decode
-    answer = _completed(params, run(params, generation, on_text), text, seconds | took)
-    return dataclasses.replace(answer, clip=clip)
+    shown, text = turn.shown, turn.text_before(params.config)
+    state, took = begin_turn(params, turn, method, sampling_params, progress=media.progress)
+    del turn  # the pixels are not needed to decode
+    answer = _completed(params, run(params, state, on_text), text, seconds | took)
+    return dataclasses.replace(answer, clip=shown)
+
+
+def begin_turn(
+    params: Params,
+    turn: UserTurn,
+    method: Method,
+    sampling_params: SamplingParams,
+    *,
+    progress: bool = False,
+    encoded: Sequence[EncodedWindow] | None = None,
+) -> tuple[GenerationState, dict[str, float]]:
+    """Prefill a turn with its question; ``step`` generates the answer.
+
+    Args:
+        progress, encoded: see ``prefill_turn``.
+
+    Returns:
+        The state, and the wall seconds of "encoders" and "prefill".
+    """
+    reserve, question = sampling_params.max_new_tokens, turn.question
+    context, logits, seconds = prefill_turn(
+        params,
+        turn,
+        method,
+        reserve,
+        question=bool(turn.clips),
+        seed=sampling_params.seed,
+        progress=progress,
+        encoded=encoded,
+    )
+    if logits is None:
+        return begin(params, context, question, sampling_params, copy=False), seconds
+    return begin_from_logits(context, logits, question, sampling_params), seconds
 
 
 def answer_encoded(
@@ -148,35 +166,32 @@ def answer_encoded(
     method: Method,
     *,
     max_new_tokens: int = 256,
-    system: str = prompts.DEFAULT_SYSTEM,
+    system: str = DEFAULT_SYSTEM,
     seed: int = 0,
 ) -> Answer:
-    """``generate`` for a method with stages and a clip that is encoded already, greedily.
+    """``generate`` for a clip that is encoded already, greedily.
 
-    Other methods read the clip once for all questions: ``read_encoded``, then ``ask``.
+    For several questions about one clip under a method without stages inside the decoder,
+    ``read_encoded`` and ``ask`` prefill the clip once.
     """
     turn = UserTurn.of(params, [clip, question], system)
     check_positions(turn, max_new_tokens, params.config)
-    context, logits, took = read_with_question(
-        params, turn, method, max_new_tokens, seed, encoded=encoded
-    )
-    generation = begin_at(
-        context, logits, turn.question, SamplingParams(max_new_tokens, 0.0, 1.0, seed)
-    )
-    return _completed(params, run(params, generation), turn.read_before(params.config), took)
+    sampling_params = SamplingParams(max_new_tokens, seed=seed)
+    state, seconds = begin_turn(params, turn, method, sampling_params, encoded=[encoded])
+    return _completed(params, run(params, state), turn.text_before(params.config), seconds)
 
 
 def _completed(
-    params: Params, generation: GenerationState, text: int, took: dict[str, float]
+    params: Params, state: GenerationState, text: int, seconds: dict[str, float]
 ) -> Answer:
-    """The answer, with what was read before its question: tokens of text, and seconds."""
-    answer, _ = finish(params, generation)
-    prefill = took["prefill"] + answer.seconds["prefill"]
+    """The finished answer with the costs of the turn: text tokens before the question, seconds."""
+    answer, _ = finish(params, state)
+    prefill = seconds["prefill"] + answer.seconds["prefill"]
     return dataclasses.replace(
         answer,
         counts=dataclasses.replace(answer.counts, text=text + answer.counts.text),
-        compression=generation.context.trace,
-        seconds=took | answer.seconds | {"prefill": prefill},
+        compression=state.context.trace,
+        seconds=seconds | answer.seconds | {"prefill": prefill},
     )
 
 
@@ -185,38 +200,51 @@ def read(
     video: Any,
     compression: Method | None = OmniZipConfig(),  # noqa: B008 (frozen)
     *,
-    system: str = prompts.DEFAULT_SYSTEM,
-    use_audio: bool = True,
-    use_video: bool = True,
-    max_frames: int | None = None,
-    spec: WindowSpec | None = None,
-    room: int = 256,
+    reserve: int = 256,
     seed: int = 0,
-    progress: bool = False,
+    **options: Any,
 ) -> Context:
-    """Read a clip once, to ``ask`` about it as often as you like.
+    """Prefill a clip once, to ``ask`` any number of questions about it.
 
     Args:
         video: as for ``generate``; or a list of parts as for ``converse``, ending with a clip.
-        room: slots for a question and its answer; the cache grows where they need more.
-
-    The other arguments, and what is raised, are those of ``generate``.
+        compression: the method; None keeps all tokens.
+        reserve: slots of the cache for a question and its answer; it is resized if they need more.
+        seed: of methods that sample randomly.
+        options: ``system``, ``use_audio``, ``use_video``, ``max_frames``, ``spec`` and ``progress``
+            of ``generate``, which also lists the errors.
     """
     check_params(params)
     check_seed(seed)
-    check_count("room", room, 0)
+    check_count("reserve", reserve, 0)
     parts = video if isinstance(video, list) else [] if video is None else [{"video": video}]
     method = as_method(compression)
     if method.stages(params.config.text.layers):
         raise ValueError(
-            f"{type(method).__name__} reads a clip with the eyes of its question: use generate"
+            f"{type(method).__name__} prunes inside the decoder, so the question must be part of "
+            "the prefill: use generate"
         )
     if parts and isinstance(parts[-1], str):
-        raise ValueError("what is read ends with a clip: give the last text to ask")
-    media_options = MediaOptions(system, use_audio, use_video, max_frames, spec, progress)
-    turn = load_turn(params, [*parts, "?"], media_options)
-    check_positions(turn, room, params.config)
-    return read_turn(params, turn, method, room, seed, progress)[0]
+        raise ValueError("the parts of read must end with a clip: pass the last text to ask")
+    turn = load_turn(params, [*parts, "?"], MediaOptions(**options))
+    check_positions(turn, reserve, params.config)
+    progress = options.get("progress", False)
+    return prefill_turn(params, turn, method, reserve, seed=seed, progress=progress)[0]
+
+
+def read_encoded(
+    params: Params,
+    clip: Clip,
+    encoded: EncodedWindow,
+    method: Method,
+    *,
+    system: str = DEFAULT_SYSTEM,
+    reserve: int = 256,
+    seed: int = 0,
+) -> Context:
+    """``read`` for a clip that is encoded already: several methods share one encoding."""
+    turn = UserTurn.of(params, [clip, "?"], system)
+    return prefill_turn(params, turn, method, reserve, seed=seed, encoded=[encoded])[0]
 
 
 def warmup(
@@ -227,43 +255,41 @@ def warmup(
     max_new_tokens: int = 256,
     size: tuple[int, int] = (1280, 720),
     audio: bool = True,
-    system: str = prompts.DEFAULT_SYSTEM,
+    system: str = DEFAULT_SYSTEM,
     spec: WindowSpec | None = None,
 ) -> dict[str, float]:
-    """Compile the programs for clips of some lengths, by running them on noise.
+    """Compile the programs that ``generate`` needs for clips of given lengths, by running them.
 
-    Clips share programs through length buckets, so a few lengths serve many. With JAX's
-    persistent compilation cache (the command line turns it on) a second process starts faster.
+    Clips of different lengths share programs, so a few lengths serve many. With JAX's persistent
+    compilation cache (which the command line enables) a second process starts faster.
 
     Args:
         params: from ``omnizip_jax.load``.
         seconds: one or several lengths of clips.
-        compression, max_new_tokens, system, spec: as ``generate`` will get them.
-        size: width and height of the pictures.
-        audio: whether the clips have sound.
+        compression, max_new_tokens, system, spec: as ``generate`` will receive them.
+        size: width and height of the frames.
+        audio: whether the clips have audio.
 
     Returns:
-        Wall seconds of each first run, by program and length; where a program was there already
-        (of an equal bucket, or from the persistent cache) they are few.
+        Wall seconds of each first run, by program and length; few where the program existed.
     """
     report = {}
-    lengths = [seconds] if isinstance(seconds, (int, float)) else seconds
+    lengths = [seconds] if isinstance(seconds, int | float) else seconds
     spec, method = params.config.spec if spec is None else spec, as_method(compression)
     for length in lengths:
-        clip = _noise(length, size, audio, spec)
+        clip = _noise_clip(length, size, audio, spec)
         turn = UserTurn.of(params, [clip, "What happens?"], system)
-        context, took = read_turn(params, turn, method, turn.room(max_new_tokens))
+        state, took = begin_turn(params, turn, method, SamplingParams(max_new_tokens))
         report[f"encoders, {length:g} s"] = took["encoders"]
         report[f"compression and prefill, {length:g} s"] = took["prefill"]
         began = time.perf_counter()
-        sampling_params = SamplingParams(max_new_tokens)
-        step(params, begin(params, context, turn.question, sampling_params, copy=False))
+        step(params, state)
         report[f"generation, {length:g} s"] = time.perf_counter() - began
     return report
 
 
-def _noise(seconds: float, size: tuple[int, int], audio: bool, spec: WindowSpec) -> Clip:
-    """A clip of random pixels and mel, all its windows full."""
+def _noise_clip(seconds: float, size: tuple[int, int], audio: bool, spec: WindowSpec) -> Clip:
+    """A clip of random pixels and mel, with all slots of its windows used."""
     rng = np.random.default_rng(0)
     empty = Window.empty(spec, max(1, -(-int(np.ceil(seconds)) // spec.seconds)))
     cells = np.array(fit_grid(size[1], size[0], spec.grid_slots), np.int32)

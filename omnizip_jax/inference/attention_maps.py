@@ -1,6 +1,6 @@
-"""Where the decoder attends: what the last token of a prompt looks at, layer by layer.
+"""Attention maps: attention of the last token of a prompt, layer by layer.
 
-The prompt is read as ``generate`` reads it. Its last token then passes the layers once more, over
+The prompt is prefilled as in ``generate``. Its last token then passes the layers once more, over
 the keys in the cache: one row of attention a layer, no matrix.
 """
 
@@ -19,7 +19,7 @@ from omnizip_jax.compression import Method
 from omnizip_jax.compression.method import Counts
 from omnizip_jax.compression.stages import Stage
 from omnizip_jax.inference.inputs import UserTurn
-from omnizip_jax.inference.prefill import read_with_question
+from omnizip_jax.inference.prefill import prefill_turn
 from omnizip_jax.inference.sequence import interleave, token_counts
 from omnizip_jax.media import Clip
 from omnizip_jax.models.backend import Backend
@@ -52,23 +52,24 @@ class AttentionMaps:
 def compute_attention_maps(
     params: Params, clip: Clip, question: str, method: Method, *, seed: int = 0
 ) -> AttentionMaps:
-    """What the last token before the answer attends to in a clip, under a method.
+    """Attention of the last token before the answer to the tokens of a clip, under a method.
 
     Args:
-        seed: for methods that draw.
+        seed: of methods that sample randomly.
 
     Raises:
         ValueError: as ``generate``.
     """
     config = params.config
     turn = UserTurn.of(params, [clip, question])
-    context, _, _ = read_with_question(params, turn, _Remembered(method), 1, seed)
+    wrapped = _KeepsAllKeys(method)
+    context, _, _ = prefill_turn(params, turn, wrapped, 1, question=True, seed=seed)
     cache, trace = context.cache, context.trace
-    assert isinstance(cache, tuple) and trace is not None
+    assert trace is not None
     last = turn.question
     rows = _rows(
         params.weights,
-        cache,
+        cache if isinstance(cache, tuple) else (cache,),
         jnp.asarray(last.tokens[-1:], jnp.int32),
         context.state.after + int(last.offsets[-1]),
         config=config,
@@ -76,7 +77,9 @@ def compute_attention_maps(
     )
     before = len(turn.texts[0].tokens) + len(context.prefill_config.markers)
     exists, kind, window = _tokens(clip, config)
-    depth = np.rint(_in_order(trace.video_depth, trace.audio_depth)[exists] * config.text.layers)
+    audio = trace.audio_keep if trace.audio_depth is None else trace.audio_depth
+    video = trace.video_keep if trace.video_depth is None else trace.video_depth
+    depth = np.rint(np.asarray(interleave(*map(jnp.asarray, (video, audio))))[exists] * config.text.layers)
     media, text, first = [], [], 0
     for row in map(np.asarray, rows):
         read = depth > first
@@ -95,8 +98,8 @@ def compute_attention_maps(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Remembered(Method):
-    """A method whose stages leave the keys of the layers before them, to be looked at."""
+class _KeepsAllKeys(Method):
+    """A method whose stages do not prune the keys of earlier layers."""
 
     inner: Method
 
@@ -118,24 +121,19 @@ class _Remembered(Method):
 def _tokens(
     clip: Clip, config: Config
 ) -> tuple[Bool[np.ndarray, " slots"], Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
-    """Which slots of a clip hold a token, and the kind and the window of those that do."""
+    """The slots of a clip that hold a token, and the kind and the window of these tokens."""
     windows, spec = clip.windows, clip.spec
     count = len(windows.mel_length)
     audio, _ = token_counts(windows, config)
     cells = np.asarray(windows.grid_size).prod(1)[:, None, None]
-    seen = np.asarray(windows.grid_mask)[..., None] & (np.arange(spec.grid_slots) < cells)
-    heard = np.arange(spec.audio_slots) < audio[:, None]
-    exists = _in_order(seen, heard)
+    video_mask = np.asarray(windows.grid_mask)[..., None] & (np.arange(spec.grid_slots) < cells)
+    audio_mask = np.arange(spec.audio_slots) < audio[:, None]
+    exists = np.asarray(interleave(*map(jnp.asarray, (video_mask, audio_mask))))
     kind = np.tile(
         np.repeat([TokenKind.VIDEO, TokenKind.AUDIO], [spec.video_slots, spec.audio_slots]), count
     )
     window = np.repeat(np.arange(count), spec.slots)
     return exists, kind[exists], window[exists]
-
-
-def _in_order(video: Any, audio: Any) -> np.ndarray:
-    """Slots in the order of the prompt: in each window the picture, then the sound."""
-    return np.asarray(interleave(video, audio))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "backend"))
@@ -148,7 +146,7 @@ def _rows(
     config: Config,
     backend: Backend,
 ) -> tuple[Float[Array, "L S"], ...]:
-    """Attention of the prompt's last token, which the cache has already."""
+    """Attention of the prompt's last token, whose keys are in the cache already."""
     decoder = family(config).bound_decoder(weights, config, backend)
     past = tuple(segment.replace(length=segment.length - 1) for segment in cache)
     positions = jnp.broadcast_to(position, (3, 1))

@@ -1,7 +1,4 @@
-"""What the model has read: keys, values, what each slot is, and how it came to be.
-
-A conversation is a sequence of texts and windows; tokens enter through ``entry``.
-"""
+"""The state of a conversation or a stream: KV cache, metadata of its slots, positions, settings."""
 
 from __future__ import annotations
 
@@ -29,15 +26,15 @@ DEFAULT_MEMORY: Memory = "fading"  # docs/streaming.md has the curve
 
 
 class SlotMetadata(struct.PyTreeNode):
-    """What is known of every slot of the cache, in the order of time.
+    """Metadata of every slot of a KV cache, in temporal order.
 
     Attributes:
         kind: ``TokenKind``. The prefix is never evicted; start tokens leave with the last token
             of their video.
-        unit: number of the window, turn or start that wrote it; grows along the cache.
+        unit: number of the window, text or start that wrote the slot; ascending along the cache.
         time: position at which its unit begins.
         base: position at which its video begins, from which rows and columns count; for text the
-            same as ``time``. Grows along the cache.
+            same as ``time``. Ascending along the cache.
         importance: 1 for an average token; the least important slots are evicted first.
     """
 
@@ -53,7 +50,7 @@ class SlotMetadata(struct.PyTreeNode):
         return cls(zeros, zeros, zeros, zeros, jnp.ones(slots, jnp.float32))
 
     def write(self, block: SlotMetadata, start: Int[Array, ""]) -> SlotMetadata:
-        """Describe a block that is written to the cache at ``start``."""
+        """Write the metadata of a block of slots that begins at ``start``."""
 
         def update(old: Array, new: Array) -> Array:
             return jax.lax.dynamic_update_slice(old, new.astype(old.dtype), (start,))
@@ -63,31 +60,47 @@ class SlotMetadata(struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class PrefillConfig:
-    """How windows become tokens; static under ``jax.jit``."""
+    """Settings under which windows are encoded, compressed and prefilled; static under ``jax.jit``.
+
+    Attributes:
+        config: of the model.
+        method: selects the tokens.
+        spec: the shape of a window.
+        modalities: of the windows: audio, video, or both.
+        backend: choices for the device that holds the weights.
+        importance: whether the importance of streamed tokens is computed, for eviction.
+    """
 
     config: Config
     method: Method
     spec: WindowSpec
-    modalities: Modalities  # what the windows have: sound, pictures, or both
+    modalities: Modalities
     backend: Backend
+    importance: bool = False
 
     @classmethod
     def of(
-        cls, params: Params, method: Method, spec: WindowSpec, modalities: Modalities
+        cls,
+        params: Params,
+        method: Method,
+        spec: WindowSpec,
+        modalities: Modalities,
+        importance: bool = False,
     ) -> PrefillConfig:
-        """With the kernels that suit the weights."""
-        return cls(params.config, method, spec, modalities, Backend.of(params.weights))
+        """Settings with the backend of the weights' device."""
+        backend = Backend.of(params.weights)
+        return cls(params.config, method, spec, modalities, backend, importance)
 
     @property
     def markers(self) -> tuple[int, ...]:
-        """What opens a clip; all at one position."""
+        """Start tokens of a clip; all have one position."""
         return family(self.config).start_markers(
             self.config, self.modalities.audio, self.modalities.video
         )
 
     @property
-    def block(self) -> int:
-        """Static slots of one streamed window: the most that may be kept of it."""
+    def window_capacity(self) -> int:
+        """Static slots of one streamed window: the most tokens that the method keeps of it."""
         audio = self.spec.audio_slots * self.modalities.audio
         video = self.spec.video_slots * self.modalities.video
         return len(self.markers) + self.method.step_bound(audio, video)
@@ -95,14 +108,14 @@ class PrefillConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RetentionPolicy:
-    """How long things are remembered, and by whom; known to the host alone.
+    """What a context retains when its cache is full, and what identifies it; host data only.
 
     Attributes:
         system: the system prompt.
-        mark: tells the weights that the context was read with.
-        memory: what leaves a full cache; None lets the cache grow instead.
-        low_water: slots that stay in use after the cache was full.
-        text_slots: room that windows leave for a question and its answer.
+        mark: identifies the weights that wrote the cache.
+        memory: eviction policy of a stream; None: no eviction, the cache is resized instead.
+        low_water: slots in use after an eviction.
+        text_slots: slots that windows leave free for a question and its answer.
     """
 
     system: str
@@ -113,22 +126,23 @@ class RetentionPolicy:
 
 
 class StreamState(struct.PyTreeNode):
-    """Where a conversation stands.
+    """Positions, counters and method state of a conversation or a stream; device data.
 
     Attributes:
-        slots: what each slot of the cache belongs to.
-        plan: what the method remembers of a stream; None where it looked ahead.
-        expected: what is usual in a stream, by which it is told what is worth remembering.
-        key: for methods that draw.
-        origin: position right after the prompt's prefix.
+        slots: metadata of the cache's slots.
+        plan: state of the method in a stream; None for whole clips.
+        expected: running statistics from which the importance of tokens follows; None where it is
+            not computed.
+        key: of methods that sample randomly.
+        origin: position right after the prefix of the prompt; 0 before the prefix is written.
         time: position at which the next window, or the next clip, begins.
         base: position from which rows and columns of the open clip count.
-        after: position of a text that would follow now.
+        after: position of a text that follows now.
         unit: number of the next unit of the cache.
-        in_video: a clip is open; the next text closes it.
-        windows: so far.
-        seen, kept: audio and video tokens, from the beginning.
-        overflow: tokens that a method kept beyond its own bound; they would be lost.
+        in_video: whether a clip is open; the next text closes it.
+        windows: windows so far.
+        seen, kept: audio and video tokens so far, before and after compression.
+        overflow: tokens that a method kept beyond its own bound, and that were dropped.
     """
 
     slots: SlotMetadata
@@ -150,7 +164,7 @@ class StreamState(struct.PyTreeNode):
     def initial(
         cls, slots: int, key: PRNGKeyArray, plan: Any = None, expected: Expected | None = None
     ) -> StreamState:
-        """Before the first token."""
+        """The state before the first token, for a cache of ``slots``."""
         zero = jnp.int32(0)
         return cls(
             slots=SlotMetadata.empty(slots),
@@ -169,21 +183,15 @@ class StreamState(struct.PyTreeNode):
             overflow=zero,
         )
 
-    def after_prefix(self, prefix: Int[Array, ""], slots: int) -> StreamState:
-        """Behind a prompt's prefix of so many tokens, the first in a cache of ``slots``."""
-        return self.replace(
-            slots=SlotMetadata.empty(slots), origin=prefix, time=prefix, base=prefix, after=prefix
-        )
-
 
 class Context(struct.PyTreeNode):
-    """All that was read so far: hand it from call to call.
+    """A conversation or a stream up to now: passed to and returned by every call.
 
     Attributes:
-        cache: keys and values of everything remembered.
-        state: where the conversation stands.
-        trace: what the method did with the last window, or with the windows of the last clip.
-        prefill_config, retention: how windows are read, and how long they are remembered.
+        cache: keys and values of the retained tokens.
+        state: positions, counters, and the state of the method.
+        trace: the selection of the last window, or of the windows of the last clip.
+        prefill_config, retention: settings of the prefill and of the eviction.
         used_slots, used_positions: upper bounds on the slots and positions in use, known on the
             host, so that it need not wait for the device before every window.
     """
@@ -203,18 +211,20 @@ class Context(struct.PyTreeNode):
         prefill_config: PrefillConfig,
         retention: RetentionPolicy,
         seed: int,
+        capacity: int,
         plan: Any = None,
         expected: Expected | None = None,
     ) -> Context:
-        """Before the first token, and without a slot.
+        """An empty context; its cache is allocated once, at its final size.
 
         Args:
-            seed: for methods that draw.
-            plan, expected: what a stream begins with (``StreamState``).
+            seed: of methods that sample randomly.
+            capacity: slots of the cache.
+            plan, expected: initial state of a stream (``StreamState``).
         """
         dtype = family(prefill_config.config).compute_dtype(params.weights)
-        cache = KVCache.empty(prefill_config.config.text, 0, dtype)
-        state = StreamState.initial(0, jax.random.key(seed), plan, expected)
+        cache = KVCache.empty(prefill_config.config.text, capacity, dtype)
+        state = StreamState.initial(capacity, jax.random.key(seed), plan, expected)
         cache, state = commit((cache, state), jax.tree.leaves(params.weights)[0])
         return cls(cache, state, None, prefill_config, retention, 0, 0)
 
@@ -230,19 +240,19 @@ class Context(struct.PyTreeNode):
 
     @property
     def seen(self) -> Int[Array, " 2"]:
-        """Audio and video tokens that came."""
+        """Audio and video tokens before compression."""
         return self.state.seen
 
     @property
     def kept(self) -> Int[Array, " 2"]:
-        """Audio and video tokens that the decoder read."""
+        """Audio and video tokens that the decoder read, after compression."""
         return self.state.kept
 
     @property
     def retained(self) -> dict[int, int]:
-        """Audio and video tokens in the cache, by the unit of the window that they belong to.
+        """Audio and video tokens in the cache by the unit of their window.
 
-        The unit of the last window is ``past.unit - 1``; windows of which nothing is left lack.
+        The unit of the last window is ``state.unit - 1``. Windows without tokens are left out.
         """
         length, slots = int(self.cache.length), self.state.slots
         kind, unit = np.asarray(slots.kind)[:length], np.asarray(slots.unit)[:length]
@@ -258,24 +268,24 @@ class Context(struct.PyTreeNode):
 
 
 def fork(context: Context) -> Context:
-    """A copy that shares nothing with its original: feed and ask each as you like."""
+    """Copy a context, so that ``feed`` and ``ask`` can continue from both independently."""
     check_usable(context)
     return context.replace(cache=jax.tree.map(jnp.copy, context.cache))
 
 
 def check_context(params: Params, context: Context) -> None:
-    """Raise ``ValueError`` unless the context was read with these weights and is not used up."""
+    """Raise ``ValueError`` unless the context belongs to these weights and is not donated."""
     check_params(params)
     check_usable(context)
     if params.config != context.prefill_config.config or not context.retention.mark.matches(params):
         raise ValueError(
-            "this context was begun with another model: use the params that it was read with, or "
-            "begin a new one"
+            "this context belongs to another model: use the params that it was created with, or "
+            "create a new one"
         )
 
 
 def check_usable(context: Context) -> None:
-    """Raise ``ValueError`` unless it is a context that no feed has used up."""
+    """Raise ``ValueError`` unless it is a context whose cache was not donated to a later call."""
     if not isinstance(context, Context):
         raise ValueError(
             "the context must be what omnizip_jax.read, init_stream or feed returns, got "
@@ -283,11 +293,11 @@ def check_usable(context: Context) -> None:
         )
     if context.cache.keys.is_deleted():
         raise ValueError(
-            "this state was used up by an earlier feed: go on with the one that it returned (or "
-            "begin anew, if it was interrupted; a fork outlives its original)"
+            "the cache of this state was donated to an earlier feed: continue with the state that "
+            "it returned (after an interruption begin a new one; a fork is not affected)"
         )
 
 
 def commit(tree: Any, like: Array) -> Any:
-    """Put fresh arrays where the model's are; jit would compile again for ones that float."""
+    """Put new arrays on the devices of ``like``; jit compiles again for uncommitted ones."""
     return jax.device_put(tree, like.sharding)

@@ -1,4 +1,4 @@
-"""What the user shows and says: clips loaded, the texts around them tokenized."""
+"""User input: media and text parts of a turn, loaded and tokenized."""
 
 from __future__ import annotations
 
@@ -10,21 +10,19 @@ from typing import Any
 import numpy as np
 
 from omnizip_jax.config import WindowSpec, check_flags, check_spec
-from omnizip_jax.inference import chat_template as prompts
-from omnizip_jax.inference.chat_template import Modalities, Text
-from omnizip_jax.inference.sequence import padded_text
+from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM, Modalities, Text, segments
 from omnizip_jax.media import Clip, check_clip, load_clip
 from omnizip_jax.models.params import Params
 from omnizip_jax.models.registry import Config, family
 
-SHOWN = 8  # windows of a clip whose pictures an answer keeps
+SHOWN = 8  # windows of a clip whose frames an answer keeps
 
 
 @dataclasses.dataclass(frozen=True)
 class MediaOptions:
-    """How a turn is loaded; the arguments of ``generate``."""
+    """Options of loading a turn; see the arguments of ``generate``."""
 
-    system: str = prompts.DEFAULT_SYSTEM
+    system: str = DEFAULT_SYSTEM
     use_audio: bool = True
     use_video: bool = True
     max_frames: int | None = None
@@ -34,11 +32,11 @@ class MediaOptions:
 
 @dataclasses.dataclass(frozen=True)
 class UserTurn:
-    """Clips, and the texts before, between and after them.
+    """The clips of a turn, and the texts before, between and after them.
 
     Attributes:
-        clips: in their order; each follows on the text of the same place.
-        texts: without the markers that open a clip; the last one is the question.
+        clips: in order; each follows the text of the same index.
+        texts: without the start tokens of clips; the last one is the question.
         system: the system prompt, which is part of the first text.
     """
 
@@ -48,18 +46,18 @@ class UserTurn:
 
     @classmethod
     def of(
-        cls, params: Params, parts: Sequence[str | Clip], system: str = prompts.DEFAULT_SYSTEM
+        cls, params: Params, parts: Sequence[str | Clip], system: str = DEFAULT_SYSTEM
     ) -> UserTurn:
-        """Texts and loaded clips, with the question last; without a clip, its opening apart.
+        """Tokenize texts and loaded clips, the question last; without a clip, split off the prefix.
 
         Raises:
-            ValueError: a text that is none, or no question.
+            ValueError: a part that is not a text, or no question.
         """
         tokenizer, config = params.tokenizer, params.config
         shapes = [p if isinstance(p, str) else Modalities(p.has_audio, p.has_video) for p in parts]
-        texts = prompts.segments(tokenizer, config, shapes, system)
+        texts = segments(tokenizer, config, shapes, system)
         if len(texts) == 1:
-            opening = prompts.segments(tokenizer, config, [Modalities(True, True), "?"], system)[0]
+            opening = segments(tokenizer, config, [Modalities(True, True), "?"], system)[0]
             pieces = np.split(texts[0].tokens, [len(opening.tokens)])
             texts = [Text(piece, np.arange(len(piece), dtype=np.int32)) for piece in pieces]
         return cls(tuple(p for p in parts if isinstance(p, Clip)), tuple(texts), system)
@@ -70,25 +68,21 @@ class UserTurn:
 
     @property
     def shown(self) -> Clip | None:
-        """The last clip, with the pictures of a few windows."""
+        """The last clip, with the frames of a few windows."""
         return self.clips[-1].sample(SHOWN) if self.clips else None
 
-    def room(self, max_new_tokens: int) -> int:
-        """Slots for the question and an answer."""
-        return len(padded_text(self.question.tokens).tokens) + max_new_tokens
-
-    def read_before(self, config: Config) -> int:
-        """Tokens of text before the question, and of the markers that open clips."""
+    def text_before(self, config: Config) -> int:
+        """Number of text tokens before the question, start tokens of clips included."""
         shapes = [(clip.has_audio, clip.has_video) for clip in self.clips]
         markers = sum(len(family(config).start_markers(config, *shape)) for shape in shapes)
         return markers + sum(len(text.tokens) for text in self.texts[:-1])
 
 
 def load_turn(params: Params, parts: Sequence[Any], media_options: MediaOptions) -> UserTurn:
-    """Load what ``converse`` is given.
+    """Load the parts of ``converse``.
 
     Raises:
-        ValueError: an unreadable clip, a part that is neither text nor clip, a bad setting.
+        ValueError: an unreadable clip, a part that is neither text nor clip, an invalid option.
     """
     spec = params.config.spec if media_options.spec is None else media_options.spec
     check_spec(spec)
@@ -121,7 +115,7 @@ def load_turn(params: Params, parts: Sequence[Any], media_options: MediaOptions)
 
 
 def _source(part: Any) -> Any:
-    """Where a clip among the parts comes from."""
+    """The source of a part that is not a text."""
     if isinstance(part, Mapping):
         if set(part) != {"video"}:
             raise ValueError(
@@ -137,7 +131,7 @@ def _source(part: Any) -> Any:
 
 
 def check_positions(turn: UserTurn, max_new_tokens: int, config: Config) -> None:
-    """Raise ``ValueError`` if the answer would end beyond the positions that the model knows."""
+    """Raise ``ValueError`` if the answer would end beyond the positions of the model."""
     media = sum(len(clip.windows.mel_length) for clip in turn.clips) * config.window_positions
     end = media + sum(len(text.tokens) + 2 for text in turn.texts) + max_new_tokens
     if end > config.text.max_positions:

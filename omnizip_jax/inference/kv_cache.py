@@ -1,4 +1,9 @@
-"""Room for what comes: the cache grows, or a stream forgets."""
+"""Capacity of a KV cache: resizing, and eviction from the cache of a stream.
+
+Every slot belongs to a unit: a window, the start tokens of a video, or a text. Eviction selects
+slots by priority, gathers them to the front, closes the gaps that whole units leave in time, and
+rotates the keys to their new positions, as if the stream had begun with what is retained.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from omnizip_jax.inference.context import Context, Memory, SlotMetadata, StreamState
-from omnizip_jax.inference.sequence import bucket
+from omnizip_jax.inference.sequence import CACHE_BUCKETS, bucket
 from omnizip_jax.models import rope
 from omnizip_jax.models.config import TextConfig
 from omnizip_jax.models.decoder import KVCache
@@ -18,10 +23,10 @@ from omnizip_jax.types import TokenKind
 
 
 def ensure_capacity(context: Context, slots: int, positions: int) -> Context:
-    """Free so many slots and positions: forget, or grow where nothing is ever forgotten.
+    """Ensure a number of free slots and positions: evict in a stream, otherwise resize the cache.
 
     Raises:
-        ValueError: it cannot be done, or tokens were lost before.
+        ValueError: that many cannot be freed, or a method dropped tokens before.
     """
     if _fits(context, slots, positions):
         return context
@@ -30,12 +35,12 @@ def ensure_capacity(context: Context, slots: int, positions: int) -> Context:
         if context.retention.memory is not None:
             context = refresh_usage(evict(context))
         elif _reaches(context, positions):
-            context = _grow(context, bucket(context.used_slots + slots))
+            context = _resize(context, bucket(context.used_slots + slots, CACHE_BUCKETS))
     if not _fits(context, slots, positions):
         raise ValueError(
-            f"no room for {slots} more tokens: {context.used_slots} of {context.capacity} slots "
-            f"and {context.used_positions} of {_max_positions(context)} positions are in use and "
-            "cannot be evicted; take a larger capacity, a lower low_water, or less media"
+            f"no capacity for {slots} more tokens: {context.used_slots} of {context.capacity} "
+            f"slots and {context.used_positions} of {_max_positions(context)} positions are in use "
+            "and cannot be evicted; take a larger capacity, a lower low_water, or less media"
         )
     return context
 
@@ -53,43 +58,45 @@ def _max_positions(context: Context) -> int:
 
 
 def refresh_usage(context: Context) -> Context:
-    """Read from the device how much is in use.
+    """Read from the device how many slots and positions are in use.
 
     Raises:
-        ValueError: a method kept more than its bound.
+        ValueError: a method kept more tokens than its bound.
     """
-    state = context.state
+    state, cache = context.state, context.cache
+    length = (cache[-1] if isinstance(cache, tuple) else cache).length  # segments: pruned prefill
     used_slots, used_positions, overflow = jax.device_get(
-        (context.cache.length, jnp.maximum(state.time, state.after), state.overflow)
+        (length, jnp.maximum(state.time, state.after), state.overflow)
     )
     if overflow > 0:
         raise ValueError(
-            f"{context.prefill_config.method} kept {overflow} tokens more than its bound, and they "
-            "were lost: its `bound` or `step_bound` is too low"
+            f"{context.prefill_config.method} kept {overflow} tokens more than its bounds, and "
+            "they were lost: the bound of its selection, of a streamed window or of a stage is too "
+            "low"
         )
     return context.replace(used_slots=int(used_slots), used_positions=int(used_positions))
 
 
-def _grow(context: Context, capacity: int) -> Context:
-    """The same context in a larger cache."""
-    more = capacity - context.capacity
+def _resize(context: Context, capacity: int) -> Context:
+    """The same context with a larger cache."""
+    cache, slots = _pad_slots(context.cache, context.state.slots, more=capacity - context.capacity)
+    return context.replace(cache=cache, state=context.state.replace(slots=slots))
 
+
+@functools.partial(jax.jit, static_argnames="more")
+def _pad_slots(cache: KVCache, slots: SlotMetadata, *, more: int) -> tuple[KVCache, SlotMetadata]:
     def pad(x: Array, axis: int) -> Array:
         return jnp.pad(x, [(0, more if i == axis else 0) for i in range(x.ndim)])
 
-    cache = context.cache
-    slots = jax.tree.map(lambda x: pad(x, 0), context.state.slots)
-    return context.replace(
-        cache=cache.replace(keys=pad(cache.keys, 1), values=pad(cache.values, 1)),
-        state=context.state.replace(slots=slots),
-    )
+    cache = cache.replace(keys=pad(cache.keys, 1), values=pad(cache.values, 1))
+    return cache, jax.tree.map(lambda x: pad(x, 0), slots)
 
 
 def evict(context: Context) -> Context:
-    """Forget down to the low-water mark; the context, a stream's, is used up."""
+    """Evict slots until at most ``low_water`` remain; the cache of the context is donated."""
     memory = context.retention.memory
-    assert memory is not None, "what was read from whole clips grows instead"
-    cache, state = _forget(
+    assert memory is not None, "a context of whole clips is resized instead"
+    cache, state = _evict(
         context.cache,
         context.state,
         config=context.prefill_config.config,
@@ -102,10 +109,10 @@ def evict(context: Context) -> Context:
 @functools.partial(
     jax.jit, static_argnames=("config", "memory", "low_water"), donate_argnames="cache"
 )
-def _forget(
+def _evict(
     cache: KVCache, state: StreamState, *, config: Config, memory: Memory, low_water: int
 ) -> tuple[KVCache, StreamState]:
-    """Thin the history to the low-water mark and close up the time; only the cache is donated."""
+    """The program of ``evict``."""
     slots, text = state.slots, config.text
     keep = select_kept_slots(
         slots, cache.length, state.time, memory, low_water, span=text.max_positions // 2
@@ -116,7 +123,7 @@ def _forget(
         slots=slots,
         time=now,
         after=jnp.maximum(state.after + now - state.time, state.origin),
-        # If nothing of the open video is left, the next window opens one.
+        # If no token of the open video is retained, the next window opens a new one.
         in_video=state.in_video & jnp.any(keep & of_video),
         base=slots.base[cache.length - 1],
     )
@@ -130,17 +137,16 @@ def select_kept_slots(
     low_water: int,
     span: int,
 ) -> Bool[Array, " S"]:
-    """Which slots stay: the prefix, and at most ``low_water`` slots in all.
+    """Select the slots to keep: the prefix, and at most ``low_water`` slots in all.
 
-    "recent" lets the oldest units leave. "fading" lets those slots leave that are old and worth
-    little: of a unit of age a about 1/a of the newest unit's tokens remain, so that long ago is
-    remembered thinly, and more where it was worth more. Slots of equal priority leave together, so
-    a turn is never cut.
+    "recent" evicts the oldest units. "fading" evicts the slots with the highest ratio of age to
+    importance: of a unit of age a about 1/a of the newest unit's tokens are kept, more where they
+    are important. Slots of equal priority are evicted together, so a text is never cut.
 
     Args:
         length: slots in use.
         now: position of the next unit.
-        span: positions that the survivors may reach back from ``now``.
+        span: the most positions that a kept slot may lie before ``now``.
     """
     exists = jnp.arange(slots.unit.shape[0]) < length
     age = (jnp.max(jnp.where(exists, slots.unit, 0)) - slots.unit + 1).astype(jnp.float32)
@@ -151,16 +157,16 @@ def select_kept_slots(
     last_of_video = jnp.searchsorted(base, base, side="right") - 1
     prefix = exists & (slots.kind == TokenKind.PREFIX)
 
-    def choice(room: Array | int) -> tuple[Array, Array]:
-        """What stays of all else, at most ``room`` with the prefix, and the starts it needs."""
-        stays = exists & (priority < ranked[room]) & (now - slots.time <= span)
-        stays &= slots.kind != TokenKind.START
-        so_far = jnp.cumsum(stays)
-        return stays, exists & (slots.kind == TokenKind.START) & (so_far[last_of_video] > so_far)
+    def select(most: Array | int) -> tuple[Array, Array]:
+        """At most ``most`` slots, prefix included, and the start tokens of their videos."""
+        kept = exists & (priority < ranked[most]) & (now - slots.time <= span)
+        kept &= slots.kind != TokenKind.START
+        so_far = jnp.cumsum(kept)
+        return kept, exists & (slots.kind == TokenKind.START) & (so_far[last_of_video] > so_far)
 
-    _, starts = choice(low_water)
-    stays, starts = choice(jnp.maximum(low_water - jnp.sum(starts), 0))  # fewer need no more
-    return stays | prefix | starts
+    _, starts = select(low_water)
+    kept, starts = select(jnp.maximum(low_water - jnp.sum(starts), 0))  # fewer need no more starts
+    return kept | prefix | starts
 
 
 def evict_slots(
@@ -175,25 +181,25 @@ def evict_slots(
 
     Args:
         now: position of the next unit.
-        origin: position right after the prefix, where the first remaining unit will begin.
+        origin: position right after the prefix, where the first kept unit will begin.
 
     Returns:
         The cache, the slots, and the new position of the next unit.
     """
     size = keep.shape[0]
-    # How long each unit lasts, by where the next one begins; unused slots come after everything.
+    # Duration of each unit: up to the begin of the next one; unused slots come last.
     unit = jnp.where(jnp.arange(size) < cache.length, slots.unit, jnp.iinfo(jnp.int32).max)
     following = jnp.searchsorted(unit, unit, side="right")
-    begins_next = jnp.where(following < cache.length, slots.time[following % size], now)
-    lasts = begins_next - slots.time
+    next_begin = jnp.where(following < cache.length, slots.time[following % size], now)
+    duration = next_begin - slots.time
 
     (order,) = jnp.nonzero(keep, size=size, fill_value=size - 1)
     length = jnp.sum(keep).astype(jnp.int32)
-    old, lasts = jax.tree.map(lambda x: x[order], (slots, lasts))
+    old, duration = jax.tree.map(lambda x: x[order], (slots, duration))
     moves = (jnp.arange(size) < length) & (old.kind != TokenKind.PREFIX)
     first_of_unit = moves & ((old.unit != jnp.roll(old.unit, 1)) | ~jnp.roll(moves, 1))
-    elapsed = jnp.cumsum(jnp.where(first_of_unit, lasts, 0))
-    time = jnp.where(moves, origin + elapsed - lasts, old.time)
+    elapsed = jnp.cumsum(jnp.where(first_of_unit, duration, 0))
+    time = jnp.where(moves, origin + elapsed - duration, old.time)
     video = jax.lax.cummax(jnp.where(moves & (old.kind == TokenKind.START), time + 1, 0))
     base = jnp.where(moves & (old.kind != TokenKind.TEXT), video, time)
 

@@ -1,4 +1,8 @@
-"""Prefill: the only place where tokens enter a KV cache."""
+"""Prefill: select, lay out, advance the state, pack, run the decoder, record slot metadata.
+
+``prefill_windows`` is the only pipeline. Whole clips, clips that are pruned inside the decoder
+(``prefill_clip``) and streamed windows (``streaming.feed``) call it inside their own ``jit``.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import functools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +22,6 @@ from tqdm import tqdm
 from omnizip_jax.compression import Method
 from omnizip_jax.compression.pack import unpacked
 from omnizip_jax.compression.stages import Stage, Tokens
-from omnizip_jax.inference import chat_template as prompts
 from omnizip_jax.inference.chat_template import Modalities, Text
 from omnizip_jax.inference.context import (
     Context,
@@ -26,24 +29,25 @@ from omnizip_jax.inference.context import (
     RetentionPolicy,
     SlotMetadata,
     StreamState,
-    commit,
 )
 from omnizip_jax.inference.inputs import UserTurn
-from omnizip_jax.inference.kv_cache import ensure_capacity, refresh_usage
+from omnizip_jax.inference.kv_cache import refresh_usage
 from omnizip_jax.inference.sequence import (
-    ENCODE_BLOCK,
+    CACHE_BUCKETS,
+    WINDOW_BUCKETS,
     PaddedText,
     TokenSequence,
-    after_media,
     bucket,
+    concatenate,
+    fine_bucket,
     geometry,
-    join,
-    media_block,
+    pad_text,
     pad_windows,
-    padded_length,
-    padded_text,
-    text_block,
+    state_after_text,
+    state_after_windows,
+    text_sequence,
     token_counts,
+    window_sequence,
 )
 from omnizip_jax.media import Clip
 from omnizip_jax.models.backend import Backend
@@ -52,27 +56,201 @@ from omnizip_jax.models.params import Params, WeightsIdentity
 from omnizip_jax.models.registry import Config, family
 from omnizip_jax.types import EncodedClip, EncodedWindow, Selection, TokenKind, Window
 
+ENCODE_BLOCK = 8  # windows per encoder dispatch
+CHUNK = 512  # tokens per decoder block of a chunked prefill
 
-def append(
+
+class Pruning(NamedTuple):
+    """Static sizes of a prefill that is pruned inside the decoder.
+
+    Attributes:
+        stages: of the method.
+        capacity: slots of the tokens that enter the decoder.
+        sizes: slots of the tokens after each stage.
+        reserve: free slots behind them.
+    """
+
+    stages: tuple[Stage, ...]
+    capacity: int
+    sizes: tuple[int, ...]
+    reserve: int
+
+    @classmethod
+    def of(cls, stages: tuple[Stage, ...], text: int, media: int, reserve: int) -> Pruning:
+        """Sizes for given numbers of text tokens and of media tokens, and a reserve."""
+        capacity, sizes = fine_bucket(text + media), []
+        for stage in stages:
+            size = stage.bound(text, media)
+            media = size - text
+            sizes.append(fine_bucket(size))
+        return cls(stages, capacity, tuple(sizes), fine_bucket(reserve))
+
+
+class Prefilled(NamedTuple):
+    """Result of ``prefill_windows``; ``cache`` has several segments after a pruned prefill."""
+
+    cache: Any
+    state: StreamState
+    logits: Float[Array, " V"]
+    trace: Selection
+
+
+def extend_cache(
     decoder: Any,
     cache: KVCache,
-    state: StreamState,
-    block: TokenSequence,
-    capacity: int,
-    fresh: bool = False,
-) -> tuple[KVCache, StreamState]:
-    """Pack a block to the front of ``capacity`` slots, prefill it, and describe its slots.
+    slots: SlotMetadata,
+    sequence: TokenSequence,
+    limit: Int[Array, ""] | int,
+    chunk: int,
+) -> tuple[KVCache, SlotMetadata, Float[Array, " D"], Int[Array, ""]]:
+    """Pack the kept tokens of a sequence, run the decoder over them, append them to the cache.
+
+    The decoder reads ``chunk`` tokens at a time. The number of chunks is data: one program serves
+    sequences of all lengths, and padding costs less than a chunk.
 
     Args:
-        cache: has at least ``capacity`` free slots.
-        state: as the block leaves it, but for the slots and for what was lost.
-        fresh: the cache is known to be empty.
+        slots: metadata of the cache's slots.
+        limit: the most tokens that are appended. The cache has as many free slots, rounded up to
+            whole chunks.
+
+    Returns:
+        The cache, the metadata, the hidden state of the last token, and the number of kept tokens
+        beyond ``limit``, which are dropped.
     """
-    packed, lost = block.packed(capacity)
-    slots = state.slots.write(packed.slots, cache.length)
-    count = jnp.sum(packed.keep)
-    _, cache = decoder(packed.embeddings, packed.positions, cache, count, fresh=fresh)
-    return cache, state.replace(slots=slots, overflow=state.overflow + lost)
+    size = sequence.keep.shape[0]
+    chunk = min(chunk, size)
+    wanted = jnp.sum(sequence.keep)
+    count = jnp.minimum(wanted, limit)
+    (index,) = jnp.nonzero(sequence.keep, size=size + -size % chunk, fill_value=0)
+
+    def append(number: Array, carry: tuple[KVCache, SlotMetadata, Array]):
+        cache, slots, _ = carry
+        start = number * chunk
+        used = start + jnp.arange(chunk) < count
+        block = sequence.gather(jax.lax.dynamic_slice(index, (start,), (chunk,)), used)
+        tokens = jnp.sum(used)
+        slots = slots.write(block.slots, cache.length)
+        hidden, cache = decoder(block.embeddings, block.positions, cache, tokens)
+        return cache, slots, hidden[tokens - 1]
+
+    last = jnp.zeros(sequence.embeddings.shape[1:], sequence.embeddings.dtype)
+    chunks = -(-count // chunk)
+    cache, slots, last = jax.lax.fori_loop(0, chunks, append, (cache, slots, last))
+    return cache, slots, last, wanted - count
+
+
+def prefill_windows(
+    decoder: Any,
+    prefill_config: PrefillConfig,
+    cache: KVCache | None,
+    state: StreamState,
+    clip: EncodedClip,
+    selection: Selection,
+    limit: Int[Array, ""] | int,
+    chunk: int,
+    *,
+    before: PaddedText | None = None,
+    question: PaddedText | None = None,
+    importance: tuple[Float[Array, "W A"], Float[Array, "W G P"]] | None = None,
+    pruning: Pruning | None = None,
+) -> Prefilled:
+    """Prefill the selected tokens of windows, with the texts around them.
+
+    Args:
+        cache: to append to; None for a pruned prefill, which makes its own.
+        limit: the most media tokens, start tokens included, that are appended.
+        chunk: tokens per decoder block.
+        before: text before the windows.
+        question: text after the windows. It enters the cache, but not the state: ``finish``
+            records it together with the answer.
+        importance: of the audio and the video tokens, for eviction.
+        pruning: sizes of a prefill with stages inside the decoder.
+
+    Returns:
+        The cache, the state, the logits of the next token, and the selection without embeddings.
+    """
+    sequences, text = [], jnp.int32(0)
+    if before is not None:
+        sequences.append(text_sequence(decoder, before, state))
+        state = state_after_text(state, before)
+        text += before.count
+    windows = window_sequence(decoder, prefill_config, state, clip, selection, importance)
+    start = sum(each.keep.size for each in sequences)
+    sequences.append(windows)
+    state = state_after_windows(prefill_config, state, clip, selection)
+    if question is not None:
+        sequences.append(text_sequence(decoder, question, state))
+        text += question.count
+    sequence = concatenate(*sequences) if len(sequences) > 1 else windows
+    trace = selection.trace
+    if pruning is None:
+        assert cache is not None
+        cache, slots, last, lost = extend_cache(
+            decoder, cache, state.slots, sequence, limit + text, chunk
+        )
+        state = state.replace(slots=slots)
+    else:
+        cache, last, lost, depth = _prefill_pruned(decoder, sequence, clip, pruning)
+        # The depths of the windows' own slots, without start tokens.
+        begin = start + len(prefill_config.markers)
+        depth = depth[begin : start + windows.keep.size]
+        trace = _with_depth(trace, depth / prefill_config.config.text.layers)
+    logits = decoder.logits(last[None])[0]
+    return Prefilled(cache, state.replace(overflow=state.overflow + lost), logits, trace)
+
+
+def _prefill_pruned(
+    decoder: Any, sequence: TokenSequence, clip: EncodedClip, pruning: Pruning
+) -> tuple[tuple[KVCache, ...], Float[Array, " D"], Int[Array, ""], Int[Array, " N"]]:
+    """The cache in segments, the last hidden state, the tokens beyond a bound, every depth."""
+    packed, lost = sequence.packed(pruning.capacity)
+    kind, window = packed.slots.kind, packed.slots.unit - 1
+    tokens = Tokens(
+        packed.positions, kind, window, jnp.sum(packed.keep), len(clip.layout.grid_size)
+    )
+    x, tokens, cache, depth = decoder.prefill(
+        packed.embeddings, tokens, pruning.stages, pruning.sizes, pruning.reserve
+    )
+    for stage, size in zip(pruning.stages, pruning.sizes, strict=True):
+        lost += jnp.maximum(jnp.sum(depth > stage.after) - size, 0)
+    return cache, x[tokens.count - 1], lost, unpacked(depth, sequence.keep)
+
+
+def _with_depth(trace: Selection, depth: Float[Array, " slots"]) -> Selection:
+    """The trace with the share of the decoder's layers that each token passes."""
+    windows, grids, cells = trace.video_keep.shape
+    video, audio = jnp.split(depth.reshape(windows, -1), [grids * cells], axis=1)
+    return trace.replace(audio_depth=audio, video_depth=video.reshape(trace.video_keep.shape))
+
+
+@functools.partial(jax.jit, static_argnames=("prefill_config", "pruning"), donate_argnames="cache")
+def prefill_clip(
+    weights: Any,
+    cache: KVCache | None,
+    state: StreamState,
+    before: PaddedText,
+    clip: EncodedClip,
+    limit: Int[Array, ""],
+    question: PaddedText,
+    *,
+    prefill_config: PrefillConfig,
+    pruning: Pruning | None = None,
+) -> Prefilled:
+    """One program from the encoders' outputs to the logits: select, pack, prefill.
+
+    Args:
+        clip: the clip's windows, padded with empty ones.
+        before, question: the texts around the clip; either may be empty.
+        limit: the most tokens that the method keeps, start tokens included.
+    """
+    config = prefill_config.config
+    decoder = family(config).bound_decoder(weights, config, prefill_config.backend)
+    key = jax.random.fold_in(state.key, state.windows)
+    selection = prefill_config.method.select(clip.windows, key)
+    return prefill_windows(
+        decoder, prefill_config, cache, state, clip, selection, limit, CHUNK,
+        before=before, question=question, pruning=pruning,
+    )  # fmt: skip
 
 
 @functools.partial(jax.jit, static_argnames=("config", "backend"), donate_argnames="cache")
@@ -86,20 +264,19 @@ def append_text(
     config: Config,
     backend: Backend,
 ) -> tuple[KVCache, Float[Array, " V"]]:
-    """Append ``count`` text tokens to the cache; the logits after the last."""
+    """Append ``count`` text tokens to the cache; returns the logits after the last."""
     decoder = family(config).bound_decoder(weights, config, backend)
-    embeddings = decoder.embed(tokens)
     positions = jnp.broadcast_to(positions, (3, tokens.shape[0]))
-    hidden, cache = decoder(embeddings, positions, cache, count)
+    hidden, cache = decoder(decoder.embed(tokens), positions, cache, count)
     return cache, decoder.logits(hidden[count - 1][None])[0]
 
 
-def read_text(
+def prefill_text(
     params: Params, context: Context, text: PaddedText, start: Int[Array, ""] | int
 ) -> tuple[Context, Float[Array, " V"]]:
-    """A context whose cache holds one text more, from a position on; the logits after it.
+    """Append a text at a position; returns the context and the logits after the text.
 
-    The cache that is given in is used up; ``remember_text`` makes the text part of the past.
+    The cache that is passed in is donated; ``record_text`` adds the text to the state.
     """
     cache, logits = append_text(
         params.weights,
@@ -113,123 +290,135 @@ def read_text(
     return context.replace(cache=cache), logits
 
 
-def remember_text(context: Context, begin: int, end: Int[Array, ""]) -> Context:
+def record_text(context: Context, begin: int, end: Int[Array, ""]) -> Context:
     """Make the slots from ``begin`` on one unit of text that ends before position ``end``."""
-    state, length = context.state, int(context.cache.length)
-    place = jnp.arange(context.capacity)
+    length = context.cache.length
+    state = _record_text(context.state, jnp.int32(begin), length, jnp.int32(end))
+    return context.replace(state=state, used_slots=int(length), used_positions=int(end))
+
+
+@jax.jit
+def _record_text(
+    state: StreamState, begin: Int[Array, ""], length: Int[Array, ""], end: Int[Array, ""]
+) -> StreamState:
+    place = jnp.arange(state.slots.kind.shape[0])
     new = (place >= begin) & (place < length)
-
-    def mark(old: Array, value: Array | int) -> Array:
-        return jnp.where(new, value, old).astype(old.dtype)
-
-    slots = SlotMetadata(
-        kind=mark(state.slots.kind, TokenKind.TEXT),
-        unit=mark(state.slots.unit, state.unit),
-        time=mark(state.slots.time, state.after),
-        base=mark(state.slots.base, state.after),
-        importance=mark(state.slots.importance, 1),
-    )
-    state = state.replace(
-        slots=slots,
+    # The first text is the prefix of the prompt, which is never evicted.
+    first = state.origin == 0
+    kind = jnp.where(first, TokenKind.PREFIX, TokenKind.TEXT)
+    text = SlotMetadata(kind, state.unit, state.after, state.after, jnp.float32(1))
+    return state.replace(
+        slots=jax.tree.map(
+            lambda x, old: jnp.where(new, x, old).astype(old.dtype), text, state.slots
+        ),
+        origin=jnp.where(first, end, state.origin),
         time=end,
         after=end,
         base=end,
-        unit=state.unit + 1,
+        unit=state.unit + ~first,
         in_video=jnp.zeros_like(state.in_video),
     )
-    return context.replace(state=state, used_slots=length, used_positions=int(end))
 
 
-def read_prefix(
-    params: Params, context: Context, prefix: Int[np.ndarray, " P"], capacity: int
-) -> Context:
-    """Prefill the prompt up to where the first clip, or a question without one, begins.
-
-    Args:
-        context: nothing yet.
-        capacity: slots of the cache.
-    """
-    text = padded_text(prefix)
-    cache = KVCache.empty(context.prefill_config.config.text, capacity, context.cache.keys.dtype)
-    context, _ = read_text(params, context.replace(cache=cache), text, 0)
-    state = commit(context.state.after_prefix(text.count, capacity), context.cache.length)
-    return context.replace(state=state, used_slots=len(prefix), used_positions=len(prefix))
+def prefill_prefix(params: Params, context: Context, prefix: Int[np.ndarray, " P"]) -> Context:
+    """Prefill the prompt up to the first clip, or up to a question without one."""
+    text = pad_text(prefix, limit=context.capacity)
+    context, _ = prefill_text(params, context, text, 0)
+    return record_text(context, 0, text.count)
 
 
-def read_turn(
+def prefill_turn(
     params: Params,
     turn: UserTurn,
     method: Method,
-    room: int,
+    reserve: int,
+    *,
+    question: bool = False,
     seed: int = 0,
     progress: bool = False,
     encoded: Sequence[EncodedWindow] | None = None,
-) -> tuple[Context, dict[str, float]]:
-    """Every clip with the text before it; the last text is left to a question.
+) -> tuple[Context, Float[Array, " V"] | None, dict[str, float]]:
+    """Prefill the clips of a turn, each with the text before it.
+
+    The cache is allocated once: for the turn, its question, and ``reserve`` more slots.
 
     Args:
-        room: slots that stay free.
-        seed: for methods that draw.
+        question: prefill the question together with the last clip.
+        seed: of methods that sample randomly.
         progress: show a progress bar of the encoders.
-        encoded: each clip's windows, where the encoders have seen them already.
+        encoded: each clip's windows, if they are encoded already.
 
     Returns:
-        The context, and the wall seconds of "encoders" and "prefill".
+        The context; the logits after the question, None if it has not been read; and the wall
+        seconds of "encoders" and "prefill".
+
+    Raises:
+        ValueError: several clips, or no question, for a method that prunes inside the decoder; a
+            method that kept more than its bound.
     """
-    context = nothing_read(params, method, turn.system, seed)
-    seconds = {"encoders": 0.0, "prefill": 0.0}
-    for i, (clip, text) in enumerate(zip(turn.clips, turn.texts, strict=False)):
+    stages = method.stages(params.config.text.layers) if turn.clips else ()
+    if stages and (len(turn.clips) > 1 or not question):
+        raise ValueError(
+            f"{type(method).__name__} prunes inside the decoder, which takes one clip at a time, "
+            f"together with its question; got {len(turn.clips)} clips"
+            + ("" if question else " without a question")
+        )
+    base = PrefillConfig.of(params, method, params.config.spec, Modalities(True, True))
+    configs = [clip_config(base, clip) for clip in turn.clips]
+    counts = [token_counts(clip.windows, params.config) for clip in turn.clips]
+    limits = [
+        method.bound(*count) + len(config.markers)
+        for count, config in zip(counts, configs, strict=True)
+    ]
+    text = sum(len(each.tokens) for each in turn.texts)
+    retention = RetentionPolicy(turn.system, WeightsIdentity(params))
+    capacity = 0 if stages else bucket(text + sum(limits) + reserve + CHUNK, CACHE_BUCKETS)
+    context = Context.initial(params, base, retention, seed, capacity)
+    seconds, logits = {"encoders": 0.0, "prefill": 0.0}, None
+    if not turn.clips:
+        with timed(seconds, "prefill"):
+            context = prefill_prefix(params, context, turn.texts[0].tokens)
+    for i, (clip, config) in enumerate(zip(turn.clips, configs, strict=True)):
         with timed(seconds, "encoders"):
             if encoded is None:
-                ready = encode(params, clip, method, progress)
+                windows = encode_clip(
+                    params.weights, clip.windows, params.config, progress, method.wants
+                )
+                jax.block_until_ready(windows)
             else:
-                ready = laid_out(clip, encoded[i])
+                windows = encoded[i]
+        before, after = turn.texts[i], turn.texts[i + 1]
+        asks = question and i == len(turn.clips) - 1
+        asked = after if asks else Text(after.tokens[:0], after.offsets[:0])
         with timed(seconds, "prefill"):
-            context = _read_next(params, context, clip, ready, text)
-        del ready
-    if not turn.clips:
-        prefix = turn.texts[0].tokens
-        context = read_prefix(params, context, prefix, bucket(len(prefix) + room))
-    return ensure_capacity(context, room, room), seconds
+            cache, state, logits, trace = prefill_clip(
+                params.weights,
+                None if stages else context.cache,
+                context.state,
+                pad_text(before.tokens, before.offsets),
+                encoded_clip(clip, windows),
+                jnp.int32(limits[i]),
+                pad_text(asked.tokens, asked.offsets),
+                prefill_config=config,
+                pruning=Pruning.of(stages, text, limits[i], reserve) if stages else None,
+            )
+            del windows
+            trace = clip_trace(trace, clip)
+            context = context.replace(cache=cache, state=state, trace=trace, prefill_config=config)
+            context = refresh_usage(context)
+            context = context.replace(used_slots=context.used_slots - len(asked.tokens))
+    return context, logits if question else None, seconds
 
 
-def read_encoded(
-    params: Params,
-    clip: Clip,
-    encoded: EncodedWindow,
-    method: Method,
-    *,
-    system: str = prompts.DEFAULT_SYSTEM,
-    room: int = 256,
-    seed: int = 0,
-) -> Context:
-    """``read`` for a clip that is encoded already: several methods share one encoding."""
-    text, _ = UserTurn.of(params, [clip, "?"], system).texts
-    context = nothing_read(params, method, system, seed)
-    context = _read_next(params, context, clip, laid_out(clip, encoded), text)
-    return ensure_capacity(context, room, room)
+def clip_config(prefill_config: PrefillConfig, clip: Clip) -> PrefillConfig:
+    """The settings with the window shape and the modalities of a clip."""
+    modalities = Modalities(clip.has_audio, clip.has_video)
+    return dataclasses.replace(prefill_config, spec=clip.spec, modalities=modalities)
 
 
-def nothing_read(params: Params, method: Method, system: str, seed: int) -> Context:
-    """Where a turn begins: nothing is ever forgotten."""
-    prefill_config = PrefillConfig.of(
-        params, method, params.config.spec, Modalities(audio=True, video=True)
-    )
-    return Context.initial(
-        params, prefill_config, RetentionPolicy(system, WeightsIdentity(params)), seed
-    )
-
-
-def encode(params: Params, clip: Clip, method: Method, progress: bool) -> EncodedClip:
-    """What a method chooses from, once the device has made it."""
-    encoded = encode_clip(params.weights, clip.windows, params.config, progress, method.wants)
-    return laid_out(clip, jax.block_until_ready(encoded))
-
-
-def laid_out(clip: Clip, encoded: EncodedWindow) -> EncodedClip:
-    """A clip's windows after the encoders, with where they lie."""
-    layout = pad_windows(geometry(clip.windows), len(encoded.video_mask))
-    return EncodedClip(encoded, layout, jnp.int32(len(clip.windows.mel_length) - 1))
+def clip_trace(trace: Selection, clip: Clip) -> Selection:
+    """The trace of the clip's own windows, without padding, on the host."""
+    return jax.tree.map(lambda x: np.asarray(x)[: len(clip.windows.mel_length)], trace)
 
 
 def encode_clip(
@@ -239,258 +428,70 @@ def encode_clip(
     progress: bool = False,
     wants: frozenset[str] = frozenset(),
 ) -> EncodedWindow:
-    """Encode a clip in blocks of a fixed number of windows, one program for any length.
-
-    The result is padded with empty windows up to the clip's length bucket. Blocks are padded one
-    by one, when they are dispatched: no pixels are made for the whole clip.
+    """Encode a clip; the result is padded with empty windows to the window bucket of the clip.
 
     Args:
-        wants: what a method needs beyond embeddings (``Method.wants``).
+        progress: show a progress bar.
+        wants: encoder features that a method needs beyond embeddings (``Method.wants``).
     """
-    total, backend = padded_length(len(windows.mel_length)), Backend.of(weights)
+    total, encoded = -(-len(windows.mel_length) // ENCODE_BLOCK), None
+    blocks = encode_blocks(weights, windows, config, wants)
+    for encoded in tqdm(blocks, "encoding", total, unit="block", disable=not progress):
+        if progress:  # dispatch runs ahead of the device, a progress bar should not
+            jax.block_until_ready(encoded)
+    assert encoded is not None, "a clip has at least one window"
+    return encoded
 
-    def encode(start: int) -> EncodedWindow:
-        block = jax.tree.map(lambda x: x[start : start + ENCODE_BLOCK], windows)
-        block = pad_windows(block, ENCODE_BLOCK)
-        return family(config).encode_windows(
-            weights, block, config=config, backend=backend, wants=wants
+
+def encode_blocks(
+    weights: Any, windows: Window, config: Config, wants: frozenset[str] = frozenset()
+) -> Iterator[EncodedWindow]:
+    """Encode a clip in blocks of ``ENCODE_BLOCK`` windows, one program for all lengths.
+
+    Yields the result of ``encode_clip`` as far as it is complete; each is donated to the next. The
+    pixels of one block at a time are padded.
+    """
+    count, backend = len(windows.mel_length), Backend.of(weights)
+    total, encoded = bucket(count, WINDOW_BUCKETS), None
+    for start in range(0, count, ENCODE_BLOCK):
+        block = jax.tree.map(lambda x, at=start: x[at : at + ENCODE_BLOCK], windows)
+        new = family(config).encode_windows(
+            weights, pad_windows(block, ENCODE_BLOCK), config=config, backend=backend, wants=wants
         )
-
-    starts = tqdm(range(0, total, ENCODE_BLOCK), "encoding", unit="block", disable=not progress)
-    blocks = []
-    for start in starts:
-        blocks.append(encode(start))
-        if progress:  # dispatch runs ahead of the device, a bar should not
-            jax.block_until_ready(blocks[-1])
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *blocks)
-
-
-@functools.partial(jax.jit, static_argnames=("prefill_config", "capacity"), donate_argnames="cache")
-def read_clip(
-    weights: Any,
-    cache: KVCache | None,
-    state: StreamState,
-    prefix: PaddedText | None,
-    clip: EncodedClip,
-    *,
-    prefill_config: PrefillConfig,
-    capacity: int,
-) -> tuple[KVCache, StreamState, Selection]:
-    """One program from the encoders' outputs to a context: choose, pack, prefill.
-
-    Args:
-        cache: None before the first clip: it is made here, with ``capacity`` slots.
-        prefix: the text before the first clip; None behind what was read before.
-        clip: the clip's windows, padded with empty ones.
-        capacity: static bound on the tokens that the decoder reads here.
-    """
-    decoder = family(prefill_config.config).bound_decoder(
-        weights, prefill_config.config, prefill_config.backend
-    )
-    selection = choose(prefill_config, state, clip)
-    if prefix is not None:
-        state = state.after_prefix(prefix.count, capacity)
-    block = media_block(decoder, prefill_config, state, clip, selection)
-    if prefix is not None:
-        block = join(text_block(decoder, prefix, 0), block)
-    fresh = cache is None
-    if cache is None:
-        cache = KVCache.empty(prefill_config.config.text, capacity, block.embeddings.dtype)
-    after = after_media(prefill_config, state, clip, selection)
-    cache, state = append(decoder, cache, after, block, capacity, fresh)
-    return cache, state, selection.trace
+        if total == ENCODE_BLOCK:
+            encoded = new
+        elif encoded is None:
+            encoded = _first_block(new, total=total)
+        else:
+            encoded = _write_block(encoded, new, start)
+        yield encoded
 
 
-def choose(prefill_config: PrefillConfig, state: StreamState, clip: EncodedClip) -> Selection:
-    """What the method keeps of a clip."""
-    return prefill_config.method.select(clip.windows, jax.random.fold_in(state.key, state.windows))
+@functools.partial(jax.jit, static_argnames="total")
+def _first_block(block: EncodedWindow, *, total: int) -> EncodedWindow:
+    def pad(x: Array) -> Array:
+        return jnp.pad(x, [(0, total - len(x))] + [(0, 0)] * (x.ndim - 1))
+
+    return jax.tree.map(pad, block)
 
 
-def read_size(
-    audio_counts: Int[np.ndarray, " W"],
-    video_counts: Int[np.ndarray, " W"],
-    text: int,
-    method: Method,
-) -> int:
-    """Static bound on what the decoder reads of a clip and ``text`` tokens before it."""
-    return bucket(method.bound(audio_counts, video_counts) + text)
+@functools.partial(jax.jit, donate_argnames="encoded")
+def _write_block(encoded: EncodedWindow, block: EncodedWindow, start: int) -> EncodedWindow:
+    def write(x: Array, new: Array) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(x, new, start, 0)
+
+    return jax.tree.map(write, encoded, block)
 
 
-def _read_next(
-    params: Params, context: Context, clip: Clip, encoded: EncodedClip, text: Text
-) -> Context:
-    """The next clip of a conversation, behind the text before it."""
-    context = context.replace(prefill_config=of_clip(context.prefill_config, clip))
-    prefill_config, padded = context.prefill_config, padded_text(text.tokens, text.offsets)
-    fresh, size = context.capacity == 0, len(padded.tokens)
-    audio, video = token_counts(clip.windows, prefill_config.config)
-    before = len(prefill_config.markers) + (size if fresh else 0)
-    capacity = read_size(audio, video, before, prefill_config.method)
-    if not fresh:
-        context = ensure_capacity(context, size + capacity, size)
-        end = context.state.after + int(text.offsets[-1]) + 1
-        context, _ = read_text(params, context, padded, context.state.after)
-        context = remember_text(context, context.used_slots, end)
-    cache, state, trace = read_clip(
-        params.weights,
-        None if fresh else context.cache,
-        context.state,
-        padded if fresh else None,
-        encoded,
-        prefill_config=prefill_config,
-        capacity=capacity,
-    )
-    return refresh_usage(context.replace(cache=cache, state=state, trace=of_windows(trace, clip)))
-
-
-def of_clip(prefill_config: PrefillConfig, clip: Clip) -> PrefillConfig:
-    """As windows of a clip are read."""
-    modalities = Modalities(clip.has_audio, clip.has_video)
-    return dataclasses.replace(prefill_config, spec=clip.spec, modalities=modalities)
-
-
-def of_windows(trace: Selection, clip: Clip) -> Selection:
-    """The trace of the clip's own windows, without padding, on the host."""
-    return jax.tree.map(lambda x: np.asarray(x)[: len(clip.windows.mel_length)], trace)
+def encoded_clip(clip: Clip, encoded: EncodedWindow) -> EncodedClip:
+    """A clip's encoded windows with their geometry."""
+    layout = pad_windows(geometry(clip.windows), len(encoded.video_mask))
+    return EncodedClip(encoded, layout, jnp.int32(len(clip.windows.mel_length) - 1))
 
 
 @contextmanager
 def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Add the wall time of what is done inside to what ``name`` took so far."""
+    """Add the wall time of the block to ``seconds[name]``."""
     began = time.perf_counter()
     yield
     seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - began
-
-
-def read_with_question(
-    params: Params,
-    turn: UserTurn,
-    method: Method,
-    room: int,
-    seed: int = 0,
-    progress: bool = False,
-    encoded: EncodedWindow | None = None,
-) -> tuple[Context, Float[Array, " V"], dict[str, float]]:
-    """Clip and question in one prefill.
-
-    Args:
-        room: slots for the answer.
-        seed, progress: as for ``read_turn``.
-        encoded: the clip's windows, where the encoders have seen them already.
-
-    Returns:
-        The context, the logits of the answer's first token, the seconds as from ``read_turn``.
-
-    Raises:
-        ValueError: several clips; a method or a stage that kept more than its bound.
-    """
-    clip, *others = turn.clips
-    if others:
-        raise ValueError(
-            f"{type(method).__name__} prunes inside the decoder, which takes one clip at a time; "
-            f"got {len(turn.clips)}"
-        )
-    seconds: dict[str, float] = {}
-    with timed(seconds, "encoders"):
-        if encoded is None:
-            ready = encode(params, clip, method, progress)
-        else:
-            ready = laid_out(clip, encoded)
-    context = nothing_read(params, method, turn.system, seed)
-    prefill_config = of_clip(context.prefill_config, clip)
-    media = method.bound(*token_counts(clip.windows, params.config))
-    text = sum(len(part.tokens) for part in turn.texts) + len(prefill_config.markers)
-    with timed(seconds, "prefill"):
-        cache, logits, state, trace, lost = read_staged(
-            params.weights,
-            context.state,
-            ready,
-            *(padded_text(part.tokens, part.offsets) for part in turn.texts),
-            prefill_config=prefill_config,
-            capacity=bucket(media + text),
-            sizes=stage_sizes(method.stages(params.config.text.layers), text, media),
-            room=bucket(room),
-        )
-        if np.any(np.asarray(lost)):
-            raise ValueError(
-                f"{method} kept {np.asarray(lost).tolist()} tokens more than its bounds, and they "
-                "were lost: the bound of its selection or of a stage is too low"
-            )
-    trace = of_windows(trace, clip)
-    return (
-        context.replace(cache=cache, state=state, trace=trace, prefill_config=prefill_config),
-        logits,
-        seconds,
-    )
-
-
-def stage_sizes(stages: tuple[Stage, ...], text: int, media: int) -> tuple[int, ...]:
-    """Static slots of what goes on after each stage, of so many tokens of text and media."""
-    sizes = []
-    for stage in stages:
-        size = stage.bound(text, media)
-        media = size - text
-        sizes.append(bucket(size))
-    return tuple(sizes)
-
-
-@functools.partial(jax.jit, static_argnames=("prefill_config", "capacity", "sizes", "room"))
-def read_staged(
-    weights: Any,
-    state: StreamState,
-    clip: EncodedClip,
-    prefix: PaddedText,
-    question: PaddedText,
-    *,
-    prefill_config: PrefillConfig,
-    capacity: int,
-    sizes: tuple[int, ...],
-    room: int,
-) -> tuple[tuple[KVCache, ...], Float[Array, " V"], StreamState, Selection, Int[Array, " stages"]]:
-    """One program from the encoders' outputs to the logits of the first token.
-
-    Args:
-        clip: the clip's windows, padded with empty ones.
-        prefix, question: the texts before and after it.
-        capacity: static bound on the tokens that enter the decoder.
-        sizes: static bounds on those that go on after each stage.
-        room: slots for the answer.
-
-    Returns:
-        The cache in segments, the logits, the past, the trace with the depth that each token
-        reaches, and the tokens beyond each bound.
-    """
-    config = prefill_config.config
-    decoder = family(config).bound_decoder(weights, config, prefill_config.backend)
-    selection = choose(prefill_config, state, clip)
-    state = state.after_prefix(prefix.count, 0)
-    opening = text_block(decoder, prefix, 0)
-    media = media_block(decoder, prefill_config, state, clip, selection)
-    after = after_media(prefill_config, state, clip, selection)
-    asked = text_block(decoder, question, after.after)
-    whole = join(join(opening, media), asked)
-    packed, lost = whole.packed(capacity)
-    tokens = _tokens(packed, len(clip.layout.grid_size))
-    stages = prefill_config.method.stages(config.text.layers)
-    x, tokens, cache, depth = decoder.prefill(packed.embeddings, tokens, stages, sizes, room)
-    logits = decoder.logits(x[tokens.count - 1][None])[0]
-    wanted = jnp.array([jnp.sum(depth > stage.after) for stage in stages], jnp.int32)
-    beyond = jnp.maximum(wanted - jnp.array(sizes, jnp.int32), 0)
-    depth = unpacked(depth / config.text.layers, whole.keep)
-    windows = slice(len(prefix.tokens) + len(prefill_config.markers), -len(question.tokens))
-    trace = _with_depth(selection.trace, depth[windows])
-    return cache, logits, after, trace, jnp.concatenate([lost[None], beyond])
-
-
-def _with_depth(trace: Selection, depth: Float[Array, " slots"]) -> Selection:
-    """The trace with the depth that each slot of the clip's windows reaches."""
-    windows, grids, cells = trace.video_keep.shape
-    video, audio = jnp.split(depth.reshape(windows, -1), [grids * cells], axis=1)
-    return trace.replace(audio_depth=audio, video_depth=video.reshape(trace.video_keep.shape))
-
-
-def _tokens(block: TokenSequence, windows: int) -> Tokens:
-    """What a packed block holds, in the words of stages."""
-    return Tokens(
-        block.positions, block.slots.kind, block.slots.unit - 1, jnp.sum(block.keep), windows
-    )

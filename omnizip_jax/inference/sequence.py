@@ -1,4 +1,4 @@
-"""Layout of windows and text for the decoder: static sizes, order, embeddings and positions."""
+"""Layout of text and windows for the decoder: static sizes, token order, embeddings, positions."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from omnizip_jax.inference.context import PrefillConfig, SlotMetadata, StreamSta
 from omnizip_jax.models.registry import Config, family
 from omnizip_jax.types import EncodedClip, Selection, TokenKind, Window
 
-ENCODE_BLOCK = 8  # windows per encoder dispatch
-TEXT_BLOCK = 32  # texts are padded to a multiple of this
+TEXT_BUCKETS = (64, 256, 512)  # then multiples of the last
+WINDOW_BUCKETS = (8, 64)  # then multiples of the last
+CACHE_BUCKETS = (4096, 16384)  # slots; then multiples of the last
 
 
-def bucket(size: int, smallest: int = 64) -> int:
-    """Round up to one of eight sizes an octave, so that few programs serve all lengths."""
+def bucket(size: int, sizes: tuple[int, ...]) -> int:
+    """The smallest of a few static sizes that holds ``size``: one program serves many lengths."""
+    return next((each for each in sizes if size <= each), -(-size // sizes[-1]) * sizes[-1])
+
+
+def fine_bucket(size: int, smallest: int = 64) -> int:
+    """Round up to one of eight sizes an octave, where padding costs computation."""
     if size <= smallest:
         return smallest
     step = 1 << max((size - 1).bit_length() - 4, 0)
     return -(-size // step) * step
-
-
-def padded_length(windows: int) -> int:
-    """Windows that a clip is padded to: its length bucket, in whole blocks of the encoders."""
-    total = bucket(windows, smallest=ENCODE_BLOCK)
-    return total + -total % ENCODE_BLOCK
 
 
 def pad_windows(windows: Window, total: int) -> Window:
@@ -43,7 +43,7 @@ def pad_windows(windows: Window, total: int) -> Window:
 
 
 def geometry(windows: Window) -> Window:
-    """The windows without their content: what positions are made of."""
+    """The windows without pixels and mel: what positions are computed from."""
     return windows.replace(patches=None, mel=None)
 
 
@@ -57,7 +57,7 @@ def token_counts(
 
 
 def interleave(video: Array, audio: Array) -> Array:
-    """Lay out a clip: window after window, in each its video grids, then its audio."""
+    """Token order of a clip: window after window, in each its video grids, then its audio."""
     windows, grids, cells = video.shape[:3]
     video = video.reshape(windows, grids * cells, *video.shape[3:])
     both = jnp.concatenate([video, audio], axis=1)
@@ -69,41 +69,55 @@ def clip_positions(
     time: Int[Array, ""] | int,
     base: Int[Array, ""] | int,
     cells: int,
-    sounds: int,
+    audio_slots: int,
     config: Config,
 ) -> Int[Array, "3 slots"]:
-    """Positions of every slot of a clip's windows, as ``interleave`` lays them out.
+    """Positions of every slot of a clip's windows, in the order of ``interleave``.
 
     Args:
         layout: the windows' geometry, leading axis W.
         time: position at which the first of them begins.
         base: position from which rows and columns count.
-        cells, sounds: slots of a grid, and of a window's audio.
+        cells, audio_slots: slots of a grid, and of a window's audio.
     """
 
     def of_window(window: Window, index: Array) -> Array:
-        begins = time + index * config.window_positions
-        return family(config).window_positions(window, begins, base, cells, sounds)
+        begin = time + index * config.window_positions
+        return family(config).window_positions(window, begin, base, cells, audio_slots)
 
     positions = jax.vmap(of_window)(layout, jnp.arange(len(layout.grid_size)))
     return positions.transpose(1, 0, 2).reshape(3, -1)
 
 
 class PaddedText(NamedTuple):
-    """A text in whole blocks: tokens, their positions from where it begins, how many are real."""
+    """Text tokens padded to a bucket, their positions relative to the first, and their number."""
 
     tokens: Int[Array, " P"]
     offsets: Int[Array, " P"]
     count: Int[Array, ""]
 
+    @property
+    def end(self) -> Int[Array, ""]:
+        """The position after the last token, relative to the first; 0 without tokens."""
+        last = self.offsets[jnp.maximum(self.count - 1, 0)]
+        return jnp.where(self.count > 0, last + 1, 0)
 
-def padded_text(
-    tokens: Int[np.ndarray, " T"], offsets: Int[np.ndarray, " T"] | None = None
+
+def pad_text(
+    tokens: Int[np.ndarray, " T"],
+    offsets: Int[np.ndarray, " T"] | None = None,
+    limit: int | None = None,
 ) -> PaddedText:
-    """Fill up the last block; offsets count from 0 by default."""
+    """Pad text tokens to their bucket.
+
+    Args:
+        offsets: positions relative to the first token; consecutive by default.
+        limit: slots that are available, at least as many as there are tokens.
+    """
     length = len(tokens)
     offsets = np.arange(length, dtype=np.int32) if offsets is None else offsets
-    padding = (0, -length % TEXT_BLOCK)
+    size = bucket(length, TEXT_BUCKETS)
+    padding = (0, (size if limit is None else min(size, limit)) - length)
     return PaddedText(
         jnp.asarray(np.pad(tokens, padding), jnp.int32),
         jnp.asarray(np.pad(offsets, padding), jnp.int32),
@@ -112,55 +126,76 @@ def padded_text(
 
 
 class TokenSequence(struct.PyTreeNode):
-    """Tokens on their way into a cache: which of N stay, and what their slots will be."""
+    """N tokens laid out for the decoder: embeddings, positions, which are kept, slot metadata."""
 
     embeddings: Float[Array, "N D"]
     positions: Int[Array, "3 N"]
     keep: Bool[Array, " N"]
     slots: SlotMetadata
 
-    def packed(self, capacity: int) -> tuple[TokenSequence, Int[Array, ""]]:
-        """What stays, in front of ``capacity`` slots, and zeros behind.
-
-        Packed tokens, not masks, are what makes a prefill cheap. Tokens that stay keep their
-        positions.
-
-        Returns:
-            The block, in which ``keep`` says what slots are used, and how many tokens were beyond
-            ``capacity``: they are lost, and the caller must say so.
-        """
-        index, used = front(self.keep, capacity)
-        packed = TokenSequence(
+    def gather(self, index: Int[Array, " T"], used: Bool[Array, " T"]) -> TokenSequence:
+        """The tokens at ``index``, zeros where a slot is not used."""
+        return TokenSequence(
             embeddings=jnp.where(used[:, None], self.embeddings[index], 0),
             positions=jnp.where(used, self.positions[:, index], 0),
             keep=used,
             slots=jax.tree.map(lambda x: x[index], self.slots),
         )
-        return packed, jnp.maximum(jnp.sum(self.keep) - capacity, 0)
+
+    def packed(self, capacity: int) -> tuple[TokenSequence, Int[Array, ""]]:
+        """The kept tokens in the first of ``capacity`` slots, in order, with their positions.
+
+        Returns:
+            The sequence, in which ``keep`` marks the used slots, and the number of kept tokens
+            beyond ``capacity``, which are dropped: the caller must report them.
+        """
+        index, used = front(self.keep, capacity)
+        return self.gather(index, used), jnp.maximum(jnp.sum(self.keep) - capacity, 0)
 
 
-def text_block(decoder: Any, text: PaddedText, start: Int[Array, ""] | int) -> TokenSequence:
-    """A text from a position on, the same on all axes; its slots are those of a prefix."""
+def concatenate(*sequences: TokenSequence) -> TokenSequence:
+    """One sequence after the other."""
+    return TokenSequence(
+        embeddings=jnp.concatenate([each.embeddings for each in sequences]),
+        positions=jnp.concatenate([each.positions for each in sequences], axis=1),
+        keep=jnp.concatenate([each.keep for each in sequences]),
+        slots=jax.tree.map(lambda *x: jnp.concatenate(x), *(each.slots for each in sequences)),
+    )
+
+
+def text_sequence(decoder: Any, text: PaddedText, state: StreamState) -> TokenSequence:
+    """A text at ``state.after``, at one position on all axes: the prefix if it is the first."""
     size = len(text.tokens)
+
+    def filled(value: Array | int) -> Array:
+        return jnp.broadcast_to(jnp.int32(value), size)
+
+    kind = jnp.where(state.origin == 0, TokenKind.PREFIX, TokenKind.TEXT)
+    begin = jnp.where(state.origin == 0, 0, state.after)
     return TokenSequence(
         embeddings=decoder.embed(text.tokens),
-        positions=jnp.broadcast_to(start + text.offsets, (3, size)),
+        positions=jnp.broadcast_to(state.after + text.offsets, (3, size)),
         keep=jnp.arange(size) < text.count,
-        slots=SlotMetadata.empty(size),
+        slots=SlotMetadata(
+            filled(kind), filled(state.unit), filled(begin), filled(begin), jnp.ones(size)
+        ),
     )
 
 
-def join(first: TokenSequence, second: TokenSequence) -> TokenSequence:
-    """One block after the other."""
-    return TokenSequence(
-        embeddings=jnp.concatenate([first.embeddings, second.embeddings]),
-        positions=jnp.concatenate([first.positions, second.positions], axis=1),
-        keep=jnp.concatenate([first.keep, second.keep]),
-        slots=jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first.slots, second.slots),
+def state_after_text(state: StreamState, text: PaddedText) -> StreamState:
+    """The state once a text has been appended; unchanged by an empty one."""
+    end, first, exists = state.after + text.end, state.origin == 0, text.count > 0
+    return state.replace(
+        origin=jnp.where(first, end, state.origin),
+        time=jnp.where(exists, end, state.time),
+        base=jnp.where(exists, end, state.base),
+        after=end,
+        unit=state.unit + (exists & ~first),
+        in_video=state.in_video & ~exists,
     )
 
 
-def media_block(
+def window_sequence(
     decoder: Any,
     prefill_config: PrefillConfig,
     state: StreamState,
@@ -168,57 +203,49 @@ def media_block(
     selection: Selection,
     importance: tuple[Float[Array, "W A"], Float[Array, "W G P"]] | None = None,
 ) -> TokenSequence:
-    """Windows laid out behind the past: start markers if a clip opens, then window after window.
+    """Windows that follow ``state``: start tokens if a clip opens, then window after window.
 
     Args:
-        importance: of the audio and the video tokens, for a stream that forgets; None: all alike.
+        importance: of the audio and the video tokens, for eviction; None: all equal.
     """
-    encoded = clip.windows
-    spec, markers = prefill_config.spec, jnp.array(prefill_config.markers, jnp.int32)
+    encoded, config = clip.windows, prefill_config.config
+    markers = jnp.array(prefill_config.markers, jnp.int32)
     count, audio_slots = encoded.audio.token_mask.shape
-    cells = encoded.video_mask.shape[-1]
+    grids, cells = encoded.video_mask.shape[1:]
     opens, begin, base = _opening(state)
     video = encoded.video if selection.video is None else selection.video
     audio = encoded.audio.tokens if selection.audio is None else selection.audio
     starts = decoder.embed(markers)
 
-    per_window = spec.grids * cells + audio_slots
-    window = jnp.repeat(jnp.arange(count), per_window)
-    kind = np.tile(
-        np.repeat([TokenKind.VIDEO, TokenKind.AUDIO], [spec.grids * cells, audio_slots]), count
-    )
-    times = begin + window * prefill_config.config.window_positions
+    window = jnp.repeat(jnp.arange(count), grids * cells + audio_slots)
+    kinds = np.repeat([TokenKind.VIDEO, TokenKind.AUDIO], [grids * cells, audio_slots])
+    times = begin + window * config.window_positions
 
     def joined(of_markers: Array | int, of_windows: Array) -> Array:
         start = jnp.broadcast_to(of_markers, (*of_windows.shape[:-1], len(markers)))
         return jnp.concatenate([start.astype(of_windows.dtype), of_windows], axis=-1)
 
+    weights = jnp.ones(len(times)) if importance is None else interleave(*importance[::-1])
     return TokenSequence(
         embeddings=jnp.concatenate([starts, interleave(video, audio).astype(starts.dtype)]),
         positions=joined(
-            state.time,
-            clip_positions(clip.layout, begin, base, cells, audio_slots, prefill_config.config),
+            state.time, clip_positions(clip.layout, begin, base, cells, audio_slots, config)
         ),
         keep=joined(opens, interleave(selection.video_keep, selection.audio_keep)),
         slots=SlotMetadata(
-            kind=joined(TokenKind.START, jnp.asarray(kind, jnp.int32)),
+            kind=joined(TokenKind.START, jnp.asarray(np.tile(kinds, count), jnp.int32)),
             unit=joined(state.unit, state.unit + 1 + window),
             time=joined(state.time, times),
             base=joined(base, jnp.broadcast_to(base, times.shape)),
-            importance=joined(
-                1,
-                jnp.ones(len(times))
-                if importance is None
-                else interleave(importance[1], importance[0]),
-            ),
+            importance=joined(1, weights),
         ),
     )
 
 
-def after_media(
+def state_after_windows(
     prefill_config: PrefillConfig, state: StreamState, clip: EncodedClip, selection: Selection
 ) -> StreamState:
-    """The past once the windows of a block have entered; its slots are left to ``append``."""
+    """The state once the windows of ``window_sequence`` have been appended."""
     config, last = prefill_config.config, clip.last
     audio, video = clip.windows.audio.token_mask, clip.windows.video_mask
     opens, begin, base = _opening(state)
@@ -226,6 +253,7 @@ def after_media(
     ends = begin + last * config.window_positions
     exists = jnp.any(audio[last]) | jnp.any(video[last])
     after = family(config).position_after(final, audio[last], ends, base)
+    kept = selection.audio_keep, selection.video_keep
     return state.replace(
         time=ends + config.window_positions,
         base=base,
@@ -234,7 +262,7 @@ def after_media(
         in_video=jnp.bool_(True),
         windows=state.windows + 1 + last,
         seen=state.seen + jnp.stack([jnp.sum(audio), jnp.sum(video)]),
-        kept=state.kept + jnp.stack([jnp.sum(selection.audio_keep), jnp.sum(selection.video_keep)]),
+        kept=state.kept + jnp.stack([jnp.sum(each) for each in kept]),
     )
 
 

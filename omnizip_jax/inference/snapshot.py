@@ -34,7 +34,7 @@ from omnizip_jax.inference.context import (
     check_usable,
 )
 from omnizip_jax.inference.kv_cache import refresh_usage
-from omnizip_jax.inference.streaming import first_plan
+from omnizip_jax.inference.streaming import initial_plan
 from omnizip_jax.models.decoder import Cache, KVCache
 from omnizip_jax.models.params import Params, WeightsIdentity, check_params
 from omnizip_jax.models.registry import Config
@@ -119,7 +119,9 @@ def restore(params: Params, path: str | os.PathLike[str]) -> Context:
         )
     method = _method(about["method"], folder)
     spec, modalities = WindowSpec(**about["spec"]), Modalities(**about["modalities"])
-    prefill_config = PrefillConfig.of(params, method, spec, modalities)
+    prefill_config = PrefillConfig.of(
+        params, method, spec, modalities, importance=about["memory"] == "fading"
+    )
     shapes = {
         name: jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype))
         for name, (dtype, shape) in about["arrays"].items()
@@ -127,7 +129,7 @@ def restore(params: Params, path: str | os.PathLike[str]) -> Context:
     streams = about["memory"] is not None
     known = (None, None)
     if streams:
-        known = jax.eval_shape(lambda: first_plan(params.weights, prefill_config))
+        known = jax.eval_shape(lambda: initial_plan(params.weights, prefill_config))
     tree = _structure(shapes, *known)
     expected = _named(jax.eval_shape(_plain, tree))
     wrong = sorted(n for n in expected | shapes if expected.get(n) != shapes.get(n))

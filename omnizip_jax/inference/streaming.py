@@ -1,8 +1,7 @@
-"""Windows as they arrive: the driver of streams.
+"""Streams: a context to which windows are appended as they arrive.
 
-A stream is a context that has not ended. ``feed`` takes it and gives back the next one; the cache
-is donated, so the state that was given in is used up, unless an error is raised, and then nothing
-has been touched.
+``feed`` returns the next state. It donates the cache of the state that is passed in, unless it
+raises an error; then that state is unchanged.
 """
 
 from __future__ import annotations
@@ -18,8 +17,7 @@ import jax.numpy as jnp
 from omnizip_jax.compression import Method, OmniZipConfig, as_method
 from omnizip_jax.compression.novelty import Expected, Novelty
 from omnizip_jax.config import WindowSpec, check_flags, check_spec
-from omnizip_jax.inference import chat_template as prompts
-from omnizip_jax.inference.chat_template import Modalities
+from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM, Modalities, segments
 from omnizip_jax.inference.context import (
     DEFAULT_MEMORY,
     Context,
@@ -32,8 +30,8 @@ from omnizip_jax.inference.context import (
 )
 from omnizip_jax.inference.decode import check_seed
 from omnizip_jax.inference.kv_cache import ensure_capacity
-from omnizip_jax.inference.prefill import append, read_prefix
-from omnizip_jax.inference.sequence import after_media, geometry, media_block
+from omnizip_jax.inference.prefill import prefill_prefix, prefill_windows
+from omnizip_jax.inference.sequence import geometry
 from omnizip_jax.media import check_windows
 from omnizip_jax.models.decoder import KVCache
 from omnizip_jax.models.params import Params, WeightsIdentity, check_params
@@ -51,24 +49,25 @@ def init_stream(
     text_slots: int = 512,
     audio: bool = True,
     video: bool = True,
-    system: str = prompts.DEFAULT_SYSTEM,
+    system: str = DEFAULT_SYSTEM,
     spec: WindowSpec | None = None,
     seed: int = 0,
 ) -> Context:
-    """Begin a stream: prefill the prompt up to where the video starts.
+    """Begin a stream: prefill the prompt up to the video.
 
     Args:
         params: from ``omnizip_jax.load``.
-        compression: a method that can stream; None keeps all.
+        compression: a method that supports streams; None keeps all tokens.
         capacity: slots of the cache, for the prompt, the history, a question and its answer.
-        memory: what leaves a full cache: "fading" thins old windows out, the older the more, the
-            tokens of least worth first; "recent" lets the oldest windows go.
-        low_water: share of the history's room that stays in use after the cache was full.
-        text_slots: room that windows leave for a question and its answer.
-        audio, video: False for a stream that never has sound, or pictures.
+        memory: eviction policy of a full cache: "fading" evicts tokens of old windows, the least
+            important first, so that the older a window, the fewer of its tokens are retained;
+            "recent" evicts the oldest windows.
+        low_water: share of the history's capacity that is in use after an eviction.
+        text_slots: slots that windows leave free for a question and its answer.
+        audio, video: False for a stream without that modality.
         system: the system prompt.
         spec: the shape of a window; the checkpoint's own by default.
-        seed: for methods that draw.
+        seed: of methods that sample randomly.
 
     Raises:
         ValueError: settings out of range, a method that needs the whole clip, or a capacity too
@@ -83,27 +82,28 @@ def init_stream(
     check_flags(audio=audio, video=video)
     _check_settings(capacity, memory, low_water, text_slots)
     if not (audio or video):
-        raise ValueError("audio and video are both False: nothing would be left")
+        raise ValueError("audio and video are both False: at least one is needed")
     method = _checked_method(params, compression)
-    prefill_config = PrefillConfig.of(params, method, spec, Modalities(audio, video))
-    prefix = prompts.segments(params.tokenizer, config, [prefill_config.modalities, "?"], system)[
-        0
-    ].tokens
-    room = capacity - prefill_config.block - text_slots  # what the history may grow to
-    low = int(low_water * room)
-    if low < len(prefix) + prefill_config.block:
-        history = math.ceil((len(prefix) + prefill_config.block) / low_water)
+    prefill_config = PrefillConfig.of(
+        params, method, spec, Modalities(audio, video), importance=memory == "fading"
+    )
+    prefix = segments(params.tokenizer, config, [prefill_config.modalities, "?"], system)[0].tokens
+    window = prefill_config.window_capacity
+    history = capacity - window - text_slots
+    low = int(low_water * history)
+    if low < len(prefix) + window:
+        least = math.ceil((len(prefix) + window) / low_water)
         raise ValueError(
             f"a cache of {capacity} slots is too small: the prompt takes {len(prefix)}, a window "
-            f"up to {prefill_config.block}, and text {text_slots}; raise capacity to at least "
-            f"{history + prefill_config.block + text_slots + 1}, or lower text_slots"
+            f"up to {window}, and text {text_slots}; raise capacity to at least "
+            f"{least + window + text_slots + 1}, or lower text_slots"
         )
     if capacity > config.text.max_positions:
         raise ValueError(
             f"the model has {config.text.max_positions} positions; a capacity of {capacity} slots "
             "could never be filled"
         )
-    # Forgetting brings positions down to half of what the model has, and a window must fit then.
+    # Eviction reduces positions to half of the model's, and a window must fit then.
     span = config.text.max_positions // 2 + config.window_positions + 1
     if len(prefix) + span + text_slots > config.text.max_positions:
         raise ValueError(
@@ -111,36 +111,36 @@ def init_stream(
             f"positions: take at most {config.text.max_positions - span - len(prefix)}"
         )
     retention = RetentionPolicy(system, WeightsIdentity(params), memory, low, text_slots)
-    context = Context.initial(
-        params, prefill_config, retention, seed, *first_plan(params.weights, prefill_config)
-    )
-    return read_prefix(params, context, prefix, capacity).replace(trace=_no_trace(spec))
+    plan = initial_plan(params.weights, prefill_config)
+    context = Context.initial(params, prefill_config, retention, seed, capacity, *plan)
+    return prefill_prefix(params, context, prefix).replace(trace=_empty_trace(spec))
 
 
 def change_method(params: Params, state: Context, compression: Method | None) -> Context:
-    """Go on with another method; what was read stays as it was read.
+    """Continue a stream with another method; the tokens in the cache are not changed.
 
-    The new method knows nothing of the windows before: it begins as in a new stream. The cache of
-    ``state`` is shared, so go on with one of the two.
+    The new method begins as in a new stream. The cache of ``state`` is shared: continue with one of
+    the two states.
 
     Args:
-        compression: a method that can stream; None keeps all.
+        compression: a method that supports streams; None keeps all tokens.
 
     Raises:
-        ValueError: as ``init_stream``; a state of other parameters, or one that takes no windows.
+        ValueError: as ``init_stream``; a state of other parameters, or of whole clips.
     """
     check_context(params, state)
     check_stream(state)
     method = _checked_method(params, compression)
     prefill_config = dataclasses.replace(state.prefill_config, method=method)
     retention, prefix = state.retention, int(state.state.origin)
-    low = min(retention.low_water, state.capacity - prefill_config.block - retention.text_slots)
-    if low < prefix + prefill_config.block:
+    window = prefill_config.window_capacity
+    low = min(retention.low_water, state.capacity - window - retention.text_slots)
+    if low < prefix + window:
         raise ValueError(
             f"a cache of {state.capacity} slots is too small for {method}, which keeps up to "
-            f"{prefill_config.block} tokens of a window; begin a stream with a larger capacity"
+            f"{window} tokens of a window; begin a stream with a larger capacity"
         )
-    plan, _ = commit(first_plan(params.weights, prefill_config), state.cache.length)
+    plan, _ = commit(initial_plan(params.weights, prefill_config), state.cache.length)
     return state.replace(
         state=state.state.replace(plan=plan),
         prefill_config=prefill_config,
@@ -148,23 +148,24 @@ def change_method(params: Params, state: Context, compression: Method | None) ->
     )
 
 
-def first_plan(weights: Any, prefill_config: PrefillConfig) -> tuple[Any, Expected]:
-    """What the method remembers, and what is expected, before the first window.
+def initial_plan(weights: Any, prefill_config: PrefillConfig) -> tuple[Any, Expected | None]:
+    """State of the method, and statistics for the importance of tokens, before the first window.
 
     Raises:
-        ValueError: it needs the whole clip.
+        ValueError: the method needs the whole clip.
     """
     leaves, structure = jax.tree.flatten(weights)
     kinds = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
     window = _encoded_shape(prefill_config, structure, kinds)
-    return prefill_config.method.begin(window), Expected.initial(window)
+    expected = Expected.initial(window) if prefill_config.importance else None
+    return prefill_config.method.begin(window), expected
 
 
-@functools.lru_cache(maxsize=64)  # tracing the encoders takes longer than all else of a beginning
+@functools.lru_cache(maxsize=64)  # tracing the encoders is the slowest part of a beginning
 def _encoded_shape(
     prefill_config: PrefillConfig, structure: Any, kinds: tuple[tuple[Any, Any], ...]
 ) -> Any:
-    """What the encoders make of a window, for weights of these shapes and dtypes."""
+    """Shapes of an encoded window, for weights of these shapes and dtypes."""
     weights = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*kind) for kind in kinds])
     encode = functools.partial(
         family(prefill_config.config).encode_window,
@@ -176,36 +177,37 @@ def _encoded_shape(
 
 
 def feed(params: Params, state: Context, window: Window) -> Context:
-    """Take in the next window: encode, choose, pack, prefill.
+    """Append the next window: encode, select, pack, prefill.
 
-    One program, traced once for a stream; the cache of ``state`` is donated. When the cache is
-    full, ``memory`` decides what leaves before the window enters.
+    One program, traced once for a stream; the cache of ``state`` is donated. If the cache is full,
+    slots are evicted first (``memory``).
 
     Args:
         window: one window, numpy or jax leaves without a leading axis.
 
     Raises:
         ValueError: a window of the wrong shape or dtype, or with NaN; a state of other parameters.
-            The state is then still good.
+            The state is unchanged.
     """
     check_context(params, state)
     check_stream(state)
     check_windows(window, state.prefill_config.spec)
-    return advance(params, state, window, room=state.retention.text_slots)
+    return advance(params, state, window, reserve=state.retention.text_slots)
 
 
-def advance(params: Params, context: Context, window: Window, room: int) -> Context:
-    """``feed`` without its checks; leaves ``room`` slots for text."""
-    block, span = context.prefill_config.block, context.prefill_config.config.window_positions + 1
-    context = ensure_capacity(context, block + room, span + room)
+def advance(params: Params, context: Context, window: Window, reserve: int) -> Context:
+    """``feed`` without its checks; leaves ``reserve`` slots for text."""
+    config = context.prefill_config
+    slots, span = config.window_capacity, config.config.window_positions + 1
+    context = ensure_capacity(context, slots + reserve, span + reserve)
     cache, state, trace = _feed(
-        params.weights, context.cache, context.state, window, prefill_config=context.prefill_config
+        params.weights, context.cache, context.state, window, prefill_config=config
     )
     return context.replace(
         cache=cache,
         state=state,
         trace=trace,
-        used_slots=context.used_slots + block,
+        used_slots=context.used_slots + slots,
         used_positions=context.used_positions + span,
     )
 
@@ -220,46 +222,47 @@ def _feed(
     prefill_config: PrefillConfig,
 ) -> tuple[KVCache, StreamState, Selection]:
     """The program of ``feed``."""
-    config, backend = prefill_config.config, prefill_config.backend
+    config, backend, method = prefill_config.config, prefill_config.backend, prefill_config.method
     decoder = family(config).bound_decoder(weights, config, backend)
     if not prefill_config.modalities.audio:
         window = window.replace(mel_length=jnp.zeros_like(window.mel_length))
     if not prefill_config.modalities.video:
         window = window.replace(grid_mask=jnp.zeros_like(window.grid_mask))
-    wants = prefill_config.method.wants
-    encoded = family(config).encode_window(weights, window, config, backend, wants=wants)
-    key = jax.random.fold_in(state.key, state.windows)
-    plan, selection = prefill_config.method.step(state.plan, encoded, key)
-    assert state.expected is not None  # a stream's
-    expected, heard, seen = Novelty().advance(state.expected, encoded)
-    layout, encoded, chosen = jax.tree.map(
+    encoded = family(config).encode_window(weights, window, config, backend, wants=method.wants)
+    plan, selection = method.step(state.plan, encoded, jax.random.fold_in(state.key, state.windows))
+    expected, importance = state.expected, None
+    if prefill_config.importance:
+        assert expected is not None
+        expected, of_audio, of_video = Novelty().advance(expected, encoded)
+        importance = of_audio.importance, of_video.importance
+    layout, encoded, selection = jax.tree.map(
         lambda x: x[None], (geometry(window), encoded, selection)
     )
-    clip = EncodedClip(encoded, layout, jnp.int32(0))
-    block = media_block(
-        decoder, prefill_config, state, clip, chosen, (heard.importance, seen.importance)
-    )
-    after = after_media(prefill_config, state, clip, chosen)
-    cache, state = append(decoder, cache, after, block, prefill_config.block)
-    return cache, state.replace(plan=plan, expected=expected), selection.trace
+    capacity = prefill_config.window_capacity
+    cache, state, _, trace = prefill_windows(
+        decoder, prefill_config, cache, state, EncodedClip(encoded, layout, jnp.int32(0)),
+        selection, capacity, capacity, importance=importance,
+    )  # fmt: skip
+    trace = jax.tree.map(lambda x: x[0], trace)
+    return cache, state.replace(plan=plan, expected=expected), trace
 
 
 def check_stream(context: Context) -> None:
-    """Raise ``ValueError`` unless windows may follow."""
+    """Raise ``ValueError`` unless the context is a stream."""
     if context.retention.memory is None:
         raise ValueError(
-            "this context was read from whole clips and takes no windows: begin a stream with "
+            "no windows can be appended to a context of whole clips: begin a stream with "
             "omnizip_jax.init_stream"
         )
 
 
 def _checked_method(params: Params, compression: Method | None) -> Method:
-    """A method without stages inside the decoder, which wait for a question."""
+    """The method, which may not prune inside the decoder: that needs a question."""
     method = as_method(compression)
     if method.stages(params.config.text.layers):
         raise ValueError(
-            f"{type(method).__name__} reads with the eyes of a question and cannot follow a "
-            "stream; Seats(before_only=True) can"
+            f"{type(method).__name__} prunes inside the decoder, so the question must be part of "
+            "the prefill, and does not support streams; Seats(before_only=True) does"
         )
     return method
 
@@ -276,8 +279,8 @@ def _check_settings(capacity: int, memory: str, low_water: float, text_slots: in
             raise ValueError(f"{name} must be a positive number of slots, got {value!r}")
 
 
-def _no_trace(spec: WindowSpec) -> Selection:
-    """The trace of no window."""
+def _empty_trace(spec: WindowSpec) -> Selection:
+    """The trace before the first window."""
     audio = jnp.zeros(spec.audio_slots, bool)
     video = jnp.zeros((spec.grids, spec.grid_slots), bool)
     return Selection.of(audio, video, audio, video)

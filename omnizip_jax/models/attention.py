@@ -16,6 +16,7 @@ from omnizip_jax.models.cpu import MASKED_SCORE, attend_single, attend_tiled
 
 QUERY_BLOCK = 512  # queries whose scores XLA materialises at a time
 MAX_UNTILED = 1024  # longest sequence whose causal attention is computed without tiles
+MIN_TILED_BLOCK = 256  # fewest queries that attend to a cache in tiles
 MIN_LENGTH_BUCKET = 256  # with fewer keys, a branch costs more than it saves
 
 
@@ -80,7 +81,7 @@ def attend_causal(
     length = q.shape[0]
     if length <= MAX_UNTILED:
         return attend(q, k, v, causal_mask(length, jnp.int32(0), length))
-    return attend_tiled(q, k, v)
+    return attend_tiled(q, k[None], v[None], 0, jnp.int32(0))
 
 
 def attend_cached(
@@ -99,6 +100,8 @@ def attend_cached(
     queries = q.shape[0]
     if queries == 1:
         return attend_cached_batch(q, [(keys, values)], layer, start[None])
+    if queries >= MIN_TILED_BLOCK and not fused:
+        return attend_tiled(q, keys, values, layer, start)
 
     def attend_to(length: int) -> Array:
         k, v = (_slice_layer(x, layer, length) for x in (keys, values))

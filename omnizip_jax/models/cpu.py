@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 MASKED_SCORE = -1e30  # finite, so that a row of masked scores has a finite softmax
 WEIGHT_TILE_BYTES = 2**17  # row serve.lanes: 2.7 ms a token; 3.0 with 2**16, 3.5 with 2**18
-QUERY_TILE, KEY_TILE = 128, 512  # the one divides the other
+QUERY_TILE, KEY_TILE = 128, 512
 
 
 def hold_in_loop(weights: Any, index: jax.Array) -> tuple[Any, jax.Array]:
@@ -81,45 +81,55 @@ def attend_single(
 
 
 def attend_tiled(
-    q: Float[Array, "T N H"], k: Float[Array, "T K H"], v: Float[Array, "T K H"]
+    q: Float[Array, "T N H"],
+    keys: Float[Array, "L S K H"],
+    values: Float[Array, "L S K H"],
+    layer: Int[Array, ""] | int,
+    start: Int[Array, ""],
 ) -> Float[Array, "T N H"]:
     """Causal attention in tiles that fit a processor's cache (FlashAttention's recurrence).
 
-    Each tile of queries passes over the tiles of keys up to its own position, with a running
-    maximum and sum of the softmax; scores exist only inside a tile. Forward only: the number of
-    iterations is data to XLA. Rows prefill.*; log, "decoder attention in tiles": attention to
-    5,632 tokens 1.30 to 0.44 s of CPU time, temporaries of the full prefill 845 to 160 MB.
+    The queries are those of the slots from ``start`` on. Each tile of queries passes over the tiles
+    of keys up to its own position, with a running maximum and sum of the softmax; scores exist only
+    inside a tile. Forward only: the number of iterations is data to XLA. Rows prefill.*; log,
+    "decoder attention in tiles": attention to 5,632 tokens 1.30 to 0.44 s of CPU time, temporaries
+    of the full prefill 845 to 160 MB.
     """
     length, heads, size = q.shape
-    key_heads = k.shape[1]
-    padding = -length % KEY_TILE
-    q, k, v = (jnp.pad(x, ((0, padding), (0, 0), (0, 0))) for x in (q, k, v))
-    tiles = (length + padding) // QUERY_TILE
+    slots, key_heads = keys.shape[1:3]
+    tiles, width = -(-length // QUERY_TILE), min(KEY_TILE, slots)
     group = heads // key_heads
     # One product per key head: the queries that share it are its rows.
+    q = jnp.pad(q, ((0, -length % QUERY_TILE), (0, 0), (0, 0)))
     q = (q.astype(jnp.float32) * size**-0.5).reshape(tiles, QUERY_TILE, key_heads, group, size)
     q = q.transpose(0, 2, 1, 3, 4).reshape(tiles, key_heads, QUERY_TILE * group, size)
 
     def attend_tile(tile: tuple[Array, Array]) -> Array:
         index, query = tile
-        row = index * QUERY_TILE + jnp.repeat(jnp.arange(QUERY_TILE), group)[:, None]
+        first = start + index * QUERY_TILE
+        row = first + jnp.repeat(jnp.arange(QUERY_TILE), group)[:, None]
 
         def add_keys(j: Array, carry: tuple[Array, Array, Array]):
             highest, total, out = carry
-            key, value = (jax.lax.dynamic_slice_in_dim(x, j * KEY_TILE, KEY_TILE) for x in (k, v))
+            begin = jnp.minimum(j * width, slots - width)  # the last tile may overlap
+            place = begin + jnp.arange(width)
+            key, value = (
+                jax.lax.dynamic_slice(x, (layer, begin, 0, 0), (1, width, *x.shape[2:]))[0]
+                for x in (keys, values)
+            )
             score = jnp.einsum("krh,skh->krs", query, key, preferred_element_type=jnp.float32)
-            score = jnp.where(j * KEY_TILE + jnp.arange(KEY_TILE) <= row, score, MASKED_SCORE)
+            score = jnp.where((place <= row) & (place >= j * width), score, MASKED_SCORE)
             new = jnp.maximum(highest, score.max(-1))
             weight, decay = jnp.exp(score - new[..., None]), jnp.exp(highest - new)
             part = jnp.einsum("krs,skh->krh", weight, value, preferred_element_type=jnp.float32)
             return new, total * decay + weight.sum(-1), out * decay[..., None] + part
 
         zero = jnp.zeros(query.shape[:2])
-        steps = (index * QUERY_TILE) // KEY_TILE + 1
-        begin = (zero + MASKED_SCORE, zero, jnp.zeros_like(query))
-        _, total, out = jax.lax.fori_loop(0, steps, add_keys, begin)
+        steps = jnp.minimum((first + QUERY_TILE - 1) // width + 1, -(-slots // width))
+        initial = (zero + MASKED_SCORE, zero, jnp.zeros_like(query))
+        _, total, out = jax.lax.fori_loop(0, steps, add_keys, initial)
         return out / total[..., None]
 
     out = jax.lax.map(attend_tile, (jnp.arange(tiles), q))
     out = out.reshape(tiles, key_heads, QUERY_TILE, group, size).transpose(0, 2, 1, 3, 4)
-    return out.reshape(-1, heads, size)[:length].astype(v.dtype)
+    return out.reshape(-1, heads, size)[:length].astype(values.dtype)

@@ -12,8 +12,8 @@ import pytest
 import omnizip_jax
 from omnizip_jax import OmniZipConfig, WindowSpec
 from omnizip_jax.inference.decode import SamplingArrays, end_tokens, new_text, sample
-from omnizip_jax.inference.prefill import read_clip
-from omnizip_jax.inference.sequence import bucket
+from omnizip_jax.inference.prefill import prefill_clip
+from omnizip_jax.inference.sequence import fine_bucket
 
 SPEC = WindowSpec(grid_slots=16)
 QUESTION = "What happens?"
@@ -114,14 +114,14 @@ def test_top_p_keeps_the_smallest_set_that_holds_the_mass():
 def test_clips_of_one_bucket_share_a_program(params, arrays):
     frames, fps, sound, rate = arrays
     ask(params, arrays)
-    programs = read_clip._cache_size()
+    programs = prefill_clip._cache_size()
     other = (frames[:-1, ::-1], fps, sound[::-1].copy(), rate)
     ask(params, other)
-    assert read_clip._cache_size() == programs
+    assert prefill_clip._cache_size() == programs
 
 
 def test_buckets():
-    sizes = [bucket(n) for n in range(1, 5000)]
+    sizes = [fine_bucket(n) for n in range(1, 5000)]
     assert all(size >= n for n, size in enumerate(sizes, start=1))
     assert all(size <= max(64, n * 1.125) for n, size in enumerate(sizes, start=1))
     assert len(set(sizes)) < 60

@@ -27,8 +27,8 @@ from omnizip_jax.inference.chat_template import Modalities, segments
 from omnizip_jax.inference.decode import SamplingParams, generate_tokens
 from omnizip_jax.inference.generation import begin, run
 from omnizip_jax.inference.kv_cache import ensure_capacity
-from omnizip_jax.inference.prefill import append_text, encode_clip, read_clip
-from omnizip_jax.inference.sequence import padded_text
+from omnizip_jax.inference.prefill import append_text, encode_clip, prefill_clip
+from omnizip_jax.inference.sequence import pad_text
 from omnizip_jax.inference.streaming import _feed
 from omnizip_jax.types import TokenKind, Window
 from tests.conftest import clip_of
@@ -105,7 +105,7 @@ def test_asking_often_equals_generate_each_time(params, clip, clip_context):
         whole = generate_whole(params, clip, question, max_new_tokens=TOKENS)
         assert after is clip_context and answer.token_ids == whole.token_ids
         logits = first_logits(params, clip_context, question)
-        alone = first_logits(params, read(params, clip, room=2048), question, copy=False)
+        alone = first_logits(params, read(params, clip, reserve=2048), question, copy=False)
         np.testing.assert_allclose(logits, alone, atol=1e-4)
         assert answer.counts.kept == whole.counts.kept
 
@@ -138,7 +138,7 @@ def test_a_fork_lives_alone(params, stream, windows):
 
 
 def test_a_cache_that_grows_equals_one_that_had_room(params, clip):
-    small, large = read(params, clip, room=0), read(params, clip, room=2000)
+    small, large = read(params, clip, reserve=0), read(params, clip, reserve=2000)
     assert large.capacity > small.capacity
     question = "word " * 150 + "?"
     for keep in (True, False):
@@ -150,7 +150,7 @@ def test_a_cache_that_grows_equals_one_that_had_room(params, clip):
             large.cache.keys[:, : large.used_slots],
             atol=1e-4,
         )
-    assert small.capacity > read(params, clip, room=0).capacity
+    assert small.capacity > read(params, clip, reserve=0).capacity
 
 
 def test_pieces_and_leaving_early(params, stream, clip_context):
@@ -230,12 +230,12 @@ def test_an_error_leaves_the_context_as_it_was(params, stream, clip_context, win
 
 def test_an_interrupted_feed_says_that_the_state_is_used_up(params, stream, windows):
     feed(params, stream, one(windows))
-    with pytest.raises(ValueError, match=r"used up.*go on with the one that it returned"):
+    with pytest.raises(ValueError, match=r"donated.*continue with the state that it returned"):
         ask(params, stream, QUESTION)
 
 
 def test_windows_belong_to_streams(params, clip_context, windows):
-    with pytest.raises(ValueError, match="takes no windows"):
+    with pytest.raises(ValueError, match="no windows can be appended"):
         feed(params, clip_context, one(windows))
 
 
@@ -297,7 +297,7 @@ def test_room_that_cannot_be_made_is_an_error(params, clip_context, stream):
     """Neither grown in vain nor written beyond the end."""
     for context in (clip_context, stream):
         before = plain(context)
-        with pytest.raises(ValueError, match="no room for"):
+        with pytest.raises(ValueError, match="no capacity for"):
             ensure_capacity(fork(context), 10**9, 10**9)
         for a, b in zip(plain(context), before, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -354,7 +354,7 @@ def test_sound_alone_opens_one_prompt_everywhere(params, random_windows):
 def programs():
     return {
         program.__name__: program._cache_size()
-        for program in (_feed, read_clip, append_text, generate_tokens)
+        for program in (_feed, prefill_clip, append_text, generate_tokens)
     }
 
 
@@ -371,7 +371,7 @@ def use(params, windows, system, question, tokens):
 def blocks(params, system, question):
     """Padded lengths of what is read before and after a clip."""
     clip = segments(params.tokenizer, params.config, [Modalities(True, True), question], system)
-    return [len(padded_text(text.tokens).tokens) for text in clip]
+    return [len(pad_text(text.tokens).tokens) for text in clip]
 
 
 def test_words_and_weights_compile_nothing_anew(params, windows):

@@ -12,20 +12,19 @@ import pytest
 
 from omnizip_jax import OmniZipConfig, WindowSpec, ask, feed, init_stream, read
 from omnizip_jax.compression import AllTokens, FastV
-from omnizip_jax.inference.decode import DECODE_BLOCK, SamplingParams, end_tokens, generate_lanes
+from omnizip_jax.inference.api import begin_turn
+from omnizip_jax.inference.decode import DECODE_BLOCK, SamplingParams, end_tokens, generate_tokens
 from omnizip_jax.inference.generation import (
-    LANES,
+    BATCH_SIZES,
+    batch_key,
     begin,
-    begin_at,
     finish,
-    kind,
+    next_batch,
     run,
     step,
-    step_lanes,
-    together,
+    step_batch,
 )
 from omnizip_jax.inference.inputs import UserTurn
-from omnizip_jax.inference.prefill import read_with_question
 from omnizip_jax.models import attention
 from tests.conftest import clip_of
 
@@ -70,14 +69,14 @@ def alone(params, streams):
     ]
 
 
-def run_lanes(params, replies):
+def run_batch(params, replies):
     while not all(generation.finished for generation in replies):
-        replies = step_lanes(params, replies)
+        replies = step_batch(params, replies)
     return replies
 
 
 def test_lanes_make_the_tokens_that_each_makes_alone(params, begun, alone):
-    done = run_lanes(params, begun)
+    done = run_batch(params, begun)
     assert [generation.ids for generation in done] == alone
     assert [len(ids) for ids in alone] == [19, 3, 21, 11]  # or the test would see little
     decode = params.tokenizer.decode
@@ -86,12 +85,12 @@ def test_lanes_make_the_tokens_that_each_makes_alone(params, begun, alone):
 
 def test_answers_join_and_leave_between_steps(params, begun, alone):
     first, second, third, fourth = begun
-    first, second = step_lanes(params, [first, second])
+    first, second = step_batch(params, [first, second])
     assert second.finished and not first.finished
-    first, third, fourth = step_lanes(params, [first, third, fourth], tokens=5)
+    first, third, fourth = step_batch(params, [first, third, fourth], tokens=5)
     fourth = step(params, fourth)
-    third, fourth, first = step_lanes(params, [third, fourth, first])
-    done = [run(params, first), second, *run_lanes(params, [third, fourth])]
+    third, fourth, first = step_batch(params, [third, fourth, first])
+    done = [run(params, first), second, *run_batch(params, [third, fourth])]
     assert [generation.ids for generation in done] == alone
 
 
@@ -100,7 +99,7 @@ def test_an_end_token_ends_its_lane_alone(params, begun, alone, monkeypatch):
     end = alone[2][3]
     assert end not in alone[2][:3]
     monkeypatch.setattr("omnizip_jax.inference.generation.end_tokens", lambda tokenizer: (end,))
-    lanes = step_lanes(params, begun)
+    lanes = step_batch(params, begun)
     for generation, ids in zip(lanes, alone, strict=True):
         expected = ids[:DECODE_BLOCK]
         expected = expected[: expected.index(end) + 1] if end in expected else expected
@@ -118,7 +117,7 @@ def test_what_ended_stays_as_it_was(params, streams):
             yield begin(params, stream, "What happens?", sampling_params, keep=True)
 
     expected = [finish(params, run(params, generation), keep=True)[1] for generation in begun()]
-    for generation, other in zip(run_lanes(params, list(begun())), expected, strict=True):
+    for generation, other in zip(run_batch(params, list(begun())), expected, strict=True):
         _, after = finish(params, generation, keep=True)
         assert after is not None and other is not None
         length = int(other.cache.length)
@@ -141,20 +140,19 @@ def test_clips_pruned_inside_the_decoder_go_side_by_side_too(params, random_wind
 
         def answer(clip=clip):
             turn = UserTurn.of(params, [clip, "What happens?"])
-            context, logits, _ = read_with_question(params, turn, method, 12)
-            return begin_at(context, logits, turn.question, SamplingParams(12))
+            return begin_turn(params, turn, method, SamplingParams(12))[0]
 
         replies.append(answer())
         alone.append(run(params, answer()).ids)
     assert isinstance(replies[0].decode_state.cache, tuple)
-    assert kind(replies[0]) == kind(replies[1])
-    assert [generation.ids for generation in run_lanes(params, replies)] == alone
+    assert batch_key(replies[0]) == batch_key(replies[1])
+    assert [generation.ids for generation in run_batch(params, replies)] == alone
 
 
 def test_other_shapes_go_their_own_way(params, begun, alone, clip_reply):
-    """Any answers may be handed in together, finished ones too."""
+    """Any answers may be handed in next_batch, finished ones too."""
     expected = run(params, clip_reply()).ids
-    replies = run_lanes(params, [begun[0], clip_reply(), *begun[1:], clip_reply()])
+    replies = run_batch(params, [begun[0], clip_reply(), *begun[1:], clip_reply()])
     assert [replies[1].ids, replies[5].ids] == [expected, expected]
     assert [replies[i].ids for i in (0, 2, 3, 4)] == alone
 
@@ -166,13 +164,13 @@ def clip_reply(params, random_windows):
 
 
 def test_who_goes_together():
-    assert together(["a"]) == [0]
-    assert together(["a", "b", "b"]) == [0]
-    assert together(["b", "a", "b"]) == [0, 2]
-    assert together(["a"] * 3) == [0, 1]
-    assert together(["a", "b", "a", "a", "a", "a"]) == [0, 2, 3, 4]
-    assert together(["a"] * 20) == list(range(8))
-    assert sorted(LANES, reverse=True) == list(LANES)
+    assert next_batch(["a"]) == [0]
+    assert next_batch(["a", "b", "b"]) == [0]
+    assert next_batch(["b", "a", "b"]) == [0, 2]
+    assert next_batch(["a"] * 3) == [0, 1]
+    assert next_batch(["a", "b", "a", "a", "a", "a"]) == [0, 2, 3, 4]
+    assert next_batch(["a"] * 20) == list(range(8))
+    assert sorted(BATCH_SIZES, reverse=True) == list(BATCH_SIZES) and BATCH_SIZES[-1] == 1
 
 
 def test_one_program_for_all_fillings_and_samplings(params, streams):
@@ -183,10 +181,10 @@ def test_one_program_for_all_fillings_and_samplings(params, streams):
             for stream, sampling_params in asked
         ]
 
-    programs: Any = generate_lanes
-    step_lanes(params, replies((0, 1), SamplingParams(4), SamplingParams(9, 0.5)))
+    programs: Any = generate_tokens
+    step_batch(params, replies((0, 1), SamplingParams(4), SamplingParams(9, 0.5)))
     before = programs._cache_size()
-    step_lanes(params, replies((2, 3), SamplingParams(7, 1.0, 0.3, 8), SamplingParams(2)))
+    step_batch(params, replies((2, 3), SamplingParams(7, 1.0, 0.3, 8), SamplingParams(2)))
     assert programs._cache_size() == before
 
 
@@ -213,10 +211,10 @@ def test_lanes_attend_as_far_as_they_are_filled(monkeypatch):
 def test_the_caches_are_updated_in_place(params, begun):
     """Lanes need no second copy of what they remember."""
     room = sum(x.nbytes for x in jax.tree.leaves(begun[0].decode_state.cache))
-    program = generate_lanes.lower(
+    program = generate_tokens.lower(
         params.weights["text"],
         [generation.decode_state for generation in begun],
-        [generation.sampling for generation in begun],
+        [generation.sampling_params.sampling for generation in begun],
         [jnp.int32(DECODE_BLOCK)] * 4,
         config=params.config.text,
         steps=DECODE_BLOCK,

@@ -9,7 +9,7 @@ import pytest
 from omnizip_jax import generate, read
 from omnizip_jax.compression import METHODS, FastV, Seats
 from omnizip_jax.compression.seats import over_groups, place_in_group
-from omnizip_jax.inference.prefill import read_staged
+from omnizip_jax.inference.prefill import prefill_clip
 from tests.conftest import clip_of
 
 QUESTION = "What happens?"
@@ -39,9 +39,9 @@ def test_stages_that_drop_nothing_equal_full_tokens(params, random_windows):
 )
 def test_clips_share_a_program(params, random_windows, method):
     first = answer(params, random_windows([2, 2], [200, 200]), method)
-    programs = read_staged._cache_size()
+    programs = prefill_clip._cache_size()
     again = answer(params, random_windows([2, 2], [200, 200], seed=1), method)
-    assert read_staged._cache_size() == programs
+    assert prefill_clip._cache_size() == programs
     assert first.counts == again.counts and first.counts.generated > 0
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from omnizip_jax.inference.context import SlotMetadata
-from omnizip_jax.inference.sequence import TokenSequence, join
+from omnizip_jax.inference.sequence import TokenSequence, concatenate
 
 STAYS = np.array([0, 1, 1, 0, 0, 1, 0, 1], bool)
 
@@ -41,7 +41,7 @@ def test_what_stays_is_in_front(capacity):
 def test_packing_does_not_care_where_blocks_meet():
     first, second = block(STAYS[:3], seed=1), block(STAYS[3:], seed=2)
     (whole, _), (one, _), (other, _) = (
-        join(first, second).packed(4),
+        concatenate(first, second).packed(4),
         first.packed(2),
         second.packed(2),
     )

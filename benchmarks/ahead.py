@@ -36,16 +36,16 @@ from omnizip_jax.inference import streaming as stream
 from omnizip_jax.inference.chat_template import Modalities
 from omnizip_jax.inference.context import PrefillConfig, StreamState
 from omnizip_jax.inference.decode import DECODE_BLOCK, DecodeState, SamplingArrays, generate_tokens
-from omnizip_jax.inference.kv_cache import _forget
-from omnizip_jax.inference.prefill import append_text, read_clip, read_size
+from omnizip_jax.inference.kv_cache import _evict
+from omnizip_jax.inference.prefill import CHUNK, ENCODE_BLOCK, append_text, prefill_clip
 from omnizip_jax.inference.sequence import (
-    ENCODE_BLOCK,
-    TEXT_BLOCK,
+    CACHE_BUCKETS,
+    TEXT_BUCKETS,
+    WINDOW_BUCKETS,
     bucket,
     geometry,
+    pad_text,
     pad_windows,
-    padded_length,
-    padded_text,
     token_counts,
 )
 from omnizip_jax.models.backend import Backend
@@ -108,18 +108,6 @@ class Compiled:
     def needed(self) -> int:
         """Bytes that it needs besides weights."""
         return self.arguments + self.temporaries + self.results - self.in_place
-
-
-def in_turn(name: str, *programs: Compiled) -> Compiled:
-    """Programs that run one after another: the memory is that of the one that needs most."""
-    most = max(programs, key=lambda x: x.needed)
-    return dataclasses.replace(
-        most,
-        name=name,
-        seconds=sum(x.seconds for x in programs),
-        weight_copies=sum(x.weight_copies for x in programs),
-        attention=sum(x.attention for x in programs),
-    )
 
 
 class Target:
@@ -222,7 +210,7 @@ def programs(target: Target, preset: str, count: int) -> Iterator[Compiled]:
     )
 
     encoded = encode_windows.eval_shape(weights, block, config=config, backend=backend)
-    padded = padded_length(count)
+    padded = bucket(count, WINDOW_BUCKETS)
     encoded = jax.tree.map(lambda x: jax.ShapeDtypeStruct((padded, *x.shape[1:]), x.dtype), encoded)
     decode_state = None
     for name, method in (("all", FULL), ("45 %", KEEP_45), ("35 %", KEEP_35)):
@@ -242,37 +230,26 @@ def _first_token(
     encoded: Any,
     windows: Window,
 ) -> tuple[Compiled, Any]:
-    """A clip that is read, then a question to it; and the generation that then begins."""
+    """The prefill of a clip with its question, and the state of the decoding that follows."""
     config, prompt = prefill_config.config, presets.random_prompt(prefill_config.config)
     counts = token_counts(windows, config)
-    prefix = padded_text(prompt.prefix[: -len(prefill_config.markers)])
+    prefix = pad_text(prompt.prefix[: -len(prefill_config.markers)])
+    question = pad_text(prompt.suffix, prompt.suffix_positions)
     layout = pad_windows(geometry(windows), len(encoded.video_mask))
-    capacity = read_size(*counts, len(prompt.prefix), prefill_config.method)
-    key = jax.random.key(0)
-    arguments = target.abstract(
-        (
-            weights,
-            None,
-            jax.eval_shape(lambda: StreamState.initial(0, key)),
-            prefix,
-            EncodedClip(encoded, layout, prefix.count),
-        )
-    )
-    static: dict[str, Any] = {"prefill_config": prefill_config, "capacity": capacity}
-    clip = target.compile("", weights, read_clip, *arguments, **static)
-    cache, state, _ = read_clip.eval_shape(*arguments, **static)
+    used = prefill_config.method.bound(*counts) + len(prompt.prefix) + len(prompt.suffix)
+    capacity = bucket(used + ROOM + CHUNK, CACHE_BUCKETS)
 
-    tokens, offsets, count = padded_text(prompt.suffix, prompt.suffix_positions)
-    used_slots = prefill_config.method.bound(*counts) + len(prompt.prefix)
-    capacity = max(capacity, bucket(used_slots + len(tokens) + ROOM))
-    dtype = cache.keys.dtype
-    cache = jax.eval_shape(lambda: KVCache.empty(config.text, capacity, dtype))
-    asked = target.abstract((weights, cache, tokens, offsets, count))
-    static = {"config": config, "backend": prefill_config.backend}
-    question = target.compile("", weights, append_text, *asked, **static)
-    cache, logits = append_text.eval_shape(*asked, **static)
-    decode_state = DecodeState(cache, logits, state.after, state.key, state.in_video)
-    return in_turn(f"first token, {name}", clip, question), decode_state
+    def begin(weights: Any) -> tuple[KVCache, StreamState]:
+        cache = KVCache.empty(config.text, capacity, weights_dtype(weights))
+        return cache, StreamState.initial(capacity, jax.random.key(0))
+
+    cache, state = jax.eval_shape(begin, weights)
+    clip = EncodedClip(encoded, layout, prefix.count)
+    arguments = target.abstract((weights, cache, state, prefix, clip, prefix.count, question))
+    static: dict[str, Any] = {"prefill_config": prefill_config}
+    program = target.compile(f"first token, {name}", weights, prefill_clip, *arguments, **static)
+    cache, state, logits, _ = prefill_clip.eval_shape(*arguments, **static)
+    return program, DecodeState(cache, logits, state.after, state.key, state.in_video)
 
 
 def _decoding(target: Target, weights: Any, decode_state: Any, config: Any) -> Compiled:
@@ -281,7 +258,7 @@ def _decoding(target: Target, weights: Any, decode_state: Any, config: Any) -> C
         weights,
         generate_tokens,
         *target.abstract(
-            (weights["text"], decode_state, SamplingArrays.of(0.0, 1.0), jnp.int32(1))
+            (weights["text"], [decode_state], [SamplingArrays.of(0.0, 1.0)], [jnp.int32(1)])
         ),
         config=config.text,
         steps=DECODE_BLOCK,
@@ -299,7 +276,7 @@ def _streaming(target: Target, weights: Any, clip: Any, config: Any) -> Iterator
 
     def begin(weights: Any) -> tuple[KVCache, StreamState]:
         state = StreamState.initial(
-            CAPACITY, jax.random.key(0), *stream.first_plan(weights, prefill_config)
+            CAPACITY, jax.random.key(0), *stream.initial_plan(weights, prefill_config)
         )
         return KVCache.empty(config.text, CAPACITY, compute_dtype(weights)), state
 
@@ -311,7 +288,7 @@ def _streaming(target: Target, weights: Any, clip: Any, config: Any) -> Iterator
         *(weights, cache, state, window),
         prefill_config=prefill_config,
     )
-    tokens = target.abstract(jnp.zeros(TEXT_BLOCK, jnp.int32))
+    tokens = target.abstract(jnp.zeros(TEXT_BUCKETS[0], jnp.int32))
     yield target.compile(
         "a streamed question",
         weights,
@@ -321,9 +298,9 @@ def _streaming(target: Target, weights: Any, clip: Any, config: Any) -> Iterator
         backend=target.backend,
     )
     yield target.compile(
-        "forgetting",
+        "eviction",
         weights,
-        _forget,
+        _evict,
         *(cache, state),
         config=config,
         memory="recent",

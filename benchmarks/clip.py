@@ -14,13 +14,12 @@ from benchmarks import presets
 from benchmarks.bench import Bench
 from benchmarks.harness import program_bytes
 from omnizip_jax.compression import AllTokens, Method, OmniZipConfig
-from omnizip_jax.inference import prefill as entry
-from omnizip_jax.inference import prefill as reader
+from omnizip_jax.inference import prefill
+from omnizip_jax.inference.api import begin_turn
 from omnizip_jax.inference.chat_template import Text
 from omnizip_jax.inference.decode import DecodeState, SamplingParams
-from omnizip_jax.inference.generation import begin
 from omnizip_jax.inference.inputs import UserTurn
-from omnizip_jax.inference.prefill import encode_clip, read_turn
+from omnizip_jax.inference.prefill import CHUNK, encode_clip
 from omnizip_jax.models.registry import family
 from omnizip_jax.types import EncodedWindow
 
@@ -76,21 +75,22 @@ class Prefill:
 
     def __init__(self, clip: NoiseClip, method: Method, room: int):
         self.clip, self.method, self.room = clip, method, room
-        with recorded(reader, "read_clip") as clips, recorded(entry, "append_text") as questions:
+        with recorded(prefill, "prefill_clip") as calls:
             generation = self(clip.encoded)
-        (of_clip,), (of_question,) = clips, questions
-        sizes = [program_bytes(program) for program, _, _ in (of_clip, of_question)]
-        self.temporary, self.result = map(max, zip(*sizes, strict=True))
+        ((program, _, _),) = calls
+        self.temporary, self.result = program_bytes(program)
         self.tokens = int(generation.cache.length)
-        self.slots = of_clip[2]["capacity"] + len(of_question[1][2])
+        self.slots = -(-self.tokens // CHUNK) * CHUNK
 
     def __call__(self, encoded: EncodedWindow | None = None) -> DecodeState:
         """From given outputs of the encoders; without, the encoders run too."""
-        params, turn = self.clip.params, self.clip.turn
-        given = encode_clip if encoded is None else lambda *_: encoded
-        with mock.patch.object(reader, "encode_clip", given):
-            context, _ = read_turn(params, turn, self.method, turn.room(self.room))
-        generation = begin(params, context, turn.question, SamplingParams(self.room), copy=False)
+        generation, _ = begin_turn(
+            self.clip.params,
+            self.clip.turn,
+            self.method,
+            SamplingParams(self.room),
+            encoded=None if encoded is None else [encoded],
+        )
         return jax.block_until_ready(generation.decode_state)
 
 

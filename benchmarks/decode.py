@@ -18,7 +18,7 @@ from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.decoder import KVCache
 
 
-class SamplingParams:
+class Decoding:
     """A generation that goes on for a block of tokens with every call."""
 
     def __init__(self, weights: Any, config: Any, decode_state: DecodeState):
@@ -26,9 +26,9 @@ class SamplingParams:
         self.sampling, self.limit = SamplingArrays.of(0.0, 1.0), jnp.int32(DECODE_BLOCK)
         self.program = generate_tokens.lower(
             self.weights,
-            decode_state,
-            self.sampling,
-            self.limit,
+            [decode_state],
+            [self.sampling],
+            [self.limit],
             config=config.text,
             steps=DECODE_BLOCK,
             end_tokens=(),
@@ -36,8 +36,10 @@ class SamplingParams:
         ).compile()
 
     def __call__(self) -> None:
-        _, made, self.state = self.program(self.weights, self.state, self.sampling, self.limit)
-        if int(made) != DECODE_BLOCK:
+        _, made, (self.state,) = self.program(
+            self.weights, [self.state], [self.sampling], [self.limit]
+        )
+        if made.tolist() != [DECODE_BLOCK]:
             raise AssertionError(f"made {made} tokens instead of {DECODE_BLOCK}")
         jax.block_until_ready(self.state)
 
@@ -48,7 +50,7 @@ def run(bench: Bench) -> Iterator[Row]:
     room = DECODE_BLOCK * bench.most_rounds
     prefills = [clip.prefill(compression, room) for compression in (FULL, KEEP_45)]
     full, packed = (
-        SamplingParams(bench.weights, bench.config, prefill(clip.encoded)) for prefill in prefills
+        Decoding(bench.weights, bench.config, prefill(clip.encoded)) for prefill in prefills
     )
     calls: list[Call] = [full, packed]
     theirs = None

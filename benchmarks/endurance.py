@@ -121,7 +121,7 @@ def endure(
 
 def programs() -> int:
     """Compiled programs of all that a stream runs."""
-    functions: tuple[Any, ...] = (stream._feed, entry.append_text, room._forget)
+    functions: tuple[Any, ...] = (stream._feed, entry.append_text, room._evict)
     return sum(function._cache_size() for function in functions)
 
 

@@ -26,10 +26,9 @@ from omnizip_jax.inference.decode import (
     DecodeState,
     SamplingArrays,
     SamplingParams,
-    generate_lanes,
     generate_tokens,
 )
-from omnizip_jax.inference.generation import LANES
+from omnizip_jax.inference.generation import BATCH_SIZES
 from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.params import Params
 from omnizip_jax.serve.config import Limits
@@ -64,7 +63,7 @@ def run(bench: Bench) -> Iterator[Row]:
 
 def _batches(bench: Bench) -> Iterator[Row]:
     """A full batch of answers, decoded together and one by one."""
-    clip, count = NoiseClip(bench), LANES[0]
+    clip, count = NoiseClip(bench), BATCH_SIZES[0]
     for name, method in (("lanes", KEEP_45), ("lanes_full", FULL)):
         bench.say(f"serve: {count} answers to {bench.windows} windows, {method}")
         prefill = clip.prefill(method, DECODE_BLOCK * bench.most_rounds)
@@ -100,7 +99,7 @@ class _Answers:
 
     def step_batch(self) -> None:
         count = len(self.states)
-        *_, self.states = generate_lanes(
+        *_, self.states = generate_tokens(
             self.weights,
             self.states,
             [self.sampling] * count,
@@ -112,8 +111,8 @@ class _Answers:
     def step_each(self) -> None:
         states = []
         for state in self.states:
-            *_, state = generate_tokens(
-                self.weights, state, self.sampling, self.limit, **self.static
+            *_, (state,) = generate_tokens(
+                self.weights, [state], [self.sampling], [self.limit], **self.static
             )
             states.append(jax.block_until_ready(state))
         self.states = tuple(states)
@@ -154,7 +153,7 @@ def _requests(bench: Bench, engine: Engine) -> Iterator[Row]:
 
     bench.say(f"serve: {REQUESTS} clips of {bench.windows // 2} windows, compiling")
     for method in (FULL, KEEP_45):
-        for concurrency in (1, *LANES):
+        for concurrency in sorted(BATCH_SIZES):
             serve(method, concurrency, concurrency)
     for concurrency in CONCURRENCIES:
         bench.say(f"serve: concurrency {concurrency}")

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from benchmarks import presets
 from benchmarks.bench import Bench
-from benchmarks.decode import SamplingParams
+from benchmarks.decode import Decoding
 from benchmarks.harness import Call, Row
 from omnizip_jax.compression import FastV, Seats
 from omnizip_jax.compression.stages import Stage, Tokens
@@ -97,7 +97,7 @@ def _decoding(bench: Bench, tokens: list[int]) -> Row:
         logits = jax.random.normal(jax.random.key(2), (config.vocabulary,))
         position = jnp.int32(max(tokens))
         start = DecodeState(cache, logits, position, jax.random.key(0), jnp.bool_(False))
-        return SamplingParams(bench.weights, bench.config, start)
+        return Decoding(bench.weights, bench.config, start)
 
     segments = cache(first, tokens[0]), cache(config.layers - first, tokens[-1])
     mean = round(sum(tokens) / config.layers)

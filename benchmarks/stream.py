@@ -44,7 +44,7 @@ class Stream:
         self.state = stream.init_stream(params, method, capacity=CAPACITY)
         self.begin = int(self.state.cache.length)
         # No window is forgotten yet.
-        self.full = CAPACITY - self.state.prefill_config.block - self.state.retention.text_slots
+        self.full = CAPACITY - self.state.prefill_config.window_capacity - self.state.retention.text_slots
         self.feed()
         self.per_window = int(self.state.cache.length) - self.begin
 
@@ -76,7 +76,7 @@ def run(bench: Bench) -> Iterator[Row]:
     bench.say(f"stream: a cache of {CAPACITY} slots, compiling one program")
     ours = Stream(params, KEEP_45, window)
     # The window is the last that fits below a quarter or a half; the whole leaves room to ask.
-    block = ours.state.prefill_config.block
+    block = ours.state.prefill_config.window_capacity
     lengths = [max(ours.begin, min(round(f * CAPACITY) - block, ours.full)) for f in FILLS]
 
     timings = bench.alternate(*(_at(ours, n, ours.feed) for n in lengths))
@@ -179,7 +179,7 @@ def _overlap(bench: Bench, params: Params) -> Row:
 
 def _attention_share(bench: Bench, of: Stream, length: int) -> float:
     """Of a window's operations: attention to the attended length, encoders and matrices else."""
-    text, block = bench.config.text, of.state.prefill_config.block
+    text, block = bench.config.text, of.state.prefill_config.window_capacity
     attended = next(n for n in attention.length_buckets(CAPACITY) if n >= length + block)
     own = 4.0 * text.layers * text.heads * text.head_dim * attended * block
     rest = 2.0 * text.layers * layer_weights(text) * block + flops.encoder_flops(bench.config, 1)

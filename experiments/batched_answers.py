@@ -20,9 +20,17 @@ from omnizip_jax.compression import Method
 from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM, Modalities, Text, segments
 from omnizip_jax.inference.chat_template import question as question_text
 from omnizip_jax.inference.context import PrefillConfig, StreamState
-from omnizip_jax.inference.prefill import read_clip, read_staged, stage_sizes
-from omnizip_jax.inference.sequence import PaddedText, bucket, geometry, padded_text, token_counts
+from omnizip_jax.inference.prefill import CHUNK, Pruning, prefill_clip
+from omnizip_jax.inference.sequence import (
+    CACHE_BUCKETS,
+    PaddedText,
+    bucket,
+    geometry,
+    pad_text,
+    token_counts,
+)
 from omnizip_jax.models.backend import Backend
+from omnizip_jax.models.decoder import KVCache
 from omnizip_jax.models.params import Params
 from omnizip_jax.models.registry import family
 from omnizip_jax.testbed.synthetic_clips import SPEC
@@ -125,22 +133,24 @@ def answers(params: Params, asked: Asked, method: Method, seeds: Sequence[int]) 
     one = jax.tree.map(lambda x: x[0], asked.clips.layout)
     media = method.bound(*token_counts(one, params.config))
     stages = method.stages(params.config.text.layers)
+    # Every size includes the question, whose length differs.
+    pruning = Pruning.of(stages, text + SUFFIX, media, 1) if stages else None
     answered, lost = (_with_stages if stages else _without_stages)(
         params.weights,
         jax.vmap(jax.random.key)(jnp.array(seeds)),
-        padded_text(before.tokens),
+        pad_text(before.tokens),
         asked,
+        jnp.int32(media + len(prefill_config.markers)),
         prefill_config=prefill_config,
-        # Room for the question, whose length differs, is in every size.
-        capacity=bucket(media + text + SUFFIX),
-        sizes=stage_sizes(stages, text + SUFFIX, media),
+        capacity=bucket(media + text + SUFFIX + CHUNK, CACHE_BUCKETS),
+        pruning=pruning,
     )
     if np.any(np.asarray(lost)):
         raise ValueError(f"{method} kept more tokens than its bound")
     return jax.tree.map(np.asarray, answered)
 
 
-STATIC = ("prefill_config", "capacity", "sizes")
+STATIC = ("prefill_config", "capacity", "pruning")
 
 
 @functools.partial(jax.jit, static_argnames=STATIC)
@@ -149,10 +159,11 @@ def _without_stages(
     keys: Key[Array, " B"],
     prefix: PaddedText,
     asked: Asked,
+    limit: Int[Array, ""],
     *,
     prefill_config: PrefillConfig,
     capacity: int,
-    sizes: tuple[int, ...],
+    pruning: Pruning | None,
 ) -> tuple[Answered, Array]:
     """The clip is read once; the questions do not see each other."""
     decoder = family(prefill_config.config).bound_decoder(
@@ -161,15 +172,18 @@ def _without_stages(
 
     def of_clip(row: tuple[Array, Asked]) -> tuple[Answered, Array]:
         key, about = row
-        state = StreamState.initial(0, key)
-        cache, state, _ = read_clip(
+        state = StreamState.initial(capacity, key)
+        cache = KVCache.empty(prefill_config.config.text, capacity, decoder.dtype)
+        no_question = pad_text(np.zeros(0, np.int32))
+        cache, state, *_ = prefill_clip(
             weights,
-            None,
+            cache,
             state,
             prefix,
             about.clips,
+            limit,
+            no_question,
             prefill_config=prefill_config,
-            capacity=capacity,
         )
 
         def answer(text: PaddedText) -> Array:
@@ -189,10 +203,11 @@ def _with_stages(
     keys: Key[Array, " B"],
     prefix: PaddedText,
     asked: Asked,
+    limit: Int[Array, ""],
     *,
     prefill_config: PrefillConfig,
     capacity: int,
-    sizes: tuple[int, ...],
+    pruning: Pruning | None,
 ) -> tuple[Answered, Array]:
     """Clip and question are read together, once for every question."""
     layers = prefill_config.config.text.layers
@@ -202,21 +217,21 @@ def _with_stages(
         key, about = row
 
         def answer(text: PaddedText) -> tuple[Array, Array, Array]:
-            _, logits, state, trace, lost = read_staged(
+            _, state, logits, trace = prefill_clip(
                 weights,
+                None,
                 StreamState.initial(0, key),
-                about.clips,
                 prefix,
+                about.clips,
+                limit,
                 text,
                 prefill_config=prefill_config,
-                capacity=capacity,
-                sizes=sizes,
-                room=1,
+                pruning=pruning,
             )
             depths = trace.audio_depth, trace.video_depth
             passed = [[jnp.sum(d * layers > s.after + 0.5) for d in depths] for s in stages]
             kept = jnp.concatenate([state.kept[None], jnp.array(passed, jnp.int32)])
-            return jnp.argmax(logits), kept, jnp.max(lost)
+            return jnp.argmax(logits), kept, state.overflow
 
         tokens, kept, lost = jax.lax.map(answer, about.questions)
         return Answered(tokens, kept[0]), jnp.max(lost)

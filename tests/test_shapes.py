@@ -13,7 +13,7 @@ from jaxtyping import TypeCheckError
 from omnizip_jax.compression.video import squared_distances
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.inference.chat_template import Text
-from omnizip_jax.inference.sequence import padded_text
+from omnizip_jax.inference.sequence import pad_text
 from omnizip_jax.media.pixels import fit_grid
 from omnizip_jax.types import Window
 
@@ -43,7 +43,7 @@ def test_numpy_may_go_to_the_device_but_not_the_other_way():
     with pytest.raises(TypeCheckError):
         squared_distances(grid, np.ones(4, bool))
     with pytest.raises(TypeCheckError):
-        padded_text(jnp.ones(3, jnp.int32))
+        pad_text(jnp.ones(3, jnp.int32))
 
 
 def test_dataclasses_are_checked_and_pytrees_hold_anything():

@@ -16,10 +16,10 @@ from omnizip_jax.evaluation.hardware import out_of_memory, peak_bytes
 from omnizip_jax.evaluation.protocols import Protocol
 from omnizip_jax.evaluation.question_file import Question
 from omnizip_jax.evaluation.result_files import Key
-from omnizip_jax.inference.api import answer_encoded
+from omnizip_jax.inference.api import answer_encoded, read_encoded
 from omnizip_jax.inference.context import DEFAULT_MEMORY, Context, Memory
 from omnizip_jax.inference.generation import Answer, ask
-from omnizip_jax.inference.prefill import encode_clip, read_encoded
+from omnizip_jax.inference.prefill import encode_clip
 from omnizip_jax.inference.sequence import token_counts
 from omnizip_jax.inference.streaming import feed, init_stream
 from omnizip_jax.media import Clip, load_clip
@@ -301,7 +301,7 @@ class _ClipReader:
         if (stream := self._evaluator.settings.stream) is not None:
             return stream.read(params, clip, self.method, slots, **common)
         assert encoded is not None
-        return read_encoded(params, clip, encoded, self.method, room=slots, **common)
+        return read_encoded(params, clip, encoded, self.method, reserve=slots, **common)
 
 
 def ask_context(params: Params, context: Context, question: str, **sampling_params: Any) -> Answer:

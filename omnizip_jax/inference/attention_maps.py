@@ -79,7 +79,9 @@ def compute_attention_maps(
     exists, kind, window = _tokens(clip, config)
     audio = trace.audio_keep if trace.audio_depth is None else trace.audio_depth
     video = trace.video_keep if trace.video_depth is None else trace.video_depth
-    depth = np.rint(np.asarray(interleave(*map(jnp.asarray, (video, audio))))[exists] * config.text.layers)
+    depth = np.rint(
+        np.asarray(interleave(*map(jnp.asarray, (video, audio))))[exists] * config.text.layers
+    )
     media, text, first = [], [], 0
     for row in map(np.asarray, rows):
         read = depth > first

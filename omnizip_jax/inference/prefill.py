@@ -57,7 +57,7 @@ from omnizip_jax.models.registry import Config, family
 from omnizip_jax.types import EncodedClip, EncodedWindow, Selection, TokenKind, Window
 
 ENCODE_BLOCK = 8  # windows per encoder dispatch
-CHUNK = 512  # tokens per decoder block of a chunked prefill
+CHUNK = 256  # tokens per decoder block of a chunked prefill
 
 
 class Pruning(NamedTuple):
@@ -190,13 +190,14 @@ def prefill_windows(
         )
         state = state.replace(slots=slots)
     else:
-        cache, last, lost, depth = _prefill_pruned(decoder, sequence, clip, pruning)
+        segments, last, lost, depth = _prefill_pruned(decoder, sequence, clip, pruning)
         # The depths of the windows' own slots, without start tokens.
         begin = start + len(prefill_config.markers)
         depth = depth[begin : start + windows.keep.size]
         trace = _with_depth(trace, depth / prefill_config.config.text.layers)
     logits = decoder.logits(last[None])[0]
-    return Prefilled(cache, state.replace(overflow=state.overflow + lost), logits, trace)
+    state = state.replace(overflow=state.overflow + lost)
+    return Prefilled(cache if pruning is None else segments, state, logits, trace)
 
 
 def _prefill_pruned(

@@ -389,9 +389,9 @@ class Engine:
                 return []
             jobs = [(job, job.pending) for job in queue]
             kinds = [
-                job if generation is None else batches.kind(generation) for job, generation in jobs
+                job if generation is None else batches.batch_key(generation) for job, generation in jobs
             ]
-            batch = [jobs[number] for number in batches.together(kinds)]
+            batch = [jobs[number] for number in batches.next_batch(kinds)]
             for job, _ in batch:
                 queue.remove(job)
             return batch
@@ -401,7 +401,7 @@ class Engine:
         self.metrics.lanes.inc(len(pending))
         self.metrics.decode_steps.inc()
         try:
-            return batches.step_lanes(self.params, pending)
+            return batches.step_batch(self.params, pending)
         except Exception as error:
             return [error] * len(pending)
 
@@ -450,12 +450,12 @@ class Engine:
                 self.params, self.method, capacity=limits.capacity, text_slots=limits.text_slots
             )
             context = feed(self.params, context, Window.empty(context.prefill_config.spec))
-            for count in (1, *batches.LANES):
+            for count in sorted(batches.BATCH_SIZES):
                 if count <= min(limits.answers, limits.answer_bytes // context_bytes(context)):
                     answers = [
                         begin(self.params, context, "?", SamplingParams(1)) for _ in range(count)
                     ]
-                    batches.step_lanes(self.params, answers)
+                    batches.step_batch(self.params, answers)
             jax.block_until_ready(evict(context).cache)
         except ValueError as error:  # of a setting, or of a method that needs whole clips
             _LOG.warning("live sessions cannot begin: %s", error)

@@ -13,19 +13,19 @@ import numpy as np
 
 from omnizip_jax.compression import Method
 from omnizip_jax.inference import chat_template as prompts
+from omnizip_jax.inference.api import begin_turn
 from omnizip_jax.inference.context import Context, fork
 from omnizip_jax.inference.decode import SamplingParams, end_tokens
-from omnizip_jax.inference.generation import GenerationState, begin, begin_at
+from omnizip_jax.inference.generation import GenerationState, begin
 from omnizip_jax.inference.inputs import UserTurn, check_positions
 from omnizip_jax.inference.kv_cache import ensure_capacity, refresh_usage
 from omnizip_jax.inference.prefill import (
-    encode_clip,
-    read_text,
-    read_turn,
-    read_with_question,
-    remember_text,
+    encode_blocks,
+    prefill_text,
+    prefill_turn,
+    record_text,
 )
-from omnizip_jax.inference.sequence import ENCODE_BLOCK, padded_length, padded_text
+from omnizip_jax.inference.sequence import pad_text
 from omnizip_jax.inference.streaming import change_method, feed
 from omnizip_jax.media import Clip
 from omnizip_jax.models.params import Params
@@ -121,16 +121,18 @@ def answer_about_clips(
         check_positions(turn, request.sampling_params.max_new_tokens, params.config)
         encoded: list[EncodedWindow] = []
         for clip in turn.clips:
-            blocks = []
-            for block in _encoded_blocks(params, clip, method):
-                blocks.append(block)
+            config, latest = params.config, None
+            for latest in encode_blocks(params.weights, clip.windows, config, method.wants):
+                jax.block_until_ready(latest)
                 yield None
-            encoded.append(jax.tree.map(lambda *x: jnp.concatenate(x), *blocks))
+            assert latest is not None, "a clip has at least one window"
+            encoded.append(latest)
+            del latest
         engine.metrics.clips_read.inc()
         if turn.clips and method.stages(params.config.text.layers):
             yield from _answer_in_decoder_pruned(engine, turn, encoded, method, request)
             return
-        context, _ = read_turn(params, turn, method, turn.room(256), encoded=encoded)
+        context, *_ = prefill_turn(params, turn, method, 256, encoded=encoded)
         del clips, encoded, turn, shown  # frees frames and features
         _count_media(engine, context)
         engine.cache_clip(key, context)
@@ -207,22 +209,14 @@ def append_exchange(params: Params, context: Context, question: str, answer: str
     words = tokenizer(answer, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     rest = [*words, end_tokens(tokenizer)[0], *prompts.closing(tokenizer).tolist()]
     offsets = int(asked.offsets[-1]) + 1 + np.arange(len(rest), dtype=np.int32)
-    text = padded_text(
-        np.concatenate([asked.tokens, np.array(rest, np.int32)]),
-        np.concatenate([asked.offsets, offsets]),
-    )
+    tokens = np.concatenate([asked.tokens, np.array(rest, np.int32)])
+    streams = context.retention.memory is not None
+    limit = max(context.retention.text_slots, len(tokens)) if streams else None
+    text = pad_text(tokens, np.concatenate([asked.offsets, offsets]), limit=limit)
     context = refresh_usage(ensure_capacity(context, len(text.tokens), len(text.tokens)))
     start, place = context.state.after, context.used_slots
-    context, _ = read_text(params, context, text, start)
-    return remember_text(context, place, start + int(offsets[-1]) + 1)
-
-
-def _encoded_blocks(params: Params, clip: Clip, method: Method) -> Iterator[EncodedWindow]:
-    """The blocks of ``encode_clip``, one by one."""
-    for start in range(0, padded_length(len(clip.windows.mel_length)), ENCODE_BLOCK):
-        block = jax.tree.map(lambda x, at=start: x[at : at + ENCODE_BLOCK], clip.windows)
-        encoded = encode_clip(params.weights, block, params.config, wants=method.wants)
-        yield jax.block_until_ready(encoded)
+    context, _ = prefill_text(params, context, text, start)
+    return record_text(context, place, start + int(offsets[-1]) + 1)
 
 
 def _answer_in_decoder_pruned(
@@ -238,16 +232,12 @@ def _answer_in_decoder_pruned(
             f"{type(method).__name__} prunes inside the decoder, so a clip is prefilled with one "
             "question: ask without earlier turns, or use another method"
         )
-    context, logits, _ = read_with_question(
-        engine.params,
-        turn,
-        method,
-        request.sampling_params.max_new_tokens,
-        encoded=encoded[0] if len(encoded) == 1 else None,
-    )
+    params, sampling_params = engine.params, request.sampling_params
+    generation, _ = begin_turn(params, turn, method, sampling_params, encoded=encoded)
+    context = generation.context.replace(cache=generation.decode_state.cache)
     _count_media(engine, context)
     with engine.reserve(context):
-        generation = begin_at(context, logits, turn.question, request.sampling_params)
+        del context
         yield from _generate(engine, generation, request)
 
 

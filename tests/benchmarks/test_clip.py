@@ -11,9 +11,8 @@ from benchmarks.bench import Bench
 from benchmarks.clip import FULL, KEEP_45, NoiseClip
 from benchmarks.presets import PRESETS, random_params, random_windows
 from omnizip_jax.compression import METHODS
-from omnizip_jax.inference import prefill as entry
-from omnizip_jax.inference import prefill as reader
-from omnizip_jax.inference.prefill import append_text, read_clip
+from omnizip_jax.inference import prefill
+from omnizip_jax.inference.prefill import prefill_clip
 
 CONFIG = PRESETS["tiny"].model
 
@@ -36,12 +35,12 @@ def test_a_prefill_states_its_size(clip):
     full, packed = clip.prefill(FULL), clip.prefill(KEEP_45)
     assert full.tokens == 1 * (2 * 144 + 50) + 60
     assert packed.tokens == pytest.approx(0.45 * 338 + 60, abs=2)
-    for prefill in (full, packed):
-        assert prefill.tokens <= prefill.slots <= 1.25 * prefill.tokens + 32
+    for each in (full, packed):
+        assert each.tokens <= each.slots <= 1.25 * each.tokens + 32
         cache = 2 * CONFIG.text.layers * CONFIG.text.kv_heads * CONFIG.text.head_dim * 4
-        assert prefill.result >= prefill.tokens * cache
-        assert prefill.temporary > 0
-    assert (reader.read_clip, entry.append_text) == (read_clip, append_text)
+        assert each.result >= each.tokens * cache
+        assert each.temporary > 0
+    assert prefill.prefill_clip is prefill_clip
 
 
 @pytest.mark.slow

@@ -15,7 +15,6 @@ from benchmarks.presets import PRESETS
 from omnizip_jax.inference.decode import (
     DecodeState,
     SamplingArrays,
-    generate_lanes,
     generate_tokens,
 )
 from omnizip_jax.models import cpu
@@ -38,11 +37,7 @@ def test_decoding_makes_no_copy_of_the_weights(batch):
 
     given = jax.eval_shape(begin)
     many = [[each] * batch for each in given]
-    lowered = (
-        generate_tokens.lower(weights, *given, config=config, steps=8, end_tokens=())
-        if batch == 1
-        else generate_lanes.lower(weights, *many, config=config, steps=8, end_tokens=())
-    )
+    lowered = generate_tokens.lower(weights, *many, config=config, steps=8, end_tokens=())
     program = lowered.compile()
     temporary, result = program_bytes(program)
     result -= batch * tree_bytes(given[0].cache)  # written to the donated caches

@@ -167,13 +167,13 @@ def test_cancelling_ends_a_job_within_a_step(engine):
 @pytest.fixture
 def batch_sizes(monkeypatch):
     """Sizes of the batches of all decode steps."""
-    sizes, step_lanes = [], batches.step_lanes
+    sizes, step_batch = [], batches.step_batch
 
     def recorded(params, generations):
         sizes.append(len(generations))
-        return step_lanes(params, generations)
+        return step_batch(params, generations)
 
-    monkeypatch.setattr(batches, "step_lanes", recorded)
+    monkeypatch.setattr(batches, "step_batch", recorded)
     return sizes
 
 
@@ -238,7 +238,7 @@ def test_an_error_of_a_decode_step_ends_its_batch_only(engine, gate, windows, mo
     engine.push(session, windows[0])
     answers = [submit_question(engine, session)[0] for _ in range(2)]
     with monkeypatch.context() as patch:
-        patch.setattr(batches, "step_lanes", lambda *_: 1 / 0)
+        patch.setattr(batches, "step_batch", lambda *_: 1 / 0)
         gate.set()
         for answer in answers:
             assert answer.all()[1].status == 500

@@ -240,7 +240,7 @@ def _first_token(
     capacity = bucket(used + ROOM + CHUNK, CACHE_BUCKETS)
 
     def begin(weights: Any) -> tuple[KVCache, StreamState]:
-        cache = KVCache.empty(config.text, capacity, weights_dtype(weights))
+        cache = KVCache.empty(config.text, capacity, compute_dtype(weights))
         return cache, StreamState.initial(capacity, jax.random.key(0))
 
     cache, state = jax.eval_shape(begin, weights)

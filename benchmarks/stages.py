@@ -93,7 +93,7 @@ def _decoding(bench: Bench, tokens: list[int]) -> Row:
         keys, values = jax.random.normal(jax.random.key(1), (2, *empty.keys.shape), bench.dtype)
         return KVCache(keys, values, jnp.int32(length))
 
-    def sampling_params(cache: Any) -> SamplingParams:
+    def sampling_params(cache: Any) -> Decoding:
         logits = jax.random.normal(jax.random.key(2), (config.vocabulary,))
         position = jnp.int32(max(tokens))
         start = DecodeState(cache, logits, position, jax.random.key(0), jnp.bool_(False))

@@ -44,7 +44,9 @@ class Stream:
         self.state = stream.init_stream(params, method, capacity=CAPACITY)
         self.begin = int(self.state.cache.length)
         # No window is forgotten yet.
-        self.full = CAPACITY - self.state.prefill_config.window_capacity - self.state.retention.text_slots
+        self.full = (
+            CAPACITY - self.state.prefill_config.window_capacity - self.state.retention.text_slots
+        )
         self.feed()
         self.per_window = int(self.state.cache.length) - self.begin
 

@@ -7,10 +7,10 @@ import numpy as np
 import omnizip_jax
 from omnizip_jax import WindowSpec
 from omnizip_jax.inference.decode import generate_tokens
-from omnizip_jax.inference.prefill import append_text, prefill_clip
+from omnizip_jax.inference.prefill import prefill_clip
 from omnizip_jax.models.qwen2_5_omni.encoders import encode_windows
 
-PROGRAMS = (encode_windows, prefill_clip, append_text, generate_tokens)
+PROGRAMS = (encode_windows, prefill_clip, generate_tokens)
 
 
 def test_nothing_compiles_after_a_warm_up(params):

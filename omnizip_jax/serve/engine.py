@@ -389,7 +389,8 @@ class Engine:
                 return []
             jobs = [(job, job.pending) for job in queue]
             kinds = [
-                job if generation is None else batches.batch_key(generation) for job, generation in jobs
+                job if generation is None else batches.batch_key(generation)
+                for job, generation in jobs
             ]
             batch = [jobs[number] for number in batches.next_batch(kinds)]
             for job, _ in batch:

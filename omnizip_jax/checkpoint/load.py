@@ -57,7 +57,7 @@ def load(
         outline.weights,
     )
     with _damage_named(folder):
-        return outline.replace(weights=ocp.load(folder / WEIGHTS, placed))
+        return outline.replace(weights=ocp.load(str(folder / WEIGHTS), placed))
 
 
 def load_outline(path: str | os.PathLike[str], dtype: jax.typing.DTypeLike | None = None) -> Params:
@@ -94,7 +94,7 @@ def _read_outline(
     fingerprint = fingerprint.decode()
     folder = path.resolve()  # Orbax refuses relative paths
     with _damage_named(path):
-        stored = ocp.metadata(folder / WEIGHTS).metadata
+        stored = ocp.metadata(str(folder / WEIGHTS)).metadata
     if config.text.tied and "['text']['lm_head']['weight']" in _shapes(stored):
         config = config.untied()  # conversion found two tables that differ
     _check_shapes(path, abstract_params(config), stored)

@@ -22,7 +22,7 @@ from omnizip_jax.models.registry import Config, family
 from omnizip_jax.types import Selection, TokenKind
 
 Memory = Literal["recent", "fading"]
-DEFAULT_MEMORY: Memory = "fading"  # docs/streaming.md has the curve
+DEFAULT_MEMORY: Memory = "fading"  # docs/stream_memory.md has the curve
 
 
 class SlotMetadata(struct.PyTreeNode):

@@ -1,4 +1,4 @@
-"""A server in a process of its own."""
+"""``omnizip serve`` in a process."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ WAIT = 300.0  # s, for compilers on busy machines
 
 @contextlib.contextmanager
 def served(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """``omnizip serve`` with these arguments, once it is ready, and where it is.
+    """Run ``omnizip serve`` until it is ready; yields the process and its URL.
 
     Args:
-        folder: for its cache, and for what it says on stderr.
+        folder: for its cache and its stderr.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    own = {"XDG_CACHE_HOME": str(folder / "cache"), "JAX_PLATFORMS": "cpu"}
+    environment = {"XDG_CACHE_HOME": str(folder / "cache"), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "omnizip_jax", "serve", "--port", str(port), *arguments]
     with (folder / "stderr").open("w") as stderr:
-        process = subprocess.Popen(command, env=os.environ | own, stderr=stderr, text=True)
+        process = subprocess.Popen(command, env=os.environ | environment, stderr=stderr, text=True)
     try:
-        _until_ready(process, f"http://127.0.0.1:{port}", folder / "stderr")
+        _wait_until_ready(process, f"http://127.0.0.1:{port}", folder / "stderr")
         yield process, f"http://127.0.0.1:{port}"
     finally:
         process.kill()
         process.wait()
 
 
-def _until_ready(process: subprocess.Popen[str], url: str, stderr: Path) -> None:
+def _wait_until_ready(process: subprocess.Popen[str], url: str, stderr: Path) -> None:
     ends = time.monotonic() + WAIT
     while True:
         assert time.monotonic() < ends and process.poll() is None, stderr.read_text()

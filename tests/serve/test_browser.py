@@ -1,7 +1,7 @@
-"""The page in a browser, against the real server: its answers are the true ones.
+"""The page in a headless Chromium, with a real server of the small model: its answers are right.
 
-A headless Chromium with a camera and a microphone that play a clip over and over. With a folder in
-OMNIZIP_SCREENSHOTS, it leaves pictures of the page there.
+Camera and microphone of the browser play a clip in a loop. With OMNIZIP_SCREENSHOTS=FOLDER the
+tests save screenshots there.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from tests.serve.process import served
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 pytestmark = [
-    pytest.mark.slow,  # minutes, with pictures and sound as fast as they are lived through
+    pytest.mark.slow,  # minutes: media play in real time
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver"),
 ]
 
 WAIT = 300.0  # s, for compilers on busy machines
-SOON = 90.0  # s, for a page whose server is ready
+SOON = 90.0  # s, when the server is ready
 KEY = "a key for the page only"
 DESKTOP, PHONE = (1360, 1000), (390, 844)
-SEED = 4  # of the clip that the camera plays; another one than the sample
+SEED = 4  # of the clip that the camera plays
 ALONE = (
     "--headless",
     "--no-sandbox",
@@ -51,7 +51,7 @@ ALONE = (
     "--use-fake-ui-for-media-stream",
 )
 
-# Keeps the configurations that the page sends.
+# Records the configurations that the page sends.
 LISTEN = """
 window.sent = [];
 const send = WebSocket.prototype.send;
@@ -70,7 +70,7 @@ def clip():
 
 @pytest.fixture(scope="module")
 def folder(clip, tmp_path_factory):
-    """What the camera and the microphone play, a clip as a file, and the server's key."""
+    """Files for the fake camera and microphone, a clip, and the server's key."""
     folder = tmp_path_factory.mktemp("page")
     with (folder / "camera.y4m").open("wb") as file:
         file.write(f"YUV4MPEG2 W{SIDE} H{SIDE} F10:1 Ip A1:1 C420jpeg\n".encode())
@@ -87,14 +87,14 @@ def folder(clip, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def site(folder):
-    """Where ``omnizip serve`` serves the small model."""
+    """URL of ``omnizip serve`` with the small model."""
     settings = ("--checkpoint", "small", "--api-key-file", str(folder / "key"))
     with served(folder, *settings) as (_, url):
         yield url
 
 
 class Page:
-    """The page as a person sees and uses it."""
+    """The page in a browser."""
 
     def __init__(self, url: str, folder: Path, profile: Path):
         options = webdriver.ChromeOptions()
@@ -113,7 +113,7 @@ class Page:
         self.browser.get(url)
 
     def look(self, size: tuple[int, int], scheme: str = "light", height: int | None = None) -> None:
-        """Through a screen of that size and colour scheme."""
+        """Set the screen size and the colour scheme."""
         screen = {"width": size[0], "height": height or size[1], "deviceScaleFactor": 1}
         self._tell("setDeviceMetricsOverride", screen | {"mobile": size == PHONE})
         features = [{"name": "prefers-color-scheme", "value": scheme}]
@@ -133,35 +133,35 @@ class Page:
         return self.one(selector).get_property("textContent").replace("\u202f", " ")
 
     def until(self, what, seconds: float = SOON):
-        """What comes true within some seconds."""
+        """Wait until a function returns something true, and return it."""
         end = time.monotonic() + seconds
         while not (found := what()):
             assert time.monotonic() < end, " ".join(self.text("body").split())
             time.sleep(0.1)
         return found
 
-    def enter(self) -> None:
-        """Give the key, after a wrong one."""
+    def enter_key(self) -> None:
+        """Enter a wrong key, then the right one."""
         self.until(lambda: self.one("#key").get_property("open"))
         self.one("#key-field").send_keys("not the key", Keys.ENTER)
-        self.until(lambda: "not the key" in self.text("#key-hint"))
+        self.until(lambda: "Wrong API key" in self.text("#key-hint"))
         self.until(lambda: self.one("#key").get_property("open"))
         self.one("#key-field").send_keys(KEY, Keys.ENTER)
         self.until(lambda: self.text("#model") == "small")
 
     def windows(self) -> list[str]:
-        """Of each window what became of it."""
+        """The titles of all windows."""
         return [each.get_property("title") for each in self.all("#timeline li[title]")]
 
     def ask(self, question: str) -> str:
-        """Type it, and wait for the answer."""
-        asked = len(self.all("#talk article"))
+        """Type a question and wait for its answer."""
+        asked = len(self.all("#conversation article"))
         self.one("#question").send_keys(question, Keys.ENTER)
-        self.until(lambda: len(self.all("#talk article[aria-busy=false]")) == asked + 1)
-        return self.text("#talk article:last-child .answer")
+        self.until(lambda: len(self.all("#conversation article[aria-busy=false]")) == asked + 1)
+        return self.text("#conversation article:last-child .answer")
 
     def pixels(self, canvas: str) -> np.ndarray:
-        """Of a canvas, [height, width, 4]."""
+        """Pixels of a canvas, [height, width, 4]."""
         script = (
             "const canvas = document.querySelector(arguments[0]);"
             "const { width, height } = canvas;"
@@ -172,14 +172,14 @@ class Page:
         return np.array(data, np.uint8).reshape(height, width, 4)
 
     def picture(self, name: str) -> None:
-        """Leave one where it is wanted."""
+        """Save a screenshot if OMNIZIP_SCREENSHOTS is set."""
         folder = os.environ.get("OMNIZIP_SCREENSHOTS")
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
             self.browser.save_screenshot(str(Path(folder) / f"{name}.png"))
 
-    def mistakes(self) -> list[str]:
-        """What the browser complains of, but for the keys that were refused."""
+    def errors(self) -> list[str]:
+        """Warnings and errors of the browser, except the refused keys."""
         entries = self.browser.get_log("browser")
         bad = [entry["message"] for entry in entries if entry["level"] in ("SEVERE", "WARNING")]
         return [message for message in bad if " 401 " not in message]
@@ -189,9 +189,9 @@ class Page:
 def page(site, folder, tmp_path):
     page = Page(site, folder, tmp_path / "profile")
     try:
-        page.enter()
+        page.enter_key()
         yield page
-        assert not page.mistakes()
+        assert not page.errors()
         script = "return performance.getEntriesByType('resource').map((entry) => entry.name)"
         fetched = page.browser.execute_script(script)
         assert len(fetched) > 10 and all(
@@ -206,31 +206,31 @@ def one_of_each(questions: list[Question]) -> list[Question]:
 
 
 def mostly_right(page: Page, questions: list[Question]) -> bool:
-    """Whether at most one of ten is wrong: so small a model is not sure of everything it hears."""
+    """Whether at most one of ten answers is wrong, as the small model has some uncertainty."""
     wrong = {e.text: said for e in questions if (said := page.ask(e.text)) != e.answer}
     print(wrong)  # shown when it fails
     return len(wrong) <= len(questions) // 10
 
 
 def test_a_camera_and_a_microphone(page, clip):
-    """Of what repeats: its sounds and pictures start each on its own, so no question needs both."""
+    """Audio and video of the fake devices start at different times: no question needs both."""
     page.picture("welcome")
     page.one(".doors [data-source=camera]").click()
     page.until(lambda: len(page.windows()) >= 6)  # the clip has four
-    assert page.text("#status") == "Watching and listening"
+    assert page.text("#status") == "Video and audio"
     kinds = ("shape of colour", "seen", "heard")
     about = [each for each in all_questions(clip.objects) if each.kind in kinds]
     page.picture("camera")
     asked = [each for each in one_of_each(about)] + about[:3]
     assert [page.ask(each.text) for each in asked] == [each.answer for each in asked]
     page.one("#stop").click()
-    assert page.ask(asked[0].text) == asked[0].answer  # it remembers
-    before = len(page.windows())  # those that were on their way came before the answer
+    assert page.ask(asked[0].text) == asked[0].answer  # of the stream so far
+    before = len(page.windows())  # pending ones were read before the answer
     time.sleep(3)
     assert len(page.windows()) == before
 
 
-def test_the_sample_plays_by_itself(page):
+def test_the_sample(page):
     page.one(".doors [data-source=sample]").click()
     page.until(lambda: len(page.windows()) >= 5)
     right = 0
@@ -238,20 +238,20 @@ def test_the_sample_plays_by_itself(page):
         page.until(lambda: page.all("#suggestions button"))
         page.one("#suggestions button").click()
         right += 1
-        page.until(lambda n=right: len(page.all("#talk article[aria-busy=false]")) == n)
-        assert len(page.all(".answer.right")) == right, page.text("#talk")
+        page.until(lambda n=right: len(page.all("#conversation article[aria-busy=false]")) == n)
+        assert len(page.all(".answer.right")) == right, page.text("#conversation")
         if right == 3:
             pictures_of(page)
     page.until(lambda: page.one("body").get_attribute("data-state") == "ended")
     page.until(lambda: len(page.windows()) == 8)
-    assert "of 122 tokens kept" in page.windows()[0] and "remembered" in page.windows()[0]
+    assert "of 122 tokens kept" in page.windows()[0] and "in the cache" in page.windows()[0]
     assert page.text("#remembered").startswith("0:00 to 0:16")
     share = int(page.text("#tokens strong").split()[0])
     assert 30 < share < 60 and int(page.text("#work strong").split()[0]) <= share
 
 
 def pictures_of(page: Page) -> None:
-    """What is dropped is dark on the picture, what is kept is lit in the sound."""
+    """Dropped tokens are dark in the frame, kept ones highlighted in the audio."""
     kept, all_of_it = map(int, page.text("#kept-facts").split(" of "))
     assert 0 < kept < all_of_it == 72
     assert (
@@ -262,7 +262,7 @@ def pictures_of(page: Page) -> None:
     cells = page.pixels("#kept")[..., :3].mean(2)
     side = len(cells) // 6
     cells = cells[: 6 * side, : 6 * side].reshape(6, side, 6, side).mean((1, 3))
-    assert 0 < (cells < 35).sum() < 36  # nothing in a clip is as dark
+    assert 0 < (cells < 35).sum() < 36  # no cell of a clip is as dark
     colours = {tuple(colour) for colour in page.pixels("#sound").reshape(-1, 4)}
     accent = page.browser.execute_script(
         "return getComputedStyle(document.body).getPropertyValue('--accent')"
@@ -274,7 +274,7 @@ def pictures_of(page: Page) -> None:
     page.picture("dark")
     page.look(PHONE, "dark")
     width = page.browser.execute_script("return document.documentElement.scrollWidth")
-    assert width == PHONE[0]  # nothing sticks out
+    assert width == PHONE[0]  # no overflow
     page.picture("phone")
     page.look(
         PHONE, "light", height=page.browser.execute_script("return document.body.scrollHeight")
@@ -289,10 +289,10 @@ def test_the_method_changes_while_it_runs(page):
     page.one("input[value=all] + span").click()
     page.until(lambda: "All tokens" in page.text("#settings-hint"))
     page.until(lambda: page.one("body").get_attribute("data-state") == "ended")
-    page.until(lambda: "122 of 122 tokens kept, 122 remembered" in page.windows()[-1])
+    page.until(lambda: "122 of 122 tokens kept, 122 in the cache" in page.windows()[-1])
     assert "122 of 122" not in page.windows()[0]
-    assert "OmniZip: " in page.text("#time")  # beside what it takes now
-    assert page.ask("Which shape was blue?") == "circle"  # of the time before
+    assert "OmniZip: " in page.text("#time")  # beside the time of the current method
+    assert page.ask("Which shape was blue?") == "circle"  # from a window before the change
     own = {"keep": None, "rho_audio": 0.3}
     first, second = page.browser.execute_script("return window.sent")
     assert first["method"] == "omnizip" and own.items() <= first["settings"].items()
@@ -310,18 +310,16 @@ def test_a_file(page, clip, folder):
     assert page.one("body").get_attribute("data-state") == "idle"
 
 
-def test_a_new_source_begins_anew(page, clip, folder):
-    """Of one player one after the other, sound included; what was before is gone."""
-    for source in ("sample", "camera", "sample"):  # the last one counts, however fast
+def test_a_new_source_starts_a_new_session(page, clip, folder):
+    """Sources replace each other, audio included; earlier ones are not in the session."""
+    for source in ("sample", "camera", "sample"):  # the last one counts
         script = "document.querySelector(`[data-source=${arguments[0]}]`).click()"
         page.browser.execute_script(script, source)
     page.until(lambda: len(page.windows()) >= 2)
     page.one("#stop").click()
     page.one("input[value=recent] + span").click()
     page.one(".bar [data-source=camera]").click()
-    page.until(
-        lambda: page.text("#status") == "Watching and listening" and len(page.windows()) == 1
-    )
+    page.until(lambda: page.text("#status") == "Video and audio" and len(page.windows()) == 1)
     last = page.browser.execute_script("return window.sent.at(-1)")
     assert last["memory"] == "recent" and last["audio"] and last["video"]
     page.one("#picker").send_keys(str(folder / "clip.mp4"))
@@ -332,11 +330,11 @@ def test_a_new_source_begins_anew(page, clip, folder):
     assert [page.ask(each.text) for each in asked] == [each.answer for each in asked]
 
 
-def test_it_is_for_keyboards_and_screen_readers(page):
+def test_keyboards_and_screen_readers(page):
     body = page.one("body")
     body.send_keys(Keys.TAB)
     focused = page.browser.switch_to.active_element
-    assert focused.text == "Skip to the question" and focused.rect["width"] > 100  # it shows
+    assert focused.text == "Skip to the question" and focused.rect["width"] > 100  # visible
     focused.send_keys(Keys.ENTER)
     assert page.browser.switch_to.active_element.get_attribute("id") == "question"
     page.one(".doors [data-source=sample]").send_keys(Keys.ENTER)
@@ -363,4 +361,13 @@ def test_it_is_for_keyboards_and_screen_readers(page):
             active,
         )
         assert active.tag_name == "body" or "solid" in (outline, label), active.tag_name
-    assert {"Sample", "Camera", "File", "stop", "talk", "question", "send", "method"} <= tabbed
+    assert {
+        "Sample",
+        "Camera",
+        "File",
+        "stop",
+        "conversation",
+        "question",
+        "send",
+        "method",
+    } <= tabbed

@@ -1,7 +1,7 @@
-"""Many cameras at once on a real server: every answer is that of a lonely stream.
+"""Many concurrent clients of a real server: every answer equals that of a single stream.
 
-Clients come and go: they ask, stall, send junk, are cut off, come back to their session, or never
-do. OMNIZIP_LOAD_SECONDS says how long, ten minutes for a whole trial.
+The clients ask, stall, send invalid messages, disconnect, and resume their sessions or not.
+OMNIZIP_LOAD_SECONDS is the duration, ten minutes for a full trial.
 """
 
 from __future__ import annotations
@@ -35,16 +35,23 @@ pytestmark = pytest.mark.slow
 
 SECONDS = float(os.environ.get("OMNIZIP_LOAD_SECONDS", "60"))
 CLIENTS, STREAMS, CAPACITY, TEXT_SLOTS = 16, 4, 2048, 1024
-PACE = 0.5  # s; pictures come twice a second, as fast as they are lived through
-WAIT = 120.0  # s, for what comes soon
-WINDOW = 4  # pictures
-ASKED_AT = (6, 11, 16)  # pictures seen
-JUNK = ("{", "[]", "null", '{"type": "what"}', '{"type": "audio.chunk", "data": "!"}', b"\x00\xff")
+PACE = 0.5  # s between frames, in real time
+WAIT = 120.0  # s, timeout
+WINDOW = 4  # frames
+QUERY_AT = (6, 11, 16)  # frames sent
+INVALID = (
+    "{",
+    "[]",
+    "null",
+    '{"type": "what"}',
+    '{"type": "audio.chunk", "data": "!"}',
+    b"\x00\xff",
+)
 
 
 @functools.cache
 def stream(number):
-    """Pictures and pieces of sound of half a second, and what can be asked about them."""
+    """Frames, chunks of half a second of audio, and questions about them."""
     clip, questions = quiz(number, "test", "easy")
     frames = clip.frames[:: round(FPS * PACE)]
     pcm = (np.clip(clip.waveform, -1, 1) * 32767).astype("<i2")
@@ -53,7 +60,7 @@ def stream(number):
 
 
 def messages(number, first, last):
-    """What a client sends of a stream, two messages at a time."""
+    """Pairs of messages with a frame and an audio chunk."""
     frames, pieces, _ = stream(number)
     for at in range(first, last):
         png = io.BytesIO()
@@ -63,15 +70,15 @@ def messages(number, first, last):
         yield {"type": "video.frame", **sent}, {"type": "audio.chunk", "data": sound}
 
 
-class Lonely:
-    """What the library says of the same streams."""
+class Reference:
+    """Answers of the library to the same streams."""
 
     def __init__(self, params):
         self._params, self._lock = params, threading.Lock()
         self._answers = {}
 
     def answer(self, number, cut, seen, question):
-        """With a client that was away from picture ``cut`` of the stream (0: never) on."""
+        """For a client that disconnected at frame ``cut`` of the stream (0: never)."""
         key = (number, cut, seen, question)
         with self._lock:
             if key not in self._answers:
@@ -95,10 +102,10 @@ class Lonely:
 
 
 class Client:
-    """One camera after the other, until the time is over."""
+    """Runs one session after the other until the time is over."""
 
-    def __init__(self, url, lonely, seed):
-        self._url, self._lonely = f"{url}/v1/video/chat/stream".replace("http", "ws"), lonely
+    def __init__(self, url, reference, seed):
+        self._url, self._reference = f"{url}/v1/video/chat/stream".replace("http", "ws"), reference
         self._draw = random.Random(seed)
         self.counts = collections.Counter()
         self.failure = None
@@ -106,24 +113,24 @@ class Client:
     def run(self, ends):
         try:
             while time.monotonic() < ends:
-                self._live()
+                self._run_session()
         except BaseException as failure:
             self.failure = failure
 
-    def _live(self):
+    def _run_session(self):
         draw = self._draw
-        number, seen = draw.randrange(STREAMS), draw.choice(ASKED_AT)
-        away = WINDOW if draw.random() < 0.3 else 0
+        number, seen = draw.randrange(STREAMS), draw.choice(QUERY_AT)
+        cut = WINDOW if draw.random() < 0.3 else 0
         self.counts["sessions"] += 1
         with self._connect() as socket:
             name = self._begin(socket)
-            if not away:
+            if not cut:
                 return self._finish(socket, number, 0, seen)
-            self._send(socket, number, 0, away + 1)
+            self._send(socket, number, 0, cut + 1)
             self._until(socket, "window.read")
-            socket.socket.close()  # no goodbye
-        with self._come_back(name) as socket:
-            self._finish(socket, number, away, seen)
+            socket.socket.close()  # without a close frame
+        with self._resume(name) as socket:
+            self._finish(socket, number, cut, seen)
 
     def _finish(self, socket, number, first, seen):
         draw = self._draw
@@ -132,11 +139,11 @@ class Client:
             socket.send(json.dumps({"type": "video.query", "text": question}))
             if draw.random() < 0.1:
                 socket.socket.close()
-                self.counts["cut off"] += 1
+                self.counts["disconnected"] += 1
                 return
-            said = self._until(socket, "response.text.done")["text"]
-            expected = self._lonely.answer(number, first, seen, question)
-            assert said == expected, (number, first, seen, question, said, expected)
+            text = self._until(socket, "response.text.done")["text"]
+            expected = self._reference.answer(number, first, seen, question)
+            assert text == expected, (number, first, seen, question, text, expected)
             self.counts["answers"] += 1
         if draw.random() < 0.7:
             socket.send(json.dumps({"type": "video.done"}))
@@ -148,9 +155,9 @@ class Client:
             for message in pair:
                 socket.send(json.dumps(message))
             if draw.random() < 0.05:
-                socket.send(draw.choice(JUNK))
+                socket.send(draw.choice(INVALID))
                 assert self._until(socket, "error")["code"] == 400
-                self.counts["junk"] += 1
+                self.counts["invalid"] += 1
             if draw.random() < 0.02:
                 time.sleep(5)
                 self.counts["stalled"] += 1
@@ -164,8 +171,8 @@ class Client:
         return self._until(socket, "session.created")["session_id"]
 
     @contextlib.contextmanager
-    def _come_back(self, name):
-        """As soon as the session is saved; the server hears of its end by and by."""
+    def _resume(self, name):
+        """Connect to the session once the server has saved it."""
         ends = time.monotonic() + WAIT
         while time.monotonic() < ends:
             with self._connect() as socket:
@@ -188,19 +195,19 @@ class Client:
             assert message["type"] != "error", message
 
 
-def figures(url):
-    """What the server counts."""
+def read_metrics(url):
+    """Values of the server's metrics."""
     with urllib.request.urlopen(f"{url}/metrics") as answer:
         found = re.findall(r"^omnizip_(\w+(?:{[^}]*})?) (\S+)$", answer.read().decode(), re.M)
     return {name: float(value) for name, value in found}
 
 
-def test_many_cameras(small, tmp_path):
+def test_many_clients(small, tmp_path):
     arguments = ("--checkpoint", "small", "--dtype", "float32", "--capacity", str(CAPACITY))
     sessions = ("--save-sessions", str(tmp_path / "sessions"), "--max-sessions", "24")
-    lonely, memory = Lonely(small), []
+    reference, memory = Reference(small), []
     with served(tmp_path, *arguments, *sessions) as (process, url):
-        clients = [Client(url, lonely, seed) for seed in range(CLIENTS)]
+        clients = [Client(url, reference, seed) for seed in range(CLIENTS)]
         ends = time.monotonic() + SECONDS
         threads = [threading.Thread(target=each.run, args=(ends,)) for each in clients]
         for thread in threads:
@@ -214,7 +221,7 @@ def test_many_cameras(small, tmp_path):
                 raise each.failure
         total = sum((each.counts for each in clients), collections.Counter())
         ends = time.monotonic() + WAIT
-        while (now := figures(url))["sessions"] or now["answers"]:
+        while (now := read_metrics(url))["sessions"] or now["answers"]:
             assert time.monotonic() < ends
             time.sleep(0.2)
         print(f"\n{dict(total)}; {now['windows_total']:.0f} windows, {max(memory) / 2**20:.0f} MiB")
@@ -223,7 +230,7 @@ def test_many_cameras(small, tmp_path):
         print(f"MiB: {[rss // 2**20 for rss in memory]}")
         assert now["answer_bytes"] == now["session_bytes"] == now["windows_waiting"] == 0
         assert now["windows_skipped_total"] == 0
-        assert total["answers"] > CLIENTS and total["resumed"] and total["junk"]
+        assert total["answers"] > CLIENTS and total["resumed"] and total["invalid"]
         half = len(memory) // 2
         assert max(memory[half:]) < 1.05 * max(memory[: half + 1]), memory
         assert process.poll() is None

@@ -1,24 +1,24 @@
-// A camera, or a file that plays, as pictures and sound on one clock.
+// Frames and audio of a camera or a file on one clock.
 //
-// Events: "picture" with { time, bitmap, data } four times a second, "sound" with { time, samples,
-// data }, 16 kHz, and "ended". Times are seconds since the beginning.
+// Events: "frame" with { time, bitmap, data } four times a second, "audio" with { time, samples,
+// data } at 16 kHz, and "ended". Times are seconds from the start.
 
 const RATE = 16_000;
-const PICTURES = 4; // a second; the model takes two
-const SIDE = 640; // pixels of the longer side, at most
+const FRAMES = 4; // per second; the model uses two
+const MAX_SIDE = 640; // pixels
 const QUALITY = 0.92;
 
 export class Capture extends EventTarget {
-  hasPicture = true;
-  hasSound = false;
-  silence = "there is no microphone"; // the reason, where there is no sound
+  hasVideo = true;
+  hasAudio = false;
+  noAudioReason = "there is no microphone";
   #video;
   #stream = null; // of a camera
   #url = null; // of a file
   #audio = null;
   #pcm = null;
-  #began = null; // of a camera's clock, milliseconds
-  #next = 0; // time of the next picture
+  #started = null; // camera clock, milliseconds
+  #next = 0; // time of the next frame
   #sent = 0; // samples
   #drawing = false;
   #stopped = false;
@@ -30,10 +30,10 @@ export class Capture extends EventTarget {
 
   async openCamera() {
     if (!navigator.mediaDevices) {
-      throw new Error("browsers lend a camera to pages of https or localhost only");
+      throw new Error("browsers allow cameras at https or localhost only");
     }
-    const video = { facingMode: { ideal: "environment" }, width: { ideal: SIDE } };
-    // What makes voices clear takes other sounds away.
+    const video = { facingMode: { ideal: "environment" }, width: { ideal: MAX_SIDE } };
+    // Filters for speech would remove other sounds.
     const audio = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
     try {
       this.#stream = await navigator.mediaDevices.getUserMedia({ video, audio });
@@ -46,7 +46,7 @@ export class Capture extends EventTarget {
     this.#video.muted = true;
     await this.#loaded();
     if (this.#stream.getAudioTracks().length) {
-      await this.#listen((audio) => audio.createMediaStreamSource(this.#stream), false);
+      await this.#captureAudio((audio) => audio.createMediaStreamSource(this.#stream), false);
     }
   }
 
@@ -57,19 +57,19 @@ export class Capture extends EventTarget {
     this.#video.src = this.#url;
     this.#video.muted = false;
     await this.#loaded();
-    this.hasPicture = this.#video.videoWidth > 0;
-    await this.#listen(() => sourceOf(this.#video), true);
+    this.hasVideo = this.#video.videoWidth > 0;
+    await this.#captureAudio(() => sourceOf(this.#video), true);
   }
 
-  // From here on pictures and sound come.
+  // Starts the events.
   async start() {
     this.#check();
     this.#video.onended = () => this.#finish();
     await this.#video.play();
-    this.#began = performance.now();
-    if (this.#stream === null) this.#silence(this.#video.currentTime); // that has passed already
+    this.#started = performance.now();
+    if (this.#stream === null) this.#padSilence(this.#video.currentTime); // played already
     this.#pcm?.port.postMessage(true);
-    if (this.hasPicture) this.#watch();
+    if (this.hasVideo) this.#captureFrames();
   }
 
   stop() {
@@ -81,11 +81,11 @@ export class Capture extends EventTarget {
     this.#release();
   }
 
-  // The player belongs to the newest source; one that was stopped before it could begin lets go.
+  // Throws if another source was started meanwhile.
   #check() {
     if (!this.#stopped) return;
     this.#release();
-    throw new Error("another source has begun");
+    throw new Error("another source was started");
   }
 
   #release() {
@@ -100,52 +100,52 @@ export class Capture extends EventTarget {
     });
   }
 
-  // Sound goes to the page, and that of files to the speakers, too.
-  async #listen(source, aloud) {
+  // Captures the audio; that of files is also played.
+  async #captureAudio(source, aloud) {
     try {
       this.#audio = await context();
       this.#pcm = new AudioWorkletNode(this.#audio, "pcm", { numberOfOutputs: 0 });
       const node = source(this.#audio);
       node.connect(this.#pcm);
       if (aloud) node.connect(this.#audio.destination);
-      this.#pcm.port.onmessage = ({ data }) => this.#hear(data);
-      this.hasSound = true;
+      this.#pcm.port.onmessage = ({ data }) => this.#sendAudio(data);
+      this.hasAudio = true;
     } catch (error) {
-      this.silence = error.message;
+      this.noAudioReason = error.message;
     }
   }
 
-  #hear(samples) {
+  #sendAudio(samples) {
     if (this.#stopped || !samples.length) return;
     this.#sent += samples.length;
     const data = base64(new Uint8Array(samples.buffer));
-    this.dispatchEvent(new CustomEvent("sound", { detail: { time: this.#sent / RATE, samples, data } }));
+    this.dispatchEvent(new CustomEvent("audio", { detail: { time: this.#sent / RATE, samples, data } }));
   }
 
-  #silence(until) {
-    if (this.hasSound) this.#hear(new Int16Array(Math.max(0, Math.round(until * RATE) - this.#sent)));
+  #padSilence(until) {
+    if (this.hasAudio) this.#sendAudio(new Int16Array(Math.max(0, Math.round(until * RATE) - this.#sent)));
   }
 
-  #watch() {
+  #captureFrames() {
     const video = this.#video;
     const next = video.requestVideoFrameCallback
       ? (call) => video.requestVideoFrameCallback(call)
       : (call) => requestAnimationFrame((now) => call(now, { mediaTime: video.currentTime }));
-    const look = (now, { mediaTime }) => {
+    const onFrame = (now, { mediaTime }) => {
       if (this.#stopped) return;
-      this.#see(this.#stream ? (now - this.#began) / 1000 : mediaTime);
-      next(look);
+      this.#sendFrame(this.#stream ? (now - this.#started) / 1000 : mediaTime);
+      next(onFrame);
     };
-    next(look);
+    next(onFrame);
   }
 
-  async #see(time) {
+  async #sendFrame(time) {
     if (this.#drawing || time < this.#next) return;
-    this.#next = Math.floor(time * PICTURES + 1) / PICTURES;
+    this.#next = Math.floor(time * FRAMES + 1) / FRAMES;
     this.#drawing = true;
     try {
       const { videoWidth: width, videoHeight: height } = this.#video;
-      const scale = Math.min(1, SIDE / Math.max(width, height));
+      const scale = Math.min(1, MAX_SIDE / Math.max(width, height));
       const size = [Math.round(width * scale), Math.round(height * scale)];
       const canvas = new OffscreenCanvas(...size);
       canvas.getContext("2d").drawImage(this.#video, 0, 0, ...size);
@@ -153,44 +153,44 @@ export class Capture extends EventTarget {
       const data = await dataUrl(blob);
       const bitmap = canvas.transferToImageBitmap();
       if (this.#stopped) return;
-      this.dispatchEvent(new CustomEvent("picture", { detail: { time, bitmap, data } }));
+      this.dispatchEvent(new CustomEvent("frame", { detail: { time, bitmap, data } }));
     } finally {
       this.#drawing = false;
     }
   }
 
-  // The last window is complete when a picture and a little sound follow on it.
+  // Sends a frame and audio past the end, which complete the last window.
   async #finish() {
     const end = this.#video.duration;
     this.#pcm?.port.postMessage(false);
-    await new Promise((resolve) => setTimeout(resolve, 100)); // for what is on its way
+    await new Promise((resolve) => setTimeout(resolve, 100)); // for pending audio
     if (this.#stopped) return;
-    this.#silence(end + 0.01);
-    if (this.hasPicture) {
+    this.#padSilence(end + 0.01);
+    if (this.hasVideo) {
       this.#next = 0;
-      await this.#see(end);
+      await this.#sendFrame(end);
     }
     this.stop();
     this.dispatchEvent(new CustomEvent("ended"));
   }
 }
 
-// One for the page; it resamples whatever comes.
+// The audio context of the page, which resamples to 16 kHz.
 let shared = null;
 async function context() {
   if (!window.AudioWorkletNode) {
-    throw new Error("browsers give sound to pages of https or localhost only");
+    throw new Error("browsers allow audio capture at https or localhost only");
   }
   if (shared === null) {
     const made = new AudioContext({ sampleRate: RATE });
-    await made.audioWorklet.addModule("/page/pcm.js");
+    await made.audioWorklet.addModule("/page/audio_worklet.js");
     shared = made;
   }
   await shared.resume();
   return shared;
 }
 
-// An element can be made a source once only.
+// A video element can be made an audio source only once.
 const sources = new WeakMap();
 function sourceOf(video) {
   if (!sources.has(video)) sources.set(video, shared.createMediaElementSource(video));

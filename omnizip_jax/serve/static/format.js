@@ -1,4 +1,4 @@
-// Numbers as people read them.
+// Formatting of numbers and times.
 
 export const percent = (share) => `${Math.round(100 * share)}\u202f%`;
 

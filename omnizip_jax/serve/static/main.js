@@ -1,77 +1,77 @@
-// The page: one source, one session, and what is shown of them.
+// Connects a source with a session and shows its events.
 
 import { Capture } from "./capture.js";
-import { element } from "./element.js";
-import { Figures } from "./figures.js";
+import { element } from "./dom.js";
+import { Statistics } from "./statistics.js";
 import { clock } from "./format.js";
-import { enter } from "./key.js";
+import { connect } from "./api_key.js";
 import { Overlay } from "./overlay.js";
-import { Pictures } from "./pictures.js";
-import { Live } from "./server.js";
+import { FrameBuffer } from "./frames.js";
+import { LiveSession } from "./session.js";
 import { Settings } from "./settings.js";
-import { Strip } from "./strip.js";
-import { Talk } from "./talk.js";
+import { AudioStrip } from "./audio_strip.js";
+import { Conversation } from "./conversation.js";
 import { Timeline } from "./timeline.js";
 
 const SMALL = "The small model knows six colours, four shapes and six sounds. Ask as in the sample.";
-const TOKENS_PER_SECOND = 25; // of sound
-const ANSWER = 128; // tokens, at most
+const TOKENS_PER_SECOND = 25; // of audio
+const MAX_TOKENS = 128; // of an answer
 
 const at = (id) => document.getElementById(id);
-const say = (words) => (at("status").textContent = words);
+const setStatus = (text) => (at("status").textContent = text);
 
-const { key, about } = await enter(at("key")).catch((error) => {
-  say(`The server cannot be reached: ${error.message}`);
+const { key, model } = await connect(at("key")).catch((error) => {
+  setStatus(`The server cannot be reached: ${error.message}`);
   throw error;
 });
-const seconds = about.window_seconds;
-const settings = new Settings(at("settings"), about);
-const talk = new Talk(at("talk"));
+const seconds = model.window_seconds;
+const settings = new Settings(at("settings"), model);
+const conversation = new Conversation(at("conversation"));
 const overlay = new Overlay(at("kept"), at("kept-facts"));
-const strip = new Strip(at("sound"), at("sound-facts"));
+const audioStrip = new AudioStrip(at("sound"), at("sound-facts"));
 const timeline = new Timeline(at("timeline"), at("remembered"), seconds);
-const figures = new Figures(about, {
+const statistics = new Statistics(model, {
   tokens: at("tokens"),
   cache: at("cache"),
   work: at("work"),
   time: at("time"),
 });
 
-let live = null;
+let session = null;
 let capture = null;
-let pictures = new Pictures(seconds);
-let reading = settings.words; // how windows are read now
-let wanted = []; // how they will be, once the server says so
-let time = 0; // that it has been shown
-let questions = []; // to try, each since a moment of the clip
+let frames = new FrameBuffer(seconds);
+let current = settings.description; // of the method in use
+let requested = []; // descriptions of methods that the server has not confirmed yet
+let time = 0; // of the source, seconds
+let questions = []; // suggestions that are not shown yet
 
-at("model").textContent = about.name;
-at("hint").textContent = about.name === "small" ? SMALL : "";
+at("model").textContent = model.name;
+at("hint").textContent = model.name === "small" ? SMALL : "";
 show("idle");
 
-const begin = {
-  sample: () => begins(openSample),
-  camera: () => begins((capture) => capture.openCamera()),
+const starters = {
+  sample: () => start(openSample),
+  camera: () => start((capture) => capture.openCamera()),
   file: () => at("picker").click(),
 };
 for (const button of document.querySelectorAll("[data-source]")) {
-  button.addEventListener("click", begin[button.dataset.source]);
+  button.addEventListener("click", starters[button.dataset.source]);
 }
 at("picker").addEventListener("change", ({ target }) => {
   const [file] = target.files;
-  if (file) begins((capture) => capture.openFile(file));
+  if (file) start((capture) => capture.openFile(file));
   target.value = ""; // the same file may be chosen again
 });
 at("stop").addEventListener("click", () => {
   capture?.stop();
   show("ended");
-  say("Stopped. It remembers: ask.");
+  setStatus("Stopped. Questions about the stream are still possible.");
 });
 document.addEventListener("dragover", (event) => event.preventDefault());
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   const [file] = event.dataTransfer.files;
-  if (file) begins((capture) => capture.openFile(file));
+  if (file) start((capture) => capture.openFile(file));
 });
 at("form").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -79,12 +79,12 @@ at("form").addEventListener("submit", (event) => {
   at("question").value = "";
 });
 settings.addEventListener("change", () => {
-  if (!live?.isLive) return;
-  at("settings-hint").textContent = "Compiling, if it is the first time; what it remembers stays.";
-  wanted.push(settings.words);
-  live.configure({ max_tokens: ANSWER, omnizip: settings.method });
+  if (!session?.isOpen) return;
+  at("settings-hint").textContent = "Changing; a new method is compiled first.";
+  requested.push(settings.description);
+  session.configure({ max_tokens: MAX_TOKENS, omnizip: settings.method });
 });
-addEventListener("resize", () => strip.draw());
+addEventListener("resize", () => audioStrip.draw());
 
 async function openSample(capture) {
   const [file, facts] = await Promise.all([
@@ -95,132 +95,131 @@ async function openSample(capture) {
   suggest(facts.questions);
 }
 
-// A new source is a new session: what was remembered of the one before is gone.
-async function begins(open) {
+// A new source starts a new session.
+async function start(open) {
   end();
   show("running");
-  say("Opening");
+  setStatus("Opening");
   suggest([]);
-  const [source, session] = [new Capture(at("video")), new Live(key)];
-  [capture, live] = [source, session];
-  listen(session);
-  follow(source, session);
+  const [source, opened] = [new Capture(at("video")), new LiveSession(key)];
+  [capture, session] = [source, opened];
+  showEvents(opened);
+  forward(source, opened);
   try {
-    await Promise.all([open(source), session.opened()]);
-    if (live !== session) return; // another one has begun meanwhile
-    const { hasPicture: video, hasSound: audio } = source;
+    await Promise.all([open(source), opened.opened()]);
+    if (session !== opened) return; // another source was started meanwhile
+    const { hasVideo: video, hasAudio: audio } = source;
     const omnizip = { ...settings.method, memory: settings.memory, video, audio };
-    session.configure({ max_tokens: ANSWER, omnizip });
-    reading = settings.words;
+    opened.configure({ max_tokens: MAX_TOKENS, omnizip });
+    current = settings.description;
     await source.start();
-    say(!audio ? `No sound: ${source.silence}` : video ? "Watching and listening" : "Listening");
+    setStatus(audio ? (video ? "Video and audio" : "Audio only") : `No audio: ${source.noAudioReason}`);
   } catch (error) {
-    if (live === session) {
+    if (session === opened) {
       end();
       show("idle");
-      say(`It could not begin: ${error.message}`);
+      setStatus(`The source could not be started: ${error.message}`);
     }
   }
 }
 
 function end() {
   capture?.stop();
-  live?.close();
-  capture = live = null;
-  pictures = new Pictures(seconds);
-  [time, wanted] = [0, []];
-  for (const part of [overlay, strip, timeline, figures, talk]) part.clear();
+  session?.close();
+  capture = session = null;
+  frames = new FrameBuffer(seconds);
+  [time, requested] = [0, []];
+  for (const part of [overlay, audioStrip, timeline, statistics, conversation]) part.clear();
   at("clock").textContent = "";
   at("settings-hint").textContent = "";
 }
 
-function follow(source, session) {
-  source.addEventListener("picture", ({ detail }) => {
-    passed(detail.time);
-    pictures.add(detail.time, detail.bitmap);
-    if (!session.isCrowded) {
+function forward(source, session) {
+  source.addEventListener("frame", ({ detail }) => {
+    advance(detail.time);
+    frames.add(detail.time, detail.bitmap);
+    if (!session.isCongested) {
       session.send("video.frame", { data: detail.data, pts_ms: Math.round(1000 * detail.time) });
     }
   });
-  source.addEventListener("sound", ({ detail }) => {
-    passed(detail.time);
-    strip.hear(detail.samples);
+  source.addEventListener("audio", ({ detail }) => {
+    advance(detail.time);
+    audioStrip.add(detail.samples);
     session.send("audio.chunk", { data: detail.data });
   });
   source.addEventListener("ended", () => {
     show("ended");
-    say("The end. It remembers: ask.");
+    setStatus("The source has ended. Questions about it are still possible.");
   });
 }
 
-function passed(now) {
+function advance(now) {
   time = Math.max(time, now);
   at("clock").textContent = clock(time);
-  offer();
+  showSuggestions();
 }
 
-function listen(session) {
+function showEvents(session) {
   const on = (type, call) => session.addEventListener(type, ({ detail }) => call(detail));
   on("window.read", (window) => {
-    const shown = pictures.of(window);
+    const shown = frames.of(window);
     overlay.show(window, shown);
-    strip.read(window, TOKENS_PER_SECOND * seconds);
+    audioStrip.read(window, TOKENS_PER_SECOND * seconds);
     timeline.read(window, shown);
-    figures.read(window, reading);
+    statistics.read(window, current);
   });
   on("window.skipped", (window) => {
     timeline.skipped(window);
-    say(`Skipped so far: ${window.skipped}. Windows come faster than the device takes them.`);
+    setStatus(`Windows skipped so far: ${window.skipped}. They arrive faster than the server reads them.`);
   });
   on("method.changed", ({ number }) => {
-    reading = wanted.shift();
-    timeline.mark(reading);
-    at("settings-hint").textContent = `Since ${clock(number * seconds)}: ${reading}.`;
+    current = requested.shift();
+    timeline.mark(current);
+    at("settings-hint").textContent = `From ${clock(number * seconds)} on: ${current}.`;
   });
-  on("response.text.delta", (message) => talk.more(message));
-  on("response.text.done", (message) => talk.done(message));
+  on("response.text.delta", (message) => conversation.append(message));
+  on("response.text.done", (message) => conversation.finish(message));
   on("error", ({ message }) => {
-    talk.failed(message);
+    conversation.fail(message);
     at("settings-hint").textContent = "";
-    wanted = [];
-    say(message);
+    requested = [];
+    setStatus(message);
   });
   on("closed", () => {
     capture?.stop();
-    talk.failed("the session has ended");
+    conversation.fail("the session has ended");
     show("ended");
-    if (!at("status").textContent.includes("session")) say("The session has ended.");
+    if (!at("status").textContent.includes("session")) setStatus("The session has ended.");
   });
 }
 
 function ask(question) {
   if (!question) return;
-  if (!live?.isLive) return say("Show it something first.");
-  talk.ask(question, time);
-  timeline.mark("asked");
-  live.send("video.query", { text: question });
+  if (!session?.isOpen) return setStatus("Choose a source first.");
+  conversation.ask(question, time);
+  timeline.mark("question");
+  session.send("video.query", { text: question });
 }
 
-function suggest(some) {
-  questions = some;
-  talk.know(some);
+function suggest(suggestions) {
+  questions = suggestions;
+  conversation.setReference(suggestions);
   at("suggestions").replaceChildren();
 }
 
-// Questions about what has happened.
-function offer() {
+// Show the suggested questions that can be answered by now.
+function showSuggestions() {
   for (const { text } of questions.filter(({ since }) => since <= time)) {
     at("suggestions").append(
-      element("button", { type: "button", onclick: ({ target }) => tried(target) }, text),
+      element("button", { type: "button", onclick: ({ target }) => askSuggestion(target) }, text),
     );
   }
   questions = questions.filter(({ since }) => since > time);
 }
 
-// A question that was tried makes room.
-function tried(button) {
+function askSuggestion(button) {
   ask(button.textContent);
-  (button.nextElementSibling ?? at("talk")).focus({ preventScroll: true, focusVisible: false });
+  (button.nextElementSibling ?? at("conversation")).focus({ preventScroll: true, focusVisible: false });
   button.remove();
 }
 

@@ -1,8 +1,8 @@
-// What is kept of the picture: each window plays once it has been read, dropped tokens dimmed.
+// Plays each window once it was read, with dropped tokens dimmed.
 
-import { paint } from "./pictures.js";
+import { paint } from "./frames.js";
 
-const SMALLEST = 480; // pixels; small pictures are enlarged, so that the cells have sharp edges
+const MIN_WIDTH = 480; // pixels; small frames are enlarged for sharp edges of the cells
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 export class Overlay {
@@ -21,15 +21,15 @@ export class Overlay {
     this.#facts.textContent = "";
   }
 
-  show(window, pictures) {
+  show(window, frames) {
     this.#facts.textContent = `${window.video_kept} of ${window.video}`;
     const words = `${window.video_kept} of ${window.video} tokens of the last two seconds`;
-    this.#canvas.setAttribute("aria-label", `What it keeps of the picture: ${words}`);
+    this.#canvas.setAttribute("aria-label", `Kept video tokens: ${words}`);
     this.#timers.forEach(clearTimeout);
-    const shown = still.matches ? pictures.slice(-1) : pictures;
+    const shown = still.matches ? frames.slice(-1) : frames;
     this.#timers = shown.map(({ after, bitmap, kept }) =>
       setTimeout(
-        () => paint(this.#canvas, bitmap, window.grid, kept, Math.max(bitmap.width, SMALLEST)),
+        () => paint(this.#canvas, bitmap, window.grid, kept, Math.max(bitmap.width, MIN_WIDTH)),
         still.matches ? 0 : 1000 * after,
       ),
     );

@@ -1,25 +1,25 @@
-// How windows are read: method, budget, memory. "change" comes when the method or budget does.
+// Method, budget and eviction. Dispatches "change" when the method or the budget changes.
 
-import { element } from "./element.js";
+import { element } from "./dom.js";
 import { percent } from "./format.js";
 
-const NAMES = { omnizip: "OmniZip", random: "Random", all: "All tokens" };
+const NAMES = { omnizip: "OmniZip", random: "Random", all: "All tokens", surprise: "Surprise" };
 const BUDGETS = [0.25, 0.35, 0.45, 0.6];
-const OWN = ""; // the budget of the server's own settings, where they are no share of all tokens
+const DEFAULT = ""; // the budget of a server whose default is not a share of all tokens
 
 export class Settings extends EventTarget {
   #form;
-  #about;
+  #model;
 
-  constructor(form, about) {
+  constructor(form, model) {
     super();
     this.#form = form;
-    this.#about = about;
-    const { method, settings } = about.default;
-    const keep = settings.keep ?? OWN;
-    const methods = about.streaming.map((name) => [name, NAMES[name] ?? name]);
+    this.#model = model;
+    const { method, settings } = model.default;
+    const keep = settings.keep ?? DEFAULT;
+    const methods = model.streaming.map((name) => [name, NAMES[name] ?? name]);
     const shares = [...new Set([keep, ...BUDGETS])].sort((a, b) => a - b);
-    const budgets = shares.map((share) => [share, share === OWN ? "Default" : percent(share)]);
+    const budgets = shares.map((share) => [share, share === DEFAULT ? "Default" : percent(share)]);
     radios(form.querySelector("#methods"), "method", methods, method);
     radios(form.querySelector("#budgets"), "keep", budgets, keep);
     form.addEventListener("change", ({ target }) => {
@@ -29,23 +29,23 @@ export class Settings extends EventTarget {
     this.#refresh();
   }
 
-  // The field "omnizip" of a configuration.
+  // Fields of "omnizip" in a session.config.
   get method() {
     const { method, keep } = this.#chosen;
-    const own = this.#about.default;
-    // The server has compiled its own already.
-    if (method === own.method && keep === String(own.settings.keep ?? OWN)) return own;
-    return { method, settings: method === "all" || keep === OWN ? {} : { keep: Number(keep) } };
+    const own = this.#model.default;
+    // The server's default is compiled already.
+    if (method === own.method && keep === String(own.settings.keep ?? DEFAULT)) return own;
+    return { method, settings: method === "all" || keep === DEFAULT ? {} : { keep: Number(keep) } };
   }
 
   get memory() {
     return this.#form.elements.memory.value;
   }
 
-  get words() {
+  get description() {
     const { method, keep } = this.#chosen;
     const name = NAMES[method] ?? method;
-    return method === "all" || keep === OWN ? name : `${name}, ${percent(keep)}`;
+    return method === "all" || keep === DEFAULT ? name : `${name}, ${percent(keep)}`;
   }
 
   get #chosen() {

@@ -1,11 +1,11 @@
-// What is remembered: a picture of every window, as bright as what the cache still holds of it.
+// A thumbnail of every window, as bright as its share of kept tokens that are in the cache.
 
-import { element } from "./element.js";
+import { element } from "./dom.js";
 import { clock, count, sum } from "./format.js";
-import { paint } from "./pictures.js";
+import { paint } from "./frames.js";
 
 const SHOWN = 150; // windows and questions
-const WIDTH = 144; // pixels of a picture
+const WIDTH = 144; // pixels of a thumbnail
 
 export class Timeline {
   #list;
@@ -25,10 +25,10 @@ export class Timeline {
     this.#summary.textContent = "";
   }
 
-  read(window, pictures) {
+  read(window, frames) {
     const canvases = window.kept.map((kept, grid) => {
       const canvas = element("canvas", { "aria-hidden": "true" });
-      const shown = pictures.filter((picture) => picture.grid === grid);
+      const shown = frames.filter((frame) => frame.grid === grid);
       const { bitmap } = shown[Math.floor(shown.length / 2)] ?? {};
       if (bitmap) paint(canvas, bitmap, window.grid, kept, WIDTH);
       return canvas;
@@ -45,7 +45,7 @@ export class Timeline {
     );
     this.#windows.set(window.number, { item, words, fill, window });
     this.#append(item);
-    this.#remember(new Map(window.remembered));
+    this.#updateRetained(new Map(window.remembered));
   }
 
   skipped({ number }) {
@@ -53,16 +53,16 @@ export class Timeline {
     this.#append(element("li", { className: "skipped" }, element("span", {}, "skipped"), time));
   }
 
-  // What happened between two windows: a question, another method.
-  mark(words) {
+  // Marks a question or a change of method.
+  mark(text) {
     const last = this.#list.lastElementChild;
-    if (last?.className === "mark" && last.dataset.words === words) {
+    if (last?.className === "mark" && last.dataset.text === text) {
       last.dataset.times = Number(last.dataset.times) + 1;
-      last.firstElementChild.textContent = `${words} ×\u00a0${last.dataset.times}`;
+      last.firstElementChild.textContent = `${text} ×\u00a0${last.dataset.times}`;
       return;
     }
-    const item = element("li", { className: "mark" }, element("span", {}, words));
-    Object.assign(item.dataset, { words, times: 1 });
+    const item = element("li", { className: "mark" }, element("span", {}, text));
+    Object.assign(item.dataset, { text, times: 1 });
     this.#append(item);
   }
 
@@ -74,14 +74,14 @@ export class Timeline {
     if (atEnd) scroll.scrollLeft = scroll.scrollWidth;
   }
 
-  #remember(tokens) {
+  #updateRetained(tokens) {
     for (const [number, { item, words, fill, window }] of this.#windows) {
       const left = tokens.get(number) ?? 0;
       const all = window.audio + window.video;
       const kept = window.audio_kept + window.video_kept;
       item.style.setProperty("--left", kept ? left / kept : 0);
       fill.style.width = `${(100 * left) / Math.max(all, 1)}%`;
-      item.title = `${kept} of ${all} tokens kept, ${left} remembered`;
+      item.title = `${kept} of ${all} tokens kept, ${left} in the cache`;
       words.textContent = item.title;
       if (!item.isConnected) this.#windows.delete(number);
     }
@@ -90,6 +90,6 @@ export class Timeline {
     const newest = clock((Math.max(...tokens.keys()) + 1) * this.#seconds);
     this.#summary.textContent = tokens.size
       ? `${oldest} to ${newest}, ${count(total)} tokens`
-      : "nothing yet";
+      : "none yet";
   }
 }

@@ -1,23 +1,22 @@
-// What the server says about itself, and the socket of a live session.
+// The model of the server, and the WebSocket of a live session.
 
 const PATH = "/v1/video/chat/stream";
-const CROWDED = 2 ** 20; // bytes on their way; pictures beyond are left out
+const MAX_BUFFERED = 2 ** 20; // bytes to send; beyond it frames are skipped
 
-export class Refused extends Error {}
+export class Unauthorized extends Error {}
 
-// The model, its methods, its cache; a wrong key, or none where one is wanted, is Refused.
-export async function about(key) {
+// The model, its methods and its cache; throws Unauthorized without the right key.
+export async function fetchModel(key) {
   const headers = key ? { Authorization: `Bearer ${key}` } : {};
   const answer = await fetch("/v1/models", { headers });
-  if (answer.status === 401) throw new Refused("the key is not right");
+  if (answer.status === 401) throw new Unauthorized("wrong API key");
   if (!answer.ok) throw new Error(`the server answers ${answer.status}`);
   const [model] = (await answer.json()).data;
   return { name: model.id, ...model.omnizip };
 }
 
-// One session: an event for every message, by its type, with the message as its detail. "closed"
-// comes when the socket has gone, whoever closed it.
-export class Live extends EventTarget {
+// Dispatches an event for every message, named by its type, and "closed" when the socket closes.
+export class LiveSession extends EventTarget {
   #socket;
   #configured = false;
 
@@ -34,7 +33,7 @@ export class Live extends EventTarget {
     this.#socket.onclose = () => this.dispatchEvent(new CustomEvent("closed"));
   }
 
-  // Until messages can be sent.
+  // Resolves when messages can be sent.
   opened() {
     return new Promise((resolve, reject) => {
       this.#socket.addEventListener("open", resolve, { once: true });
@@ -42,23 +41,22 @@ export class Live extends EventTarget {
     });
   }
 
-  // The session has begun, and goes on.
-  get isLive() {
+  get isOpen() {
     return this.#configured && this.#socket.readyState === WebSocket.OPEN;
   }
 
-  get isCrowded() {
-    return this.#socket.bufferedAmount > CROWDED;
+  get isCongested() {
+    return this.#socket.bufferedAmount > MAX_BUFFERED;
   }
 
-  // How it reads and answers: first of all, and again when that changes.
+  // Sends the configuration: first, and again to change the method.
   configure(config) {
     this.#configured = true;
     this.send("session.config", config);
   }
 
   send(type, message) {
-    if (this.isLive) this.#socket.send(JSON.stringify({ type, ...message }));
+    if (this.isOpen) this.#socket.send(JSON.stringify({ type, ...message }));
   }
 
   close() {

@@ -1,8 +1,8 @@
-// Pictures that were sent, until their window has been read and shown.
+// Frames that were sent, kept until their window was read.
 
-const WAITING = 8; // windows
+const MAX_WINDOWS = 8;
 
-export class Pictures {
+export class FrameBuffer {
   #seconds;
   #windows = new Map();
 
@@ -15,14 +15,13 @@ export class Pictures {
     if (!this.#windows.has(number)) this.#windows.set(number, []);
     this.#windows.get(number).push({ time, bitmap });
     for (const old of this.#windows.keys()) {
-      if (old > number - WAITING) break;
-      this.#windows.get(old).forEach((picture) => picture.bitmap.close());
+      if (old > number - MAX_WINDOWS) break;
+      this.#windows.get(old).forEach((frame) => frame.bitmap.close());
       this.#windows.delete(old);
     }
   }
 
-  // What was on display in a window: for each picture how long after its beginning, its grid, and
-  // what was kept of that.
+  // The frames of a window, each with its time in the window, its grid, and the kept tokens of it.
   of({ number, kept }) {
     const begin = number * this.#seconds;
     return (this.#windows.get(number) ?? []).map(({ time, bitmap }) => {
@@ -33,7 +32,7 @@ export class Pictures {
   }
 }
 
-// A picture on a canvas, with the cells of dropped tokens dimmed.
+// Draws a frame on a canvas, with the cells of dropped tokens dimmed.
 export function paint(canvas, bitmap, [rows, columns], kept, width = bitmap.width) {
   const height = Math.round((width * bitmap.height) / bitmap.width);
   if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];

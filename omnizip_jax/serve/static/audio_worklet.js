@@ -1,4 +1,4 @@
-// Sound as 16 bit samples, one channel, a tenth of a second at a time; told to begin and to end.
+// Sends audio as 16 bit mono samples in chunks of 0.1 s; started and stopped by a message.
 
 const SIZE = 1600;
 

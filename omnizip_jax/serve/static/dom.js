@@ -1,4 +1,4 @@
-// An element with its properties and children; text is text, never markup.
+// Creates an element; strings become text nodes, never markup.
 
 export function element(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
@@ -10,8 +10,8 @@ export function element(tag, properties = {}, ...children) {
   return node;
 }
 
-// A canvas as sharp as the screen; returns its context and its size in CSS pixels.
-export function sharp(canvas) {
+// Resizes a canvas to device pixels; returns its context and its size in CSS pixels.
+export function fitCanvas(canvas) {
   const scale = window.devicePixelRatio || 1;
   const width = canvas.clientWidth;
   const height = canvas.clientHeight;

@@ -38,7 +38,7 @@ def target(tmp_path):
     return tmp_path / "model"
 
 
-def test_nothing_stays_but_what_was_renamed(target):
+def test_only_the_renamed_folder_remains(target):
     with atomic_directory(target) as folder:
         (folder / "file").write_text("made")
         assert folder.is_relative_to(target.with_name("model.unfinished"))
@@ -47,7 +47,7 @@ def test_nothing_stays_but_what_was_renamed(target):
     assert (target / "file").read_text() == "made"
 
 
-def test_nothing_stays_of_a_failure(target):
+def test_nothing_remains_after_a_failure(target):
     with pytest.raises(ZeroDivisionError), atomic_directory(target) as folder:
         (folder / "file").write_text("half made")
         raise ZeroDivisionError
@@ -99,7 +99,7 @@ def test_remains_are_removed(target, remains, capfd):
     assert not room.exists()
 
 
-def test_remains_that_resist_are_left_to_the_next(target, monkeypatch):
+def test_files_that_cannot_be_removed_are_left_to_the_next(target, monkeypatch):
     room = target.with_name("model.unfinished")
     with monkeypatch.context() as patch:
         patch.setattr(module, "remove", lambda path: None)

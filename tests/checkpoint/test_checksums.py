@@ -70,7 +70,7 @@ def test_larger_damage(copy, damage):
 
 
 @pytest.mark.parametrize("name", ["config.json", "fingerprint", "tokenizer/tokenizer.json"])
-def test_what_is_not_weights_is_verified_too(copy, name):
+def test_other_files_are_verified_too(copy, name):
     flip(copy / name, 10)
     with pytest.raises(ValueError, match=f"damaged files[^$]*{name}: changed"):
         load(copy, verify=True)
@@ -96,7 +96,7 @@ def test_a_damaged_fingerprint(copy):
         load(copy)
 
 
-def test_what_is_added_later_does_not_matter(copy):
+def test_added_files_are_ignored(copy):
     (copy / "NOTES").write_text("mine")
     load(copy, verify=True)
 
@@ -120,7 +120,7 @@ def test_checksum_of_an_array():
 # --- fingerprints
 
 
-def test_one_value_makes_another(source, converted, tmp_path):
+def test_one_value_changes_the_fingerprint(source, converted, tmp_path):
     file = min(source.glob("*.safetensors"))
     tensors = load_file(file)
     tensors["thinker.audio_tower.ln_post.bias"][3] += 1
@@ -129,13 +129,13 @@ def test_one_value_makes_another(source, converted, tmp_path):
     assert load(tmp_path / "other").fingerprint != load(converted).fingerprint
 
 
-def test_values_of_another_type_have_another(converted):
+def test_another_type_changes_the_fingerprint(converted):
     stored, wide = load(converted), load(converted, "float32")
     assert wide.fingerprint != stored.fingerprint
     assert load(converted, "bfloat16").fingerprint == stored.fingerprint
 
 
-def test_a_fingerprint_compiles_nothing_anew(converted):
+def test_another_fingerprint_compiles_nothing(converted):
     """Programs take the weights, so that a fine-tune runs in what was compiled."""
     traces = []
 

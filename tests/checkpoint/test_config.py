@@ -152,7 +152,7 @@ def test_two_markers_with_one_id(released):
         (f"{VISION}.hidden_act", ["quick_gelu"], "'silu'"),
     ],
 )
-def test_everything_else(released, path, values, expected):
+def test_other_entries(released, path, values, expected):
     for value in values:
         with pytest.raises(ValueError, match=expected) as caught:
             ModelConfig.from_dict(edited(released, path, value))
@@ -174,7 +174,7 @@ def test_everything_else(released, path, values, expected):
         ("talker_config", None),
     ],
 )
-def test_what_may_differ(released, path, value):
+def test_optional_and_ignored_entries(released, path, value):
     ModelConfig.from_dict(edited(released, path, value))
 
 

@@ -217,7 +217,7 @@ def test_a_single_file_of_the_thinker_without_its_prefix(source, converted, tmp_
     assert load(tmp_path / "model").fingerprint == load(converted).fingerprint
 
 
-def test_the_screen_says_what_is_left_out(released_folder, tmp_path, capfd):
+def test_the_report_lists_what_is_left_out(released_folder, tmp_path, capfd):
     before = fingerprint(released_folder)
     assert convert.main([str(released_folder), str(tmp_path / "model")]) == 0
     assert fingerprint(released_folder) == before

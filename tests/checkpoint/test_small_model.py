@@ -81,7 +81,7 @@ def cached(cache_folder, tmp_path, monkeypatch):
         pytest.param("checksums", Path.unlink, marks=pytest.mark.slow),
     ],
 )
-def test_a_damaged_cache_heals(cached, part, damage):
+def test_a_damaged_cache_is_written_again(cached, part, damage):
     fingerprint = (cached / "fingerprint").read_text()
     damage(largest(cached, part))
     assert damaged_files(cached)
@@ -95,7 +95,7 @@ def test_a_damaged_cache_heals(cached, part, damage):
     "rest",
     ["a file", *(pytest.param(r, marks=pytest.mark.slow) for r in ("nothing", "an empty folder"))],
 )
-def test_a_cache_that_is_gone_heals(cached, rest):
+def test_a_missing_cache_is_written_again(cached, rest):
     shutil.rmtree(cached)
     if rest == "an empty folder":
         cached.mkdir()
@@ -106,7 +106,7 @@ def test_a_cache_that_is_gone_heals(cached, rest):
 
 
 @pytest.mark.slow
-def test_two_processes_heal_one_cache(cached):
+def test_two_processes_repair_one_cache(cached):
     flip(
         max(cached.glob("weights/state/ocdbt.process_*/d/*"), key=lambda file: file.stat().st_size)
     )
@@ -146,7 +146,7 @@ def test_it_answers_right(small):
     measured = Measurement.of(itertools.chain(*blocks), small, SURVEYS["easy"])
     assert measured.right[FULL].mean() >= 0.92
     assert measured.right["45 %"].mean() >= 0.75
-    # Without the sound that belongs to the picture, what needs both is guessed.
+    # With the audio of another clip, questions about both are answered by chance.
     assert measured.right["sound of another clip"][..., 0].mean() < 0.6
 
 

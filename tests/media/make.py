@@ -34,7 +34,7 @@ def write(
     options=None,
     container_options=None,
 ):
-    """Write frames, at ``times`` in seconds or at ``fps``, and sound, from each of ``starts``."""
+    """Write frames, at ``times`` in seconds or at ``fps``, and audio, from each of ``starts``."""
     with av.open(str(path), "w", options=container_options or {}) as container:
         if frames is not None:
             if times is None:

@@ -38,7 +38,7 @@ def test_tuples_of_a_wrong_length(way):
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("value", [1e38, -1e38, np.inf, np.nan])
-def test_samples_of_no_use(way, dtype, value):
+def test_samples_that_are_not_finite_or_too_loud(way, dtype, value):
     wave = tone(1.0)[0].astype(dtype)
     wave[100] = value
     with pytest.raises(ValueError, match=r"within -1\.\.1"):

@@ -39,7 +39,7 @@ def test_so_does_an_error_while_windows_are_made(monkeypatch):
     assert {"broken", "add"} <= set(lines(caught.value))
 
 
-def test_items_come_in_order_and_the_reader_ends_with_its_consumer():
+def test_items_keep_their_order_and_the_reader_ends_with_its_consumer():
     closed = threading.Event()
 
     def count():

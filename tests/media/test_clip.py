@@ -21,7 +21,7 @@ from omnizip_jax.media.container import MediaFile
 from omnizip_jax.media.timeline import FrameSampler
 from tests.media.make import grey, tone, turn, write
 
-SMALL = WindowSpec(grid_slots=12)  # 4:3 pictures become 3 x 4 tokens: 84 x 112 pixels
+SMALL = WindowSpec(grid_slots=12)  # 4:3 frames become 3 x 4 tokens: 84 x 112 pixels
 load = functools.partial(load_clip, spec=SMALL)
 
 
@@ -49,7 +49,7 @@ def test_shapes_of_an_ordinary_clip(tmp_path):
     assert windows.mel_length[:2].tolist() == [200, 200] and 100 <= windows.mel_length[2] <= 103
     assert not windows.mel[2, :, windows.mel_length[2] :].any()
     assert clip.has_video and clip.has_audio and clip.seconds_per_grid == 1.0
-    assert 5.0 <= clip.duration < 5.03  # the sound's last block may be padded
+    assert 5.0 <= clip.duration < 5.03  # the audio's last block may be padded
     assert window_frames(clip.windows).shape == (10, 252, 448, 3)
 
 
@@ -60,7 +60,7 @@ def test_positions_are_those_of_the_spec():
     assert clip.windows.grid_mask.tolist() == [[True, True], [True, True], [True, False]]
 
 
-def test_the_picture_in_the_middle_of_each_half_second(tmp_path):
+def test_the_frame_in_the_middle_of_each_half_second(tmp_path):
     path = write(tmp_path / "a.mp4", grey(np.arange(75) * 3), fps=25)
     clip = load(path)
     middle = [3 * int((0.25 + 0.5 * i) * 25) for i in range(6)]
@@ -75,7 +75,7 @@ def test_variable_frame_rate(tmp_path):
     is_level(load(path), [level[np.searchsorted(times, m, side="right") - 1] for m in middles])
 
 
-def test_frames_that_are_passed_over_change_nothing(tmp_path):
+def test_skipped_frames_change_nothing(tmp_path):
     random = np.random.default_rng(0)
     frames = random.integers(0, 255, (100, 6, 8, 3)).repeat(8, axis=1).repeat(8, axis=2)
     options = {"bf": "3", "g": "40", "preset": "medium"}
@@ -149,7 +149,7 @@ def test_extreme_aspect(tmp_path):
 )
 def test_layouts_and_rates(tmp_path, layout, channels, rate):
     sound = tone(3.0, rate, channels=channels)
-    sound[:, :rate] = 0  # starts to sound at 1 s
+    sound[:, :rate] = 0  # silent until 1 s
     clip = load(write(tmp_path / "a.mkv", sound=sound, rate=rate, layout=layout))
     reference = tone(3.0)
     reference[:, :16_000] = 0
@@ -162,7 +162,7 @@ def test_layouts_and_rates(tmp_path, layout, channels, rate):
     assert mel[:, :96].max() < 0 and mel[:, 102].max() > 0.5  # no earlier, no later
 
 
-def test_compressed_sound_is_in_time(tmp_path):
+def test_compressed_audio_is_in_time(tmp_path):
     sound = np.zeros((1, 2 * 48_000), np.float32)
     sound[:, 48_000:48_480] = 0.8 * tone(0.01, 48_000) / 0.25
     path = write(tmp_path / "a.mp4", grey([0] * 50), sound=sound, rate=48_000, audio_codec="aac")
@@ -180,26 +180,26 @@ def test_one_channel_among_six_is_a_sixth(tmp_path):
     )
 
 
-def test_picture_without_sound(tmp_path):
+def test_video_without_audio(tmp_path):
     clip = load(write(tmp_path / "a.mp4", grey([50] * 50)))
     assert clip.has_video and not clip.has_audio
     assert clip.windows.mel_length.tolist() == [0] and not clip.windows.mel.any()
 
 
-def test_sound_longer_than_picture(tmp_path):
+def test_audio_longer_than_video(tmp_path):
     clip = load(write(tmp_path / "a.mkv", grey([50] * 25), sound=tone(5.0)))
     assert clip.windows.grid_mask.tolist() == [[True, False], [False, False], [False, False]]
     assert clip.windows.mel_length.tolist() == [200, 200, 100]
     assert not clip.windows.patches[1:].any()
 
 
-def test_picture_longer_than_sound(tmp_path):
+def test_video_longer_than_audio(tmp_path):
     clip = load(write(tmp_path / "a.mkv", grey([50] * 125), sound=tone(2.5)))
     assert clip.windows.grid_mask.tolist() == [[True, True], [True, True], [True, False]]
     assert clip.windows.mel_length.tolist() == [200, 50, 0]
 
 
-def test_late_sound_and_gaps(tmp_path):
+def test_late_audio_and_gaps(tmp_path):
     path = write(tmp_path / "a.mkv", grey([50] * 100), sound=tone(0.5), starts=(1.0, 3.0))
     mel = np.concatenate(list(load(path).windows.mel), axis=1)
     sounds = mel.max(0) > 0.5
@@ -207,7 +207,7 @@ def test_late_sound_and_gaps(tmp_path):
     assert not sounds[:98].any() and not sounds[152:298].any()
 
 
-def test_late_picture(tmp_path):
+def test_late_video(tmp_path):
     times = 2.6 + np.arange(20) / 10
     path = write(tmp_path / "a.mkv", grey([70] * 20), times=times, fps=10, sound=tone(5.0))
     clip = load(path)
@@ -359,7 +359,7 @@ def test_unreadable_files_are_named(tmp_path, kind):
         load(path)
 
 
-def test_a_file_without_picture_and_sound_is_named(tmp_path):
+def test_a_file_without_the_used_stream_is_named(tmp_path):
     path = write(tmp_path / "a.wav", sound=tone(1.0))
     with pytest.raises(ValueError, match=r"a\.wav: expected video"):
         load(path, use_audio=False)
@@ -396,7 +396,7 @@ def test_random_damage_ends_in_a_clip_or_in_words(tmp_path, kind, codec):
             assert f"bad.{kind}: " in str(error)
 
 
-def test_a_cut_file_gives_what_is_there_and_says_so(tmp_path):
+def test_a_truncated_file_gives_its_start_and_a_warning(tmp_path):
     random = np.random.default_rng(0)
     frames = random.integers(0, 255, (150, 48, 64, 3)).astype(np.uint8)
     path = write(tmp_path / "a.mkv", frames, sound=tone(6.0))
@@ -409,7 +409,7 @@ def test_a_cut_file_gives_what_is_there_and_says_so(tmp_path):
         load(bad(path, data))
 
 
-def test_sound_with_nan_in_a_file(tmp_path):
+def test_nan_in_the_audio_of_a_clip(tmp_path):
     sound = tone(1.0)
     sound[:, 99] = np.nan
     path = write(tmp_path / "a.mkv", sound=sound, audio_codec="pcm_f32le")

@@ -17,7 +17,7 @@ SMALL = WindowSpec(grid_slots=12)
 
 @pytest.fixture
 def damaged(tmp_path):
-    """Pictures and sound with some packets spoilt."""
+    """Video and audio with some damaged packets."""
     sound = np.random.default_rng(0).normal(0, 0.1, (1, 5 * 48_000)).astype(np.float32)
     path = write(tmp_path / "a.mkv", grey(range(125)), sound=sound, rate=48_000, audio_codec="aac")
     data = bytearray(path.read_bytes())
@@ -31,7 +31,7 @@ def line():
     return sys._getframe(1).f_lineno
 
 
-def test_damage_is_told_once_for_each_stream_at_the_callers_line(damaged):
+def test_damage_is_reported_once_per_stream_at_the_callers_line(damaged):
     with pytest.warns(UserWarning) as caught:
         here = line() + 1
         load_clip(damaged, SMALL)

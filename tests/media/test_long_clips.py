@@ -29,7 +29,7 @@ def peak_below(size):
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_four_pictures_in_three_hours_are_refused_before_they_fill_the_memory(
+def test_four_frames_in_three_hours_are_refused_before_they_fill_the_memory(
     tmp_path, monkeypatch, known
 ):
     path = write(tmp_path / "a.mkv", grey([10, 20, 30, 40]), times=[0, 3_590, 7_180, 10_770])
@@ -62,8 +62,8 @@ def test_arrays_are_refused_too():
         load_clip((frames, 1e-6, None, 0))
 
 
-def test_windows_without_a_picture_take_no_pixels():
-    with peak_below(250 * MIB):  # of which the sound takes 200; pixels would be 387
+def test_windows_without_video_allocate_no_pixels():
+    with peak_below(250 * MIB):  # of which the audio takes 200; pixels would be 387
         clip = load_clip((None, 1, np.tile(tone(60.0)[0], 10), 16_000), SPEC)
     assert clip.windows.patches.shape == (300, 2, 576, 1176) and not clip.windows.patches.any()
 

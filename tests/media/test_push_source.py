@@ -20,7 +20,7 @@ def filled(given):
     return [int(w.grid_mask.sum()) for w in given], [int(w.mel_length) for w in given]
 
 
-@pytest.mark.parametrize("order", ["pictures first", "sound first"])
+@pytest.mark.parametrize("order", ["video first", "audio first"])
 @pytest.mark.parametrize("close", ["before", "while it is read"])
 def test_one_stream_after_the_other_loses_nothing(order, close):
     frames = grey(np.arange(SECONDS * 2) % 250, height=28, width=28)
@@ -30,7 +30,7 @@ def test_one_stream_after_the_other_loses_nothing(order, close):
         lambda: source.push_frames(frames, np.arange(len(frames)) / 2),
         lambda: source.push_audio(sound),
     ]
-    if order == "sound first":
+    if order == "audio first":
         pushes.reverse()
 
     def push():
@@ -53,12 +53,12 @@ def test_one_stream_after_the_other_loses_nothing(order, close):
     np.testing.assert_allclose(np.stack([w.mel for w in given]), clip.mel, atol=0.01)
 
 
-def test_what_is_complete_waits_for_nothing():
+def test_a_closed_source_is_not_waited_for():
     source = PushSource()
     source.push_frames(grey([50] * 40, height=28, width=28), np.arange(40) / 2)
     source.close()
     start = time.monotonic()
-    given = list(windows(source, SMALL))  # no sound ever came: 10 s would be the time-out
+    given = list(windows(source, SMALL))  # no audio was pushed: the timeout would be 10 s
     assert filled(given) == ([2] * 10, [0] * 10) and time.monotonic() - start < 5
 
 
@@ -83,7 +83,7 @@ def test_threads_that_push_at_once_lose_nothing():
 
 
 @pytest.mark.parametrize("when_slow", ["wait", "skip"])
-def test_a_microphone_that_never_comes_costs_its_time_once_and_holds_nothing(when_slow):
+def test_a_missing_microphone_costs_its_timeout_once_and_stores_nothing(when_slow):
     """A camera that never closes; its owner asks for windows, or lets them be skipped."""
     source, stop = PushSource(), threading.Event()
     picture = grey([50], height=28, width=28)

@@ -24,7 +24,7 @@ SPEC = WindowSpec()
 RATE = 16_000
 GRADIO, KIVY, SCIKIT = WHEELS
 
-# Package, file, seconds, whether there are pictures, channels (0: no sound at all).
+# Package, file, seconds, whether there are frames, channels (0: no audio at all).
 FILES = {
     "talking, mp4": (DEBIAN, "movie-hello.mp4", 8.33, True, 2),
     "talking, avi": (DEBIAN, "movie-hello.avi", 8.36, True, 2),
@@ -133,7 +133,7 @@ def test_times(real):
     assert int(clip.windows.grid_mask.sum()) == -(-len(reading.shown) // 2)
 
 
-def test_pictures(real):
+def test_frames(real):
     path, _, has_video, _ = real
     if not has_video:
         pytest.skip(f"{path.name} has no pictures")

@@ -37,7 +37,7 @@ def sample(sampler, frames):
     start=st.integers(0, 4000),
     spacing=st.sampled_from([0.5, 0.77, 3.0]),
 )
-def test_samples_are_what_is_on_display(gaps, start, spacing):
+def test_samples_are_the_frames_on_display(gaps, start, spacing):
     edges = (start + np.cumsum([0, *gaps])) / 1000  # milliseconds, as in a container
     frames = video_frames(edges[:-1].tolist(), float(edges[-1]))
     expected = []
@@ -61,7 +61,7 @@ def test_a_tail_shorter_than_half_an_interval_is_not_sampled():
     assert [index for index, _ in sample(FrameSampler(0.5), frames)] == list(range(20))
 
 
-def test_sound_gaps_overlaps_and_jitter():
+def test_audio_gaps_overlaps_and_jitter():
     ones = np.ones(1600, np.float32)
     assert align_audio(1600, AudioChunk(0.1, ones)) is ones
     assert align_audio(1600, AudioChunk(0.13, ones)) is ones
@@ -123,11 +123,11 @@ def test_a_file_is_read_as_its_arrays(tmp_path):
     assert part.duration == pytest.approx(4.0, abs=1e-3)
     frames, fps, waveform, rate = clip.arrays
     by_hand = load_clip((frames[4:12], fps, waveform[2 * rate : 6 * rate], rate), SPEC)
-    # AAC is lossy: the same sound, not the same samples.
+    # AAC is lossy: the same audio, not the same samples.
     assert np.corrcoef(part.windows.mel.ravel(), by_hand.windows.mel.ravel())[0, 1] > 0.9
 
 
-def test_what_lies_behind_the_end_is_not_read():
+def test_media_after_the_end_are_not_read():
     read = []
 
     def events():
@@ -148,7 +148,7 @@ def test_what_lies_behind_the_end_is_not_read():
     ]
 
 
-def test_a_picture_stays_until_the_next_one_comes():
+def test_a_frame_is_displayed_until_the_next_one():
     """Its own end is a guess where the frame rate varies."""
     pictures = [video_frame(start, start + 0.1) for start in (0.0, 1.0, 5.0)]
     out = list(Excerpt(2.0).select(pictures, (VideoFrame,)))
@@ -158,11 +158,11 @@ def test_a_picture_stays_until_the_next_one_comes():
 @pytest.mark.parametrize(
     ("start", "end"), [(-1.0, None), (3.0, 2.0), (1.0, 1.0), (float("nan"), 2.0), ("1", None)]
 )
-def test_times_that_are_none(start, end):
+def test_invalid_times(start, end):
     with pytest.raises(ValueError, match="start and end are seconds"):
         load_clip(arrays(), start=start, end=end)
 
 
-def test_nothing_in_between():
+def test_an_empty_excerpt():
     with pytest.raises(ValueError, match="no audio could be decoded from 7 s to 9 s"):
         load_clip(arrays(), WindowSpec(), start=7.0, end=9.0)

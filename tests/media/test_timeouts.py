@@ -33,7 +33,7 @@ def silent(request, tmp_path):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_time_out_ends_the_wait(silent, way):
+def test_a_timeout_ends_the_wait(silent, way):
     start = time.monotonic()
     with pytest.raises(ValueError, match=r"a\.mp4: .*nothing came for 0\.[39] s"):
         WAYS[way](silent, timeout=0.3)
@@ -87,6 +87,6 @@ def test_a_pipe_with_a_writer_is_read(tmp_path, way):
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), "10"])
 @pytest.mark.parametrize("way", WAYS)
-def test_wrong_time_outs(way, timeout):
+def test_invalid_timeouts(way, timeout):
     with pytest.raises(ValueError, match="timeout must be"):
         WAYS[way]("a.mp4", timeout=timeout)

@@ -30,7 +30,7 @@ def in_turn(count, start=0.0):
     return start + 0.02 * np.arange(count)
 
 
-def test_sound_in_turn_stays():
+def test_continuous_audio_is_unchanged():
     np.testing.assert_allclose(steady(in_turn(200)), in_turn(200), atol=1e-9)
     np.testing.assert_allclose(steady(in_turn(200, 0.009)), in_turn(200, 0.009), atol=1e-9)
     np.testing.assert_allclose(steady(in_turn(200, -0.02)), in_turn(200, -0.02), atol=1e-9)
@@ -46,7 +46,7 @@ def test_a_pause_between_every_block_is_real():
     np.testing.assert_allclose(steady(starts), starts, atol=1e-9)
 
 
-def test_timestamps_that_return_are_not_believed():
+def test_timestamps_that_return_are_ignored():
     starts = in_turn(300)
     starts[40:60] += 0.6
     starts[100:130] -= 3.0
@@ -148,7 +148,7 @@ def test_empty_packets_and_their_timestamps_harm_nothing(tmp_path):
 
 @pytest.mark.parametrize("late", [0.009, 0.03, 0.2])
 def test_the_first_sample_lies_at_its_time(tmp_path, late):
-    """The picture begins the clip, the sound follows 9 ms later: below what counts as a gap."""
+    """The video begins the clip, the audio follows 9 ms later: below what counts as a gap."""
     sound = np.random.default_rng(0).normal(0, 0.1, (1, 32_000)).astype(np.float32)
     frames = np.zeros((50, 48, 64, 3), np.uint8)
     path = write(tmp_path / "a.mkv", frames, sound=sound, starts=(late,), audio_codec="pcm_f32le")

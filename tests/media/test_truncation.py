@@ -59,7 +59,7 @@ def whole(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_cut_file_says_so_once(whole, tmp_path, way):
+def test_a_truncated_file_warns_once(whole, tmp_path, way):
     if whole.suffix == ".mp4":
         return  # its index is at the end
     data = whole.read_bytes()

@@ -35,7 +35,7 @@ def filled(windows, changes):
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD)
-def test_what_cannot_be(changes, message, params, random_windows):
+def test_invalid_windows(changes, message, params, random_windows):
     with pytest.raises(ValueError, match=message):
         check_windows(filled(Window.empty(SPEC), changes), SPEC)
     clip = clip_of(random_windows([2, 2], [200, 200]))

@@ -20,7 +20,7 @@ from omnizip_jax.media import PushSource, load_clip, window_frames, windows
 from tests.media.make import grey, tone, write
 
 SMALL = WindowSpec(grid_slots=12)
-SHORT = WindowSpec(seconds=1, audio_slots=25, grid_slots=12)  # four pictures a second
+SHORT = WindowSpec(seconds=1, audio_slots=25, grid_slots=12)  # four frames a second
 live = functools.partial(windows, spec=SMALL)
 
 
@@ -51,7 +51,7 @@ def assert_equal(given, clip, atol=1e-5):
     np.testing.assert_allclose(ours.mel, clip.windows.mel, atol=atol)
 
 
-def pictures(count, height=48, width=64):
+def textured_frames(count, height=48, width=64):
     random = np.random.default_rng(0)
     coarse = random.integers(0, 255, (count, height // 8, width // 8, 3)).astype(np.uint8)
     return coarse.repeat(8, axis=1).repeat(8, axis=2)
@@ -65,20 +65,28 @@ def swelling(seconds, rate=16_000):
 
 
 CLIPS = {
-    "both": {"frames": pictures(130), "sound": swelling(5.2)},
-    "picture only": {"frames": pictures(60)},
-    "sound only": {"sound": swelling(5.0)},
-    "sound longer": {"frames": pictures(25), "sound": swelling(7.0)},
-    "picture longer": {"frames": pictures(150), "sound": swelling(2.5)},
-    "late picture": {"frames": pictures(20), "times": 4.6 + np.arange(20) / 10, "sound": tone(5.0)},
-    "late sound, gaps": {"frames": pictures(100), "sound": tone(0.5), "starts": (1.0, 3.0)},
-    "sound in the fifth window": {"frames": pictures(250), "sound": tone(1.0), "starts": (8.5,)},
-    "variable rate": {"frames": pictures(7), "times": [0, 0.1, 0.9, 2.6, 2.61, 3.4, 5.9]},
-    "one picture": {"frames": pictures(1)},
-    "one picture, late": {"frames": pictures(1), "times": [1.9], "sound": tone(2.5)},
-    "two mel frames over": {"frames": pictures(50), "sound": tone(2.02)},
-    "three mel frames over": {"frames": pictures(50), "sound": tone(2.03)},
-    "nearly no sound": {"sound": tone(0.001)},
+    "both": {"frames": textured_frames(130), "sound": swelling(5.2)},
+    "video only": {"frames": textured_frames(60)},
+    "audio only": {"sound": swelling(5.0)},
+    "audio longer": {"frames": textured_frames(25), "sound": swelling(7.0)},
+    "video longer": {"frames": textured_frames(150), "sound": swelling(2.5)},
+    "late video": {
+        "frames": textured_frames(20),
+        "times": 4.6 + np.arange(20) / 10,
+        "sound": tone(5.0),
+    },
+    "late audio, gaps": {"frames": textured_frames(100), "sound": tone(0.5), "starts": (1.0, 3.0)},
+    "audio in the fifth window": {
+        "frames": textured_frames(250),
+        "sound": tone(1.0),
+        "starts": (8.5,),
+    },
+    "variable rate": {"frames": textured_frames(7), "times": [0, 0.1, 0.9, 2.6, 2.61, 3.4, 5.9]},
+    "one frame": {"frames": textured_frames(1)},
+    "one frame, late": {"frames": textured_frames(1), "times": [1.9], "sound": tone(2.5)},
+    "two mel frames over": {"frames": textured_frames(50), "sound": tone(2.02)},
+    "three mel frames over": {"frames": textured_frames(50), "sound": tone(2.03)},
+    "nearly no audio": {"sound": tone(0.001)},
 }
 
 
@@ -95,11 +103,11 @@ def test_a_file_gives_the_windows_of_the_clip(tmp_path, case):
     assert stream.has_audio == ("sound" in CLIPS[case])
 
 
-def test_compressed_sound_of_another_rate(tmp_path):
+def test_compressed_audio_of_another_rate(tmp_path):
     sound = np.tile(swelling(4.5, 44_100), (2, 1))
     path = write(
         tmp_path / "a.mp4",
-        pictures(110),
+        textured_frames(110),
         sound=sound,
         rate=44_100,
         layout="stereo",
@@ -112,26 +120,26 @@ def test_compressed_sound_of_another_rate(tmp_path):
 
 
 def test_other_window_shapes(tmp_path):
-    path = write(tmp_path / "a.mkv", pictures(100), sound=tone(4.0))
+    path = write(tmp_path / "a.mkv", textured_frames(100), sound=tone(4.0))
     spec = dataclasses.replace(SHORT, patch=4, mel_bins=80)
     assert_equal(list(windows(path, spec)), load_clip(path, spec))
 
 
 def test_arrays_in_memory():
-    clip = (pictures(40), 10, swelling(4.3, 44_100)[0], 44_100)
+    clip = (textured_frames(40), 10, swelling(4.3, 44_100)[0], 44_100)
     assert_equal(list(live(clip)), load_clip(clip, SMALL))
 
 
-def test_sound_from_a_second_file(tmp_path):
-    frames, sound = pictures(60), swelling(3.0)
+def test_audio_from_a_second_file(tmp_path):
+    frames, sound = textured_frames(60), swelling(3.0)
     both = write(tmp_path / "both.mkv", frames, sound=sound)
     camera = write(tmp_path / "camera.mkv", frames, sound=tone(1.0))
     microphone = write(tmp_path / "microphone.wav", sound=sound)
     assert_equal(list(live(camera, audio=microphone)), load_clip(both, SMALL))
 
 
-def test_one_pass_differs_only_in_the_floor_of_the_sound(tmp_path):
-    path = write(tmp_path / "a.mkv", pictures(100), sound=swelling(4.0))
+def test_one_pass_differs_only_in_the_floor_of_the_audio(tmp_path):
+    path = write(tmp_path / "a.mkv", textured_frames(100), sound=swelling(4.0))
     clip = load_clip(path, SMALL)
     given = list(live(path, two_pass=False))
     assert_equal(given, clip, atol=1.0)
@@ -179,7 +187,7 @@ def serve(data, pause=None, length=True):
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory):
-    """10 s of which pictures take most of the bytes."""
+    """10 s of which frames take most of the bytes."""
     path = tmp_path_factory.mktemp("live") / "a.mkv"
     random = np.random.default_rng(0)
     frames = random.integers(0, 255, (100, 48, 64, 3)).astype(np.uint8)
@@ -287,7 +295,7 @@ def test_wrong_devices_are_named():
 
 
 def test_pushed_arrays_equal_the_clip():
-    frames, sound = pictures(53), swelling(5.3, 44_100)[0]
+    frames, sound = textured_frames(53), swelling(5.3, 44_100)[0]
     source = PushSource(sample_rate=44_100)
     for start in range(0, 53, 5):
         times = np.arange(start, min(53, start + 5)) / 10
@@ -302,7 +310,7 @@ def test_pushed_arrays_equal_the_clip():
 
 
 def test_pushed_from_another_thread_each_window_comes_at_once():
-    frames, sound = pictures(40), tone(4.1)[0]
+    frames, sound = textured_frames(40), tone(4.1)[0]
     source, taken = PushSource(), threading.Semaphore()
 
     def push():
@@ -379,16 +387,16 @@ def filled(given):
     return [int(w.grid_mask.sum()) for w in given], [int(w.mel_length) for w in given]
 
 
-def test_a_stream_that_starts_without_sound_and_gains_it():
+def test_a_stream_that_starts_without_audio_and_gains_it():
     source = PushSource()
-    source.push_frames(pictures(72), np.arange(72) / 10)
+    source.push_frames(textured_frames(72), np.arange(72) / 10)
     with live(source, timeout=0.3) as stream:
-        # The first windows go without sound. Then the sound is back, and is waited for again.
+        # The first windows go without audio. Then the audio is back, and is waited for again.
         given = [next(stream) for _ in range(3)]
         source.push_audio(tone(2.0)[0], time=5.0)
-        source.push_frames(pictures(14), 7.2 + np.arange(14) / 10)
+        source.push_frames(textured_frames(14), 7.2 + np.arange(14) / 10)
         source.push_audio(tone(3.0)[0], time=7.0)
-        source.push_frames(pictures(14), 8.6 + np.arange(14) / 10)
+        source.push_frames(textured_frames(14), 8.6 + np.arange(14) / 10)
         source.close()
         given += stream
     assert filled(given) == ([2] * 5, [0, 0, 0, 200, 200])
@@ -396,13 +404,13 @@ def test_a_stream_that_starts_without_sound_and_gains_it():
     assert given[3].mel[:, 5:195].max(0).min() > 0.5  # the tone, from 6 s to 8 s
 
 
-def test_sound_gained_inside_a_window_is_silence_up_to_there():
+def test_audio_that_starts_inside_a_window_follows_silence():
     source = PushSource()
-    source.push_frames(pictures(40), np.arange(40) / 10)
+    source.push_frames(textured_frames(40), np.arange(40) / 10)
     with live(source, timeout=0.3) as stream:
         given = [next(stream), next(stream)]
         source.push_audio(tone(3.0)[0], time=5.0)
-        source.push_frames(pictures(40), 4 + np.arange(40) / 10)
+        source.push_frames(textured_frames(40), 4 + np.arange(40) / 10)
         source.close()
         given += stream
     lengths = filled(given)[1]
@@ -411,24 +419,24 @@ def test_sound_gained_inside_a_window_is_silence_up_to_there():
     assert not loud[:98].any() and loud[102:].all()
 
 
-def test_a_stream_that_loses_its_pictures_and_regains_them():
+def test_a_stream_that_loses_its_video_and_regains_it():
     source = PushSource()
-    source.push_frames(pictures(15), np.arange(15) / 10)
+    source.push_frames(textured_frames(15), np.arange(15) / 10)
     source.push_audio(tone(7.5)[0])
     with live(source, timeout=0.3) as stream:
         given = [next(stream) for _ in range(3)]
-        source.push_frames(pictures(7), 8.2 + np.arange(7) / 10)
+        source.push_frames(textured_frames(7), 8.2 + np.arange(7) / 10)
         source.push_audio(tone(3.0)[0])
-        source.push_frames(pictures(8), 8.9 + np.arange(8) / 10)
+        source.push_frames(textured_frames(8), 8.9 + np.arange(8) / 10)
         source.close()
         given += stream
-    # Nothing is held over from 1.5 s: those pictures are lost, and their slots are masked.
+    # Nothing is held over from 1.5 s: those frames are lost, and their slots are masked.
     assert filled(given) == ([2, 0, 0, 0, 2, 0], [200, 200, 200, 200, 200, 50])
     assert given[0].grid_mask.all() and stream.late_frames == 0
 
 
 def test_short_gaps_are_bridged():
-    """Below the timeout: the last picture stays, missing sound is silence; as in a file."""
+    """Below the timeout: the last frame stays, missing audio is silence; as in a file."""
     source, times = PushSource(), np.array([0, 0.5, 1.0, 3.1, 3.6])
     source.push_frames(grey([10, 20, 30, 40, 50]), times)
     source.push_audio(tone(1.0)[0])
@@ -444,7 +452,7 @@ def test_short_gaps_are_bridged():
 def test_drift_is_taken_up_by_the_timestamps():
     """A microphone 1 % slow: 10 s by its clock take 10.1 s, and its stamps say so."""
     source = PushSource()
-    source.push_frames(pictures(101), np.arange(101) / 10)
+    source.push_frames(textured_frames(101), np.arange(101) / 10)
     for second in range(10):
         source.push_audio(tone(1.0)[0], time=second * 1.01)
     source.close()
@@ -457,13 +465,13 @@ def test_drift_is_taken_up_by_the_timestamps():
 
 def test_nothing_blocks_for_ever_and_late_frames_are_counted():
     source = PushSource()
-    source.push_frames(pictures(10), np.arange(10) / 10)
+    source.push_frames(textured_frames(10), np.arange(10) / 10)
     source.push_audio(tone(0.5)[0])
     start = time.monotonic()
     with live(source, timeout=0.2) as stream:
         given = [next(stream), next(stream)]
         assert 0.35 < time.monotonic() - start < 2
-        source.push_frames(pictures(50), 1 + np.arange(50) / 10)  # up to 4 s: too late
+        source.push_frames(textured_frames(50), 1 + np.arange(50) / 10)  # up to 4 s: too late
         source.push_audio(tone(5.5)[0])
         source.close()
         given += stream
@@ -474,11 +482,11 @@ def test_nothing_blocks_for_ever_and_late_frames_are_counted():
 
 def test_a_consumer_that_is_busy_itself_is_not_hurried():
     source = PushSource()
-    source.push_frames(pictures(21), np.arange(21) / 10)
+    source.push_frames(textured_frames(21), np.arange(21) / 10)
     with live(source, use_audio=False, timeout=0.2) as stream:
         next(stream)
         time.sleep(0.6)  # computes; pushes on this same thread afterwards
-        source.push_frames(pictures(21), 2.1 + np.arange(21) / 10)
+        source.push_frames(textured_frames(21), 2.1 + np.arange(21) / 10)
         assert next(stream).grid_mask.all() and stream.incomplete == 0
 
 
@@ -501,7 +509,7 @@ def test_a_source_that_never_starts():
 
 def test_clock_of_the_wall_in_place_of_the_stream():
     source = PushSource()
-    source.push_frames(pictures(1), 1.7e9)
+    source.push_frames(textured_frames(1), 1.7e9)
     with pytest.raises(ValueError, match="pushed arrays: timestamps of the video jump"):
         next(live(source))
 
@@ -569,7 +577,7 @@ def test_leaving_early_closes(recording):
     assert not threads()
 
 
-def test_the_end_closes(recording):
+def test_the_end_of_the_source_closes(recording):
     stream = live(recording)
     assert len(list(stream)) == 5 and not threads() and list(stream) == []
 
@@ -613,7 +621,7 @@ def test_missing_file_is_named_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("two_pass", [False, True])
-def test_nan_in_the_sound_of_a_file(tmp_path, two_pass):
+def test_nan_in_the_audio_of_a_file(tmp_path, two_pass):
     sound = tone(5.0)
     sound[:, 60_000] = np.nan
     path = write(tmp_path / "a.mkv", sound=sound, audio_codec="pcm_f32le")
@@ -623,12 +631,12 @@ def test_nan_in_the_sound_of_a_file(tmp_path, two_pass):
     assert stream.emitted == (0 if two_pass else 1) and not threads()
 
 
-def test_a_picture_of_no_use_is_named(tmp_path):
+def test_a_frame_of_extreme_aspect_is_named(tmp_path):
     with pytest.raises(ValueError, match="200:1"):
         list(live((np.zeros((4, 1000, 4, 3), np.uint8), 2.0, None, 0)))
 
 
-def test_a_cut_file_gives_what_is_there_and_says_so(recording, tmp_path):
+def test_a_truncated_file_gives_its_start_and_a_warning(recording, tmp_path):
     data = recording.read_bytes()
     path = tmp_path / "cut.mkv"
     path.write_bytes(data[: len(data) // 2])

@@ -23,6 +23,13 @@ SERVE_PACKAGES = (
 )
 END_OF_STREAM = math.inf  # the time of a question that waits for the end of the stream
 
+QUESTIONS = (  # (command, option, its name in the namespace)
+    ("generate", "QUESTION", "question"),
+    ("compare", "QUESTION", "question"),
+    ("picture", "--question", "question"),
+    ("caption", "--prompt", "prompt"),
+)
+
 Number = TypeVar("Number", int, float)
 
 
@@ -121,12 +128,7 @@ OPTIONS = {
     "method": _option("compression; `omnizip methods` lists them", default="omnizip", **NAME),
     "methods": _option("separated by commas; `omnizip methods` lists them", "--methods --method"),
     "set": _option("a setting; `omnizip methods NAME` lists them; may be repeated", **SETTING),
-    "share": _option(
-        "share of all media tokens that each method keeps; `all` keeps everything",
-        "--keep",
-        type=_finite,
-        metavar="SHARE",
-    ),
+    "share": _option("share of media tokens to keep", "--keep", type=_finite, metavar="SHARE"),
     "capacity": _option("cache size in tokens", default=8192, **COUNT),
     "memory": _option(EVICTION, choices=["recent", "fading"], default="fading"),
     # Generation
@@ -203,7 +205,7 @@ def build_parser() -> argparse.ArgumentParser:
     ) -> None:
         """Add a command with some of ``OPTIONS``; an option with a default is not required."""
         command = commands.add_parser(
-            name, help=text, description=more, formatter_class=HelpFormatter
+            name, help=text, description=more or text, formatter_class=HelpFormatter
         )
         command.set_defaults(module=module)
         for option in options.split():
@@ -236,7 +238,6 @@ def build_parser() -> argparse.ArgumentParser:
         f"CLIP QUESTION {MODEL} {COMPRESSION} {MEDIA} max_new_tokens system temperature top_p seed "
         "picture",
         "ask a question about a video file or URL",
-        "Answers one question about one video with sound.",
         max_new_tokens=256,
     )
     add(
@@ -267,9 +268,7 @@ def build_parser() -> argparse.ArgumentParser:
         "questions",
         "evaluate_command",
         "BENCHMARK ANNOTATIONS videos out",
-        "convert a benchmark on disk to a file of questions",
-        "Reads the annotations of a benchmark and writes the questions that `omnizip evaluate` "
-        "asks, one JSON object a line.",
+        "convert a benchmark on disk to a file of questions for `omnizip evaluate`",
     )
     add(
         "evaluate",
@@ -335,13 +334,10 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise ValueError("--no-audio and --no-video leave nothing: drop one of them")
     if values.get("no_audio") and values.get("sound") is not None:
         raise ValueError("--sound names a source and --no-audio leaves it out: drop one of them")
-    if arguments.command in ("generate", "compare"):
-        _check_question("QUESTION", arguments.question)
-    elif arguments.command == "picture":
-        _check_question("--question", arguments.question)
-    elif arguments.command == "caption":
-        _check_question("--prompt", arguments.prompt)
-    elif arguments.command == "stream":
+    for command, option, name in QUESTIONS:
+        if arguments.command == command:
+            _check_question(option, values[name])
+    if arguments.command == "stream":
         arguments.ask = [(parse_time(time), question) for time, question in arguments.ask]
         for _, question in arguments.ask:
             _check_question("--ask", question)

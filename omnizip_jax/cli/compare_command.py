@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from omnizip_jax.cli.console import OutputConsole, right_aligned
-from omnizip_jax.cli.model_setup import load_with_notice, parse_methods, window_spec
+from omnizip_jax.cli.model_setup import load_checkpoint, parse_methods, window_spec
 from omnizip_jax.compression import AllTokens, Method
 from omnizip_jax.evaluation.decoder_cost import cost, without_compression
 from omnizip_jax.inference.api import generate
@@ -32,7 +32,8 @@ def run_compare(arguments: argparse.Namespace) -> None:
     params, methods, clip = _load(arguments)
     console = OutputConsole()
     settings = {"max_new_tokens": arguments.max_new_tokens, "seed": arguments.seed}
-    answers = _generate_answers(params, clip, arguments.question, methods, console, **settings)
+    questions = [arguments.question]
+    answers = first_answers(generate_answers(params, clip, questions, methods, console, **settings))
     table = Table("method", "answer")
     for name, answer in answers.items():
         table.add_row(name, answer.text.strip() or "(nothing)")
@@ -47,8 +48,8 @@ def run_picture(arguments: argparse.Namespace) -> None:
     console = OutputConsole()
     question, seed = arguments.question, arguments.seed
     settings = {"max_new_tokens": 1, "seed": seed}
-    answers = _generate_answers(params, clip, question, methods, console, False, **settings)
-    _draw_kept(answers, arguments.folder, console)
+    answers = generate_answers(params, clip, [question], methods, console, False, **settings)
+    _draw_kept(first_answers(answers), arguments.folder, console)
     maps = {}
     for name, method in methods.items():
         with console.status(f"attention: {name}"):
@@ -66,7 +67,7 @@ def _load(arguments: argparse.Namespace) -> tuple[Params, dict[str, Method], Cli
     """
     keep = [] if arguments.share is None else [f"keep={arguments.share}"]
     methods = parse_methods(arguments.methods, [*arguments.set, *keep])
-    params = load_with_notice(arguments)
+    params = load_checkpoint(arguments.checkpoint, arguments.dtype)
     config = params.config
     for name, method in methods.items():
         try:
@@ -85,19 +86,19 @@ def _load(arguments: argparse.Namespace) -> tuple[Params, dict[str, Method], Cli
     return params, methods, clip
 
 
-def _generate_answers(
+def generate_answers(
     params: Params,
-    clip: Clip,
-    question: str,
+    clip: Clip | Path,
+    questions: Sequence[str],
     methods: Mapping[str, Method],
     console: Console,
     timed: bool = True,
     **settings: Any,
-) -> dict[str, Answer]:
-    """Answer one question under each method.
+) -> dict[str, list[Answer]]:
+    """Answer questions with each method.
 
     Args:
-        timed: ask twice, so that the times of the answer exclude compilation.
+        timed: ask twice, so that the times of the answers exclude compilation.
         settings: of ``generate``.
 
     Raises:
@@ -105,13 +106,19 @@ def _generate_answers(
     """
     answers = {}
     for name, method in methods.items():
+        settings["compression"] = method
         with console.status(f"compiling, then timing: {name}" if timed else name):
             for _ in range(1 + timed):
                 try:
-                    answers[name] = generate(params, clip, question, compression=method, **settings)
+                    answers[name] = [generate(params, clip, each, **settings) for each in questions]
                 except ValueError as error:
                     raise ValueError(f"{name}: {error}") from error
     return answers
+
+
+def first_answers(answers: Mapping[str, list[Answer]]) -> dict[str, Answer]:
+    """Each method's answer to the first question."""
+    return {name: each[0] for name, each in answers.items()}
 
 
 def cost_tables(

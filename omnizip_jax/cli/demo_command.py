@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from omnizip_jax.cli.arguments import END_OF_STREAM
-from omnizip_jax.cli.compare_command import cost_tables
+from omnizip_jax.cli.compare_command import cost_tables, first_answers, generate_answers
 from omnizip_jax.cli.console import OutputConsole, print_plain, right_aligned
 from omnizip_jax.cli.model_setup import load_checkpoint
 from omnizip_jax.cli.stream_loop import (
@@ -33,7 +33,6 @@ from omnizip_jax.cli.stream_loop import (
 )
 from omnizip_jax.cli.stream_terminal import StreamDisplay
 from omnizip_jax.compression import AllTokens, FastV, Method, OmniZipConfig, RandomTokens
-from omnizip_jax.inference.api import generate
 from omnizip_jax.inference.generation import Answer
 from omnizip_jax.media import windows
 from omnizip_jax.models.params import Params
@@ -88,10 +87,12 @@ def clip_demo(folder: Path, seed: int | None) -> None:
     clip = sample_clip(seed)
     params, path = _prepare(folder, clip, console)
     questions = _draw_clip_questions(clip, seed)
-    answers = _generate_answers(params, path, questions, SETTINGS, console)
+    texts = [question.text for question in questions]
+    limit: dict[str, Any] = {"max_new_tokens": MAX_NEW_TOKENS}
+    answers = generate_answers(params, path, texts, SETTINGS, console, **limit)
     console.print("[bold]3.[/] Questions about it, and the model's answers")
     console.print(_clip_answers_table(questions, answers))
-    first = {name: each[0] for name, each in answers.items()}
+    first = first_answers(answers)
     console.print(*cost_tables(params, SETTINGS, first))
     pictures = {"45 %": folder / "kept.png", PAPER_EXACT: folder / "paper.png"}
     for name, picture in pictures.items():
@@ -102,9 +103,9 @@ def clip_demo(folder: Path, seed: int | None) -> None:
         soft_wrap=True,
     )
     console.print("[bold]5.[/] Three methods side by side, 35 % averaged over the layers")
-    baselines = _generate_answers(params, path, questions, BASELINES, console)
+    baselines = generate_answers(params, path, texts, BASELINES, console, **limit)
     compared = {"omnizip": answers["35 %"]} | baselines
-    first = {name: each[0] for name, each in compared.items()}
+    first = first_answers(compared)
     console.print(_clip_answers_table(questions, compared))
     tokens, _ = cost_tables(params, {"omnizip": SETTINGS["35 %"], **BASELINES}, first)
     console.print(tokens)
@@ -195,7 +196,8 @@ def _prepare(folder: Path, clip: SyntheticClip, console: Console) -> tuple[Param
         "parameters, trained on generated clips of shapes and sounds, in the released layout."
     )
     # bfloat16, the dtype of the released weights on a GPU, is slow on a CPU.
-    params = load_checkpoint("small", "float32" if jax.default_backend() == "cpu" else None)
+    dtype = "float32" if jax.default_backend() == "cpu" else None
+    params = load_checkpoint("small", dtype, notice=False)
     path = clip.write(folder / "clip.mp4")
     console.print(f"[bold]2.[/] A clip that is not in its training data, [bold]{path}[/]:")
     table = Table(*right_aligned("second"), "shape", "sound")
@@ -205,23 +207,6 @@ def _prepare(folder: Path, clip: SyntheticClip, console: Console) -> tuple[Param
         table.add_row(f"{obj.second}-{obj.second + 1}", f"{obj.colour} {obj.shape}", sound)
     console.print(table)
     return params, path
-
-
-def _generate_answers(
-    params: Params,
-    clip: Path,
-    questions: list[Question],
-    settings: Mapping[str, Method],
-    console: Console,
-) -> dict[str, list[Answer]]:
-    """The answers to all questions with each method; their times exclude compilation."""
-    answers: dict[str, list[Answer]] = {}
-    for name, method in settings.items():
-        options: dict[str, Any] = {"compression": method, "max_new_tokens": MAX_NEW_TOKENS}
-        with console.status(f"compiling, then timing: {name}"):
-            for _ in range(2):
-                answers[name] = [generate(params, clip, each.text, **options) for each in questions]
-    return answers
 
 
 def _draw_clip_questions(clip: SyntheticClip, seed: int) -> list[Question]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from omnizip_jax.checkpoint.load import load_outline
-from omnizip_jax.cli.model_setup import load_with_notice, parse_method, window_spec
+from omnizip_jax.cli.model_setup import load_checkpoint, parse_method, window_spec
 from omnizip_jax.compression import Method
 from omnizip_jax.evaluation.dataset_readers import BENCHMARKS, read_benchmark
 from omnizip_jax.evaluation.evaluator import EvaluationSettings, Evaluator, StreamSettings
@@ -135,12 +135,12 @@ def _run(
             unreachable cluster.
     """
     cluster = None
+    load = functools.partial(load_checkpoint, arguments.checkpoint, arguments.dtype)
     if arguments.cluster is None:
-        params = load_with_notice(arguments)
+        params = load()
     else:
         if sys.stderr.isatty():
             print("[starting the workers]", file=sys.stderr)
-        load = functools.partial(load_with_notice, arguments)
         cluster = Cluster(load, arguments.cluster, arguments.workers)
         params = load_outline(arguments.checkpoint, dtype=arguments.dtype)
     spec = window_spec(arguments, params.config.spec)

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from omnizip_jax.cli.console import OutputConsole
-from omnizip_jax.cli.model_setup import load_with_notice, parse_method, window_spec
+from omnizip_jax.cli.model_setup import load_checkpoint, parse_method, window_spec
 from omnizip_jax.compression import METHODS
 from omnizip_jax.inference.api import generate
 from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
@@ -23,7 +23,7 @@ LAYERS = 28  # of the decoders that the settings were published for
 def run_generate(arguments: argparse.Namespace) -> None:
     """Print the answer as it is generated, then tokens and times on stderr."""
     method = parse_method(arguments.method, arguments.set)
-    params = load_with_notice(arguments)
+    params = load_checkpoint(arguments.checkpoint, arguments.dtype)
     answer = generate(
         params,
         arguments.clip,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import importlib
 import os
 import signal
@@ -79,7 +80,7 @@ def run_process(command: Callable[[], int]) -> NoReturn:
     if not _open_standard_streams():
         _report("standard output is closed; redirect it to a file or to /dev/null")
         os._exit(1)
-    warnings.showwarning = WarningPrinter().show
+    warnings.showwarning = show_warning
     interrupt = InterruptHandler()
     code, failure = 1, None
     try:
@@ -177,18 +178,9 @@ def _importing(frame: FrameType | None) -> bool:
     return False
 
 
-class WarningPrinter:
-    """Prints each warning once, as one line without file and line number."""
-
-    def __init__(self):
-        self._shown: set[str] = set()
-
-    def show(self, message: Warning | str, *_: Any, **__: Any) -> None:
-        """Replaces ``warnings.showwarning``."""
-        line = " ".join(str(message).split())
-        if line not in self._shown:
-            self._shown.add(line)
-            _report(line)
+def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Print a warning once, as one line without file and line number."""
+    _report_once(" ".join(str(message).split()))
 
 
 def _open_standard_streams() -> bool:
@@ -239,6 +231,11 @@ def _terminal_restorer() -> Callable[[], None]:
 def _report(line: str) -> None:
     with contextlib.suppress(OSError):  # closed
         print(f"omnizip: {line}", file=sys.stderr, flush=True)
+
+
+@functools.cache
+def _report_once(line: str) -> None:
+    _report(line)
 
 
 def _flush() -> OSError | None:

@@ -18,17 +18,16 @@ from omnizip_jax.config import WindowSpec
 from omnizip_jax.models.params import Params
 
 
-def load_checkpoint(path: str, dtype: str | None = None) -> Params:
-    """Load a checkpoint, and keep compiled programs in the user's cache folder from now on."""
+def load_checkpoint(path: str, dtype: str | None = None, notice: bool = True) -> Params:
+    """Load a checkpoint, and keep compiled programs in the user's cache folder from now on.
+
+    Args:
+        notice: announce it on stderr if it is a terminal.
+    """
     enable_compilation_cache()
+    if notice and sys.stderr.isatty():
+        print(f"[loading {path}]", file=sys.stderr)
     return load(path, dtype=dtype)
-
-
-def load_with_notice(arguments: argparse.Namespace) -> Params:
-    """``load_checkpoint`` of the options, announced on stderr if it is a terminal."""
-    if sys.stderr.isatty():
-        print(f"[loading {arguments.checkpoint}]", file=sys.stderr)
-    return load_checkpoint(arguments.checkpoint, arguments.dtype)
 
 
 def enable_compilation_cache() -> None:

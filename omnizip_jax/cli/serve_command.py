@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from omnizip_jax.cli.model_setup import load_with_notice, parse_method
+from omnizip_jax.cli.model_setup import load_checkpoint, parse_method
 from omnizip_jax.serve.config import Limits, ServerConfig
 from omnizip_jax.serve.server import serve
 
@@ -30,7 +30,7 @@ def run_serve(arguments: argparse.Namespace) -> None:
         ),
     )
     method = parse_method(arguments.method, arguments.set)
-    params = load_with_notice(arguments)
+    params = load_checkpoint(arguments.checkpoint, arguments.dtype)
     if arguments.grid_slots is not None:
         model = dataclasses.replace(params.config, grid_slots=arguments.grid_slots)
         params = dataclasses.replace(params, config=model)

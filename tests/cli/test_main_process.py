@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from omnizip_jax.cli.main import GRACE_SECONDS, WarningPrinter
+from omnizip_jax.cli.main import GRACE_SECONDS, show_warning
 from omnizip_jax.testbed.synthetic_clips import make_clip
 
 ROOT = Path(__file__).parents[2]
@@ -310,9 +310,8 @@ def command():
 
 
 def test_repeated_warnings_are_shown_once(capsys):
-    shown = WarningPrinter()
     for line in (1, 2):
-        shown.show(UserWarning("cut off"), UserWarning, "file.py", line)
+        show_warning(UserWarning("cut off"), UserWarning, "file.py", line)
     assert capsys.readouterr().err == "omnizip: cut off\n"
 
 

@@ -1,8 +1,8 @@
-"""``python -m benchmarks.ahead``: compile the GPU's programs where there is no GPU.
+"""``python -m benchmarks.ahead``: compile the programs of a GPU without one.
 
-XLA can compile for a device that it is told about. That shows that the path compiles, which kernels
-it calls, what it copies and how much memory it needs; not how fast it is: nothing runs, and kernels
-are not tuned. Needs ``pip install -e ".[cuda]"``.
+XLA can compile for a described device. This shows that the programs compile, which kernels they
+call, what they copy and how much memory they need, but not how fast they are: nothing runs, and
+kernels are not tuned. Needs ``pip install -e ".[cuda]"``.
 """
 
 from __future__ import annotations

@@ -58,9 +58,9 @@ class NoiseClip:
     def encoded(self) -> EncodedWindow:
         return self.encode()
 
-    def prefill(self, method: Method, room: int = 64) -> Prefill:
-        """``room`` is for the tokens of the answer."""
-        return Prefill(self, method, room)
+    def prefill(self, method: Method, free_slots: int = 64) -> Prefill:
+        """Compile a prefill; ``free_slots`` are for the tokens of the answer."""
+        return Prefill(self, method, free_slots)
 
 
 class Prefill:
@@ -73,8 +73,8 @@ class Prefill:
         result: bytes of a program's results, the cache first of all, at most.
     """
 
-    def __init__(self, clip: NoiseClip, method: Method, room: int):
-        self.clip, self.method, self.room = clip, method, room
+    def __init__(self, clip: NoiseClip, method: Method, free_slots: int):
+        self.clip, self.method, self.free_slots = clip, method, free_slots
         with recorded(prefill, "prefill_clip") as calls:
             generation = self(clip.encoded)
         ((program, _, _),) = calls
@@ -88,7 +88,7 @@ class Prefill:
             self.clip.params,
             self.clip.turn,
             self.method,
-            SamplingParams(self.room),
+            SamplingParams(self.free_slots),
             encoded=None if encoded is None else [encoded],
         )
         return jax.block_until_ready(generation.decode_state)

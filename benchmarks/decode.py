@@ -19,7 +19,7 @@ from omnizip_jax.models.decoder import KVCache
 
 
 class Decoding:
-    """A generation that goes on for a block of tokens with every call."""
+    """A generation that decodes a block of tokens in each call."""
 
     def __init__(self, weights: Any, config: Any, decode_state: DecodeState):
         self.weights, self.state = weights["text"], decode_state
@@ -47,8 +47,8 @@ class Decoding:
 def run(bench: Bench) -> Iterator[Row]:
     clip = NoiseClip(bench)
     bench.say(f"decode: {bench.windows} windows, prefill at full and 45 % of the tokens")
-    room = DECODE_BLOCK * bench.most_rounds
-    prefills = [clip.prefill(compression, room) for compression in (FULL, KEEP_45)]
+    free_slots = DECODE_BLOCK * bench.most_rounds
+    prefills = [clip.prefill(compression, free_slots) for compression in (FULL, KEEP_45)]
     full, packed = (
         Decoding(bench.weights, bench.config, prefill(clip.encoded)) for prefill in prefills
     )

@@ -1,7 +1,6 @@
-"""``python -m benchmarks.endurance``: thousands of windows; time and memory must stay flat.
+"""``python -m benchmarks.endurance``: check that time and memory are constant over a long stream.
 
-A tiny model, so that hours of video pass in minutes: what could grow is all there. Not one of the
-suites: its answer is yes or no.
+A tiny model processes hours of video in minutes. It is no suite: the result is yes or no.
 """
 
 from __future__ import annotations
@@ -25,9 +24,7 @@ from benchmarks import machine
 from benchmarks.presets import PRESETS, default_dtype, random_params, random_windows
 from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.config import WindowSpec
-from omnizip_jax.inference import kv_cache as room
-from omnizip_jax.inference import prefill as entry
-from omnizip_jax.inference import streaming as stream
+from omnizip_jax.inference import kv_cache, prefill, streaming
 from omnizip_jax.inference.context import Memory
 from omnizip_jax.inference.generation import ask
 from omnizip_jax.models.params import Params
@@ -49,18 +46,18 @@ ASK_EVERY = 50  # windows; every other time the turn is kept
 
 
 @dataclasses.dataclass(frozen=True)
-class Stretch:
+class Interval:
     """A number of consecutive windows.
 
     Attributes:
         windows: fed so far.
         seconds: median wall time per window.
         work: mean processor time per window, all threads; a busy machine changes it little.
-        rss: bytes of the process that are in memory, at its end.
-        fill: least and greatest share of the cache in use.
+        rss: resident bytes of the process at the end.
+        fill: minimum and maximum share of the cache in use.
         position: greatest position at which a window began.
-        units: windows and turns of which something is remembered, at its end.
-        evictions: how often the cache was thinned.
+        units: windows and turns with kept tokens at the end.
+        evictions: number of evictions.
         programs: compiled programs of the stream so far.
     """
 
@@ -83,9 +80,9 @@ def endure(
     kind: Memory,
     spec: WindowSpec = WindowSpec(),  # noqa: B008 (frozen)
     capacity: int = 2048,
-) -> Iterator[Stretch]:
-    """Feed ``count`` windows in random order, ask now and then, report every ``every`` windows."""
-    state = stream.init_stream(
+) -> Iterator[Interval]:
+    """Feed ``count`` windows in random order, ask regularly, and report every ``every`` windows."""
+    state = streaming.init_stream(
         params, OmniZipConfig(), capacity=capacity, memory=kind, text_slots=192, spec=spec
     )
     order = np.random.default_rng(0).integers(0, len(windows), count)
@@ -93,7 +90,7 @@ def endure(
     for number, choice in enumerate(order, start=1):
         length = int(state.cache.length)
         began, worked = time.perf_counter(), time.process_time()
-        state = jax.block_until_ready(stream.feed(params, state, windows[choice]))
+        state = jax.block_until_ready(streaming.feed(params, state, windows[choice]))
         seconds.append(time.perf_counter() - began)
         work.append(time.process_time() - worked)
         evictions += int(state.cache.length) < length
@@ -105,7 +102,7 @@ def endure(
         if number % every == 0:
             gc.collect()
             used = np.asarray(state.state.slots.unit)[: int(state.cache.length)]
-            yield Stretch(
+            yield Interval(
                 windows=number,
                 seconds=statistics.median(seconds),
                 work=statistics.fmean(work),
@@ -120,30 +117,30 @@ def endure(
 
 
 def programs() -> int:
-    """Compiled programs of all that a stream runs."""
-    functions: tuple[Any, ...] = (stream._feed, entry.append_text, room._evict)
+    """Number of compiled programs of a stream."""
+    functions: tuple[Any, ...] = (streaming._feed, prefill.append_text, kv_cache._evict)
     return sum(function._cache_size() for function in functions)
 
 
-def verdict(stretches: list[Stretch]) -> dict[str, bool]:
-    """What must hold from the second stretch on: the first one compiles and fills the cache."""
-    settled = stretches[1:]
-    first, last = settled[0], settled[-1]
+def verdict(intervals: list[Interval]) -> dict[str, bool]:
+    """Checks from the second interval on; the first one compiles and fills the cache."""
+    steady = intervals[1:]
+    first, last = steady[0], steady[-1]
     return {
         "the process does not grow (by 2 % at most)": last.rss <= 1.02 * first.rss,
         "the work per window is constant (by 10 % at most)": last.work <= 1.1 * first.work,
-        "positions stay where they are": max(s.position for s in settled[1:] or settled)
+        "positions stay where they are": max(s.position for s in steady[1:] or steady)
         <= 1.1 * first.position,
-        "the cache never overflows": max(s.fill[1] for s in stretches) <= 1,
+        "the cache never overflows": max(s.fill[1] for s in intervals) <= 1,
         "nothing is compiled any more": last.programs == first.programs,
     }
 
 
-def table(kind: str, stretches: list[Stretch]) -> Table:
+def table(kind: str, intervals: list[Interval]) -> Table:
     out = Table(title=f'memory="{kind}"', title_justify="left", box=SIMPLE, padding=0)
     for heading in HEADINGS:
         out.add_column(heading, justify="right", no_wrap=True)
-    for s in stretches:
+    for s in intervals:
         out.add_row(
             f"{s.windows:,}",
             f"{s.seconds * 1e3:.1f} ms",
@@ -174,16 +171,16 @@ def main() -> None:
     failed = False
     kinds: list[Memory] = [arguments.memory] if arguments.memory else ["recent", "fading"]
     for kind in kinds:
-        stretches = []
-        for stretch in endure(params, windows, arguments.windows, arguments.every, kind):
-            stretches.append(stretch)
+        intervals = []
+        for interval in endure(params, windows, arguments.windows, arguments.every, kind):
+            intervals.append(interval)
             console.print(
-                f"[dim]{kind}: {stretch.windows:,} windows, {stretch.work * 1e3:.1f} ms of work a "
-                f"window, {stretch.rss / 2**20:.1f} MiB[/]",
+                f"[dim]{kind}: {interval.windows:,} windows, {interval.work * 1e3:.1f} ms of work "
+                f"a window, {interval.rss / 2**20:.1f} MiB[/]",
                 highlight=False,
             )
-        console.print(table(kind, stretches))
-        for claim, holds in verdict(stretches).items():
+        console.print(table(kind, intervals))
+        for claim, holds in verdict(intervals).items():
             console.print(f"{'[green]yes[/]' if holds else '[red]NO[/]'}  {claim}")
             failed |= not holds
     raise SystemExit(int(failed))

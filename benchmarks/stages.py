@@ -86,10 +86,10 @@ def _decoding(bench: Bench, tokens: list[int]) -> Row:
     """A token over two segments, and over one cache that holds as many keys in all."""
     config = bench.config.text
     first = tokens.index(tokens[-1])
-    room = DECODE_BLOCK * bench.most_rounds
+    free_slots = DECODE_BLOCK * bench.most_rounds
 
     def cache(layers: int, length: int) -> KVCache:
-        empty = KVCache.empty(config, length + room, bench.dtype, layers)
+        empty = KVCache.empty(config, length + free_slots, bench.dtype, layers)
         keys, values = jax.random.normal(jax.random.key(1), (2, *empty.keys.shape), bench.dtype)
         return KVCache(keys, values, jnp.int32(length))
 

@@ -1,4 +1,4 @@
-"""Suite ``stream``: time per window and to the first token, whatever is remembered already."""
+"""Suite ``stream``: time per window and to the first token, by length of the history."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ CLIP_SECONDS = 16
 
 
 class Stream:
-    """A stream that is put back to any length of history, which costs the same as having it.
+    """A stream whose history can be set to any length.
 
-    What the slots hold does not matter for the time, only how many of them are in use.
+    Time depends on the number of slots in use, not on their content.
     """
 
     def __init__(self, params: Params, method: Method, window: Window):
         self.params, self.window = params, window
         self.state = stream.init_stream(params, method, capacity=CAPACITY)
         self.begin = int(self.state.cache.length)
-        # No window is forgotten yet.
+        # Largest length without eviction.
         self.full = (
             CAPACITY - self.state.prefill_config.window_capacity - self.state.retention.text_slots
         )
@@ -51,7 +51,7 @@ class Stream:
         self.per_window = int(self.state.cache.length) - self.begin
 
     def at(self, length: int) -> Stream:
-        """Go to a history of so many slots."""
+        """Set the length of the history, in slots."""
         state = self.state
         position = min(length, state.prefill_config.config.text.max_positions // 2)
         slots, now = (commit(jnp.int32(x), state.cache.length) for x in (length, position))
@@ -77,7 +77,7 @@ def run(bench: Bench) -> Iterator[Row]:
     window = jax.tree.map(lambda x: x[0], presets.random_windows(1, config))
     bench.say(f"stream: a cache of {CAPACITY} slots, compiling one program")
     ours = Stream(params, KEEP_45, window)
-    # The window is the last that fits below a quarter or a half; the whole leaves room to ask.
+    # The last window below a quarter or a half; at the whole, a question still fits.
     block = ours.state.prefill_config.window_capacity
     lengths = [max(ours.begin, min(round(f * CAPACITY) - block, ours.full)) for f in FILLS]
 
@@ -127,7 +127,7 @@ def _at(of: Stream, length: int, call: Callable[[], None]) -> Callable[[], None]
 
 
 def _whole(ours: Stream) -> Callable[[], None]:
-    """``feed``, where attention always goes over the whole cache."""
+    """``feed`` with attention to the whole cache."""
     program: Any = stream._feed
     own = jax.jit(
         lambda *arguments, prefill_config: program.__wrapped__(
@@ -147,7 +147,7 @@ def _whole(ours: Stream) -> Callable[[], None]:
 
 
 def _overlap(bench: Bench, params: Params) -> Row:
-    """A clip from its file to the cache: decoding runs ahead while the device computes."""
+    """A clip from its file to the cache, with decoding in parallel to the device's work."""
     spec = bench.config.spec
     with tempfile.TemporaryDirectory() as folder:
         clip = write_clip(Path(folder) / "clip.mp4", seconds=CLIP_SECONDS)
@@ -161,13 +161,13 @@ def _overlap(bench: Bench, params: Params) -> Row:
                 state = stream.feed(params, state, window)
             jax.block_until_ready(state)
 
-        def apart() -> None:
+        def in_sequence() -> None:
             feed(media())
 
         def together() -> None:
             feed(windows(clip, spec))
 
-        ours, theirs = bench.alternate(together, apart)
+        ours, theirs = bench.alternate(together, in_sequence)
         began = time.perf_counter()
         count = len(media())
         decoding = time.perf_counter() - began
@@ -180,7 +180,7 @@ def _overlap(bench: Bench, params: Params) -> Row:
 
 
 def _attention_share(bench: Bench, of: Stream, length: int) -> float:
-    """Of a window's operations: attention to the attended length, encoders and matrices else."""
+    """Share of attention in a window's operations, which include encoders and matrices."""
     text, block = bench.config.text, of.state.prefill_config.window_capacity
     attended = next(n for n in attention.length_buckets(CAPACITY) if n >= length + block)
     own = 4.0 * text.layers * text.heads * text.head_dim * attended * block

@@ -1,4 +1,4 @@
-"""``python -m experiments.accuracy_from_files``: accuracy on clips read from mp4 files."""
+"""``python -m experiments.accuracy_from_files``: accuracy on clips from mp4 files and arrays."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from experiments.accuracy_questions import SURVEYS, quiz
+from experiments.accuracy_questions import QUESTION_SETS, clip_and_questions
 from experiments.commands import add_checkpoint
 from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.evaluation.markdown_tables import share, table
@@ -24,11 +24,11 @@ METHODS = {"all tokens": None, "omnizip, 35%": OmniZipConfig(keep=0.35)}
 def compare_files(
     params: Params, clips: int, difficulty: str, split: Split = "test"
 ) -> dict[str, float]:
-    """Accuracy of ``generate`` on arrays, and on the same clips written to mp4 files."""
+    """Accuracy of ``generate`` on arrays and on the same clips as mp4 files, by method."""
     right: dict[str, list[bool]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for seed in tqdm(range(clips), desc=difficulty, unit="clip"):
-            clip, questions = quiz(seed, split, difficulty)
+            clip, questions = clip_and_questions(seed, split, difficulty)
             sources = {"arrays": clip.arrays, "mp4": clip.write(Path(folder) / "clip.mp4")}
             for (kind, source), question in itertools.product(sources.items(), questions):
                 for name, method in METHODS.items():
@@ -46,16 +46,15 @@ def compare_files(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Are files answered as arrays are?")
+    parser = argparse.ArgumentParser(description="Accuracy on mp4 files and on arrays.")
     add_checkpoint(parser)
     parser.add_argument("--clips", type=int, default=100, help="of each difficulty")
     parser.add_argument("--split", choices=["validation", "test"], default="test")
-    parser.add_argument("--difficulty", choices=list(SURVEYS), help="only this one")
+    parser.add_argument("--difficulty", choices=list(QUESTION_SETS), help="only this one")
     arguments = parser.parse_args()
-    params = arguments.checkpoint
     rows = {
-        name: compare_files(params, arguments.clips, name, arguments.split)
-        for name in ([arguments.difficulty] if arguments.difficulty else SURVEYS)
+        name: compare_files(arguments.checkpoint, arguments.clips, name, arguments.split)
+        for name in ([arguments.difficulty] if arguments.difficulty else QUESTION_SETS)
     }
     heading = ["clips", *next(iter(rows.values()))]
     print(table(heading, [[name, *map(share, row.values())] for name, row in rows.items()]))

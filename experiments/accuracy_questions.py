@@ -1,6 +1,6 @@
-"""What is asked about the clips of each difficulty: how many clips, which questions, which shares.
+"""Clips, questions and kept shares of the accuracy measurement, by difficulty.
 
-Clips and questions come from seeds: the same seed gives the same quiz, whoever asks.
+Clips and questions depend on the seed alone.
 """
 
 from __future__ import annotations
@@ -23,92 +23,91 @@ from omnizip_jax.testbed.synthetic_clips import (
     random_generator,
 )
 
-BLOCK_WINDOWS = 32  # of all clips that one program reads
+BLOCK_WINDOWS = 32  # of all clips of a block, which one program processes
 
 
 @dataclasses.dataclass(frozen=True)
-class Survey:
-    """What is asked about the clips of a difficulty.
+class QuestionSet:
+    """Clips of a difficulty and the questions about them.
 
     Attributes:
         difficulty: its name.
-        clips: how many, with the seeds from 0.
+        clips: number of clips; their seeds start at 0.
         shares: of the tokens that every method keeps, a row each.
-        each: questions about a clip, all of different kinds; None: one of each family.
-        thorough: also ablations and mixtures, methods that take long with long clips, and clips
-            with the sound or the picture of another one.
+        per_clip: questions about a clip, all of different kinds; None: one of each family.
+        thorough: whether to measure also ablations, mixtures, methods that are slow on long clips,
+            and clips with audio or video of another one.
     """
 
     difficulty: str
     clips: int
     shares: tuple[float, ...]
-    each: int | None = None
+    per_clip: int | None = None
     thorough: bool = True
 
     @property
-    def look(self) -> Difficulty:
+    def parameters(self) -> Difficulty:
         return DIFFICULTIES[self.difficulty]
 
     @property
-    def questions(self) -> int:
-        """About each clip."""
-        return self.each or len(FAMILIES)
-
-    @property
     def lengths(self) -> tuple[int, ...]:
-        """Windows of the clips, in turn by seed: few lengths, so that few programs do."""
-        return self.look.windows
+        """Lengths of the clips in windows, in turn by seed."""
+        return self.parameters.windows
 
     def windows(self, seed: int) -> int:
-        """How many windows the clip of a seed has."""
+        """Length of the clip of a seed, in windows."""
         return self.lengths[seed % len(self.lengths)]
 
-    def plot(self, seed: int, split: Split) -> tuple[tuple[ClipObject, ...], list[Question]]:
-        """What happens in the clip of a seed, and the questions, without making the clip."""
+    def content(self, seed: int, split: Split) -> tuple[tuple[ClipObject, ...], list[Question]]:
+        """Objects of the clip of a seed and the questions, without rendering the clip."""
         windows = self.windows(seed)
-        objects = draw_objects(random_generator(split, seed), self.look, windows)
-        # Where things come again, it is also asked when.
-        seconds = windows * SPEC.seconds if self.look.max_occurrences > 1 else None
+        objects = draw_objects(random_generator(split, seed), self.parameters, windows)
+        # Questions about time only where objects appear several times.
+        seconds = windows * SPEC.seconds if self.parameters.max_occurrences > 1 else None
         random = np.random.default_rng([1, seed])
-        if self.each:
-            return objects, draw_questions(objects, random, self.each, seconds=seconds)
+        if self.per_clip:
+            return objects, draw_questions(objects, random, self.per_clip, seconds=seconds)
         return objects, [draw_question(objects, random, family, seconds) for family in FAMILIES]
 
-    def clip(self, seed: int, split: Split) -> SyntheticClip:
-        """The clip of a seed."""
-        return make_clip(seed, split, self.look, self.windows(seed))
+    def questions(self, seed: int, split: Split) -> list[Question]:
+        return self.content(seed, split)[1]
 
-    def other(self, seed: int) -> int:
-        """The seed of another clip of the same length."""
+    def clip(self, seed: int, split: Split) -> SyntheticClip:
+        return make_clip(seed, split, self.parameters, self.windows(seed))
+
+    def other_seed(self, seed: int) -> int:
+        """Seed of another clip of the same length."""
         return seed + len(self.lengths)
 
     def blocks(self, seeds: list[int]) -> Iterator[list[int]]:
-        """Clips of equal length, shorter lengths first; as many of each length at a time."""
+        """Divide seeds into blocks of clips of equal length, shorter lengths first."""
         for length in self.lengths:
             equal = [seed for seed in seeds if self.windows(seed) == length]
-            together = clips_together(length)
-            for start in range(0, len(equal), together):
-                yield equal[start : start + together]
+            size = block_clips(length)
+            for start in range(0, len(equal), size):
+                yield equal[start : start + size]
 
 
-def clips_together(windows: int) -> int:
-    """How many clips of a length make a block."""
+def block_clips(windows: int) -> int:
+    """Number of clips of this length in a block."""
     return max(1, BLOCK_WINDOWS // windows)
 
 
-_SHORT = (0.45, 0.35, 0.25, 0.15)
-SURVEYS = {
-    survey.difficulty: survey
-    for survey in (
-        Survey("easy", 1000, _SHORT),
-        Survey("hard", 1000, _SHORT),
-        Survey("moving", 1000, _SHORT),
-        Survey("long", 100, _SHORT[1:], each=12, thorough=False),
+_SHARES = (0.45, 0.35, 0.25, 0.15)
+QUESTION_SETS = {
+    questions.difficulty: questions
+    for questions in (
+        QuestionSet("easy", 1000, _SHARES),
+        QuestionSet("hard", 1000, _SHARES),
+        QuestionSet("moving", 1000, _SHARES),
+        QuestionSet("long", 100, _SHARES[1:], per_clip=12, thorough=False),
     )
 }
 
 
-def quiz(seed: int, split: Split, difficulty: str) -> tuple[SyntheticClip, list[Question]]:
-    """The clip of a seed, and the questions about it."""
-    survey = SURVEYS[difficulty]
-    return survey.clip(seed, split), survey.plot(seed, split)[1]
+def clip_and_questions(
+    seed: int, split: Split, difficulty: str
+) -> tuple[SyntheticClip, list[Question]]:
+    """The clip of a seed and the questions about it."""
+    questions = QUESTION_SETS[difficulty]
+    return questions.clip(seed, split), questions.questions(seed, split)

@@ -1,8 +1,7 @@
-"""Answers on disk, row by row and clip by clip, and the arrays that tables are made of.
+"""Answers of the accuracy measurement on disk, and as arrays.
 
-A file of results belongs to a difficulty. Its first line says with what it was measured; each of
-the others holds what a row answered about a block of clips. A stopped run loses at most a block of
-one row, and a new row costs its own answers alone.
+A results file belongs to one difficulty. Its first line states the settings; every other line holds
+the answers of one row about a block of clips.
 """
 
 from __future__ import annotations
@@ -16,23 +15,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from experiments.accuracy_questions import Survey
-from experiments.altered_inputs import Row
+from experiments.accuracy_questions import QuestionSet
 from experiments.batched_answers import text_tokens
-from experiments.resumable import append, resume
+from experiments.clip_inputs import Row
+from experiments.commands import append, resume
 from omnizip_jax.models.params import Params
 from omnizip_jax.testbed.synthetic_clips import Split
 
 
-class Answered(NamedTuple):
-    """What a row answered about one clip.
+class ClipAnswers(NamedTuple):
+    """Answers of a row about one clip.
 
     Attributes:
         row: its name.
         clip: its seed.
-        right: a string of 0 and 1 for each seed of the method: whether each answer was right.
-        kept: audio and video tokens that entered the decoder, and that went on after each stage
-            inside it, summed over the seeds.
+        right: for each seed of the method a string of 0 and 1, one digit per question.
+        kept: audio and video tokens that entered the decoder, and that were left after each pruning
+            stage inside it, summed over the seeds.
     """
 
     row: str
@@ -42,29 +41,29 @@ class Answered(NamedTuple):
 
 
 class Results:
-    """The answers in a file, which is made if it is not there.
+    """Answers in a file, which is created if it does not exist.
 
     Args:
-        header: what was measured: the first line of the file.
+        header: settings, the first line of the file.
 
     Raises:
-        ValueError: the file was measured with something else, or is no file of results.
+        ValueError: the file has another header or is not a results file.
     """
 
     def __init__(self, file: Path, header: dict[str, Any]):
         self._file = file
-        # By the name of a row, and by what it was: one that has changed is another one.
-        self._answers: dict[tuple[str, str], dict[int, Answered]] = {}
+        # By name and configuration of a row: a row that has changed is measured again.
+        self._answers: dict[tuple[str, str], dict[int, ClipAnswers]] = {}
         for line in resume(file, header):
-            self._remember(**line)
+            self._store(**line)
 
     def missing(self, name: str, row: Row, clips: Iterable[int]) -> list[int]:
-        """The clips of these that the row was not asked about."""
-        there = self._answers.get((name, repr(row)), {})
-        return [clip for clip in clips if clip not in there]
+        """The clips without answers of the row."""
+        stored = self._answers.get((name, repr(row)), {})
+        return [clip for clip in clips if clip not in stored]
 
-    def add(self, name: str, row: Row, answered: Sequence[Answered]) -> None:
-        """Write down what a row answered about some clips."""
+    def add(self, name: str, row: Row, answered: Sequence[ClipAnswers]) -> None:
+        """Append the answers of a row about some clips."""
         line = {
             "row": name,
             "reads": repr(row),
@@ -73,49 +72,48 @@ class Results:
             "kept": [one.kept for one in answered],
         }
         append(self._file, line)
-        self._remember(**line)
+        self._store(**line)
 
-    def of(self, name: str, row: Row, clips: Iterable[int]) -> list[Answered]:
-        """What a row answered about clips that it was asked about."""
+    def of(self, name: str, row: Row, clips: Iterable[int]) -> list[ClipAnswers]:
+        """Stored answers of a row about these clips."""
         return [self._answers[name, repr(row)][clip] for clip in clips]
 
-    def forget(self, names: Iterable[str]) -> None:
-        """Take all answers of some rows out of the file: their code has changed."""
+    def discard(self, names: Iterable[str]) -> None:
+        """Remove all answers of some rows from the file."""
         gone = set(names)
         self._answers = {key: rows for key, rows in self._answers.items() if key[0] not in gone}
         header, *lines = self._file.read_text().splitlines(keepends=True)
         left = (line for line in lines if json.loads(line)["row"] not in gone)
-        partial = self._file.with_suffix(".partial")  # a stop while writing must not cost the rest
+        partial = self._file.with_suffix(".partial")  # a stop while writing keeps the old file
         partial.write_text(header + "".join(left))
         partial.replace(self._file)
 
-    def _remember(self, row: str, reads: str, clips: list, right: list, kept: list) -> None:
+    def _store(self, row: str, reads: str, clips: list, right: list, kept: list) -> None:
         rows = self._answers.setdefault((row, reads), {})
-        rows |= {c: Answered(row, c, *rest) for c, *rest in zip(clips, right, kept, strict=True)}
+        rows |= {c: ClipAnswers(row, c, *rest) for c, *rest in zip(clips, right, kept, strict=True)}
 
 
-def about(params: Params, survey: Survey, split: Split) -> dict[str, Any]:
-    """What a file of results was measured with: its first line."""
-    questions = survey.plot(0, split)[1]
+def results_header(params: Params, questions: QuestionSet, split: Split) -> dict[str, Any]:
+    """Settings of a results file, its first line."""
     return {
         "weights": params.fingerprint,
-        "difficulty": survey.difficulty,
+        "difficulty": questions.difficulty,
         "split": split,
-        "questions": [f"{question.text} {question.answer}" for question in questions],
+        "questions": [f"{q.text} {q.answer}" for q in questions.questions(0, split)],
     }
 
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """What every row answered about the same clips.
+    """Answers of every row about the same clips.
 
     Attributes:
-        right: of each row, whether the answer was right: [clips, seeds, questions].
-        kept: of each row, mean audio and video tokens that entered the decoder, and that went on
-            after each stage inside it.
+        right: by row, whether each answer is right: [clips, seeds, questions].
+        kept: by row, mean audio and video tokens that entered the decoder, and that were left after
+            each pruning stage inside it.
         kinds, families: of the questions.
-        windows: of the clips.
-        text: tokens of text in a prompt, on average.
+        windows: lengths of the clips.
+        text: mean number of text tokens of a prompt.
     """
 
     right: dict[str, Bool[np.ndarray, "clips _ questions"]]
@@ -127,26 +125,30 @@ class Measurement:
 
     @classmethod
     def of(
-        cls, answered: Iterable[Answered], params: Params, survey: Survey, split: Split = "test"
+        cls,
+        answered: Iterable[ClipAnswers],
+        params: Params,
+        questions: QuestionSet,
+        split: Split = "test",
     ) -> Measurement:
-        """Arrays of answers; every row was asked about the same clips."""
-        rows: dict[str, list[Answered]] = {}
+        """Arrays of the answers; every row must have the same clips."""
+        rows: dict[str, list[ClipAnswers]] = {}
         for one in answered:
             rows.setdefault(one.row, []).append(one)
         clips = sorted({one.clip for of_row in rows.values() for one in of_row})
         right, kept = {}, {}
         for name, of_row in rows.items():
             of_row = sorted(of_row, key=lambda one: one.clip)
-            assert [one.clip for one in of_row] == clips, f"{name} was asked about other clips"
+            assert [one.clip for one in of_row] == clips, f"{name} has answers about other clips"
             right[name] = np.array([[list(seed) for seed in one.right] for one in of_row]) == "1"
             kept[name] = np.array([one.kept for one in of_row]) / right[name].shape[1]
-        asked = [survey.plot(clip, split)[1] for clip in clips]
+        asked = [questions.questions(clip, split) for clip in clips]
         texts = [[text_tokens(params, question.text) for question in of] for of in asked]
         return cls(
             right,
             kept,
             kinds=np.array([[question.kind for question in of] for of in asked]),
             families=np.array([[question.family for question in of] for of in asked]),
-            windows=np.array([survey.windows(clip) for clip in clips]),
+            windows=np.array([questions.windows(clip) for clip in clips]),
             text=np.array(texts).mean(1),
         )

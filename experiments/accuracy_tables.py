@@ -1,41 +1,66 @@
-"""Tables and curves of a measurement, and the summary that both are drawn from."""
+"""Summary, tables and curves of the accuracy measurement, as written to the documentation.
+
+Tables of ``accuracy.md`` are replaced between two comments; the other text is written by hand.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 
-from experiments.accuracy_questions import SURVEYS
+from experiments.accuracy_questions import QUESTION_SETS
 from experiments.accuracy_results import Measurement
-from experiments.measured_methods import FULL, KNOWING, METHODS, method_of, row_name
+from experiments.measured_methods import FULL, METHODS, ORACLE, method_of, row_name
 from experiments.reference_methods import BestSample
 from omnizip_jax.compression import Method
 from omnizip_jax.evaluation.confidence_intervals import mean_over
 from omnizip_jax.evaluation.decoder_cost import cost_of
-from omnizip_jax.evaluation.markdown_tables import MISSING, difference, share, table, with_interval
+from omnizip_jax.evaluation.markdown_tables import (
+    MISSING,
+    difference,
+    share,
+    table,
+    with_interval,
+)
 from omnizip_jax.inference.generation import TokenCounts
 from omnizip_jax.models.registry import Config
 from omnizip_jax.testbed.clip_questions import FAMILIES
 from omnizip_jax.testbed.synthetic_clips import SPEC
 
-# Of a difficulty: "clips", "questions" about each, and "rows" by name.
+# "clips", "questions" per clip, and "rows" by name, of a difficulty.
 Summary = dict[str, Any]
 Rows = dict[str, dict[str, Any]]
-COUNTS = ("operations", "paper_operations", "cache_bytes")  # as shares of all tokens'
-SHORT = (0.25, 0.15)  # shares of the short table
-LEADING = "surprise"  # what every method is held against
+COUNTS = ("operations", "paper_operations", "cache_bytes")  # relative to all tokens
+SHORT = (0.25, 0.15)  # kept shares in the short tables
+LEADING = "surprise"  # the method that others are compared with
+# Methods in the table of retained accuracy, and in the comparison with Surprise.
+RETAINED = (
+    LEADING,
+    "surprise, streaming",
+    "surprise, question-guided",
+    "omnizip",
+    "vidcom2",
+    "visionzip",
+    "random",
+    "oracle",
+    "surprise, best of 16",
+)
+RIVALS = ("vidcom2", "omnizip", "omnizip, published", "seats")
 
 
 def summarise(measured: Measurement, methods: Mapping[str, Method], config: Config) -> Summary:
-    """Accuracy, its difference from all tokens, and cost, by row; plain numbers throughout.
+    """Accuracy, difference from all tokens, and cost by row, as plain numbers.
 
-    Operations and cache bytes are shares of those with all tokens. Every mean comes with
-    "low" and "high", a bootstrap 95 % interval over clips; differences are paired: from all
-    tokens, from Surprise, and from the method that a row is a variant of.
+    Operations and cache bytes are relative to all tokens. Every mean has "low" and "high", a
+    bootstrap 95 % interval over clips. Differences are paired: from all tokens, from Surprise, and
+    from the method of which a row is a variant.
     """
     rows: Rows = {}
     scores = {name: score(methods[name], right) for name, right in measured.right.items()}
@@ -77,7 +102,7 @@ def summarise(measured: Measurement, methods: Mapping[str, Method], config: Conf
 def score(
     method: Method, right: Bool[np.ndarray, "clips seeds questions"]
 ) -> Float[np.ndarray, "clips questions"]:
-    """Share of the seeds with which each answer is right; of what may choose, the best seed's."""
+    """Share of the seeds with a right answer; of ``BestSample``, that of the best seed."""
     if isinstance(method, BestSample):
         best = right.sum(2).argmax(1)
         return right[np.arange(len(right)), best].astype(float)
@@ -85,7 +110,7 @@ def score(
 
 
 def _others(name: str) -> list[str]:
-    """The rows that a row is compared with: what it is a variant of, and Surprise."""
+    """Rows that a row is compared with: the method of which it is a variant, and Surprise."""
     method, bar, keep = name.partition(" | ")
     if not bar:
         return []
@@ -94,7 +119,7 @@ def _others(name: str) -> list[str]:
 
 
 def _cost(config: Config, method: Method, measured: Measurement, name: str) -> dict[str, float]:
-    """Means over the clips; those of equal length cost about the same."""
+    """Mean cost over the clips, from the mean counts of each length."""
     shares = ("audio", "video", "kept", "audio_by_layer", "video_by_layer", "by_layer")
     costs, weights = [], []
     for windows in np.unique(measured.windows).tolist():
@@ -125,7 +150,7 @@ def _mean(
 
 
 def accuracy_table(rows: Rows) -> str:
-    """Accuracy by family, and the difference from all tokens with its interval, in Markdown."""
+    """Table of accuracy by family and difference from all tokens with its interval."""
     heading = ["method", "kept", "layers", "operations", *FAMILIES, "all"]
     heading += [f"{FAMILIES[0]}, minus full", "all, minus full"]
     lines = []
@@ -138,7 +163,7 @@ def accuracy_table(rows: Rows) -> str:
 
 
 def kinds_table(rows: Rows, keep: float) -> str:
-    """Accuracy by kind of question, of the references and of every method at a share."""
+    """Table of accuracy by kind of question at a kept share, and of the references."""
     kinds = list(next(iter(rows.values()))["kinds"])
     lines = [
         [label(name), *(f"{row['kinds'][kind]:.0%}" for kind in kinds)]
@@ -149,7 +174,7 @@ def kinds_table(rows: Rows, keep: float) -> str:
 
 
 def lengths_table(rows: Rows) -> str:
-    """Accuracy by length of the clip, with 95 % intervals, where there are several."""
+    """Table of accuracy by length of the clip, with 95 % intervals."""
     lengths = list(rows[FULL]["lengths"])
     lines = [
         [label(name), *(with_interval(row["lengths"][length]) for length in lengths)]
@@ -165,11 +190,11 @@ def compared(
     shares: Sequence[float] = SHORT,
     label: Callable[[str], str] = str,
 ) -> str:
-    """A line for each method that was measured, a column for each difficulty and share.
+    """Table with a line per measured method and a column per difficulty and kept share.
 
     Args:
-        cell: what is told of a method at a share, from the rows of a difficulty.
-        label: what a method is called.
+        cell: text of a method at a share, from the rows of a difficulty.
+        label: displayed name of a method.
     """
     columns = [(of["rows"], keep) for of in summary.values() for keep in shares]
     lines = []
@@ -181,28 +206,28 @@ def compared(
 
 
 def short_table(summary: Mapping[str, Summary], shares: Sequence[float] = SHORT) -> str:
-    """Right answers of every method at a few shares, for a reader in a hurry."""
+    """Table of right answers of every method at a few kept shares."""
 
     def right(rows: Rows, method: str, keep: float) -> str:
         return share(right_answers(rows, method if method == FULL else row_name(method, keep)))
 
-    return compared(summary, [FULL, *METHODS, *KNOWING], right, shares)
+    return compared(summary, [FULL, *METHODS, *ORACLE], right, shares)
 
 
 def right_answers(rows: Rows, name: str) -> float | None:
-    """Share of right answers of a row, if there is one."""
+    """Share of right answers of a row, or None if it was not measured."""
     return rows[name]["right"]["all"]["mean"] if name in rows else None
 
 
 def label(name: str) -> str:
-    """A row's name as a table shows it: the bar would end the cell."""
+    """Displayed name of a row, without the bar, which would end the cell."""
     return name.replace(" | ", ", ")
 
 
-STYLES = {  # colour and marker of a method, in every picture the same
+STYLES = {  # colour and marker by method
     "omnizip": ("#d1663d", "o"),
     "omnizip, published": ("#e3a06b", "s"),
-    "omnizip, the paper's letter": ("#8a4a2f", "v"),
+    "omnizip, paper-exact": ("#8a4a2f", "v"),
     "random": ("#777777", "x"),
     "dycoke": ("#6aa84f", "^"),
     "visionzip": ("#9467bd", "P"),
@@ -216,7 +241,7 @@ STYLES = {  # colour and marker of a method, in every picture the same
 
 
 def plot_curves(summary: Mapping[str, Summary]) -> Figure:
-    """Accuracy against the kept share, a panel for each difficulty; bands are 95 % intervals."""
+    """Plot accuracy against the kept share, a panel per difficulty; bands are 95 % intervals."""
     lines = -(-len(summary) // 2)
     figure = Figure(figsize=(11, 4.2 * lines + 0.8), layout="constrained")
     axes = figure.subplots(lines, 2, squeeze=False).ravel()
@@ -246,22 +271,123 @@ def plot_curves(summary: Mapping[str, Summary]) -> Figure:
 
 
 def whole_tables(summary: Mapping[str, Summary]) -> str:
-    """All rows of all difficulties, as a page in Markdown."""
+    """Page with all rows of all difficulties, in Markdown."""
     parts = [
-        "# Accuracy: whole tables",
-        "Test clips; what the columns mean is said in [accuracy.md](accuracy.md).",
+        "# Accuracy: complete tables",
+        "Test clips; [accuracy.md](accuracy.md) explains the columns.",
     ]
     for difficulty, of in summary.items():
         name, rows = difficulty.capitalize(), of["rows"]
         parts += [
             f"## {name} clips",
             f"{of['clips']} clips, {of['questions']} questions about each. Right answers:",
-            short_table({difficulty: of}, SURVEYS[difficulty].shares),
+            short_table({difficulty: of}, QUESTION_SETS[difficulty].shares),
             "In full, with costs and paired differences:",
             accuracy_table(rows),
         ]
         if "lengths" in rows[FULL]:
             parts += [f"### {name} clips by length", lengths_table(rows)]
-        for keep in SURVEYS[difficulty].shares:
+        for keep in QUESTION_SETS[difficulty].shares:
             parts += [f"### {name} clips by kind of question, {keep:.0%}", kinds_table(rows, keep)]
     return "\n\n".join(parts) + "\n"
+
+
+def write_tables(summary: Mapping[str, Summary], folder: Path) -> None:
+    """Write the summary, complete tables, curves, and the tables of ``accuracy.md`` if it exists.
+
+    Raises:
+        ValueError: the page names an unknown table; nothing is written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    page = folder / "accuracy.md"
+    filled = fill(page.read_text(), tables(summary)) if page.exists() else None
+    (folder / "accuracy.json").write_text(json.dumps(summary) + "\n")
+    (folder / "accuracy_tables.md").write_text(whole_tables(summary))
+    plot_curves(summary).savefig(folder / "accuracy.png", dpi=90)
+    if filled is not None:
+        page.write_text(filled)
+
+
+def tables(summary: Mapping[str, Summary]) -> dict[str, str]:
+    """Tables of ``accuracy.md`` by the name in its comments."""
+    return {
+        "clips": clips_table(summary),
+        "right": short_table(summary),
+        "retained": retained_table(summary),
+        "rivals": rivals_table(summary),
+        "variants of surprise": variants_table(summary, "surprise"),
+        "variants of omnizip": variants_table(summary, "omnizip"),
+    }
+
+
+def fill(page: str, tables: Mapping[str, str]) -> str:
+    """Replace each table between ``<!-- table: NAME -->`` and ``<!-- end -->``.
+
+    Raises:
+        ValueError: the page names an unknown table.
+    """
+
+    def put(match: re.Match[str]) -> str:
+        if match[1] not in tables:
+            raise ValueError(f"unknown table {match[1]!r}; tables are {', '.join(tables)}")
+        return f"<!-- table: {match[1]} -->\n{tables[match[1]]}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: (.+?) -->\n.*?<!-- end -->", put, page, flags=re.DOTALL)
+
+
+def clips_table(summary: Mapping[str, Summary]) -> str:
+    """Table of the numbers of clips and questions."""
+    lines = [
+        [name, f"{of['clips']:,}", f"{of['clips'] * of['questions']:,}"]
+        for name, of in summary.items()
+    ]
+    return table(["clips", "number", "questions"], lines)
+
+
+def retained_table(summary: Mapping[str, Summary]) -> str:
+    """Table of right answers relative to all tokens."""
+
+    def retained(rows: Rows, name: str) -> float | None:
+        found = right_answers(rows, name)
+        return found and found / rows[FULL]["right"]["all"]["mean"]
+
+    return compared(
+        summary, RETAINED, lambda rows, name, keep: share(retained(rows, row_name(name, keep)))
+    )
+
+
+def rivals_table(summary: Mapping[str, Summary]) -> str:
+    """Table of paired differences, Surprise minus its best competitors."""
+
+    def ahead(rows: Rows, rival: str, keep: float) -> str:
+        minus = _minus(rows, rival, LEADING, keep)
+        if minus is None:
+            return MISSING
+        mean, low, high = (-minus[key] for key in ("mean", "high", "low"))
+        return difference({"mean": mean, "low": low, "high": high})
+
+    return compared(summary, RIVALS, ahead)
+
+
+def variants_table(summary: Mapping[str, Summary], whole: str) -> str:
+    """Table of variants minus the whole method; bold if the interval excludes zero."""
+    variants = dict.fromkeys(
+        method_of(name)
+        for of in summary.values()
+        for name in of["rows"]
+        if name.startswith(f"{whole}, ")
+    )
+
+    def changed(rows: Rows, variant: str, keep: float) -> str:
+        minus = _minus(rows, variant, whole, keep)
+        if minus is None:
+            return MISSING
+        text = f"{100 * minus['mean']:+.1f}"
+        return f"**{text}**" if minus["low"] > 0 or minus["high"] < 0 else text
+
+    return compared(summary, variants, changed, label=lambda name: name.removeprefix(f"{whole}, "))
+
+
+def _minus(rows: Rows, name: str, other: str, keep: float) -> dict[str, float] | None:
+    row: dict[str, Any] = rows.get(row_name(name, keep), {})
+    return row.get("minus", {}).get(row_name(other, keep))

@@ -1,6 +1,6 @@
-"""What the measurement compares: every method, at the same kept shares.
+"""Rows of the accuracy measurement: every method at the same kept shares.
 
-A method is measured once it has a line in one of the dictionaries here.
+A method is measured when it has an entry in one of the dictionaries here.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from experiments.accuracy_questions import Survey
-from experiments.altered_inputs import ALTERED, Row
+from experiments.accuracy_questions import QuestionSet
+from experiments.clip_inputs import Row
 from experiments.reference_methods import BestSample, Oracle
 from experiments.streamed import Streamed
 from omnizip_jax.compression import (
@@ -38,15 +38,21 @@ FULL = "all tokens"
 
 Make = Callable[[float], Method]
 
-# Without a share; measured once.
-REFERENCES: dict[str, Method] = {
-    FULL: AllTokens(),
-    "no sound": AllTokens(audio=False),
-    "no picture": AllTokens(video=False),
+CHANGED_INPUTS = {
+    "all tokens, live audio": Row(AllTokens(), audio="live"),
+    "audio of another clip": Row(AllTokens(), audio="other"),
+    "video of another clip": Row(AllTokens(), video="other"),
 }
 
-# The authors' rule takes rates, not shares. Here 50 of 122 tokens are sound and not 50 of 338, so
-# the paper's rates would keep more than 45 and 35 %; these keep about what the share says.
+# Methods without a share.
+REFERENCES: dict[str, Method] = {
+    FULL: AllTokens(),
+    "no audio": AllTokens(audio=False),
+    "no video": AllTokens(video=False),
+}
+
+# The authors' code takes rates, not shares. Here 50 of 122 tokens are audio, not 50 of 338, so the
+# paper's rates would keep more than 45 and 35 %; these keep about the stated share.
 PUBLISHED = {
     0.45: OmniZipConfig.published(rho_audio=0.45, rho_video=0.65),
     0.35: OmniZipConfig.published(rho_audio=0.6, rho_video=0.71),
@@ -56,17 +62,17 @@ PUBLISHED = {
 
 def _published(share: float) -> Method:
     if share not in PUBLISHED:
-        raise ValueError(f"the authors' rule has no rates for {share}")
+        raise ValueError(f"no published rates for a share of {share}")
     return PUBLISHED[share]
 
 
-# With a share EVS keeps what TemporalOnly does, which therefore has no rows.
+# TemporalOnly has no rows: with a share it keeps the same tokens as EVS.
 METHODS: dict[str, Make] = {
     "omnizip": lambda share: OmniZipConfig(keep=share),
     "omnizip, published": _published,
-    "omnizip, the paper's letter": lambda share: OmniZipConfig.paper(keep=share),
+    "omnizip, paper-exact": lambda share: OmniZipConfig.paper(keep=share),
     "random": lambda share: RandomTokens(keep=share),
-    "random, omnizip's split": lambda share: RandomTokens(keep=share, split=True),
+    "random, omnizip split": lambda share: RandomTokens(keep=share, split=True),
     "dycoke": lambda share: DyCoke(keep=share),
     "visionzip": lambda share: VisionZip(keep=share),
     "visionzip, per window": lambda share: VisionZip(keep=share, per_window=True),
@@ -75,90 +81,90 @@ METHODS: dict[str, Make] = {
     "seats": lambda share: Seats(keep=share),
     "fastv": lambda share: FastV(keep=share),
     "surprise": lambda share: Surprise(keep=share),
-    "surprise, then the question": lambda share: QuestionGuided(keep=share),
+    "surprise, question-guided": lambda share: QuestionGuided(keep=share),
 }
 
-# It knows what no method can know.
-KNOWING: dict[str, Make] = {"oracle": lambda share: Oracle(keep=share)}
+# Uses the content of the clip.
+ORACLE: dict[str, Make] = {"oracle": lambda share: Oracle(keep=share)}
 
-# As a stream plans and hears.
+# Streaming selection, and audio features as in a stream.
 STREAMED: dict[str, Callable[[float], Row]] = {
-    "omnizip, live sound": lambda share: Row(OmniZipConfig(keep=share), sound="live"),
+    "omnizip, live audio": lambda share: Row(OmniZipConfig(keep=share), audio="live"),
     "omnizip, causal": lambda share: Row(OmniZipConfig(keep=share, causal=True)),
-    "omnizip, causal, live sound": lambda share: Row(
-        OmniZipConfig(keep=share, causal=True), sound="live"
+    "omnizip, causal, live audio": lambda share: Row(
+        OmniZipConfig(keep=share, causal=True), audio="live"
     ),
-    "surprise, in a stream": lambda share: Row(Streamed(method=Surprise(keep=share))),
-    "surprise, in a stream, live sound": lambda share: Row(
-        Streamed(method=Surprise(keep=share)), sound="live"
+    "surprise, streaming": lambda share: Row(Streamed(method=Surprise(keep=share))),
+    "surprise, streaming, live audio": lambda share: Row(
+        Streamed(method=Surprise(keep=share)), audio="live"
     ),
 }
 
 
 def _with(
-    share: float, sound: PerModality | None = None, picture: PerModality | None = None
+    share: float, audio: PerModality | None = None, video: PerModality | None = None
 ) -> Method:
-    """Surprise with another sound or picture, both at the same share, as Surprise keeps them."""
+    """Surprise with another method for audio or video, both modalities at the same share."""
     rates = {"rho_audio": 1 - share, "rho_video": 1 - share}
-    parts = (dataclasses.replace(part or Surprise(), **rates) for part in (sound, picture))
+    parts = (dataclasses.replace(part or Surprise(), **rates) for part in (audio, video))
     return Mixed(*parts)
 
 
-# Table 5 and figure 7 of the paper; and Surprise, part by part, and with the answers known.
+# Table 5 and figure 7 of the paper; variants of Surprise; the best of 16 samples of Surprise.
 ABLATION_SHARES = (0.25, 0.15)
 ABLATIONS: dict[str, Make] = {
     "omnizip, no dynamic rates": lambda share: OmniZipConfig(keep=share, rho_min=0.6, rho_max=0.6),
     "omnizip, no anchors (G = 0)": lambda share: OmniZipConfig(keep=share, merge_size=0),
     "omnizip, G = 15": lambda share: OmniZipConfig(keep=share, merge_size=15),
-    "surprise, even sound": lambda share: Surprise(keep=share, lean=0.0),
-    "surprise, salient sound": lambda share: _with(share, sound=EVS()),
-    "surprise, random sound": lambda share: _with(share, sound=RandomTokens()),
-    "surprise, the paper's split": lambda share: Mixed(Surprise(), Surprise(), keep=share),
-    "surprise, VidCom2's picture": lambda share: _with(share, picture=VidCom2()),
-    "surprise, changes as picture": lambda share: _with(share, picture=TemporalOnly()),
-    "surprise, random picture": lambda share: _with(share, picture=RandomTokens()),
-    "surprise, even picture": lambda share: _with(share, picture=Surprise(sharpness=0.0)),
-    "surprise, the best of 16": lambda share: BestSample(keep=share, samples=16),
+    "surprise, uniform audio": lambda share: Surprise(keep=share, lean=0.0),
+    "surprise, salient audio": lambda share: _with(share, audio=EVS()),
+    "surprise, random audio": lambda share: _with(share, audio=RandomTokens()),
+    "surprise, paper split": lambda share: Mixed(Surprise(), Surprise(), keep=share),
+    "surprise, VidCom2 video": lambda share: _with(share, video=VidCom2()),
+    "surprise, temporal video": lambda share: _with(share, video=TemporalOnly()),
+    "surprise, random video": lambda share: _with(share, video=RandomTokens()),
+    "surprise, uniform video": lambda share: _with(share, video=Surprise(sharpness=0.0)),
+    "surprise, best of 16": lambda share: BestSample(keep=share, samples=16),
 }
 
-# Table 4: the sound of one method and the picture of another.
+# Table 4: audio of one method and video of another.
 MIXTURE_SHARES = (0.35, 0.25)
 MIXTURES: dict[str, Make] = {
-    "random sound, omnizip's picture": lambda share: Mixed(
+    "random audio, omnizip video": lambda share: Mixed(
         audio=RandomTokens(), video=OmniZipConfig(), keep=share
     ),
-    "omnizip's sound, dycoke's picture": lambda share: Mixed(
+    "omnizip audio, dycoke video": lambda share: Mixed(
         audio=OmniZipConfig(), video=DyCoke(), keep=share
     ),
-    "omnizip's sound, visionzip's picture": lambda share: Mixed(
+    "omnizip audio, visionzip video": lambda share: Mixed(
         audio=OmniZipConfig(), video=VisionZip(), keep=share
     ),
-    "omnizip's sound, random picture": lambda share: Mixed(
+    "omnizip audio, random video": lambda share: Mixed(
         audio=OmniZipConfig(), video=RandomTokens(), keep=share
     ),
 }
 
 
-# Where clips are long: what takes minutes there, and what nobody streams.
+# Not measured on long clips.
 NOT_LONG = (
     "fastv",
-    "sound of another clip",
-    "picture of another clip",
+    "audio of another clip",
+    "video of another clip",
 )
 
 
 def row_name(method: str, share: float) -> str:
-    """What a method at a share is called in results and tables."""
+    """Name of a method at a share in results and tables."""
     return f"{method} | {share:.0%}"
 
 
-def rows_of(survey: Survey, layers: int) -> dict[str, Row]:
-    """Every reference, and every method at every share that it can keep.
+def rows_of(questions: QuestionSet, layers: int) -> dict[str, Row]:
+    """Rows of the references and of every method at every share that it can keep.
 
     Args:
         layers: of the decoder.
     """
-    rows = {name: Row(method) for name, method in REFERENCES.items()} | ALTERED
+    rows = {name: Row(method) for name, method in REFERENCES.items()} | CHANGED_INPUTS
 
     def add(
         makes: Mapping[str, Callable[[float], Method | Row]], shares: tuple[float, ...]
@@ -168,14 +174,14 @@ def rows_of(survey: Survey, layers: int) -> dict[str, Row]:
                 try:
                     made = make(share)
                     row = made if isinstance(made, Row) else Row(made)
-                    _check(row.method, survey, layers)
-                except ValueError:  # less than it can keep
+                    _check(row.method, questions, layers)
+                except ValueError:  # the method cannot keep this share
                     continue
                 rows[row_name(name, share)] = row
 
-    add(METHODS | KNOWING, survey.shares)
-    add(STREAMED, survey.shares)
-    if survey.thorough:
+    add(METHODS | ORACLE, questions.shares)
+    add(STREAMED, questions.shares)
+    if questions.thorough:
         add(ABLATIONS, ABLATION_SHARES)
         add(MIXTURES, MIXTURE_SHARES)
         return rows
@@ -187,15 +193,15 @@ def method_of(name: str) -> str:
     return name.split(" | ")[0]
 
 
-def _check(method: Method, survey: Survey, layers: int) -> None:
+def _check(method: Method, questions: QuestionSet, layers: int) -> None:
     """Raise ``ValueError`` unless the method can keep its share of the shortest clips."""
-    windows = min(survey.lengths)
+    windows = min(questions.lengths)
     method.bound(np.full(windows, SPEC.audio_slots), np.full(windows, SPEC.video_slots))
     method.stages(layers)
 
 
 def seeds_of(method: Method) -> int:
-    """With how many seeds a method is measured: one says little about what draws tokens."""
+    """Number of seeds of a method; random methods are measured with several."""
     if isinstance(method, BestSample):
         return method.samples
     parts = (method.audio, method.video) if isinstance(method, Mixed) else (method,)

@@ -1,7 +1,7 @@
-"""``python -m experiments.model_card``: the model card of a trained small model.
+"""``python -m experiments.model_card``: write the model card of a trained small model.
 
-Sizes come from its configuration, stages from the log of its training, and what it knows from the
-answers that ``experiments.validation_accuracy`` wrote down.
+Sizes come from its configuration, stages from the training log, and accuracy from the results file
+of ``experiments.validation_accuracy``.
 """
 
 from __future__ import annotations
@@ -24,33 +24,32 @@ from omnizip_jax.evaluation.markdown_tables import table
 CARD = "MODEL_CARD.md"
 TEXT = """# The small model
 
-The thinker of Qwen2.5-Omni without deviation (windowed and full vision attention, sound in blocks
-of 2 s, TMRoPE, biases as released), at a thousandth of its size: {parameters:,} parameters,
-bfloat16, {megabytes:.1f} MB, in the released layout. transformers' own class loads this folder,
-`omnizip convert` converts it, `omnizip_jax.load("small")` does both and keeps the result in a cache
-folder.
+The architecture of the Qwen2.5-Omni thinker (windowed and full vision attention, audio in blocks of
+2 s, TMRoPE, biases as released) with five decoder layers and 36-token grids: {parameters:,}
+parameters, bfloat16, {megabytes:.1f} MB, in the released layout. transformers' own class loads this
+folder, `omnizip convert` converts it, `omnizip_jax.load("small")` converts it once into a cache
+folder and loads it.
 
 {sizes}
 
-**What it is for.** Trying the library without 10 to 20 GB of weights, and measuring what
-compression costs on clips whose truth is known. It knows nothing but the clips and the questions of
-`omnizip_jax.testbed`: coloured shapes, six sounds, 168 x 168 pixels (36 tokens a grid), a still or
-a moving camera, 2 s to minutes, questions in the words of `testbed/clip_questions.py`. Most of the
-M-RoPE sections is for time; rows and columns have the slowest turns, for nothing asks where a thing
-is.
+**Purpose.** Trying the library without 10 to 20 GB of weights, and measuring the accuracy of
+compression methods on clips with known content. It answers only questions about the clips of
+`omnizip_jax.testbed`: coloured shapes, six sounds, 168 x 168 pixels (36 tokens per grid), a static
+or moving camera, 2 s to minutes, in the words of `testbed/clip_questions.py`. Most of the M-RoPE
+sections is for time, because no question is about the position of an object.
 
 **Training.** `python -m experiments.train FOLDER --seed {seed}`, optax (Muon and Adam),
-float32, Python {python}, jax {jax}. Other work may have run on the same cores:
+float32, Python {python}, jax {jax}. Other processes may have used the same cores:
 
 {stages}
 
-**What it can do.** Validation clips, which no training saw; one question of every kind that a clip
-allows for. Per cent, 95 % intervals over clips. "Blind" is who always gives the commonest answer.
+**Accuracy.** Validation clips, one question of every kind that a clip allows for. Percent, 95 %
+intervals over clips. "Commonest answer" is the accuracy of always giving it.
 
 {goals}
 """
 ANOTHER = """
-**Another seed.** The same with `--seed {seed}`, for how much chance is in it:
+**Another seed.** The same training with `--seed {seed}`, to show the variation between seeds:
 
 {stages}
 
@@ -59,7 +58,7 @@ ANOTHER = """
 
 
 class Run(NamedTuple):
-    """A training: its seed, its log, and what the model that came of it answers."""
+    """A training run: seed, log, and validation answers of the trained model."""
 
     seed: int
     log: Sequence[dict[str, Any]]
@@ -73,14 +72,14 @@ class Run(NamedTuple):
         )
         return cls(seed, log, [Answer(**line) for line in answered])
 
-    def told(self) -> dict[str, Any]:
-        """What a card says of it."""
+    def fields(self) -> dict[str, Any]:
+        """The run's fields of the card's text."""
         stages, goals = stages_table(self.log), report(self.answered).strip()
         return {"seed": self.seed, "stages": stages, "goals": goals}
 
 
 def sizes_table(config: dict[str, Any]) -> str:
-    """The parts of the model, from ``config.json``."""
+    """Table of the parts of the model, from ``config.json``."""
     thinker = config["thinker_config"]
     vision, audio, text = (thinker[f"{name}_config"] for name in ("vision", "audio", "text"))
     head = text["hidden_size"] // text["num_attention_heads"]
@@ -108,9 +107,9 @@ def sizes_table(config: dict[str, Any]) -> str:
 
 
 def stages_table(log: Sequence[dict[str, Any]]) -> str:
-    """Steps and time of every stage, and the share of right answers at its end.
+    """Table of steps and seconds of every stage, and the accuracy at its end.
 
-    Seconds begin anew whenever a run goes on; they are summed.
+    A resumed run starts its seconds at 0; they are summed.
     """
     rows: dict[str, list[str]] = {}
     spent: dict[str, int] = {}
@@ -123,7 +122,7 @@ def stages_table(log: Sequence[dict[str, Any]]) -> str:
         known = [f"{line[key]:.1%}" if key in line else "-" for key in ("answers", *_names(log))]
         rows[name] = [name, str(line["step"]), str(spent[name]), *known]
     return table(
-        ["stage", "steps", "seconds", "its own answers", *_names(log)], list(rows.values())
+        ["stage", "steps", "seconds", "training answers", *_names(log)], list(rows.values())
     )
 
 
@@ -132,7 +131,7 @@ def _names(log: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def model_card(released: Path, run: Run, others: Sequence[Run] = ()) -> str:
-    """The text of the card; ``others`` are trainings of which no weights are kept."""
+    """Text of the card; ``others`` are runs whose weights are not kept."""
     with safe_open(released / SHARD, "numpy") as tensors:
         shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
     card = TEXT.format(
@@ -141,15 +140,15 @@ def model_card(released: Path, run: Run, others: Sequence[Run] = ()) -> str:
         sizes=sizes_table(json.loads((released / "config.json").read_text())),
         python=platform.python_version(),
         jax=jax.__version__,
-        **run.told(),
+        **run.fields(),
     )
-    return "".join([card, *(ANOTHER.format(**other.told()) for other in others)])
+    return "".join([card, *(ANOTHER.format(**other.fields()) for other in others)])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the card of a trained small model.")
-    parser.add_argument("folder", type=Path, help="that it was trained in")
-    parser.add_argument("answers", type=Path, help="what `goals --results` wrote down")
+    parser.add_argument("folder", type=Path, help="of the training")
+    parser.add_argument("answers", type=Path, help="file of `validation_accuracy --results`")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--beside",
@@ -157,7 +156,7 @@ def main() -> None:
         action="append",
         default=[],
         metavar=("FOLDER", "ANSWERS", "SEED"),
-        help="another training, whose figures the card has too",
+        help="another training to include",
     )
     given = parser.parse_args()
     others = [Run.read(Path(f), Path(answers), int(seed)) for f, answers, seed in given.beside]

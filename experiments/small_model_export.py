@@ -1,4 +1,4 @@
-"""The small model: the released structure at a thousandth of its size, in the released layout."""
+"""Sizes, tokenizer and configuration of the small model, and export in the released layout."""
 
 from __future__ import annotations
 
@@ -45,34 +45,34 @@ SIZES = {
         "intermediate_size": 384,
     },
 }
-# Most of it for time: its slowest turn tells moments of five minutes apart. Nothing asks for rows.
+# Most of it for time, so that moments of five minutes differ; no question is about positions.
 MROPE_SECTION = [10, 3, 3]
 SHARD = "model.safetensors"
 
 
 def answers() -> list[str]:
-    """Everything that the true answer to a question can be."""
+    """All possible answers."""
     return [*COLOURS, *SHAPES, *SOUNDS, *NUMBERS, "yes", "no", "short", "long"]
 
 
 def small_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer to which every word of the questions and every answer is one token."""
+    """Tokenizer in which every word of the questions and every answer is one token."""
     objects = [
         ClipObject(0, colour, "circle", sound)
         for colour, sound in zip(COLOURS, SOUNDS, strict=True)
     ]
-    # Sounds follow each other, and one comes again: every kind of question can be asked.
+    # The sounds follow each other and one recurs, so that all kinds of questions occur.
     objects = [
         dataclasses.replace(obj, second=20 * i) for i, obj in enumerate([*objects, objects[0]])
     ]
     questions = [question.text for question in all_questions(tuple(objects), seconds=600)]
     turns = ["system", "user", "assistant"]
-    # Pairs that occur once are merged too, so that every word becomes one token.
+    # The vocabulary is large enough to merge every word into one token.
     return build_tokenizer([DEFAULT_SYSTEM, *questions, *turns, *answers()], vocabulary=1024)
 
 
 def small_config(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
-    """The content of ``config.json`` as released, with the sizes of the small model."""
+    """Content of ``config.json`` in the released layout, with the sizes of the small model."""
     config = released_config("small", tokenizer)
     thinker = config["thinker_config"]
     for part, sizes in SIZES.items():
@@ -84,13 +84,13 @@ def small_config(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
 
 
 def export(weights: Any, directory: str | Path) -> Path:
-    """Write weights in the released layout, bfloat16, with everything that belongs to them.
+    """Write weights in the released layout in bfloat16, with configuration and tokenizer.
 
     The inverse of ``omnizip_jax.checkpoint.convert``.
 
     Args:
         weights: ``{"audio", "vision", "text"}``, the parameters of the small model.
-        directory: created if need be.
+        directory: created if it does not exist.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)

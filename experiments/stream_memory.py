@@ -1,8 +1,8 @@
-"""``python -m experiments.stream_memory``: what does a stream still know of long ago?
+"""``python -m experiments.stream_memory``: accuracy of a stream about objects of the past.
 
-Streams far longer than the cache go in window by window, through the functions that a user calls.
-At the end every memory is asked about what happened 2 s, 30 s, 2 min and 10 min before, beside a
-cache that never forgets. A run that was stopped goes on where it was.
+Streams much longer than the cache are fed window by window. At the end questions are asked about
+objects 2 s, 30 s, 2 min and 10 min ago, for each retention policy and for a cache without eviction.
+A stopped run resumes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from experiments.commands import add_checkpoint
-from experiments.resumable import append, resume
+from experiments.clip_inputs import clip_to_windows
+from experiments.commands import add_checkpoint, append, resume
 from experiments.stream_memory_clips import AGES, STREAM_WINDOWS, Ages, ages_within, make_stream
 from experiments.stream_memory_tables import (
     UNBOUNDED,
@@ -32,7 +32,6 @@ from experiments.stream_memory_tables import (
     row_name,
     summarise,
 )
-from experiments.training_batches import cut
 from omnizip_jax.compression import METHODS, Method
 from omnizip_jax.compression.share import Share
 from omnizip_jax.evaluation.evaluator import StreamSettings
@@ -45,20 +44,20 @@ from omnizip_jax.testbed.clip_questions import Question
 from omnizip_jax.testbed.synthetic_clips import SPEC, Split
 from omnizip_jax.types import Window
 
-SLOTS = 1280  # of a cache that forgets: 42 windows at 25 %, and less of them once it was full
+SLOTS = 1280  # of a cache with eviction: 42 windows at 25 %
 SHARES = (0.25, 0.45)
 UNBOUNDED_SHARE = 0.25
 TEXT_SLOTS = 64  # a question and one token of an answer
-PROMPT = 512  # slots beside the media: the prompt, a window, a question
+PROMPT = 512  # slots for the prompt, a window, a question
 
-# Methods that can be set by a share and follow a stream, by name.
+# Streaming methods with a share, by name.
 STREAMING = {
     name: kind for name, kind in METHODS.items() if issubclass(kind, Share) and kind.streams is True
 }
 
 
 class Row(NamedTuple):
-    """A memory at a kept share."""
+    """A retention policy at a kept share."""
 
     memory: Memory
     keep: float
@@ -71,14 +70,14 @@ class Row(NamedTuple):
 
 
 def rows_of(windows: int, slots: int) -> list[Row]:
-    """Every memory at every share, and a cache in which streams of so many windows have room."""
+    """Every retention policy at every share, and a cache that holds a whole stream."""
     rows = [Row(memory, keep, slots) for memory in typing.get_args(Memory) for keep in SHARES]
-    # Room costs nothing until it is filled, and the plan of a stream may keep a little more.
+    # A stream may keep a little more than its share.
     most = 1.1 * UNBOUNDED_SHARE * windows * (SPEC.audio_slots + SPEC.video_slots)
     return [*rows, Row("recent", UNBOUNDED_SHARE, math.ceil(most) + PROMPT, bounded=False)]
 
 
-def watch(
+def feed_stream(
     params: Params,
     windows: Window,
     method: Method,
@@ -86,15 +85,15 @@ def watch(
     seed: int = 0,
     on_window: Callable[[], object] = lambda: None,
 ) -> Context:
-    """Feed a stream, window by window.
+    """Feed a stream window by window.
 
     Args:
         windows: leading axis W on every leaf.
-        seed: for methods that draw.
-        on_window: called after each.
+        seed: of random methods.
+        on_window: called after each window.
 
     Raises:
-        ValueError: a cache that should have had room for everything forgot something.
+        ValueError: the unbounded cache evicted tokens.
     """
     stream_settings = StreamSettings(memory=row.memory, capacity=row.slots)
     state = stream_settings.init(params, method, SPEC, TEXT_SLOTS, seed=seed)
@@ -102,22 +101,26 @@ def watch(
         state = feed(params, state, jax.tree.map(lambda x, at=number: x[at], windows))
         on_window()
     if not row.bounded and int(state.cache.length) < int(np.sum(state.kept)):
-        raise ValueError(f"{method} keeps more than {row.keep:.0%}: {row.slots} slots are too few")
+        raise ValueError(
+            f"{method} keeps more than {row.keep:.0%}: {row.slots} slots are too few for all tokens"
+        )
     return state
 
 
 def question_by_question(
     params: Params, state: Context, questions: Sequence[tuple[str, Question]]
 ) -> Iterator[tuple[str, str, int]]:
-    """Age, kind, and whether the answer was right: its first token decides, as everywhere here."""
+    """Age, kind, and whether the first token of the answer is right, for every question."""
     for age, question in questions:
         answer, _ = ask(params, state, question.text, max_new_tokens=1)
         truth = params.tokenizer.encode(question.answer)[0]
         yield age, question.kind, int(answer.token_ids[0] == truth)
 
 
-def about(params: Params, name: str, split: Split, windows: int, slots: int, ages: Ages) -> dict:
-    """What a file of results was measured with: its first line."""
+def results_header(
+    params: Params, name: str, split: Split, windows: int, slots: int, ages: Ages
+) -> dict:
+    """Settings of a results file, its first line."""
     return {
         "weights": params.fingerprint,
         "split": split,
@@ -128,7 +131,7 @@ def about(params: Params, name: str, split: Split, windows: int, slots: int, age
     }
 
 
-def remember_to(
+def measure_to(
     file: Path,
     params: Params,
     streams: int,
@@ -139,16 +142,16 @@ def remember_to(
     ages: Ages = AGES,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
-    """Measure every row on the first ``streams`` streams, going on from what the file holds.
+    """Measure every row on the first ``streams`` streams, except those in the file.
 
-    A line has the stream's seed, the row, the kept share, slots in use at the end, and of every
-    answer the age, the kind and whether it was right.
+    A line of the file has the seed of the stream, the row, the kept share, the slots in use at the
+    end, and for every answer the age, the kind and whether it is right.
 
     Raises:
-        ValueError: the file was measured with something else, or a stream has no age.
+        ValueError: the file has other settings, or no age fits in a stream.
     """
     ages = ages_within(windows * SPEC.seconds, ages)
-    done = resume(file, about(params, name, split, windows, slots, ages))
+    done = resume(file, results_header(params, name, split, windows, slots, ages))
     there = {(line["stream"], line["row"]) for line in done}
     rows = rows_of(windows, slots)
     missing = {
@@ -161,11 +164,11 @@ def remember_to(
             if not own:
                 continue
             clip, questions = make_stream(stream, split, windows, ages)
-            cuts = cut(clip)
+            clip_windows = clip_to_windows(clip)
             for row in own:
                 bar.set_description(f"stream {stream}, {row.name}")
                 method = STREAMING[name](keep=row.keep)
-                state = watch(params, cuts, method, row, stream, bar.update)
+                state = feed_stream(params, clip_windows, method, row, stream, bar.update)
                 line = {
                     "stream": stream,
                     "row": row.name,
@@ -180,16 +183,16 @@ def remember_to(
 
 
 def write_tables(summary: Summary, header: dict[str, Any], folder: Path, stem: str) -> None:
-    """The summary, its tables and its curves."""
+    """Write the summary, tables and curves."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {"measured": header, "rows": summary}
     (folder / f"{stem}.json").write_text(json.dumps(content, indent=1) + "\n")
     minutes = header["windows"] * SPEC.seconds / 60
     parts = [
-        f"# What a stream remembers: whole tables\n\nStreams of {minutes:.3g} minutes "
+        f"# Stream memory: complete tables\n\nStreams of {minutes:.3g} minutes "
         f"({header['split']} seeds), window by window into a cache of {header['slots']:,} slots; "
-        "questions at the end, about what happened so long before. In brackets: 95 % intervals "
-        f"over streams.\n\n{ages_table(summary)}",
+        "accuracy at the end of the stream by age of the object. In brackets: 95 % intervals over "
+        f"streams.\n\n{ages_table(summary)}",
         section("Minus an unbounded cache", differences_table(summary)),
         *(section(f"{name}, by kind of question", kinds_table(r)) for name, r in summary.items()),
     ]
@@ -198,26 +201,28 @@ def write_tables(summary: Summary, header: dict[str, Any], folder: Path, stem: s
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="What does a stream still know of long ago?")
+    parser = argparse.ArgumentParser(description="Accuracy of streams about objects of the past.")
     add_checkpoint(parser)
     parser.add_argument("--streams", type=int, default=50)
-    parser.add_argument("--windows", type=int, default=STREAM_WINDOWS, help="of 2 s, in a stream")
-    parser.add_argument("--slots", type=int, default=SLOTS, help="of a cache that forgets")
+    parser.add_argument("--windows", type=int, default=STREAM_WINDOWS, help="of a stream, 2 s each")
+    parser.add_argument("--slots", type=int, default=SLOTS, help="of a cache with eviction")
     parser.add_argument("--method", choices=list(STREAMING), default="omnizip")
     parser.add_argument("--split", choices=["validation", "test"], default="validation")
     parser.add_argument(
-        "--results", type=Path, default=Path("results"), help="folder of every answer"
+        "--results", type=Path, default=Path("results"), help="folder of the answers"
     )
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of tables, curves")
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs"), help="folder of tables and curves"
+    )
     given = parser.parse_args(arguments)
     params = given.checkpoint
     ages = ages_within(given.windows * SPEC.seconds)
     setting = given.method, given.split, given.windows, given.slots
     stem = "memory" if given.method == "omnizip" else f"memory_{given.method}"
     file = given.results / f"{stem}_{given.split}.jsonl"
-    lines = remember_to(file, params, given.streams, *setting, ages)
+    lines = measure_to(file, params, given.streams, *setting, ages)
     summary = summarise(lines)
-    write_tables(summary, about(params, *setting, ages), given.out, stem)
+    write_tables(summary, results_header(params, *setting, ages), given.out, stem)
     print(ages_table(summary))
 
 

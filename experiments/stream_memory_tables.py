@@ -1,4 +1,4 @@
-"""Tables and curves of what streams remember: right answers by the age of what is asked about."""
+"""Summary, tables and curves of the stream memory study: accuracy by age of the object."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.stream_memory_clips import ASKED, CHANCE, Ages
+from experiments.stream_memory_clips import ANSWERS, CHANCE, Ages
 from omnizip_jax.evaluation.confidence_intervals import mean_over
 from omnizip_jax.evaluation.markdown_tables import difference, share, table, with_interval
 
@@ -20,19 +20,19 @@ LINES = ("-", "--", ":", "-.")
 
 
 def row_name(memory: str, keep: float) -> str:
-    """What a memory at a kept share is called in results and tables."""
+    """Name of a retention policy at a kept share in results and tables."""
     return f"{memory}, {keep:.0%}"
 
 
 def summarise(watched: Iterable[Mapping[str, Any]]) -> Summary:
-    """Right answers of each row by age, and by kind and age; plain numbers throughout.
+    """Accuracy of each row by age, and by kind and age, as plain numbers.
 
-    Every mean by age comes with "low" and "high", a bootstrap 95 % interval over streams. So does
-    the difference from an unbounded cache at the same kept share, where that was measured, over
-    the streams that both have.
+    Every mean by age has "low" and "high", a bootstrap 95 % interval over streams. So does the
+    difference from an unbounded cache at the same kept share, where that was measured, over the
+    streams of both.
 
     Args:
-        watched: lines of a file of results, see ``remember``.
+        watched: lines of a results file of ``stream_memory``.
     """
     by_row: dict[str, list[Mapping[str, Any]]] = {}
     for one in sorted(watched, key=lambda one: one["stream"]):
@@ -64,7 +64,7 @@ def summarise(watched: Iterable[Mapping[str, Any]]) -> Summary:
                     )
                     for age in ages
                 }
-                for kind in ASKED
+                for kind in ANSWERS
             },
         }
     return out
@@ -82,7 +82,7 @@ def _mean(values: Sequence[tuple[int, float]]) -> dict[str, float]:
 
 
 def ages_table(summary: Summary) -> str:
-    """Right answers in percent by age, with intervals."""
+    """Table of accuracy by age, with intervals."""
     ages = _ages(summary)
     rows = [
         [name, str(row["streams"]), share(row["kept"]), f"{row['slots']:.0f}"]
@@ -93,7 +93,7 @@ def ages_table(summary: Summary) -> str:
 
 
 def differences_table(summary: Summary) -> str:
-    """The same minus an unbounded cache at the same kept share; nothing where there is none."""
+    """Table of differences from an unbounded cache at the same kept share, or no text."""
     ages = _ages(summary)
     rows = [
         [name, *(difference(row["minus_unbounded"].get(age)) for age in ages)]
@@ -104,12 +104,12 @@ def differences_table(summary: Summary) -> str:
 
 
 def kinds_table(row: Mapping[str, Any]) -> str:
-    """Right answers of one row by kind of question and age."""
+    """Table of the accuracy of one row by kind of question and age."""
     rows = [
-        [kind, share(1 / ASKED[kind]), *map(share, ages.values())]
+        [kind, share(1 / ANSWERS[kind]), *map(share, ages.values())]
         for kind, ages in row["kinds"].items()
     ]
-    return table(["question", "guessed", *row["ages"]], rows)
+    return table(["question", "chance", *row["ages"]], rows)
 
 
 def _ages(summary: Summary) -> list[str]:
@@ -117,9 +117,9 @@ def _ages(summary: Summary) -> list[str]:
 
 
 def plot_memory(summary: Summary, ages: Ages) -> Figure:
-    """Right answers against age, a line for each row; bands are 95 % intervals.
+    """Plot accuracy against age, a line per row; bands are 95 % intervals.
 
-    A colour is a memory, a line style a kept share.
+    The colour shows the retention policy, the line style the kept share.
     """
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     axes = figure.subplots()
@@ -137,7 +137,7 @@ def plot_memory(summary: Summary, ages: Ages) -> Figure:
     axes.set_xticks([float(np.mean(reach)) for reach in ages.values()], labels=list(ages))
     axes.minorticks_off()
     axes.yaxis.set_major_formatter("{x:.0%}")
-    axes.set(xlabel="how long ago it happened", ylabel="right answers (dotted: guessed)")
+    axes.set(xlabel="age of the object", ylabel="right answers (dotted: chance)")
     axes.set_ylim(0, 1.02)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=9)

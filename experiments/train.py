@@ -1,11 +1,11 @@
-"""``python -m experiments.train``: train the small model from nothing.
+"""``python -m experiments.train``: train the small model from random weights.
 
-Learning to bind sound and picture from answers alone does not begin within reasonable time, so the
-curriculum leads there: first the encoders learn what is in each token; then the decoder
-learns on few tokens of short encoded clips, with auxiliary heads that ask its first layers what is
-seen and heard in the same second; then clips grow longer, and at last all tokens of them are read.
+Training on answers alone does not learn to combine audio and video within a reasonable time, so
+there is a curriculum: first the encoders learn to classify tokens; then the decoder learns on few
+tokens of short encoded clips, with auxiliary heads on its first layers; then on all tokens of
+longer clips.
 
-A run that was stopped, by whatever, goes on from where it stood two minutes before at most.
+A stopped run resumes from its last checkpoint, at most two minutes old.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import itertools
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,119 +29,95 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
 from experiments.small_model_export import export, small_config, small_tokenizer
-from experiments.training_batches import (
-    Bank,
-    DecoderBatch,
-    Dialogues,
-    Encode,
+from experiments.training_batches import BatchSampler, BatchSpec, DecoderBatch
+from experiments.training_clips import (
     EncoderBatch,
-    Lesson,
-    cut,
-    reread,
+    encode_training_clips,
+    encode_validation_clips,
+    encoder_batch,
 )
 from experiments.training_losses import (
     Metrics,
+    answer_tokens,
+    decode_dialogues,
     decoder_loss,
     encoder_loss,
-    first_answers,
     init_model,
-    read_dialogues,
 )
-from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.encoders import encode_windows
-from omnizip_jax.testbed.synthetic_clips import (
-    COLOURS,
-    DIFFICULTIES,
-    SHAPES,
-    SOUNDS,
-    SPEC,
-    ClipObject,
-    Difficulty,
-    SyntheticClip,
-    default_windows,
-    make_clip,
-    random_generator,
-    render,
-)
-from omnizip_jax.types import Window
-
-EASY, MOVING, LONG = (DIFFICULTIES[name] for name in ("easy", "moving", "long"))
-# Every third clip has crowds, small shapes on a rough backdrop, and sounds under a hiss.
-ROUGH = Difficulty((2, 4), (1, 2), 2, (14, 22), (2, 5), 36, 1.2e-2, (0.03, 0.2), (0, 6))
-LOOKS = (EASY, ROUGH, MOVING, LONG)
+from omnizip_jax.testbed.synthetic_clips import DIFFICULTIES
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Part of the curriculum.
+    """A stage of the curriculum.
 
     Attributes:
-        rate: Muon's highest learning rate; Adam's is a fifth of it.
-        lessons: what the decoder reads, a different one in every step; without any, the encoders
-            are trained.
-        auxiliary: weight of the auxiliary heads' loss.
+        rate: highest learning rate of Muon; Adam's is a fifth of it.
+        batches: of the decoder, one drawn for every step. Without any, the encoders are trained.
+        auxiliary: weight of the loss of the auxiliary heads.
     """
 
     name: str
     steps: int
     rate: float
-    lessons: tuple[Lesson, ...] = ()
+    batches: tuple[BatchSpec, ...] = ()
     auxiliary: float = 0.0
 
     @property
     def trains(self) -> tuple[str, ...]:
-        """The parameters that change: the decoder learns on encoded clips."""
-        return ("audio", "vision", "heads") if not self.lessons else ("text", "heads")
+        """Trained parts: encoders or decoder, and the heads."""
+        return ("audio", "vision", "heads") if not self.batches else ("text", "heads")
 
 
-# Few tokens, drawn at random, more of them where something is. Small batches, many steps, and a low
-# rate: finding by its name what is among the tokens is learned suddenly, after some 600 steps
-# whatever the batch, and not at all at three times this rate. These kinds of questions need little
-# else.
+# Few sampled tokens, small batches, many steps and a low rate: retrieving an object by its name is
+# learned suddenly after about 600 steps at any batch size, and not at all at three times this rate.
+# These kinds of questions need little else.
 LOOK_UP = ("colour of sound", "shape of sound", "sound of colour", "shape of colour")
-SPARSE = Lesson(64, windows=(1, 2), system="")
-# What is heard with a colour, whether anything is, and for how long, is learned last.
+SPARSE = BatchSpec(64, windows=(1, 2), system="")
+# The sound of a colour, whether there is one, and its length are learned last.
 LATE = ("sound of colour", "silent", "length", "colour of sound", "shape of colour")
 ORDER = ("first", "last", "next", "colour of first or last", "sound of colour", "silent")
 COUNTS = ("count", "times", "count when", "heard when", "seen when")
 MIXED = (
-    dataclasses.replace(SPARSE, rows=8, kinds=LATE),
-    Lesson(192, clips=5, rows=8, windows=(1, 4), again=0.3, all_sound=True),
-    Lesson(256, rows=8, windows=(2, 10), again=0.6),
-    Lesson(512, clips=4, rows=10, windows=(4, 20), again=1.0, kinds=ORDER + COUNTS, share=1.5),
+    dataclasses.replace(SPARSE, dialogues=8, kinds=LATE),
+    BatchSpec(192, clips=5, dialogues=8, windows=(1, 4), recurring=0.3, all_audio=True),
+    BatchSpec(256, dialogues=8, windows=(2, 10), recurring=0.6),
+    BatchSpec(
+        512, clips=4, dialogues=10, windows=(4, 20), recurring=1.0, kinds=ORDER + COUNTS, weight=1.5
+    ),
 )
-# About as many tokens in a batch of any of these; the longest clips are cut to their slots.
+# Batches of about equal numbers of tokens; tokens of the longest clips are sampled.
 ALL = (
-    Lesson(512, clips=6, rows=8, windows=(1, 4), again=0.2),
-    Lesson(512, clips=4, rows=8, rounds=2, windows=(3, 10), again=0.5, share=0.5),
-    Lesson(512, clips=4, rows=10, windows=(5, 150), again=0.8),
-    Lesson(1024, clips=2, rows=16, windows=(6, 60), again=1.0, kinds=ORDER + COUNTS),
-    Lesson(1280, clips=2, rows=16, windows=(30, 330), again=0.6),
-    Lesson(2048, clips=1, rows=24, windows=(10, 30), again=0.9),
-    Lesson(3712, clips=1, rows=30, windows=(20, 40), again=0.9, share=0.7),
+    BatchSpec(512, clips=6, dialogues=8, windows=(1, 4), recurring=0.2),
+    BatchSpec(512, clips=4, dialogues=8, rounds=2, windows=(3, 10), recurring=0.5, weight=0.5),
+    BatchSpec(512, clips=4, dialogues=10, windows=(5, 150), recurring=0.8),
+    BatchSpec(1024, clips=2, dialogues=16, windows=(6, 60), recurring=1.0, kinds=ORDER + COUNTS),
+    BatchSpec(1280, clips=2, dialogues=16, windows=(30, 330), recurring=0.6),
+    BatchSpec(2048, clips=1, dialogues=24, windows=(10, 30), recurring=0.9),
+    BatchSpec(3712, clips=1, dialogues=30, windows=(20, 40), recurring=0.9, weight=0.7),
 )
-WHOLE = (
-    Lesson(512, clips=6, rows=8, whole=True, share=2.5),
-    Lesson(512, clips=4, rows=8, rounds=2, whole=True, share=0.5),
-    Lesson(1024, clips=2, rows=16, windows=(6, 60), again=0.9, kinds=ORDER + COUNTS),
-    Lesson(1280, clips=2, rows=16, windows=(30, 330), again=0.5),
-    Lesson(3712, clips=1, rows=30, windows=(16, 40), again=0.9, share=1.3),
+UNCHANGED = (
+    BatchSpec(512, clips=6, dialogues=8, unchanged=True, weight=2.5),
+    BatchSpec(512, clips=4, dialogues=8, rounds=2, unchanged=True, weight=0.5),
+    BatchSpec(1024, clips=2, dialogues=16, windows=(6, 60), recurring=0.9, kinds=ORDER + COUNTS),
+    BatchSpec(1280, clips=2, dialogues=16, windows=(30, 330), recurring=0.5),
+    BatchSpec(3712, clips=1, dialogues=30, windows=(16, 40), recurring=0.9, weight=1.3),
 )
 CURRICULUM = (
     Stage("encoders", 1200, 1.2e-2),
     Stage("look up", 1000, 1.5e-3, (dataclasses.replace(SPARSE, kinds=LOOK_UP),), 1.0),
-    Stage("few tokens", 800, 1.5e-3, (dataclasses.replace(SPARSE, rows=8),), 0.5),
+    Stage("few tokens", 800, 1.5e-3, (dataclasses.replace(SPARSE, dialogues=8),), 0.5),
     Stage("mixed", 700, 1.5e-3, MIXED, 0.3),
     Stage("all tokens", 450, 1.2e-3, ALL, 0.3),
-    Stage("whole clips", 500, 8e-4, WHOLE, 0.1),
+    Stage("whole clips", 500, 8e-4, UNCHANGED, 0.1),
 )
-SAVED_EVERY = 120  # seconds, at least
-ENCODED_TOGETHER = 6  # clips in a step that trains the encoders
+CHECKPOINT_SECONDS = 120
+ENCODER_CLIPS = 6  # in a training step of the encoders
 
 
 def learning_rate(stage: Stage) -> optax.Schedule:
-    """Muon's, of a step: rises briefly, falls by a cosine."""
+    """Learning rate of Muon by step: short warm-up, cosine decay."""
     warmup = min(50, stage.steps // 10 + 1)
     return optax.warmup_cosine_decay_schedule(
         0.0, stage.rate, warmup, stage.steps, 0.02 * stage.rate
@@ -152,7 +127,7 @@ def learning_rate(stage: Stage) -> optax.Schedule:
 def optimiser(rate: float | Float[Array, ""]) -> optax.GradientTransformation:
     """Muon for the matrices of the layers, Adam for the rest.
 
-    Adam alone needs about three times as many steps before the shapes are seen.
+    Adam alone needs about three times as many steps until shapes are recognised.
     """
     muon = optax.contrib.muon(
         rate,
@@ -165,7 +140,7 @@ def optimiser(rate: float | Float[Array, ""]) -> optax.GradientTransformation:
 
 
 def _matrices(params: Any) -> Any:
-    """Which axes of a parameter are the rows and columns of a matrix; None where it is none."""
+    """Matrix axes of every parameter, or None if Muon does not apply."""
     axes = optax.contrib.MuonDimensionNumbers
 
     def of(path: tuple[Any, ...], leaf: Any) -> Any:
@@ -192,10 +167,9 @@ def train_step(
     trains: tuple[str, ...],
     config: ModelConfig,
 ) -> tuple[Any, Any, Metrics]:
-    """Parameters and optimiser's state after a batch, and its metrics.
+    """Parameters and optimiser state after a step, and its metrics.
 
-    What differs between stages is an argument: those that read batches of one shape share a
-    program.
+    Stages with batches of the same shape share a program: their rates are arguments.
     """
     trained = {part: params[part] for part in trains}
 
@@ -210,114 +184,13 @@ def train_step(
     return params | optax.apply_updates(trained, updates), state, {"loss": value, **metrics}
 
 
-def begin(stage: Stage, params: Any) -> Any:
-    """The optimiser's state before the first step of a stage."""
+def initial_state(stage: Stage, params: Any) -> Any:
+    """Optimiser state before the first step of a stage."""
     return optimiser(0.0).init({part: params[part] for part in stage.trains})
 
 
-def encoder_batch(seed: int, step: int, size: int) -> EncoderBatch:
-    """Clips that no other step sees, with something to see and to hear in every second."""
-    first = (seed * 10_000 + step) * 100
-    return EncoderBatch.of([_busy_clip(first + i) for i in range(size)])
-
-
-def _busy_clip(seed: int, windows: int = 2) -> SyntheticClip:
-    """One shape in every second, or three small ones, of which one sounds."""
-    random = random_generator("train", seed)
-    look, crowded = LOOKS[random.integers(len(LOOKS))], random.random() < 0.6
-    if crowded:  # up to this radius there is room for another one, wherever the first ones are
-        look = dataclasses.replace(look, radius=(12, 24))
-    objects = []
-    for second in range(windows * SPEC.seconds):
-        colours = random.permutation(list(COLOURS))[: 3 if crowded else 1].tolist()
-        shapes = random.choice(SHAPES, len(colours)).tolist()
-        objects.append(
-            ClipObject(
-                second, colours[0], shapes[0], str(random.choice(SOUNDS)), bool(random.integers(2))
-            )
-        )
-        objects += [ClipObject(second, *pair) for pair in zip(colours[1:], shapes[1:], strict=True)]
-    return render(tuple(objects), random, look, windows)
-
-
-def make_encode(params: Any, config: ModelConfig) -> Encode:
-    """The encoders, as a bank calls them."""
-    backend = Backend.of(params)
-
-    def encode(windows: Window) -> tuple[np.ndarray, np.ndarray]:
-        encoded = encode_windows(params, windows, config=config, backend=backend)
-        return np.asarray(encoded.video), np.asarray(encoded.audio.tokens)
-
-    return encode
-
-
-def make_banks(
-    params: Any, config: ModelConfig, clips: int, seed: int
-) -> list[tuple[Difficulty, Bank]]:
-    """Encode clips of every look that is trained on.
-
-    A third of them are what a difficulty draws, every sixth of these written to a file and read
-    again. The others show and play every combination, and every fourth of them is cut as a stream
-    might be.
-    """
-
-    def read(index: int, clip: SyntheticClip) -> Window:
-        if index < clips // 3:
-            return reread(clip) if index % 6 == 0 else cut(clip)
-        return cut(clip, live=index % 4 == 0)
-
-    encode, banks = make_encode(params, config), []
-    for number, look in enumerate(LOOKS):
-        first = 10**9 * (seed + 1) + number * 10**6
-        random = random_generator("train", first)
-        plots = _every_content(random, look.max_silent, clips - clips // 3)
-        further = 30 if look.max_occurrences > 1 else 8  # windows of every tenth clip
-        made = itertools.chain(
-            (
-                make_clip(first + 1 + i, "train", look, 4 if i % 10 else further)
-                for i in range(clips // 3)
-            ),
-            (render(plot, random, look, 4) for plot in plots),
-        )
-        banks.append((look, Bank(made, encode, read, consistent=clips // 3)))
-    return banks
-
-
-def _every_content(
-    random: np.random.Generator, crowd: int, clips: int
-) -> Iterator[tuple[ClipObject, ...]]:
-    """What happens in clips of four windows that share out what a window can sound like."""
-    kinds = [None, *itertools.product(SOUNDS, (False, True))]
-    pairs = list(itertools.product(kinds, kinds)) + [(None, None)] * 70
-    order = [random.permutation(len(pairs)) for _ in range(4 * clips // len(pairs) + 1)]
-    deck = [pairs[i] for i in np.concatenate(order)]
-    for clip in range(clips):
-        objects = []
-        for window in range(4):
-            for second, sound in enumerate(deck[4 * clip + window]):
-                count = 1 if sound else random.integers(crowd + 1)
-                colours = random.permutation(list(COLOURS))[:count].tolist()
-                objects += [
-                    ClipObject(
-                        2 * window + second, colour, str(random.choice(SHAPES)), *(sound or ())
-                    )
-                    for colour in colours
-                ]
-        yield tuple(objects)
-
-
-def validation_banks(params: Any, config: ModelConfig, clips: int) -> dict[str, Bank]:
-    """Encoded clips of every difficulty that no training sees; long ones up to a minute."""
-    encode, banks = make_encode(params, config), {}
-    for name, look in DIFFICULTIES.items():
-        lengths = [min(default_windows(i, look), 30) for i in range(clips)]
-        made = (make_clip(i, "validation", look, windows) for i, windows in enumerate(lengths))
-        banks[name] = Bank(made, encode)
-    return banks
-
-
 class Progress(NamedTuple):
-    """All that a run needs to go on: parameters, the optimiser's state, stage and steps done."""
+    """A checkpoint: parameters, optimiser state, stage and completed steps."""
 
     params: Any
     optimiser: Any
@@ -325,14 +198,14 @@ class Progress(NamedTuple):
     step: int
 
     def save(self, path: Path) -> None:
-        partial = path.with_suffix(".partial")  # a stop while writing must not cost the run
+        partial = path.with_suffix(".partial")  # a stop while writing keeps the last checkpoint
         partial.write_bytes(flax.serialization.to_bytes(jax.device_get(self)))
         partial.replace(path)
 
     @classmethod
     def load(cls, path: Path, curriculum: Sequence[Stage], params: Any) -> Progress:
         stored: Any = flax.serialization.msgpack_restore(path.read_bytes())
-        optimiser = begin(curriculum[stored["stage"]], params)
+        optimiser = initial_state(curriculum[stored["stage"]], params)
         restored: Any = flax.serialization.from_state_dict(cls(params, optimiser, 0, 0), stored)
         return restored
 
@@ -341,57 +214,55 @@ def train(
     folder: Path,
     curriculum: Sequence[Stage] = CURRICULUM,
     seed: int = 0,
-    bank_clips: int = 450,
+    training_clips: int = 450,
     validation_clips: int = 12,
     every: int = 200,
 ) -> None:
-    """Run the curriculum; goes on where an earlier run in the same folder stopped.
+    """Run the curriculum, or resume an earlier run in the same folder.
 
     Args:
         folder: for ``state.msgpack``, ``log.jsonl``, ``curves.png`` and, at the end, the weights
             in the released layout in ``released/``.
-        seed: of everything random.
-        bank_clips: of each look, encoded once for the decoder's stages.
-        validation_clips: of each difficulty, never trained on; from the validation seeds.
-        every: steps between two lines of the log; checkpoints come with them and every two minutes.
+        seed: of parameters, clips and batches.
+        training_clips: of each difficulty, encoded once for the stages of the decoder.
+        validation_clips: of each difficulty.
+        every: steps between two lines of the log; a checkpoint is written with each line and every
+            two minutes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = small_tokenizer()
     config = ModelConfig.from_dict(small_config(tokenizer))
     params = init_model(config, seed)
     saved = folder / "state.msgpack"
-    progress = Progress(params, begin(curriculum[0], params), 0, 0)
+    progress = Progress(params, initial_state(curriculum[0], params), 0, 0)
     if saved.is_file():
         progress = Progress.load(saved, curriculum, params)
-        print(f"going on with {curriculum[progress.stage].name}, step {progress.step}", flush=True)
-    lessons, unseen = None, {}
+        print(f"resuming {curriculum[progress.stage].name} at step {progress.step}", flush=True)
+    sampler, validation = None, {}
     while True:
         stage = curriculum[progress.stage]
-        if stage.lessons and not lessons:
+        if stage.batches and not sampler:
             print("encoding clips for the decoder", flush=True)
-            banks = make_banks(progress.params, config, bank_clips, seed)
-            lessons = Dialogues(banks, tokenizer, config)
-            unseen = {
-                name: Dialogues([(DIFFICULTIES[name], bank)], tokenizer, config)
-                for name, bank in validation_banks(
-                    progress.params, config, validation_clips
-                ).items()
+            clips = encode_training_clips(progress.params, config, training_clips, seed)
+            sampler = BatchSampler(clips, tokenizer, config)
+            unseen = encode_validation_clips(progress.params, config, validation_clips)
+            validation = {
+                name: BatchSampler([(DIFFICULTIES[name], clips)], tokenizer, config)
+                for name, clips in unseen.items()
             }
-        steps = run_stage(stage, progress, lessons, config, seed, every)
-        for progress, means in steps:
-            if not means:
-                progress.save(saved)
-                continue
-            means |= validate(progress.params, unseen, config)
-            line = {"stage": stage.name, "step": progress.step, **means}
-            print("  ".join(f"{key} {value}" for key, value in line.items()), flush=True)
-            with (folder / "log.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
+        steps = run_stage(stage, progress, sampler, config, seed, every)
+        for progress, metrics in steps:
+            if metrics:
+                metrics |= validate(progress.params, validation, config)
+                line = {"stage": stage.name, "step": progress.step, **metrics}
+                print("  ".join(f"{key} {value}" for key, value in line.items()), flush=True)
+                with (folder / "log.jsonl").open("a") as log:
+                    log.write(json.dumps(line) + "\n")
             progress.save(saved)
         if progress.stage + 1 == len(curriculum):
             break
         number = progress.stage + 1
-        state = begin(curriculum[number], progress.params)
+        state = initial_state(curriculum[number], progress.params)
         progress = Progress(progress.params, state, number, 0)
     parts = ("audio", "vision", "text")
     export({name: progress.params[name] for name in parts}, folder / "released")
@@ -401,26 +272,26 @@ def train(
 def run_stage(
     stage: Stage,
     progress: Progress,
-    lessons: Dialogues | None,
+    sampler: BatchSampler | None,
     config: ModelConfig,
     seed: int,
     every: int,
 ) -> Iterator[tuple[Progress, dict[str, float]]]:
-    """Do the steps of a stage that are left.
+    """Run the remaining steps of a stage.
 
-    Yields the means of every few steps, and in between, every few minutes, none.
+    Yields checkpoints: after ``every`` steps with mean metrics, every two minutes without.
     """
     rate = learning_rate(stage)
     params, state, recent = progress.params, progress.optimiser, []
     began = saved = time.time()
-    shares = np.array([lesson.share for lesson in stage.lessons])
+    weights = np.array([spec.weight for spec in stage.batches])
     for index in range(progress.step, stage.steps):
-        if lessons is None or not stage.lessons:
-            batch = encoder_batch(seed, index, ENCODED_TOGETHER)
-        else:  # drawn by the number of the step, so that a resumed run sees the same
+        if sampler is None or not stage.batches:
+            batch = encoder_batch(seed, index, ENCODER_CLIPS)
+        else:  # seeded by the step, so that a resumed run draws the same batches
             random = np.random.default_rng([seed, progress.stage, index])
-            lesson = stage.lessons[random.choice(len(shares), p=shares / shares.sum())]
-            batch = lessons.draw(random, lesson)
+            spec = stage.batches[random.choice(len(weights), p=weights / weights.sum())]
+            batch = sampler.draw(random, spec)
         params, state, metrics = train_step(
             params,
             state,
@@ -436,33 +307,35 @@ def run_stage(
             means["seconds"] = round(time.time() - began)
             recent, saved = [], time.time()
             yield Progress(params, state, progress.stage, index + 1), means
-        elif time.time() - saved > SAVED_EVERY:
+        elif time.time() - saved > CHECKPOINT_SECONDS:
             saved = time.time()
             yield Progress(params, state, progress.stage, index + 1), {}
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def _right(params: Any, batch: DecoderBatch, config: ModelConfig) -> jax.Array:
-    """Whether the answer that begins each dialogue is right: [B, Q]."""
-    right, begins = first_answers(read_dialogues(params, batch, config).logits[:, :, :-1], batch)
+    """Whether the first answer of each dialogue is right: [B, Q]."""
+    outputs = decode_dialogues(params, batch, config)
+    right, begins = answer_tokens(outputs.logits[:, :, :-1], batch)
     return jnp.any(right & begins, axis=-1)
 
 
 def validate(
-    params: Any, unseen: Mapping[str, Dialogues], config: ModelConfig, batches: int = 2
+    params: Any, samplers: Mapping[str, BatchSampler], config: ModelConfig, batches: int = 2
 ) -> dict[str, float]:
-    """Accuracy on whole validation clips with all tokens, by difficulty."""
+    """Accuracy on validation clips with all tokens, by difficulty."""
     out = {}
-    for name, lessons in unseen.items():
+    for name, sampler in samplers.items():
         long = max(DIFFICULTIES[name].windows) > 4
-        lesson = Lesson(3712 if long else 512, clips=2 if long else 6, rows=16, whole=True)
-        draws = (lessons.draw(np.random.default_rng(i), lesson) for i in range(batches))
+        clips, tokens = (2, 3712) if long else (6, 512)
+        spec = BatchSpec(tokens, clips, dialogues=16, unchanged=True)
+        draws = (sampler.draw(np.random.default_rng(i), spec) for i in range(batches))
         out[name] = round(float(np.mean([_right(params, batch, config) for batch in draws])), 4)
     return out
 
 
 def draw_curves(folder: Path) -> Path:
-    """Draw the log; returns the picture's path."""
+    """Plot the log; returns the path of the image."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     figure = Figure(figsize=(9, 6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
@@ -479,7 +352,7 @@ def draw_curves(folder: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the small model from nothing.")
+    parser = argparse.ArgumentParser(description="Train the small model from random weights.")
     parser.add_argument("folder", type=Path, help="for checkpoints, log and weights")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

@@ -1,7 +1,6 @@
-"""What the small model is trained to do: name what is in each token, and answer questions.
+"""Losses of the small model: classification of tokens by linear heads, and answers to questions.
 
-Encoders and decoder are the library's own modules; the linear heads that ask what is in a token are
-thrown away after training.
+Encoders and decoder are the library's modules; the heads are discarded after training.
 """
 
 from __future__ import annotations
@@ -16,8 +15,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from experiments.clip_inputs import GRID
 from experiments.small_model_export import HIDDEN
-from experiments.training_batches import CLASSES, GRID, TARGETS, DecoderBatch, EncoderBatch
+from experiments.training_batches import CLASSES, DecoderBatch
+from experiments.training_clips import TARGETS, EncoderBatch
 from omnizip_jax.models import attention, rope
 from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.config import TextConfig
@@ -26,36 +27,35 @@ from omnizip_jax.models.qwen2_5_omni.audio import AudioEncoder
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.vision import VisionEncoder
 
-# What heads behind the first layers ask of the media's hidden states; of these three, behind later
-# layers, nothing was gained.
+# Targets of the auxiliary heads after each layer. Colour, shape and sound after later layers gained
+# nothing.
 AUXILIARY = {
     1: ("colour", "shape", "sound"),
     2: ("colour", "shape", "sound", "elapsed"),
     3: ("before", "number", "time", "different"),
     4: ("number", "time", "different"),
 }
-# This head of these layers is told which tokens to look at before some kinds of answers. From a
-# colour to its sound was not learned in thousands of steps without it, and in two hundred with it.
-LOOKING_HEAD, LOOKING_LAYERS, LOOKING = 2, (4, 5), 0.5
-QUERY_BLOCK = 512  # queries of a clip whose scores exist at once
-NOTHING_WEIGHT = 0.1  # of tokens in which there is nothing, in the losses of the heads
+# The attention of one head in these layers is trained on the evidence of a question. The sound of a
+# colour was not learned in thousands of steps without this loss, and in two hundred with it.
+EVIDENCE_HEAD, EVIDENCE_LAYERS, EVIDENCE_WEIGHT = 2, (4, 5), 0.5
+QUERY_BLOCK = 512  # queries whose scores are in memory together
+EMPTY_WEIGHT = 0.1  # of tokens without a label in the losses of the heads
 
 Metrics = dict[str, jax.Array]
 
 
-class ReadDialogues(NamedTuple):
-    """What comes of reading dialogues about clips.
+class DialogueOutputs(NamedTuple):
+    """Outputs of the decoder for dialogues about clips.
 
     Attributes:
         logits: after every token of the dialogues.
-        states: the media's hidden states after every layer.
-        looked: share of its attention with which a head of a layer looks at the tokens that tell
-            the answer.
+        states: hidden states of the media after every layer.
+        evidence_attention: attention of every head and layer to the evidence, a share.
     """
 
     logits: Float[Array, "B Q S V"]
     states: list[Float[Array, "B M D"]]
-    looked: Float[Array, "B Q S N L"]
+    evidence_attention: Float[Array, "B Q S N L"]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -91,7 +91,7 @@ def init_model(config: ModelConfig, seed: int) -> dict[str, Any]:
 def encoder_loss(
     params: Any, batch: EncoderBatch, config: ModelConfig
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Cross entropy of linear heads that name what is in each token, on the encoders' outputs."""
+    """Cross entropy of linear heads that classify the encoders' tokens."""
     vision, audio = VisionEncoder(config.vision), AudioEncoder(config.audio)
     size = jnp.array([GRID, GRID])
     video = jax.vmap(lambda x: vision.bind({"params": params["vision"]})(x, size)[0])(batch.patches)
@@ -108,34 +108,33 @@ def encoder_loss(
 def label_loss(
     head: Any, features: Float[Array, "*T D"], labels: Int[Array, "*T"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Cross entropy of a linear head, and its accuracy where there is something."""
+    """Cross entropy of a linear head, and its accuracy on labelled tokens."""
     logits = features @ head["kernel"] + head["bias"]
-    something = labels > 0
-    weight = jnp.where(something, 1.0, NOTHING_WEIGHT)
+    labelled = labels > 0
+    weight = jnp.where(labelled, 1.0, EMPTY_WEIGHT)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    right = (jnp.argmax(logits, -1) == labels) * something
-    return jnp.sum(loss * weight) / jnp.sum(weight), right.sum() / jnp.maximum(something.sum(), 1)
+    right = (jnp.argmax(logits, -1) == labels) * labelled
+    return jnp.sum(loss * weight) / jnp.sum(weight), right.sum() / jnp.maximum(labelled.sum(), 1)
 
 
-def read_dialogues(params: Any, batch: DecoderBatch, config: ModelConfig) -> ReadDialogues:
-    """Read every dialogue of a batch.
+def decode_dialogues(params: Any, batch: DecoderBatch, config: ModelConfig) -> DialogueOutputs:
+    """Decode every dialogue of a batch as if it alone followed its clip.
 
-    What a clip is read to is computed once, and every dialogue goes on from there as if it were
-    the only one.
+    The hidden states of a clip are computed once for all its dialogues.
     """
     text, weights = config.text, params["text"]
     decoder = Decoder(text).bind({"params": weights})
     prefix = decoder.embed(batch.prefix)
-    offsets = jnp.maximum(jnp.arange(batch.text.shape[-1]) - 1, 0)  # the end tokens share one
+    offsets = jnp.maximum(jnp.arange(batch.text.shape[-1]) - 1, 0)  # end markers share a position
 
-    def of_clip(media, count, positions, after, tokens, tells):
+    def of_clip(media, count, positions, next_position, tokens, evidence):
         clip = jnp.concatenate([prefix, media])
         dialogues = decoder.embed(tokens)
         angles = (
             rope.angles(positions, text),
-            rope.angles(jnp.broadcast_to(after + offsets, (3, offsets.shape[0])), text),
+            rope.angles(jnp.broadcast_to(next_position + offsets, (3, offsets.shape[0])), text),
         )
-        states, looked = [], []
+        states, attention_to_evidence = [], []
         for index in range(text.layers):
             own = jax.tree.map(lambda leaf, i=index: leaf[i], weights["layers"])
             clip, dialogues, weight = _layer(
@@ -143,12 +142,14 @@ def read_dialogues(params: Any, batch: DecoderBatch, config: ModelConfig) -> Rea
             )
             states.append(clip[len(prefix) :])
             weight = weight[..., len(prefix) :]
-            looked.append(jnp.einsum("nqst,qt->qsn", weight, tells.astype(weight.dtype)))
+            attention_to_evidence.append(
+                jnp.einsum("nqst,qt->qsn", weight, evidence.astype(weight.dtype))
+            )
         logits = decoder.logits(decoder.norm(dialogues))
-        return ReadDialogues(logits, states, jnp.stack(looked, axis=-1))
+        return DialogueOutputs(logits, states, jnp.stack(attention_to_evidence, axis=-1))
 
     return jax.vmap(of_clip)(
-        batch.media, batch.count, batch.positions, batch.after, batch.text, batch.tells
+        batch.media, batch.count, batch.positions, batch.next_position, batch.text, batch.evidence
     )
 
 
@@ -186,7 +187,7 @@ def _layer(own, clip, dialogues, angles, count, config: TextConfig):
 def _attend_causal(
     q: Float[Array, "T N H"], k: Float[Array, "T K H"], v: Float[Array, "T K H"]
 ) -> Float[Array, "T N H"]:
-    """Blocks of queries against the keys up to them; scores are computed again on the way back."""
+    """Causal attention in blocks of queries; the backward pass recomputes the scores."""
     out = []
     for start in range(0, q.shape[0], QUERY_BLOCK):
         stop = min(start + QUERY_BLOCK, q.shape[0])
@@ -196,9 +197,9 @@ def _attend_causal(
 
 
 def _attend_clip_and_self(q, k, v, clip_k, clip_v, count):
-    """Every row to the ``count`` real keys of the clip, and causally to its own.
+    """Attention of dialogues to the ``count`` tokens of the clip and causally to themselves.
 
-    Returns what is attended to [Q, S, N, H], and the weights of the clip's keys [N, Q, S, T].
+    Returns the attended values [Q, S, N, H] and the weights of the clip's keys [N, Q, S, T].
     """
     groups = q.shape[2] // k.shape[2]
     k, v, clip_k, clip_v = (jnp.repeat(x, groups, axis=-2) for x in (k, v, clip_k, clip_v))
@@ -215,39 +216,40 @@ def _attend_clip_and_self(q, k, v, clip_k, clip_v, count):
 def decoder_loss(
     params: Any, batch: DecoderBatch, config: ModelConfig, auxiliary: Float[Array, ""]
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Cross entropy of the answers, and what helps to learn them.
+    """Cross entropy of the answers plus two auxiliary losses.
 
-    Auxiliary heads name what is in the media's hidden states; a head that is told where to look
-    loses what it looks at elsewhere.
+    Auxiliary heads classify the hidden states of the media, and one attention head of some layers
+    is trained to attend to the evidence of the question.
 
     Args:
-        auxiliary: weight of the auxiliary heads' loss.
+        auxiliary: weight of the heads' loss.
     """
-    read = read_dialogues(params, batch, config)
-    logits = read.logits[:, :, :-1]
-    target, learned = batch.text[:, :, 1:], batch.answer[:, :, :-1] > 0
+    outputs = decode_dialogues(params, batch, config)
+    logits = outputs.logits[:, :, :-1]
+    target, is_target = batch.text[:, :, 1:], batch.answer[:, :, :-1] > 0
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, target)
-    loss = jnp.sum(losses * learned) / learned.sum()
-    right, begins = first_answers(logits, batch)
+    loss = jnp.sum(losses * is_target) / is_target.sum()
+    right, begins = answer_tokens(logits, batch)
     metrics = {"answers": jnp.sum(right * begins) / begins.sum()}
-    told = begins & jnp.any(batch.tells, -1)[..., None]
-    count = jnp.maximum(told.sum(), 1)
-    looked = read.looked[:, :, :-1, LOOKING_HEAD, jnp.array(LOOKING_LAYERS) - 1]
-    loss -= LOOKING * jnp.sum(jnp.log(looked + 1e-6).mean(-1) * told) / count
-    metrics["looked"] = jnp.sum(looked.mean(-1) * told) / count
+    supervised = begins & jnp.any(batch.evidence, -1)[..., None]
+    count = jnp.maximum(supervised.sum(), 1)
+    layers = jnp.array(EVIDENCE_LAYERS) - 1
+    attended = outputs.evidence_attention[:, :, :-1, EVIDENCE_HEAD, layers]
+    loss -= EVIDENCE_WEIGHT * jnp.sum(jnp.log(attended + 1e-6).mean(-1) * supervised) / count
+    metrics["evidence"] = jnp.sum(attended.mean(-1) * supervised) / count
     for layer, names in AUXILIARY.items():
         for name in names:
             head, labels = params["heads"][f"layer{layer}"][name], batch.labels[name]
-            extra, found = label_loss(head, read.states[layer - 1], labels)
+            extra, accuracy = label_loss(head, outputs.states[layer - 1], labels)
             loss += auxiliary / len(TARGETS) * extra
-            metrics[f"{name}{layer}"] = found
+            metrics[f"{name}{layer}"] = accuracy
     return loss, metrics
 
 
-def first_answers(
+def answer_tokens(
     logits: Float[Array, "B Q S V"], batch: DecoderBatch
 ) -> tuple[Bool[Array, "B Q S"], Bool[Array, "B Q S"]]:
-    """Whether each next token is right, and where an answer begins.
+    """Whether each next token is right, and whether it is an answer.
 
     The first of the two tokens with a round's number is the answer, the second ends the turn.
     """

@@ -37,9 +37,9 @@ import jax.numpy as jnp
 
 import omnizip_jax
 from experiments.accuracy import measure
-from experiments.accuracy_questions import SURVEYS
+from experiments.accuracy_questions import QUESTION_SETS
 from experiments.accuracy_results import Measurement
-from experiments.altered_inputs import Row
+from experiments.clip_inputs import Row
 from omnizip_jax import METHODS
 from omnizip_jax.compression.per_modality import Rates, top_part
 from omnizip_jax.evaluation.confidence_intervals import mean_over
@@ -112,7 +112,7 @@ plot_methods(answers)
 # `python -m experiments.accuracy` asks about a thousand.
 
 # %%
-survey = SURVEYS["hard"]
+survey = QUESTION_SETS["hard"]
 rows = {name: Row(method) for name, method in methods.items()}
 blocks = measure(params, rows, survey, range(16), progress=False)
 answered = [answer for block in blocks for answer in block]

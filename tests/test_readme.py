@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 import omnizip_jax
-from experiments.accuracy_page import fill, tables
-from experiments.accuracy_questions import SURVEYS
-from experiments.accuracy_tables import short_table, whole_tables
+from experiments.accuracy_questions import QUESTION_SETS
+from experiments.accuracy_tables import fill, short_table, tables, whole_tables
 from omnizip_jax.testbed.synthetic_clips import make_clip
 
 ROOT = Path(__file__).parent.parent
@@ -82,5 +81,5 @@ def test_tables_of_accuracy_are_those_that_were_measured():
     assert fill(page, tables(summary)) == page
     whole = (ROOT / "docs/accuracy_tables.md").read_text()
     for name, measured in summary.items():
-        assert short_table({name: measured}, SURVEYS[name].shares) in whole
+        assert short_table({name: measured}, QUESTION_SETS[name].shares) in whole
     assert whole == whole_tables(summary)

@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 
 from experiments.accuracy import measure
-from experiments.accuracy_questions import SURVEYS, quiz
+from experiments.accuracy_questions import QUESTION_SETS, clip_and_questions
 from experiments.accuracy_results import Measurement
-from experiments.altered_inputs import ALTERED, Row
-from experiments.measured_methods import FULL
-from experiments.training_batches import cut
+from experiments.clip_inputs import Row, clip_to_windows
+from experiments.measured_methods import CHANGED_INPUTS, FULL
 from omnizip_jax import load
 from omnizip_jax.checkpoint import small_model as module
 from omnizip_jax.checkpoint.checksums import damaged_files
@@ -130,8 +129,8 @@ def test_transformers_gives_the_same_answers(small):
 
     thinker = Thinker(RELEASED, ModelConfig.from_file(RELEASED / "config.json"))
     for seed in range(CLIPS):
-        clip, questions = quiz(seed, "test", ("easy", "moving")[seed % 2])
-        windows, question = cut(clip), questions[seed % 3].text
+        clip, questions = clip_and_questions(seed, "test", ("easy", "moving")[seed % 2])
+        windows, question = clip_to_windows(clip), questions[seed % 3].text
         asked, _, tokens, _ = run(small, windows, question, 4)
         assert tokens == thinker.greedy(
             thinker.inputs(windows, asked), 4, end_tokens(small.tokenizer)
@@ -141,13 +140,13 @@ def test_transformers_gives_the_same_answers(small):
 @pytest.mark.slow
 def test_it_answers_right(small):
     """A floor for the shipped weights; docs/accuracy.md has the measurement."""
-    rows = ALTERED | {FULL: Row(AllTokens()), "45 %": Row(OmniZipConfig(keep=0.45))}
-    blocks = measure(small, rows, SURVEYS["easy"], range(CLIPS))
-    measured = Measurement.of(itertools.chain(*blocks), small, SURVEYS["easy"])
+    rows = CHANGED_INPUTS | {FULL: Row(AllTokens()), "45 %": Row(OmniZipConfig(keep=0.45))}
+    blocks = measure(small, rows, QUESTION_SETS["easy"], range(CLIPS))
+    measured = Measurement.of(itertools.chain(*blocks), small, QUESTION_SETS["easy"])
     assert measured.right[FULL].mean() >= 0.92
     assert measured.right["45 %"].mean() >= 0.75
     # With the audio of another clip, questions about both are answered by chance.
-    assert measured.right["sound of another clip"][..., 0].mean() < 0.6
+    assert measured.right["audio of another clip"][..., 0].mean() < 0.6
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from experiments.accuracy_questions import quiz
+from experiments.accuracy_questions import clip_and_questions
 from omnizip_jax.compression import AllTokens, Method, OmniZipConfig
 from omnizip_jax.evaluation.evaluator import EvaluationSettings, Evaluator
 from omnizip_jax.evaluation.protocols import PROTOCOLS
@@ -23,7 +23,7 @@ def made_questions(
     """Write clips, and return a question of each family about each of them."""
     out = []
     for seed in range(clips):
-        clip, questions = quiz(seed, "test", difficulty)
+        clip, questions = clip_and_questions(seed, "test", difficulty)
         clip.write(folder / f"{seed}.mp4")
         for question in questions:
             out.append(

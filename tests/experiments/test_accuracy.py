@@ -1,4 +1,4 @@
-"""A measurement that is stopped goes on, and one that has a new row measures that row alone."""
+"""A stopped measurement resumes, and a new row is measured alone."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 
 from experiments import accuracy, accuracy_questions
 from experiments.accuracy import measure_to, measured
-from experiments.accuracy_questions import SURVEYS
-from experiments.accuracy_results import Results, about
-from experiments.altered_inputs import Row
+from experiments.accuracy_questions import QUESTION_SETS
+from experiments.accuracy_results import Results, results_header
+from experiments.clip_inputs import Row
 from experiments.measured_methods import FULL, RANDOM_SEEDS
 from experiments.reference_methods import Oracle
 from omnizip_jax.compression import AllTokens, RandomTokens
@@ -20,27 +20,27 @@ from omnizip_jax.testbed.clip_questions import FAMILIES
 from omnizip_jax.testbed.synthetic_clips import DIFFICULTIES
 
 ROWS = {FULL: Row(AllTokens()), "random | 35%": Row(RandomTokens(keep=0.35))}
-EASY = SURVEYS["easy"]
+EASY = QUESTION_SETS["easy"]
 
 
 @pytest.fixture
 def asked(monkeypatch):
-    """How often which row was asked about a block."""
+    """The rows of every measured block."""
     calls = []
-    ask = accuracy._ask_block
+    ask = accuracy._answer_block
 
     def counted(params, rows, *rest):
         calls.append(sorted(rows))
         return ask(params, rows, *rest)
 
-    monkeypatch.setattr(accuracy, "_ask_block", counted)
+    monkeypatch.setattr(accuracy, "_answer_block", counted)
     monkeypatch.setattr(accuracy_questions, "BLOCK_WINDOWS", 8)  # two clips
     return calls
 
 
-def test_a_run_goes_on_where_it_was(small, tmp_path, asked):
+def test_a_run_resumes(small, tmp_path, asked):
     whole, stopped = tmp_path / "easy.jsonl", tmp_path / "stopped.jsonl"
-    header = about(small, EASY, "test")
+    header = results_header(small, EASY, "test")
     results = Results(whole, header)
     measure_to(results, small, ROWS, EASY, 3)
     assert asked == [sorted(ROWS)] * 2
@@ -49,7 +49,7 @@ def test_a_run_goes_on_where_it_was(small, tmp_path, asked):
         assert right.shape == (3, RANDOM_SEEDS if "random" in name else 1, len(FAMILIES))
     assert first.kept["random | 35%"].mean(0).sum() == round(0.35 * 4 * 122)
     assert first.families[0].tolist() == list(FAMILIES) and first.windows.tolist() == [4] * 3
-    # Stopped in the middle of a line: the rest is asked again, and all is as it was.
+    # Stopped in the middle of a line: the rest is measured again, with the same answers.
     content = whole.read_text()
     lines = content.splitlines(keepends=True)
     stopped.write_text("".join(lines[:2]) + lines[2][:40])
@@ -58,45 +58,45 @@ def test_a_run_goes_on_where_it_was(small, tmp_path, asked):
     asked.clear()
     measure_to(again, small, ROWS, EASY, 3)
     assert asked == [["random | 35%"], sorted(ROWS)] and stopped.read_text() == content
-    # A new row is asked alone, more clips are asked where they are missing.
+    # A new row is measured alone.
     asked.clear()
     more = ROWS | {"oracle | 25%": Row(Oracle(keep=0.25))}
     measure_to(Results(whole, header), small, more, EASY, 2)
     assert asked == [["oracle | 25%"]]
     found = measured(Results(whole, header), small, more, EASY, 3)
-    assert set(found.right) == set(ROWS)  # the oracle has not seen all of them
+    assert set(found.right) == set(ROWS)  # the oracle lacks a clip
     np.testing.assert_array_equal(found.right[FULL], first.right[FULL])
-    # A row of the same name that is another one now, and one whose code has changed.
+    # A row whose configuration has changed, and one whose answers are discarded.
     results = Results(whole, header)
     changed = ROWS | {"random | 35%": Row(RandomTokens(keep=0.35, split=True))}
     assert results.missing("random | 35%", changed["random | 35%"], range(3)) == [0, 1, 2]
-    results.forget(["random | 35%"])
+    results.discard(["random | 35%"])
     for now in (results, Results(whole, header)):
         assert now.missing("random | 35%", ROWS["random | 35%"], range(3)) == [0, 1, 2]
         assert now.missing(FULL, ROWS[FULL], range(3)) == []
 
 
-def test_other_results_are_refused(small, tmp_path):
+def test_files_with_other_settings_are_rejected(small, tmp_path):
     file = tmp_path / "results.jsonl"
-    Results(file, about(small, EASY, "test"))
-    with pytest.raises(ValueError, match="other difficulty and questions: give another folder"):
-        Results(file, about(small, SURVEYS["hard"], "test") | {"questions": []})
+    Results(file, results_header(small, EASY, "test"))
+    with pytest.raises(ValueError, match="other difficulty and questions: choose another folder"):
+        Results(file, results_header(small, QUESTION_SETS["hard"], "test") | {"questions": []})
     with pytest.raises(ValueError, match="other split"):
-        Results(file, about(small, EASY, "test") | {"split": "validation"})
+        Results(file, results_header(small, EASY, "test") | {"split": "validation"})
     for content in ("hello\n", ""):
         file.write_text(content)
-        with pytest.raises(ValueError, match="no file of results"):
-            Results(file, about(small, EASY, "test"))
+        with pytest.raises(ValueError, match="not a results file"):
+            Results(file, results_header(small, EASY, "test"))
 
 
 def test_clips_of_several_lengths(small, tmp_path, monkeypatch):
-    """Short ones here: four windows and five."""
+    """Clips of four and five windows."""
     look = dataclasses.replace(DIFFICULTIES["long"], windows=(4, 5))
     monkeypatch.setitem(DIFFICULTIES, "long", look)
-    long = dataclasses.replace(SURVEYS["long"], each=4)
+    long = dataclasses.replace(QUESTION_SETS["long"], per_clip=4)
     monkeypatch.setattr(accuracy_questions, "BLOCK_WINDOWS", 4)
-    results = Results(tmp_path / "long.jsonl", about(small, long, "test"))
-    rows = {FULL: Row(AllTokens(), sound="live")}
+    results = Results(tmp_path / "long.jsonl", results_header(small, long, "test"))
+    rows = {FULL: Row(AllTokens(), audio="live")}
     measure_to(results, small, rows, long, 3)
     lines = (tmp_path / "long.jsonl").read_text().splitlines()[1:]
     assert [json.loads(line)["clips"] for line in lines] == [[0], [2], [1]]

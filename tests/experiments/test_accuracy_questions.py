@@ -1,42 +1,49 @@
-"""What is asked: the same for whoever asks, and possible for every clip."""
+"""Clips and questions of the accuracy measurement."""
 
 from __future__ import annotations
 
 import pytest
 
-from experiments.accuracy_questions import BLOCK_WINDOWS, SURVEYS, quiz
+from experiments.accuracy_questions import BLOCK_WINDOWS, QUESTION_SETS, clip_and_questions
 from omnizip_jax.testbed.clip_questions import FAMILIES
 
 
-@pytest.mark.parametrize("name", SURVEYS)
-def test_a_plot_is_that_of_the_clip(name):
-    survey = SURVEYS[name]
-    assert survey.difficulty == name
-    clip, questions = quiz(0, "test", name)
-    assert clip.objects == survey.plot(0, "test")[0]
-    assert len(clip.video_objects) == 2 * survey.windows(0)
-    assert questions == quiz(0, "test", name)[1] != survey.plot(0, "validation")[1]
+@pytest.mark.parametrize("name", QUESTION_SETS)
+def test_content_is_that_of_the_clip(name):
+    question_set = QUESTION_SETS[name]
+    assert question_set.difficulty == name
+    clip, questions = clip_and_questions(0, "test", name)
+    assert clip.objects == question_set.content(0, "test")[0]
+    assert len(clip.video_objects) == 2 * question_set.windows(0)
+    assert (
+        questions
+        == clip_and_questions(0, "test", name)[1]
+        != question_set.questions(0, "validation")
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SURVEYS)
+@pytest.mark.parametrize("name", QUESTION_SETS)
 def test_every_clip_can_be_asked_about(name):
-    survey = SURVEYS[name]
-    for seed in range(survey.clips):
-        questions = survey.plot(seed, "test")[1]
-        assert len(questions) == survey.questions
-        if survey.each:  # of different kinds, of all families
-            assert len({question.kind for question in questions}) == survey.questions
+    question_set = QUESTION_SETS[name]
+    for seed in range(question_set.clips):
+        questions = question_set.questions(seed, "test")
+        assert len(questions) == (question_set.per_clip or len(FAMILIES))
+        if question_set.per_clip:  # of different kinds, of all families
+            assert len({question.kind for question in questions}) == question_set.per_clip
             assert {question.family for question in questions} == set(FAMILIES)
         else:
             assert tuple(question.family for question in questions) == FAMILIES
 
 
 def test_blocks_hold_clips_of_one_length():
-    survey = SURVEYS["long"]
-    assert survey.lengths == (15, 30, 60, 150)
-    blocks = list(survey.blocks(list(range(10))))
+    question_set = QUESTION_SETS["long"]
+    assert question_set.lengths == (15, 30, 60, 150)
+    blocks = list(question_set.blocks(list(range(10))))
     assert blocks == [[0, 4], [8], [1], [5], [9], [2], [6], [3], [7]]
-    assert all(survey.windows(survey.other(s)) == survey.windows(s) for s in range(10))
-    assert [len(block) for block in SURVEYS["easy"].blocks(list(range(20)))] == [8, 8, 4]
+    assert all(
+        question_set.windows(question_set.other_seed(s)) == question_set.windows(s)
+        for s in range(10)
+    )
+    assert [len(block) for block in QUESTION_SETS["easy"].blocks(list(range(20)))] == [8, 8, 4]
     assert BLOCK_WINDOWS == 32

@@ -1,4 +1,4 @@
-"""The measurement answers as ``generate`` does, by every kind of method."""
+"""Batched answers equal those of ``generate`` for every kind of method."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the testbed's commands are given."""
+"""The ``--checkpoint`` option and resumable result files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.commands import add_checkpoint
+from experiments.commands import add_checkpoint, append, resume
 
 
 def test_a_checkpoint_is_loaded_or_ends_the_command(tmp_path, capsys):
@@ -20,3 +20,19 @@ def test_a_checkpoint_is_loaded_or_ends_the_command(tmp_path, capsys):
         with pytest.raises(SystemExit):
             parser.parse_args(["--checkpoint", wrong])
         assert message in capsys.readouterr().err
+
+
+def test_a_file_resumes_after_its_last_complete_line(tmp_path):
+    file = tmp_path / "new" / "rows.jsonl"
+    assert resume(file, {"split": "test"}) == []
+    append(file, {"row": 1})
+    whole = file.read_text()
+    file.write_text(whole + '{"row"')
+    assert resume(file, {"split": "test"}) == [{"row": 1}]
+    assert file.read_text() == whole
+    with pytest.raises(ValueError, match="other split: choose another folder"):
+        resume(file, {"split": "validation"})
+    for content in ("hello\n", "", "[]\n"):
+        file.write_text(content)
+        with pytest.raises(ValueError, match="not a results file"):
+            resume(file, {"split": "test"})

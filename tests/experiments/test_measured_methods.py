@@ -1,4 +1,4 @@
-"""What is measured: every method, at equal shares."""
+"""Rows of the accuracy measurement."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import jax
 import numpy as np
 
 from experiments import measured_methods
-from experiments.accuracy_questions import SURVEYS
+from experiments.accuracy_questions import QUESTION_SETS
 from experiments.batched_answers import encode
+from experiments.clip_inputs import clip_to_windows
 from experiments.reference_methods import Oracle
 from experiments.streamed import Streamed
-from experiments.training_batches import cut
 from omnizip_jax import METHODS
 from omnizip_jax.compression import EVS, Mixed, TemporalOnly
 from omnizip_jax.testbed.synthetic_clips import make_clip
 
 AUDIO, VIDEO = np.full(4, 50), np.full(4, 72)
 TOKENS = int(AUDIO.sum() + VIDEO.sum())
-EASY, LONG = SURVEYS["easy"], SURVEYS["long"]
+EASY, LONG = QUESTION_SETS["easy"], QUESTION_SETS["long"]
 
 
 def test_every_method_is_measured():
@@ -27,8 +27,8 @@ def test_every_method_is_measured():
     assert measured >= (set(METHODS.values()) - {TemporalOnly}) | {Mixed, Oracle}
 
 
-def test_the_one_that_is_left_out_keeps_what_another_does(small):
-    windows = encode(small, [cut(make_clip(0, "validation"))])
+def test_temporal_only_keeps_the_tokens_of_evs(small):
+    windows = encode(small, [clip_to_windows(make_clip(0, "validation"))])
     clip = jax.tree.map(lambda x: x[0], windows)
     for keep in EASY.shares:
         one, other = (
@@ -38,7 +38,7 @@ def test_the_one_that_is_left_out_keeps_what_another_does(small):
         jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def test_rows_keep_what_they_say():
+def test_rows_keep_their_share():
     for name, row in measured_methods.rows_of(EASY, 28).items():
         method = row.method
         _, _, share = name.partition(" | ")
@@ -54,17 +54,19 @@ def test_rows_keep_what_they_say():
             assert method.bound(AUDIO, VIDEO) == round(float(share[:-1]) / 100 * TOKENS)
 
 
-def test_what_a_method_cannot_keep_has_no_row():
+def test_shares_that_a_method_cannot_keep_have_no_row():
     shallow = measured_methods.rows_of(EASY, 4)
     assert "fastv | 25%" in shallow and "fastv | 15%" not in shallow
     assert "dycoke | 25%" in shallow and "dycoke | 15%" not in shallow
-    assert "fastv | 15%" not in measured_methods.rows_of(EASY, 28)  # five of 28 layers read all
+    assert "fastv | 15%" not in measured_methods.rows_of(
+        EASY, 28
+    )  # five of 28 layers have all tokens
 
 
-def test_long_clips_are_asked_less():
+def test_long_clips_have_fewer_rows():
     names = set(measured_methods.rows_of(LONG, 28))
     assert names < set(measured_methods.rows_of(dataclasses.replace(LONG, thorough=True), 28))
-    assert {"omnizip, causal, live sound | 25%", "oracle | 15%", "all tokens, live sound"} <= names
+    assert {"omnizip, causal, live audio | 25%", "oracle | 15%", "all tokens, live audio"} <= names
     methods = {measured_methods.method_of(name) for name in names}
     assert not methods & {
         *measured_methods.NOT_LONG,

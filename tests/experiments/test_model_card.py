@@ -1,24 +1,25 @@
-"""The model card says what the files say."""
+"""The model card matches its input files."""
 
 from __future__ import annotations
 
 import json
 
+from experiments.measured_methods import FULL
 from experiments.model_card import Run, model_card, stages_table
-from experiments.validation_accuracy import FULL, Answer
+from experiments.validation_accuracy import Answer
 from omnizip_jax.checkpoint.small_model import RELEASED
 
 LOG = [
     {"stage": "encoders", "step": 100, "seconds": 40},
     {"stage": "encoders", "step": 150, "seconds": 60},
-    {"stage": "encoders", "step": 200, "seconds": 25},  # went on after a stop
+    {"stage": "encoders", "step": 200, "seconds": 25},  # resumed
     {"stage": "all tokens", "step": 100, "seconds": 90, "answers": 0.75, "easy": 0.5},
 ]
 
 
-def test_time_is_summed_over_stops():
+def test_seconds_are_summed_over_resumed_runs():
     rows = stages_table(LOG).splitlines()
-    assert rows[0] == "| stage | steps | seconds | its own answers | easy |"
+    assert rows[0] == "| stage | steps | seconds | training answers | easy |"
     assert rows[2] == "| encoders | 200 | 85 | - | - |"
     assert rows[3] == "| all tokens | 100 | 90 | 75.0% | 50.0% |"
 

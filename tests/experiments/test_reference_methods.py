@@ -1,4 +1,4 @@
-"""The oracle keeps what things show and sound like, as many tokens as it says."""
+"""The oracle keeps the tokens of objects; best-of-N samples differ by seed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.clip_inputs import clip_to_windows
 from experiments.reference_methods import BestSample, Oracle, known, spread
-from experiments.training_batches import cut
 from omnizip_jax.compression import Surprise
 from omnizip_jax.testbed.synthetic_clips import make_clip
 from omnizip_jax.types import AudioFeatures, EncodedWindow
@@ -15,7 +15,7 @@ from omnizip_jax.types import AudioFeatures, EncodedWindow
 
 def encoded(clip):
     """Windows of such a clip, without content."""
-    windows = len(cut(clip).mel_length)
+    windows = len(clip_to_windows(clip).mel_length)
     audio = AudioFeatures(
         tokens=np.zeros((1, windows, 50, 4), np.float32),
         token_mask=np.ones((1, windows, 50), bool),

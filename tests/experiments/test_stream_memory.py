@@ -1,4 +1,4 @@
-"""What a stream remembers: the plots, the run that goes on, the tables."""
+"""Stream memory: the objects of streams, resuming a run, the tables."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 
 from experiments import stream_memory
-from experiments.resumable import append, resume
-from experiments.stream_memory_clips import AGES, ASKED, ages_within, draw_plot, questions_by_age
+from experiments.stream_memory_clips import (
+    AGES,
+    ANSWERS,
+    ages_within,
+    draw_stream_objects,
+    questions_by_age,
+)
 from experiments.stream_memory_tables import (
     ages_table,
     differences_table,
@@ -24,10 +29,10 @@ WINDOWS, SLOTS = 10, 400
 
 
 @pytest.mark.parametrize("ages, seconds", [(AGES, 660), (SHORT, 20)])
-def test_every_age_has_an_event_of_its_own(ages, seconds):
+def test_every_age_has_one_object(ages, seconds):
     silent, slots = [], set()
     for seed in range(200):
-        objects, by_age = draw_plot(np.random.default_rng(seed), seconds, ages)
+        objects, by_age = draw_stream_objects(np.random.default_rng(seed), seconds, ages)
         assert len(objects) == len(ages) + 2
         assert [obj.second for obj in objects] == sorted({obj.second for obj in objects})
         assert objects[0].second >= 0 and objects[-1].second < seconds
@@ -43,53 +48,39 @@ def test_every_age_has_an_event_of_its_own(ages, seconds):
     assert slots == {seconds - 4, seconds - 3, seconds - 2, seconds - 1}
 
 
-def test_every_kind_is_asked_once_about_every_event():
+def test_every_kind_is_asked_once_about_every_object():
     for seed in range(20):
-        plot = draw_plot(np.random.default_rng(seed), 660, AGES)
-        asked = questions_by_age(plot)
+        objects, by_age = draw_stream_objects(np.random.default_rng(seed), 660, AGES)
+        asked = questions_by_age(objects, by_age)
         assert len({question.text for _, question in asked}) == len(asked)
         pairs = [(age, question.kind) for age, question in asked]
-        assert sorted(pairs) == sorted((age, kind) for age in AGES for kind in ASKED)
+        assert sorted(pairs) == sorted((age, kind) for age in AGES for kind in ANSWERS)
         assert list(dict.fromkeys(age for age, _ in asked)) == list(AGES)
         for age, question in asked:
-            obj = plot.by_age[age]
+            obj = by_age[age]
             known = (obj.colour, obj.shape, obj.sound, "long" if obj.long else "short")
             assert question.answer in known
-            # The question names the thing by its colour or by its sound, and no other thing.
+            # The question names the object by its colour or by its sound, and no other object.
             names = [*COLOURS, *SOUNDS]
             named = [name for name in names if name in question.text.rstrip("?").split()]
             assert "short" in question.text or named == [name for name in known if name in named]
 
 
-def test_short_streams_have_the_young_ages():
+def test_short_streams_have_low_ages():
     assert list(ages_within(660)) == list(AGES)
     assert list(ages_within(150)) == ["2 s", "30 s", "2 min"]
-    with pytest.raises(ValueError, match="a stream of 3 s is too short"):
+    with pytest.raises(
+        ValueError, match="a stream of 3 s is too short for any age: give at least 4 s"
+    ):
         ages_within(3)
 
 
-def test_a_file_goes_on_behind_its_last_whole_line(tmp_path):
-    file = tmp_path / "new" / "rows.jsonl"
-    assert resume(file, {"split": "test"}) == []
-    append(file, {"row": 1})
-    whole = file.read_text()
-    file.write_text(whole + '{"row"')
-    assert resume(file, {"split": "test"}) == [{"row": 1}]
-    assert file.read_text() == whole
-    with pytest.raises(ValueError, match="other split: give another folder"):
-        resume(file, {"split": "validation"})
-    for content in ("hello\n", "", "[]\n"):
-        file.write_text(content)
-        with pytest.raises(ValueError, match="no file of results"):
-            resume(file, {"split": "test"})
-
-
 @pytest.mark.slow
-def test_a_run_goes_on_where_it_was(small, tmp_path, monkeypatch):
+def test_a_run_resumes(small, tmp_path, monkeypatch):
     monkeypatch.setattr(stream_memory, "SHARES", (0.25,))
 
     def run(name, streams):
-        return stream_memory.remember_to(
+        return stream_memory.measure_to(
             tmp_path / name,
             small,
             streams,
@@ -108,20 +99,20 @@ def test_a_run_goes_on_where_it_was(small, tmp_path, monkeypatch):
     (tmp_path / "stopped.jsonl").write_text("".join(content[:3]) + content[3][:20])
     assert run("stopped.jsonl", 2) == lines
     assert (tmp_path / "stopped.jsonl").read_text() == "".join(content)
-    # Nothing is watched again.
+    # Nothing is measured again.
     monkeypatch.setattr(stream_memory, "make_stream", None)
     assert run("whole.jsonl", 1) == lines[:3]
 
     for line in lines:
-        assert len(line["answers"]) == len(SHORT) * len(ASKED)
+        assert len(line["answers"]) == len(SHORT) * len(ANSWERS)
         assert 0.2 < line["kept"] <= 0.25
         kept = round(line["kept"] * WINDOWS * (SPEC.audio_slots + SPEC.video_slots))
-        # The reference has everything, the prompt as well; the others had to forget.
+        # The unbounded cache has all tokens and the prompt; the others evicted tokens.
         assert (line["slots"] > kept) == (line["row"] == names[-1])
 
 
 def _line(stream, row, rights):
-    answers = [[age, kind, int(right)] for age, right in rights.items() for kind in ASKED]
+    answers = [[age, kind, int(right)] for age, right in rights.items() for kind in ANSWERS]
     return {"stream": stream, "row": row, "kept": 0.25, "slots": 700 + stream, "answers": answers}
 
 
@@ -139,7 +130,7 @@ def test_tables_and_curves(tmp_path):
     assert ages_table(summary).splitlines()[2] == (
         "| recent, 25% | 2 | 25.0% | 700 | 100.0 (100.0 to 100.0) | 0.0 (0.0 to 0.0) |"
     )
-    # Pair by pair, and only where the reference has the same share.
+    # Paired differences, only where an unbounded cache has the same share.
     assert differences_table(summary).splitlines()[2:] == [
         "| recent, 25% | +0.0 (+0.0 to +0.0) | -50.0 (-100.0 to +0.0) |",
         "| fading, 25% | +0.0 (+0.0 to +0.0) | +50.0 (+0.0 to +100.0) |",

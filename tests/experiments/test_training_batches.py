@@ -1,4 +1,4 @@
-"""What the training reads is what the library reads: the same windows, prompts and positions."""
+"""Training batches have the same windows, prompts and positions as the library."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import pytest
 
 from experiments.batched_answers import SUFFIX
 from experiments.small_model_export import small_config, small_tokenizer
-from experiments.train import make_encode
-from experiments.training_batches import TURN, Bank, Dialogues, Lesson, cut, reread, token_labels
-from experiments.training_losses import init_model, read_dialogues
+from experiments.training_batches import MAX_TURN, BatchSampler, BatchSpec
+from experiments.training_clips import EncodedClips, encoder_function, token_labels
+from experiments.training_losses import decode_dialogues, init_model
 from omnizip_jax.inference import chat_template as prompts
 from omnizip_jax.inference.api import generate
-from omnizip_jax.media import load_clip
 from omnizip_jax.models.params import Params
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.testbed.clip_questions import KINDS, NAMES, NUMBERS, all_questions
@@ -30,7 +29,7 @@ from omnizip_jax.testbed.synthetic_clips import (
 )
 
 ALONE = dataclasses.replace(DIFFICULTIES["easy"], events=(1, 1), silent=(0, 1))
-LESSON = Lesson(488, clips=4, rows=2, rounds=2, whole=True)
+SPEC_OF_ROUNDS = BatchSpec(488, clips=4, dialogues=2, rounds=2, unchanged=True)
 
 
 @pytest.fixture(scope="module")
@@ -41,39 +40,18 @@ def params():
 
 
 def fake_encode(windows):
-    """Embeddings that say where they come from."""
+    """Embeddings that identify their source."""
     video = np.asarray(windows.patches, np.float32)[:, :, ::4, :8]
     return video, np.asarray(windows.mel, np.float32).transpose(0, 2, 1)[:, ::4, :8]
 
 
-def test_windows_are_cut_as_the_library_cuts_them():
-    clip = make_clip(0, "validation")
-    ours, theirs = cut(clip), load_clip(clip.arrays, SPEC).windows
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), ours, theirs)
-
-
-def test_live_windows_know_nothing_of_each_other():
-    clip = make_clip(0, "validation", windows=2)
-    live, whole = cut(clip, live=True), cut(clip)
-    np.testing.assert_array_equal(live.patches, whole.patches)
-    quieter = dataclasses.replace(clip, waveform=clip.waveform * np.repeat([1, 0.1], 32_000))
-    np.testing.assert_array_equal(cut(quieter, live=True).mel[0], live.mel[0])
-    assert np.abs(cut(quieter, live=True).mel[1].max() - live.mel[1].max() + 0.5) < 0.01
-
-
-def test_clips_from_files_have_the_same_windows():
-    clip = make_clip(0, "validation", windows=2)
-    ours, theirs = cut(clip), reread(clip)
-    assert jax.tree.map(np.shape, ours) == jax.tree.map(np.shape, theirs)
-
-
-def test_put_together_clips_hold_what_their_labels_say(params):
-    """Each chosen token of a clip made from the bank carries the label of its source."""
+def test_combined_clips_have_the_content_of_their_labels(params):
+    """Each token of a combined clip has the label of its source."""
     clips = [make_clip(seed, "train", windows=1, difficulty=ALONE) for seed in range(40)]
-    bank = Bank(clips, fake_encode)
+    bank = EncodedClips(clips, fake_encode)
     random = np.random.default_rng(0)
     objects = clips[7].objects
-    grids, sounds = bank.find(objects, 1, random)
+    grids, sounds = bank.combine(objects, 1, random)
     for second, grid in enumerate(grids):
         clip = clips[grid // 2]
         labels = token_labels(clip)
@@ -92,22 +70,22 @@ def _heard(objects):
     return {(obj.second, obj.sound, obj.long) for obj in objects if obj.sound}
 
 
-def test_what_the_bank_does_not_know_is_left_out_or_refused():
-    bank = Bank(
+def test_unavailable_content_is_left_out_or_rejected():
+    bank = EncodedClips(
         [make_clip(seed, "train", windows=1, difficulty=ALONE) for seed in (0, 1)], fake_encode
     )
     known = bank.objects[0]
     other = dataclasses.replace(known[0], second=1 - known[0].second, sound="none such")
-    assert bank.without_unknown(known) == known
-    assert other not in bank.without_unknown((*known, other))
-    with pytest.raises(ValueError, match="give it more clips"):
-        bank.find((other,), 1, np.random.default_rng(0))
+    assert bank.available(known) == known
+    assert other not in bank.available((*known, other))
+    with pytest.raises(ValueError, match="encode more clips"):
+        bank.combine((other,), 1, np.random.default_rng(0))
 
 
-def test_dialogues_ask_in_the_chat_template_and_learn_only_answers(params):
-    bank = Bank([make_clip(seed, "train") for seed in range(3)], fake_encode)
-    dialogues = Dialogues([(DIFFICULTIES["easy"], bank)], params.tokenizer, params.config)
-    batch = dialogues.draw(np.random.default_rng(0), LESSON)
+def test_dialogues_follow_the_chat_template_and_only_answers_are_targets(params):
+    bank = EncodedClips([make_clip(seed, "train") for seed in range(3)], fake_encode)
+    sampler = BatchSampler([(DIFFICULTIES["easy"], bank)], params.tokenizer, params.config)
+    batch = sampler.draw(np.random.default_rng(0), SPEC_OF_ROUNDS)
     rows = zip(*(x.reshape(-1, x.shape[-1]) for x in (batch.text, batch.answer)), strict=True)
     for (text, answer), kind in zip(rows, batch.kind.ravel(), strict=True):
         words = params.tokenizer.decode(text)
@@ -123,76 +101,76 @@ def test_dialogues_ask_in_the_chat_template_and_learn_only_answers(params):
 
 
 def test_every_answer_to_every_kind_of_question_fits(params):
-    """Turns are never longer than the room that they have."""
+    """Turns are never longer than their maximum."""
     tokenizer, config = params.tokenizer, params.config
     objects = draw_objects(np.random.default_rng(1), DIFFICULTIES["long"], 150)
     for question in all_questions(objects, seconds=300):
         prompt = prompts.build(tokenizer, config, question.text, audio=True, video=True)
-        assert len(prompt.suffix) <= SUFFIX and len(prompt.suffix) + 2 <= TURN
+        assert len(prompt.suffix) <= SUFFIX and len(prompt.suffix) + 2 <= MAX_TURN
         assert len(tokenizer.encode(question.answer)) == 1
 
 
-def test_only_consistent_clips_are_asked_about_as_they_are(params):
+def test_only_consistent_clips_are_used_unchanged(params):
     clips = [make_clip(seed, "train", windows=windows) for seed, windows in enumerate((1, 2, 4))]
-    bank = Bank(clips, fake_encode, consistent=2)
-    dialogues = Dialogues([(DIFFICULTIES["easy"], bank)], params.tokenizer, params.config)
-    counts = dialogues.draw(np.random.default_rng(0), Lesson(500, clips=30, whole=True)).count
+    bank = EncodedClips(clips, fake_encode, consistent=2)
+    sampler = BatchSampler([(DIFFICULTIES["easy"], bank)], params.tokenizer, params.config)
+    counts = sampler.draw(np.random.default_rng(0), BatchSpec(500, clips=30, unchanged=True)).count
     assert set(counts.tolist()) == {122, 244}
 
 
-def test_the_tokens_that_tell_an_answer(params):
-    """They sound or look as the answer says; counts end with them."""
+def test_evidence_contains_the_answer(params):
+    """Evidence has the sound or colour of the answer; counts end with it."""
     clip = make_clip(3, "train", DIFFICULTIES["long"], windows=12)
-    bank = Bank([clip], fake_encode)
-    dialogues = Dialogues([(DIFFICULTIES["long"], bank)], params.tokenizer, params.config)
-    lesson = Lesson(12 * 122, clips=1, rows=60, whole=True)
-    batch = dialogues.draw(np.random.default_rng(0), lesson)
+    bank = EncodedClips([clip], fake_encode)
+    sampler = BatchSampler([(DIFFICULTIES["long"], bank)], params.tokenizer, params.config)
+    lesson = BatchSpec(12 * 122, clips=1, dialogues=60, unchanged=True)
+    batch = sampler.draw(np.random.default_rng(0), lesson)
     asked = {question.text: question for question in all_questions(clip.objects, seconds=24)}
-    sounds, colours, told = batch.labels["sound"][0], batch.labels["colour"][0], set()
-    for text, kind, tells in zip(batch.text[0], batch.kind[0], batch.tells[0], strict=True):
+    sounds, colours, found = batch.labels["sound"][0], batch.labels["colour"][0], set()
+    for text, kind, evidence in zip(batch.text[0], batch.kind[0], batch.evidence[0], strict=True):
         question = asked[
             params.tokenizer.decode(text).split("<|vision_eos|>")[1].split("<|im_end|>")[0]
         ]
-        heard = {SOUNDS[sound - 1] for sound in sounds[tells] if sound}
+        heard = {SOUNDS[sound - 1] for sound in sounds[evidence] if sound}
         if question.kind == "sound of colour":
             assert heard == {question.answer}
         elif question.kind == "silent":
             assert (question.answer == "yes") == (not heard)
         elif question.kind in ("count", "times"):
             label = "number" if question.kind == "count" else "time"
-            assert {NUMBERS[n] for n in batch.labels[label][0][tells]} == {question.answer}
+            assert {NUMBERS[n] for n in batch.labels[label][0][evidence]} == {question.answer}
             assert question.kind == "count" or NAMES[heard.pop()] in question.text
         elif question.kind == "heard when":
             assert (question.answer == "no") == (not heard)
             assert all(NAMES[sound] in question.text for sound in heard)
         elif question.kind == "seen when":
-            seen = {list(COLOURS)[colour - 1] for colour in colours[tells & (sounds == 0)]}
+            seen = {list(COLOURS)[colour - 1] for colour in colours[evidence & (sounds == 0)]}
             assert (question.answer == "no") == (not seen)
             assert all(colour in question.text for colour in seen)
         elif question.kind == "count when" and "first" in question.text:
-            numbers = {NUMBERS[n] for n in batch.labels["different"][0][tells]}
+            numbers = {NUMBERS[n] for n in batch.labels["different"][0][evidence]}
             assert numbers == ({question.answer} if heard else set())
         elif question.kind == "count when":
             assert NUMBERS[len(heard)] == question.answer
         else:
-            assert not tells.any()
-        told.add(KINDS[kind])
-    assert {"sound of colour", "silent", "times", "heard when", "seen when", "count when"} <= told
+            assert not evidence.any()
+        found.add(KINDS[kind])
+    assert {"sound of colour", "silent", "times", "heard when", "seen when", "count when"} <= found
 
 
-@pytest.mark.parametrize("all_sound", [False, True])
-def test_fewer_tokens_keep_their_places_and_labels(params, all_sound):
-    bank = Bank([make_clip(0, "train")], fake_encode)
-    dialogues = Dialogues([(DIFFICULTIES["easy"], bank)], params.tokenizer, params.config)
-    whole = Lesson(500, clips=1, whole=True)
-    few = dataclasses.replace(whole, slots=230, all_sound=all_sound)
-    full, fewer = (dialogues.draw(np.random.default_rng(0), lesson) for lesson in (whole, few))
+@pytest.mark.parametrize("all_audio", [False, True])
+def test_sampled_tokens_keep_positions_and_labels(params, all_audio):
+    bank = EncodedClips([make_clip(0, "train")], fake_encode)
+    sampler = BatchSampler([(DIFFICULTIES["easy"], bank)], params.tokenizer, params.config)
+    whole = BatchSpec(500, clips=1, unchanged=True)
+    few = dataclasses.replace(whole, tokens=230, all_audio=all_audio)
+    full, fewer = (sampler.draw(np.random.default_rng(0), lesson) for lesson in (whole, few))
     assert full.count == [488] and fewer.count == [230]
     assert not np.any(full.media[:, 488:]) and not np.any(full.labels["colour"][:, 488:])
     start = len(full.prefix)
 
     def described(batch):
-        """Of every real token: positions, values, labels."""
+        """Positions, values and labels of every token without padding."""
         parts = [batch.positions[0, :, start:].T, batch.media[0]]
         parts += [labels[0, :, None] for labels in batch.labels.values()]
         return list(map(tuple, np.concatenate(parts, axis=1)[: batch.count[0]].tolist()))
@@ -200,24 +178,24 @@ def test_fewer_tokens_keep_their_places_and_labels(params, all_sound):
     order = described(full)
     places = [order.index(token) for token in described(fewer)]
     assert places == sorted(places)
-    if all_sound:
-        sound = np.arange(488) % 122 >= 72
-        assert set(np.flatnonzero(sound)) <= set(places)
+    if all_audio:
+        audio = np.arange(488) % 122 >= 72
+        assert set(np.flatnonzero(audio)) <= set(places)
 
 
 @pytest.mark.slow
-def test_the_training_reads_a_clip_as_generate_does(params):
-    """The same first token, from the same clip and question, on both ways."""
+def test_training_and_generate_agree(params):
+    """The same clip and question give the same first token."""
     weights = params.weights
     clip = make_clip(0, "validation")
-    bank = Bank([clip], make_encode(weights, params.config))
-    dialogues = Dialogues([(DIFFICULTIES["easy"], bank)], params.tokenizer, params.config)
-    batch = dialogues.draw(
-        np.random.default_rng(1), dataclasses.replace(LESSON, slots=500, clips=1)
+    bank = EncodedClips([clip], encoder_function(weights, params.config))
+    sampler = BatchSampler([(DIFFICULTIES["easy"], bank)], params.tokenizer, params.config)
+    batch = sampler.draw(
+        np.random.default_rng(1), dataclasses.replace(SPEC_OF_ROUNDS, tokens=500, clips=1)
     )
     row = batch.text[0, 1]
     question = params.tokenizer.decode(row).split("<|vision_eos|>")[1].split("<")[0]
-    logits = jax.jit(read_dialogues, static_argnums=2)(weights, batch, params.config).logits[0, 1]
+    logits = jax.jit(decode_dialogues, static_argnums=2)(weights, batch, params.config).logits[0, 1]
     at = int(np.flatnonzero(batch.answer[0, 1] == 1)[0])
     only = Params(
         weights={k: v for k, v in weights.items() if k != "heads"},

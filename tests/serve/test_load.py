@@ -26,7 +26,7 @@ from PIL import Image
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from experiments.accuracy_questions import quiz
+from experiments.accuracy_questions import clip_and_questions
 from omnizip_jax import OmniZipConfig, PushSource, ask, feed, init_stream, windows
 from omnizip_jax.testbed.synthetic_clips import FPS, SAMPLE_RATE
 from tests.serve.process import served
@@ -52,7 +52,7 @@ INVALID = (
 @functools.cache
 def stream(number):
     """Frames, chunks of half a second of audio, and questions about them."""
-    clip, questions = quiz(number, "test", "easy")
+    clip, questions = clip_and_questions(number, "test", "easy")
     frames = clip.frames[:: round(FPS * PACE)]
     pcm = (np.clip(clip.waveform, -1, 1) * 32767).astype("<i2")
     pieces = np.split(pcm[: len(frames) * int(SAMPLE_RATE * PACE)], len(frames))

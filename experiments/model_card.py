@@ -25,10 +25,10 @@ CARD = "MODEL_CARD.md"
 TEXT = """# The small model
 
 The architecture of the Qwen2.5-Omni thinker (windowed and full vision attention, audio in blocks of
-2 s, TMRoPE, biases as released) with five decoder layers and 36-token grids: {parameters:,}
-parameters, bfloat16, {megabytes:.1f} MB, in the released layout. transformers' own class loads this
-folder, `omnizip convert` converts it, `omnizip_jax.load("small")` converts it once into a cache
-folder and loads it.
+2 s, TMRoPE, biases as released) with five decoder layers and 36-token grids.
+{parameters:,} parameters, bfloat16, {megabytes:.1f} MB, in the released layout: transformers' own
+class loads this folder, `omnizip convert` converts it, `omnizip_jax.load("small")` converts it once
+into a cache folder and loads it.
 
 {sizes}
 

@@ -38,6 +38,7 @@ def asked(monkeypatch):
     return calls
 
 
+@pytest.mark.slow
 def test_a_run_resumes(small, tmp_path, asked):
     whole, stopped = tmp_path / "easy.jsonl", tmp_path / "stopped.jsonl"
     header = results_header(small, EASY, "test")
@@ -89,6 +90,7 @@ def test_files_with_other_settings_are_rejected(small, tmp_path):
             Results(file, results_header(small, EASY, "test"))
 
 
+@pytest.mark.slow
 def test_clips_of_several_lengths(small, tmp_path, monkeypatch):
     """Clips of four and five windows."""
     look = dataclasses.replace(DIFFICULTIES["long"], windows=(4, 5))

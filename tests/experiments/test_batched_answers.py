@@ -25,9 +25,9 @@ def asked(small):
 @pytest.mark.parametrize(
     "method",
     [
-        AllTokens(),
+        pytest.param(AllTokens(), marks=pytest.mark.slow),
         OmniZipConfig(keep=0.35),
-        FastV(keep=0.35),
+        pytest.param(FastV(keep=0.35), marks=pytest.mark.slow),
         pytest.param(Seats(keep=0.35), marks=pytest.mark.slow),
     ],
     ids=lambda method: type(method).__name__,
@@ -50,6 +50,7 @@ def test_answers_are_those_of_generate(small, asked, method):
         np.testing.assert_array_equal(kept, parts)
 
 
+@pytest.mark.slow
 def test_what_exceeds_its_bound_is_an_error(small, asked):
     class Greedy(AllTokens):
         def bound(self, audio_counts, video_counts):

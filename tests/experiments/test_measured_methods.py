@@ -6,6 +6,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import pytest
 
 from experiments import measured_methods
 from experiments.accuracy_questions import QUESTION_SETS
@@ -27,6 +28,7 @@ def test_every_method_is_measured():
     assert measured >= (set(METHODS.values()) - {TemporalOnly}) | {Mixed, Oracle}
 
 
+@pytest.mark.slow
 def test_temporal_only_keeps_the_tokens_of_evs(small):
     windows = encode(small, [clip_to_windows(make_clip(0, "validation"))])
     clip = jax.tree.map(lambda x: x[0], windows)

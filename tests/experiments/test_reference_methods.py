@@ -28,7 +28,7 @@ def encoded(clip):
 
 
 @pytest.mark.parametrize("keep", [0.05, 0.25, 0.45])
-def test_things_come_first(keep):
+def test_tokens_of_objects_come_first(keep):
     clip = make_clip(3, "validation")
     windows = jax.tree.map(lambda x: x[0], known(encoded(clip), [clip]))
     method = Oracle(keep=keep)
@@ -71,7 +71,8 @@ def test_it_says_what_it_needs():
         Oracle(keep=0.3).select(windows, jax.random.key(0))
 
 
-def test_samples_that_begin_elsewhere():
+@pytest.mark.slow
+def test_samples_depend_on_the_seed():
     """As many of each modality as Surprise keeps, each seed others, the same seed the same."""
     clip = make_clip(3, "validation")
     windows = jax.tree.map(lambda x: x[0], encoded(clip))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import numpy as np
+import pytest
 
 from experiments.small_model_export import answers, export, small_config, small_tokenizer
 from experiments.training_losses import init_model
@@ -19,6 +20,7 @@ def test_every_answer_is_one_token():
         assert tokenizer.decode([token]) == answer
 
 
+@pytest.mark.slow
 def test_exported_weights_convert_to_themselves(tmp_path):
     config = ModelConfig.from_dict(small_config(small_tokenizer()))
     weights = {k: v for k, v in init_model(config, 0).items() if k != "heads"}

@@ -13,11 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.small_model_export import small_config, small_tokenizer
 from experiments.train import CURRICULUM, Stage, train
 from experiments.training_batches import CLASSES, MAX_WINDOWS, BatchSpec, DecoderBatch
 from experiments.training_clips import all_audio_content
-from experiments.training_losses import decode_dialogues, init_model
+from experiments.training_losses import decode_dialogues
 from omnizip_jax.models.decoder import Decoder, KVCache
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.testbed.clip_questions import KINDS
@@ -46,10 +45,9 @@ def _dialogues(config: ModelConfig, slots: int, count: int) -> DecoderBatch:
 
 
 @pytest.mark.parametrize("slots", [20, pytest.param(700, marks=pytest.mark.slow)])
-def test_training_equals_the_librarys_decoder(slots):
+def test_training_equals_the_librarys_decoder(small, slots):
     """Every dialogue is decoded as if it alone followed the clip without its padding."""
-    config = ModelConfig.from_dict(small_config(small_tokenizer()))
-    weights, count = init_model(config, 0), slots - 7
+    config, weights, count = small.config, small.weights, slots - 7
     batch = _dialogues(config, slots, count)
     logits, states, _ = jax.jit(decode_dialogues, static_argnums=2)(weights, batch, config)
     decoder = Decoder(config.text).bind({"params": weights["text"]})
@@ -58,7 +56,7 @@ def test_training_equals_the_librarys_decoder(slots):
         tokens = (batch.prefix, batch.text[clip, dialogue])
         before, after = (decoder.embed(jnp.asarray(x)) for x in tokens)
         x = jnp.concatenate([before, batch.media[clip, :used], after])
-        follows = batch.after[clip] + np.maximum(np.arange(turn) - 1, 0)
+        follows = batch.next_position[clip] + np.maximum(np.arange(turn) - 1, 0)
         positions = np.concatenate(
             [batch.positions[clip][:, : prefix + used], np.tile(follows, (3, 1))], axis=1
         )
@@ -118,9 +116,8 @@ def test_training_clips_have_every_audio_content():
     assert len(heard) == 13 * 13
 
 
-def test_attention_to_evidence_adds_up_and_excludes_padding():
-    config = ModelConfig.from_dict(small_config(small_tokenizer()))
-    weights, slots = init_model(config, 0), 20
+def test_attention_to_evidence_adds_up_and_excludes_padding(small):
+    config, weights, slots = small.config, small.weights, 20
     read = jax.jit(decode_dialogues, static_argnums=2)
     batch = _dialogues(config, slots, 13)
     odd = np.broadcast_to(np.arange(slots) % 2 == 1, batch.evidence.shape)

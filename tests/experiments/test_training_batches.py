@@ -10,14 +10,11 @@ import numpy as np
 import pytest
 
 from experiments.batched_answers import SUFFIX
-from experiments.small_model_export import small_config, small_tokenizer
 from experiments.training_batches import MAX_TURN, BatchSampler, BatchSpec
 from experiments.training_clips import EncodedClips, encoder_function, token_labels
-from experiments.training_losses import decode_dialogues, init_model
+from experiments.training_losses import decode_dialogues
 from omnizip_jax.inference import chat_template as prompts
 from omnizip_jax.inference.api import generate
-from omnizip_jax.models.params import Params
-from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.testbed.clip_questions import KINDS, NAMES, NUMBERS, all_questions
 from omnizip_jax.testbed.synthetic_clips import (
     COLOURS,
@@ -33,10 +30,8 @@ SPEC_OF_ROUNDS = BatchSpec(488, clips=4, dialogues=2, rounds=2, unchanged=True)
 
 
 @pytest.fixture(scope="module")
-def params():
-    tokenizer = small_tokenizer()
-    config = ModelConfig.from_dict(small_config(tokenizer))
-    return Params(weights=init_model(config, 0), config=config, tokenizer=tokenizer)
+def params(small):
+    return small
 
 
 def fake_encode(windows):
@@ -197,10 +192,5 @@ def test_training_and_generate_agree(params):
     question = params.tokenizer.decode(row).split("<|vision_eos|>")[1].split("<")[0]
     logits = jax.jit(decode_dialogues, static_argnums=2)(weights, batch, params.config).logits[0, 1]
     at = int(np.flatnonzero(batch.answer[0, 1] == 1)[0])
-    only = Params(
-        weights={k: v for k, v in weights.items() if k != "heads"},
-        config=params.config,
-        tokenizer=params.tokenizer,
-    )
-    answer = generate(only, clip.arrays, question, compression=None, max_new_tokens=1, spec=SPEC)
+    answer = generate(params, clip.arrays, question, compression=None, max_new_tokens=1, spec=SPEC)
     assert answer.token_ids[0] == int(jnp.argmax(logits[at]))

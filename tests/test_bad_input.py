@@ -110,7 +110,7 @@ CASES = {
     "read_reserve": (of_read(reserve=-1), "reserve"),
     "read_half_reserve": (of_read(reserve=0.5), "reserve"),
     "read_seed": (of_read(seed=None), "seed"),
-    "read_ends_in_text": (of_read(video=[{"video": VIDEO}, "Why?"]), "ends with a clip"),
+    "read_ends_in_text": (of_read(video=[{"video": VIDEO}, "Why?"]), "must end with a clip"),
     "converse_none": (of_converse(None), "parts"),
     "converse_text": (of_converse("Why?"), "parts"),
     "converse_empty": (of_converse([]), "question"),

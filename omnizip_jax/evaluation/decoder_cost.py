@@ -158,16 +158,11 @@ def decode_weights(config: TextConfig) -> int:
     return config.layers * layer_weights(config) + config.hidden * config.vocabulary
 
 
-def layer_operations(config: TextConfig, tokens: int) -> float:
-    """Operations of one layer over a prompt, with causal attention."""
-    pairs = tokens * (tokens + 1) / 2
-    attention = 4.0 * pairs * config.heads * config.head_dim  # scores, and the sum of the values
-    return 2.0 * layer_weights(config) * tokens + attention
-
-
 def prefill_operations(config: TextConfig, tokens: Sequence[int]) -> float:
-    """Operations of a prefill, text included, up to the logits of the first token."""
-    layers = sum(layer_operations(config, count) for count in tokens)
+    """Operations of a prefill with causal attention, text and the first token's logits included."""
+    pairs = sum(count * (count + 1) / 2 for count in tokens)
+    attention = 4.0 * pairs * config.heads * config.head_dim  # scores, and the sum of the values
+    layers = 2.0 * layer_weights(config) * sum(tokens) + attention
     return layers + 2.0 * config.hidden * config.vocabulary
 
 

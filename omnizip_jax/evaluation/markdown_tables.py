@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 MISSING = "-"
@@ -33,41 +33,18 @@ def section(title: str, *parts: str) -> str:
     return "\n\n".join([f"## {title}", *(part for part in parts if part)])
 
 
-def percent(value: float | None, digits: int = 1) -> str:
-    return MISSING if value is None else f"{100 * value:.{digits}f}"
+def percent(value: float | None) -> str:
+    return MISSING if value is None else f"{100 * value:.1f}"
 
 
 def share(value: float | None) -> str:
     return MISSING if value is None else f"{value:.1%}"
 
 
-def with_interval(figure: dict[str, Any] | None) -> str:
-    """A mean in percent and its interval."""
-    if not figure:
-        return MISSING
-    low, high = percent(figure["low"]), percent(figure["high"])
-    return f"{percent(figure['mean'])} ({low} to {high})"
-
-
-def difference(figure: dict[str, Any] | None) -> str:
-    """A mean difference in percentage points and its interval, with signs."""
-    if not figure:
-        return MISSING
-    values = (f"{100 * figure[key]:+.1f}" for key in ("mean", "low", "high"))
-    return "{} ({} to {})".format(*values)
-
-
 def seconds(value: float | None) -> str:
     if value is None:
         return MISSING
     return f"{value:.2f} s" if value >= 1 else f"{1e3 * value:.3g} ms"
-
-
-def seconds_with_interval(figure: dict[str, float] | None) -> str:
-    if not figure:
-        return MISSING
-    low, high = seconds(figure["low"]), seconds(figure["high"])
-    return f"{seconds(figure['median'])} ({low} to {high})"
 
 
 def tera(value: float | None) -> str:
@@ -82,3 +59,25 @@ def size(value: float | None) -> str:
     steps = [(1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")]
     unit, name = next((step for step in steps if value >= step[0]), steps[-1])
     return f"{value / unit:.3g}{name}"
+
+
+def with_interval(figure: dict[str, Any] | None) -> str:
+    """A mean in percent and its interval."""
+    return _with_interval(figure, "mean", percent)
+
+
+def difference(figure: dict[str, Any] | None) -> str:
+    """A mean difference in percentage points and its interval, with signs."""
+    return _with_interval(figure, "mean", lambda value: f"{100 * value:+.1f}")
+
+
+def seconds_with_interval(figure: dict[str, Any] | None) -> str:
+    """A median in seconds and its interval."""
+    return _with_interval(figure, "median", seconds)
+
+
+def _with_interval(figure: dict[str, Any] | None, middle: str, form: Callable[[float], str]) -> str:
+    if not figure:
+        return MISSING
+    value, low, high = (form(figure[name]) for name in (middle, "low", "high"))
+    return f"{value} ({low} to {high})"

@@ -81,7 +81,7 @@ def read_questions(path: str | os.PathLike[str]) -> list[Question]:
             if not line.strip():
                 continue
             try:
-                question = parse_question(_decoded(line), path.parent)
+                question = parse_question(decode_line(line), path.parent)
                 if question.id in first:
                     raise ValueError(f"the id {question.id!r} is that of line {first[question.id]}")
             except ValueError as error:
@@ -132,6 +132,17 @@ def parse_question(columns: dict[str, Any], folder: Path) -> Question:
         end=end,
         columns=columns,
     )
+
+
+def decode_line(line: bytes) -> dict[str, Any]:
+    """The JSON object of a line; ``ValueError`` if it has none."""
+    try:
+        columns = json.loads(line)
+        if not isinstance(columns, dict):
+            raise ValueError(f"expected a JSON object, got {type(columns).__name__}")
+    except ValueError as error:
+        raise ValueError(f"unreadable ({error})") from error
+    return columns
 
 
 def is_remote(video: str) -> bool:
@@ -212,16 +223,6 @@ def _expect(name: str, value: Any, expected: str, valid: bool) -> None:
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
-
-
-def _decoded(line: bytes) -> dict[str, Any]:
-    try:
-        columns = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"unreadable ({error})") from error
-    if not isinstance(columns, dict):
-        raise ValueError(f"expected a JSON object, got {type(columns).__name__}")
-    return columns
 
 
 def _answer(answer: Any, options: tuple[str, ...]) -> str | None:

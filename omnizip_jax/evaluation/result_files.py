@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omnizip_jax.evaluation.question_file import RESULT_COLUMNS, Question
+from omnizip_jax.evaluation.question_file import RESULT_COLUMNS, Question, decode_line
 
 Key = tuple[str, str, int]  # id, method, seed
 NOT_COMPARED = "checkpoint"  # the same weights may be stored elsewhere
@@ -213,9 +213,7 @@ def _numbered_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError("not a JSON object")
+            row = decode_line(line)
         except ValueError as error:
-            raise ValueError(f"{path}, line {number}: unreadable ({error})") from error
+            raise ValueError(f"{path}, line {number}: {error}") from error
         yield number, row

@@ -159,11 +159,11 @@ def _on_cluster(
     settings: EvaluationSettings, work: Work, cluster: Cluster, one_by_one: bool
 ) -> Generator[Output]:
     """Outputs in the order of completion; Ray Data restarts workers that die."""
-    import ray.data  # pyright: ignore[reportMissingImports]
-
     calls = 1 if one_by_one else 2
     numbers = [{"number": number} for number in range(len(work))]
     with _joined(cluster.address):
+        import ray.data  # pyright: ignore[reportMissingImports]
+
         workers, resources = _resources(cluster.workers)
         outputs = ray.data.from_items(numbers, override_num_blocks=len(work)).map_batches(
             Worker,
@@ -205,7 +205,7 @@ def _resources(workers: int | None) -> tuple[int, dict[str, float]]:
 @contextlib.contextmanager
 def _joined(address: str) -> Iterator[None]:
     """Start or join a cluster, and leave it at the end."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry; read on import
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray.data  # pyright: ignore[reportMissingImports]
 

@@ -1,4 +1,4 @@
-"""Made clips with questions to which the answers are known, and the small model to ask."""
+"""Synthetic clips with questions and answers, and evaluators of the small model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLIPS = 3
 def made_questions(
     folder: Path, clips: int = CLIPS, difficulty: str = "easy"
 ) -> list[dict[str, Any]]:
-    """Write clips, and return a question of each family about each of them."""
+    """Write clips, and return a question of each family about each clip."""
     out = []
     for seed in range(clips):
         clip, questions = clip_and_questions(seed, "test", difficulty)
@@ -40,7 +40,7 @@ def made_questions(
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """Clips, ``questions.jsonl`` about them, and one about a video that is not there."""
+    """Clips, ``questions.jsonl`` about them, and a question about a missing video."""
     folder = tmp_path_factory.mktemp("evaluation")
     questions = made_questions(folder)
     questions.insert(3, {"id": "gone", "video": "gone.mp4", "question": "Why?", "answer": "no"})

@@ -1,4 +1,4 @@
-"""The layouts of published benchmarks, with two or three questions of ours in each."""
+"""Files in the layouts of published benchmarks, with our own questions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLOUR = "Which colour was seen first?"
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Annotations, where their videos lie, and what should be asked.
+    """Annotations, the folder of their videos, and the expected questions.
 
     Attributes:
         file: with the annotations, which are ``data``.
@@ -214,7 +214,7 @@ LAYOUTS = {
 def write_layout(
     name: str, folder: Path, write_video: Callable[[Path], object]
 ) -> tuple[Path, Path]:
-    """Write a benchmark; returns its file of annotations and its folder of videos."""
+    """Write a benchmark; returns its annotation file and its folder of videos."""
     layout = LAYOUTS[name]
     annotations, videos = folder / layout.file, folder / layout.videos
     annotations.write_text(json.dumps(layout.data))

@@ -1,4 +1,4 @@
-"""Means and medians with their intervals, against what chance really does."""
+"""Coverage of the intervals of means and medians on random samples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_a_mean_over_questions():
     assert 0 <= found.low <= 0.75 <= found.high <= 1
 
 
-def test_intervals_hold_the_truth():
+def test_intervals_cover_the_true_mean():
     """Of 200 draws, 95 % of the intervals should hold the mean that the draws come from."""
     random = np.random.default_rng(0)
     clips = np.arange(100).astype(str)
@@ -25,18 +25,18 @@ def test_intervals_hold_the_truth():
     assert 180 <= held <= 198
 
 
-def test_questions_about_one_clip_are_one_draw():
+def test_questions_about_one_clip_are_resampled_together():
     values, clips = np.repeat([0.0, 1.0] * 20, 10), np.repeat(np.arange(40), 10).astype(str)
     together, apart = mean_over(values, clips), mean_over(values, np.arange(400).astype(str))
-    # Ten copies of a clip tell no more than one: the interval is sqrt(10) times as wide.
+    # Ten copies of a clip add no information: the interval is sqrt(10) times as wide.
     assert (together.high - together.low) / (apart.high - apart.low) == pytest.approx(3.2, abs=0.5)
 
 
-def test_the_same_each_time():
+def test_intervals_are_deterministic():
     assert mean_over([1, 0, 1], ["a", "b", "c"]) == mean_over([1, 0, 1], ["a", "b", "c"])
 
 
-def test_medians_hold_the_truth():
+def test_intervals_cover_the_true_median():
     random = np.random.default_rng(0)
     held = 0
     for _ in range(200):
@@ -46,7 +46,7 @@ def test_medians_hold_the_truth():
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_few_values_give_all_there_is(count):
+def test_the_interval_of_few_values_is_their_range(count):
     values = [3.0, 1.0, 2.0][:count]
     found = median_of(values)
     assert (found.low, found.high) == (min(values), max(values))

@@ -1,4 +1,4 @@
-"""Benchmarks as they lie on disk; each layout is written here as its authors publish it."""
+"""Readers of benchmarks, on files in the layout that their authors publish."""
 
 from __future__ import annotations
 

@@ -103,11 +103,11 @@ def filled(monkeypatch):
     lengths: list[int] = []
     generate_tokens = generation_module.generate_tokens
 
-    def recorded(weights: Any, generation: Any, *rest: Any, **settings: Any) -> Any:
-        cache = generation.cache
+    def recorded(weights: Any, states: Any, *rest: Any, **settings: Any) -> Any:
+        (cache,) = (state.cache for state in states)
         for segment in cache if isinstance(cache, tuple) else (cache,):
             lengths.extend([int(segment.length)] * segment.keys.shape[0])
-        return generate_tokens(weights, generation, *rest, **settings)
+        return generate_tokens(weights, states, *rest, **settings)
 
     monkeypatch.setattr(generation_module, "generate_tokens", recorded)
     return lengths

@@ -52,7 +52,7 @@ class GenerationResult:
 
 
 class Hook:
-    """Remembers what was handed to the cache."""
+    """Records the calls of lmms-eval's cache."""
 
     def __init__(self):
         self.seen: list[Any] = []
@@ -62,7 +62,7 @@ class Hook:
 
 
 class Model:
-    """lmms-eval's base class, as far as it is used."""
+    """The used part of lmms-eval's base class."""
 
     is_simple = True
     rank = 0
@@ -87,7 +87,7 @@ class Request:
 
 @pytest.fixture
 def lmms_eval(monkeypatch):
-    """A stand-in; returns what ``log_metrics`` was given."""
+    """A stub of lmms-eval; returns the arguments of ``log_metrics``."""
     logged: list[dict[str, Any]] = []
     modules = {
         "api.instance": {
@@ -96,7 +96,7 @@ def lmms_eval(monkeypatch):
             "TokenCounts": TokenCounts,
         },
         "api.model": {"lmms": Model},
-        "models.model_utils.gen_metrics": {"log_metrics": lambda **said: logged.append(said)},
+        "models.model_utils.gen_metrics": {"log_metrics": lambda **metrics: logged.append(metrics)},
         "models.registry_v2": {"ModelManifest": ModelManifest},
     }
     for name, values in modules.items():
@@ -113,7 +113,7 @@ def lmms_eval(monkeypatch):
 
 @pytest.fixture
 def make(lmms_eval, small, monkeypatch):
-    """Makes the model as lmms-eval does, with the small checkpoint that is loaded already."""
+    """A factory of the model with lmms-eval's arguments and the loaded small checkpoint."""
     manifest = importlib.import_module("omnizip_jax.evaluation.lmms.manifest").MANIFEST
     module, _, name = manifest.chat_class_path.rpartition(".")
     module = importlib.import_module(module)
@@ -130,7 +130,7 @@ def make(lmms_eval, small, monkeypatch):
 
 
 def messages_of(doc: dict[str, Any]) -> list[dict[str, Any]]:
-    """What lmms-eval makes of ``doc_to_visual`` and ``doc_to_text``."""
+    """Messages as lmms-eval builds them from ``doc_to_visual`` and ``doc_to_text``."""
     content = [*doc["media"], {"type": "text", "text": doc["question"]}]
     return [{"role": "user", "content": content}]
 
@@ -177,10 +177,10 @@ def test_replies_are_those_of_generate(make, questions, small, lmms_eval, monkey
     assert saved[0] == ("generate_until", (context, GREEDY), replies[0].text) and len(saved) == 4
     model.clean()
     assert model.cleaned
-    (said,) = lmms_eval
-    assert said["additional_metrics"]["kept_share"] == pytest.approx(total / media)
-    assert said["additional_metrics"]["total_requests"] == 4
-    assert said["total_gen_tokens"] == sum(reply.token_counts.output_tokens for reply in replies)
+    (metrics,) = lmms_eval
+    assert metrics["additional_metrics"]["kept_share"] == pytest.approx(total / media)
+    assert metrics["additional_metrics"]["total_requests"] == 4
+    assert metrics["total_gen_tokens"] == sum(reply.token_counts.output_tokens for reply in replies)
 
 
 @pytest.mark.slow
@@ -202,8 +202,8 @@ def test_clips_as_streams(make, questions, caplog):
         make(docs, stream=True, memory="none")
 
 
-def test_replies_come_as_they_are_made(make, questions):
-    """A cache that writes down what it gets has it, whatever becomes of the next one."""
+def test_replies_are_yielded_one_by_one(make, questions):
+    """The cache has a reply before the next request is answered."""
     model = make(docs_of(questions[:2]), method="all")
     replies = iter(model.generate_until([Request(0, messages_of, GREEDY), Request(9, None, {})]))
     assert next(replies).text
@@ -285,16 +285,16 @@ def test_rounds(make, questions):
     docs = docs_of(questions[:1])
     asked: list[Any] = []
 
-    def rounds(doc: Any, **told: Any) -> Any:
-        asked.append(told)
-        if not told:
+    def rounds(doc: Any, **settings: Any) -> Any:
+        asked.append(settings)
+        if not settings:
             return messages_of(doc)
-        return messages_of(doc), told["round_idx"] == 2, told["previous_output"], "memory"
+        return messages_of(doc), settings["round_idx"] == 2, settings["previous_output"], "memory"
 
     model = make(docs, keep=0.45)
     (replies,) = model.generate_until_multi_round([Request(0, rounds, GREEDY)])
     assert len(replies) == 2 and replies[0] == replies[1]
-    assert [told.get("previous_round_info") for told in asked] == [None, None, "memory"]
+    assert [settings.get("previous_round_info") for settings in asked] == [None, None, "memory"]
     assert asked[2]["previous_output"] == replies
     model = make(docs, keep=0.45)
     once = model.generate_until_multi_round([Request(0, lambda doc, **_: messages_of(doc), GREEDY)])
@@ -313,14 +313,14 @@ def test_stop_strings_and_loglikelihood(make, questions):
 
 
 def test_a_device_for_each_process(make, monkeypatch):
-    told = {}
-    monkeypatch.setattr(jax.config, "update", told.__setitem__)
+    updates = {}
+    monkeypatch.setattr(jax.config, "update", updates.__setitem__)
     make()
-    assert not told
+    assert not updates
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
     make()
-    assert told == {"jax_cuda_visible_devices": "1"}
+    assert updates == {"jax_cuda_visible_devices": "1"}
 
 
 @pytest.mark.parametrize(
@@ -373,8 +373,8 @@ def turn(*content: Any, role: str = "user") -> dict[str, Any]:
 
 
 def test_parts_of_messages():
-    told = turn({"type": "text", "text": "Be brief."}, role="system")
-    assert parse_messages([told, turn(VIDEO, WHY)], "else") == (
+    system = turn({"type": "text", "text": "Be brief."}, role="system")
+    assert parse_messages([system, turn(VIDEO, WHY)], "else") == (
         "Be brief.",
         [MediaPart("clip.mp4"), "Why?"],
     )
@@ -401,14 +401,14 @@ def test_messages_that_are_refused(messages, message):
         parse_messages(messages, "")
 
 
-def test_images_end_the_run(make):
+def test_images_are_refused(make):
     model = make([{"media": [{"type": "image", "url": "a.png"}], "question": "Why?"}])
     with pytest.raises(ValueError, match="leave such tasks out"):
         list(model.generate_until([Request(0, messages_of, GREEDY)]))
 
 
 class Function(str):
-    """What a task's file says behind !function."""
+    """The argument of !function in a task's file."""
 
 
 class Loader(yaml.SafeLoader):
@@ -419,14 +419,14 @@ Loader.add_constructor("!function", lambda loader, node: Function(loader.constru
 
 
 def task(path: Path) -> dict[str, Any]:
-    """A task with what it includes, as lmms-eval reads it."""
-    said = yaml.load(path.read_text(), Loader)
-    included = said.pop("include", None)
-    return (task(path.parent / included) if included else {}) | said
+    """A task merged with the files that it includes, as lmms-eval reads it."""
+    fields = yaml.load(path.read_text(), Loader)
+    included = fields.pop("include", None)
+    return (task(path.parent / included) if included else {}) | fields
 
 
 class Rows(list):
-    """A ``datasets.Dataset``, as far as it is used."""
+    """The used part of ``datasets.Dataset``."""
 
     from_list = classmethod(lambda cls, rows: cls(rows))
 
@@ -436,16 +436,16 @@ NAMES = sorted(path.stem for path in TASKS.glob("*.yaml"))
 
 @pytest.mark.parametrize("name", NAMES)
 def test_tasks(name, tmp_path, monkeypatch):
-    said = task(TASKS / f"{name}.yaml")
-    assert said["task"] == said["dataset_kwargs"]["field"] == name
-    for value in said.values():
+    fields = task(TASKS / f"{name}.yaml")
+    assert fields["task"] == fields["dataset_kwargs"]["field"] == name
+    for value in fields.values():
         if isinstance(value, Function):
             module, _, attribute = value.rpartition(".")
             assert callable(getattr(importlib.import_module(module), attribute))
-    (row,) = json.loads((TASKS / said["dataset_kwargs"]["data_files"]["test"]).read_text())[name]
+    (row,) = json.loads((TASKS / fields["dataset_kwargs"]["data_files"]["test"]).read_text())[name]
     protocol = PROTOCOLS[row["protocol"]]
     assert (row["protocol"] == "authors") == name.endswith("_authors")
-    assert said["generation_kwargs"]["max_new_tokens"] == protocol.max_new_tokens
+    assert fields["generation_kwargs"]["max_new_tokens"] == protocol.max_new_tokens
     lines = [
         {"id": 1, "video": "a.mp4", "question": "Who?", "options": ["a cat", "a man"]}
         | {"answer": "B", "end": 4},

@@ -1,4 +1,4 @@
-"""The model inside the real lmms-eval, in an environment of its own: `.ci/lmms_eval`."""
+"""The model inside the real lmms-eval, in a separate environment: `.ci/lmms_eval`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from omnizip_jax.evaluation.runner import group_by_clip
 from tests.evaluation.conftest import made_questions, make_evaluator
 
 PYTHON = os.environ.get("LMMS_EVAL_PYTHON", "")
-KEEP = 0.25  # little enough for some wrong answers
+KEEP = 0.25  # low enough for some wrong answers
 
 pytestmark = [
     pytest.mark.slow,
@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(folder, small):
-    """What ``omnizip evaluate`` writes: id, reply, whether it is right."""
+    """Reply and accuracy of each question from ``omnizip evaluate``."""
     evaluator = make_evaluator(small, {"omnizip": OmniZipConfig(keep=KEEP)}, max_new_tokens=100)
     groups = group_by_clip(read_questions(folder / "questions.jsonl"))
     rows = [row for group in groups for row, _ in evaluator.evaluate(group)]
@@ -60,7 +60,7 @@ def environment(folder: Path) -> dict[str, str]:
         "OMNIZIP_QUESTIONS": str(folder),
         "HF_HOME": str(folder / "hf"),
         "HF_HUB_OFFLINE": "1",
-        "LMMS_CACHE_RUN_ID": "one",  # a run that was killed is found again by it
+        "LMMS_CACHE_RUN_ID": "one",  # identifies the cache of a killed run
     }
     return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | own
 
@@ -69,10 +69,10 @@ def run(folder: Path, *line: str) -> str:
     done = subprocess.run(
         line, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=1200
     )
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
-    print(*(line for line in said.splitlines() if re.match(r"\|", line)), sep="\n")
-    return said
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    print(*(line for line in output.splitlines() if re.match(r"\|", line)), sep="\n")
+    return output
 
 
 def replies(folder: Path, out: str) -> list[tuple[str, float]]:
@@ -81,17 +81,17 @@ def replies(folder: Path, out: str) -> list[tuple[str, float]]:
     return [(row["filtered_resps"], row["accuracy"]) for row in rows]
 
 
-def test_the_same_to_the_question(folder, expected):
-    said = run(folder, *command(folder, "one"))
+def test_replies_are_those_of_evaluate(folder, expected):
+    output = run(folder, *command(folder, "one"))
     assert replies(folder, "one") == expected
     accuracy = sum(right for _, right in expected) / len(expected)
-    (value,) = re.findall(r"\|own_questions_authors\|.*\|accuracy\|\W*([0-9.]+)\|", said)
+    (value,) = re.findall(r"\|own_questions_authors\|.*\|accuracy\|\W*([0-9.]+)\|", output)
     assert float(value) == pytest.approx(accuracy, abs=1e-4)
-    (kept,) = re.findall(r"\|avg_kept_share *\| *([0-9.]+)\|", said)
+    (kept,) = re.findall(r"\|avg_kept_share *\| *([0-9.]+)\|", output)
     assert float(kept) == pytest.approx(KEEP, abs=0.02)
 
 
-def test_a_killed_run_goes_on_from_the_cache(folder, expected):
+def test_a_killed_run_is_resumed_from_the_cache(folder, expected):
     line = [*command(folder, "resumed"), "--use_cache", str(folder / "cache")]
     first = subprocess.Popen(
         line,
@@ -106,8 +106,8 @@ def test_a_killed_run_goes_on_from_the_cache(folder, expected):
         time.sleep(0.05)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    said = run(folder, *line)
-    (hits,) = re.findall(r"ResponseCache: (\d+)/\d+ cache hits", said)
+    output = run(folder, *line)
+    (hits,) = re.findall(r"ResponseCache: (\d+)/\d+ cache hits", output)
     assert int(hits) >= 3
     assert replies(folder, "resumed") == expected
 

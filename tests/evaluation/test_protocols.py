@@ -1,4 +1,4 @@
-"""Words around a question, and what counts as right."""
+"""Prompts and scoring of the protocols."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CHOICE = Question("1", "a.mp4", "Who speaks?", ("he", "she", "both"), "B")
 FREE = Question("2", "a.mp4", "Who speaks?", answer="The Host")
 
 
-def test_the_authors_words():
+def test_the_authors_prompt():
     protocol = PROTOCOLS["authors"]
     assert protocol.prompt(CHOICE) == (
         "Who speaks?\nOptions:\nA. he\nB. she\nC. both\n"
@@ -21,7 +21,7 @@ def test_the_authors_words():
     assert protocol.max_new_tokens == 100
 
 
-def test_free_questions_stand_alone():
+def test_free_questions_are_the_whole_prompt():
     for protocol in PROTOCOLS.values():
         assert protocol.prompt(FREE) == "Who speaks?"
         assert "options" not in protocol.system_of(FREE)
@@ -35,13 +35,13 @@ def test_free_questions_stand_alone():
         ("B. she", True, True),
         ("The answer is B", False, True),
         ("The best answer is: B.", False, True),
-        ("Both of them", True, True),  # a quirk of both
+        ("Both of them", True, True),  # both scripts count it as right
         ("she", False, False),
         ("A or B", False, False),
         ("", False, False),
     ],
 )
-def test_letters(reply, authors, lmms_eval):
+def test_letters_in_replies(reply, authors, lmms_eval):
     assert PROTOCOLS["authors"].score(CHOICE, reply) is authors
     assert PROTOCOLS["lmms-eval"].score(CHOICE, reply) is lmms_eval
 
@@ -54,5 +54,5 @@ def test_free_answers_match_word_by_word(reply, right):
     assert PROTOCOLS["authors"].score(FREE, reply) is right
 
 
-def test_nobody_knows():
+def test_an_unknown_answer_is_not_scored():
     assert PROTOCOLS["authors"].score(Question("3", "a.mp4", "Why?"), "because") is None

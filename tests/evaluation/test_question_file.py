@@ -45,11 +45,11 @@ def test_a_question(write, tmp_path):
         ("~/a.mp4", "~/a.mp4"),
     ],
 )
-def test_videos_that_say_where_they_are(write, video, where):
+def test_absolute_paths_and_urls(write, video, where):
     assert read_questions(write(GOOD | {"video": video}))[0].video == where
 
 
-def test_letters_that_are_there_are_left(write):
+def test_existing_letters_are_kept(write):
     for options in (["A. he", "B. she"], ["(A) he", "(B) she"], ["A) he", "B) she"]):
         assert read_questions(write(GOOD | {"options": options}))[0].choices == tuple(options)
     odd = ["A. he", "C. she"]
@@ -89,14 +89,14 @@ def test_free_answers_and_unknown_ones(write):
         (GOOD | {"id": "0"}, "the id '0' is that of line 1"),
     ],
 )
-def test_bad_lines_are_named_with_file_and_line(write, line, message):
+def test_invalid_lines_are_named_with_file_and_line(write, line, message):
     path = write(GOOD | {"id": "0"}, line)
     with pytest.raises(InvalidQuestions, match=r"questions\.jsonl, line 2: ") as caught:
         read_questions(path)
     assert message in str(caught.value)
 
 
-def test_all_bad_lines_at_once(write):
+def test_all_invalid_lines_are_listed(write):
     with pytest.raises(InvalidQuestions) as caught:
         read_questions(write(*["?"] * 12, GOOD))
     lines = str(caught.value).splitlines()
@@ -122,7 +122,7 @@ def test_written_questions_are_read(tmp_path):
 
 @pytest.fixture
 def videos(tmp_path, monkeypatch):
-    """Files as they lie around in a folder of videos; none of them is opened."""
+    """A folder with videos and other files; none of them is opened."""
     monkeypatch.chdir(tmp_path)
     for name in ("b.mp4", "a.MKV", "in/c.webm", "notes.txt", "._b.mp4", "a.srt", "d.mp4/part.ts"):
         path = Path("videos", name)
@@ -140,12 +140,12 @@ def names(*sources: str) -> list[str]:
     return [question.video for question in questions]
 
 
-def test_a_folder_is_searched_with_all_below_it(videos):
+def test_a_folder_is_searched_recursively(videos):
     found = ["videos/a.MKV", "videos/b.mp4", "videos/d.mp4/part.ts", "videos/in/c.webm"]
     assert names("videos") == names("./videos/") == found
 
 
-def test_a_list_counts_from_where_it_lies(videos):
+def test_paths_of_a_list_are_relative_to_it(videos):
     text = "b.mp4\n\n  in/c.webm \r\n/abs/x.mov\nhttps://host/y.mp4\ngone.mp4\n"
     (videos / "list.txt").write_text("\ufeff" + text)
     videos = ["videos/b.mp4", "videos/in/c.webm", "/abs/x.mov", "https://host/y.mp4"]
@@ -155,7 +155,7 @@ def test_a_list_counts_from_where_it_lies(videos):
 def test_several_sources_keep_their_order(videos):
     videos = ["videos/b.mp4", "https://host/y.mp4", "videos/in/c.webm"]
     assert names("videos/b.mp4", "https://host/y.mp4", "videos/in") == videos
-    assert names("videos/a.srt") == ["videos/a.srt"]  # named, so meant
+    assert names("videos/a.srt") == ["videos/a.srt"]  # named explicitly
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_many_problems_are_shortened(videos):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are any bytes on Linux")
-def test_names_that_are_no_text(videos):
+def test_names_that_are_not_utf8(videos):
     Path(os.fsdecode(b"videos/\xff.mp4")).touch()
     with pytest.raises(ValueError, match="is not UTF-8: rename the file"):
         caption_questions(["videos"], "Describe it.")

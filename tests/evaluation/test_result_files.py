@@ -1,4 +1,4 @@
-"""Files of results: nothing is lost, nothing is mixed up."""
+"""Files of results: appending, resuming, damaged files, full disks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def path(tmp_path):
     return path
 
 
-def test_rows_are_gone_on_from(path):
+def test_existing_rows_are_kept(path):
     with ResultFiles(path, RUN | {"checkpoint": "elsewhere"}, QUESTIONS) as results:
         assert results.done == {("a", "all", 0), ("b", "all", 0)}
         results.append(row("c"), None)
@@ -44,7 +44,7 @@ def test_rows_are_gone_on_from(path):
 
 
 @pytest.mark.parametrize("torn", [b'{"id": "c", "meth', b"{", '{"reply": "nö'.encode()[:-1]])
-def test_a_torn_last_line_is_cut_off(path, torn):
+def test_an_incomplete_last_line_is_removed(path, torn):
     before = path.read_bytes()
     path.write_bytes(before + torn)
     with ResultFiles(path, RUN, QUESTIONS) as results:
@@ -67,7 +67,7 @@ def test_a_question_that_has_changed_is_refused(path):
         ResultFiles(path, RUN, [question("a"), question("b", "Who?")])
 
 
-def test_files_that_are_no_results_stay_as_they_are(tmp_path):
+def test_other_files_are_refused_unchanged(tmp_path):
     path = tmp_path / "notes.jsonl"
     for notes in ("my notes\n", "no end"):
         path.write_text(notes)
@@ -110,7 +110,7 @@ def test_two_runs_at_once(path):
 
 @contextlib.contextmanager
 def disk_of(size: int):
-    """Files that cannot grow beyond a size: a write is cut short there, as on a full disk."""
+    """A limit on the size of files, at which writes fail as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -119,7 +119,7 @@ def disk_of(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_leaves_whole_rows(path):
+def test_a_full_disk_leaves_complete_rows(path):
     before = path.read_bytes()
     with ResultFiles(path, RUN, QUESTIONS) as results:
         with (

@@ -1,4 +1,4 @@
-"""Reports of runs whose rows are known, and every benchmark from its layout to the tables."""
+"""Reports of runs with known rows, and every benchmark from its layout to the tables."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DECODER = {
     "tied": False,
 }
 SESSION = {
-    "device": "an abacus",
+    "device": "a device",
     "cores": 2,
     "system": "Linux",
     "versions": {"jax": "0"},
@@ -47,8 +47,8 @@ METHODS_OF = {
 }
 
 
-def words(path):
-    """A report without the spaces that line its tables up."""
+def collapsed(path):
+    """A report with runs of spaces collapsed."""
     return re.sub(" +", " ", path.read_text())
 
 
@@ -83,7 +83,7 @@ def row(name, method, correct, *, clip, category="Music", seed=0, benchmark="wor
 
 
 def write_run(folder, name, rows, **run):
-    """A run as ``evaluate`` leaves it; every prefill takes 3 s with all tokens, 1 s otherwise."""
+    """The files of a run; every prefill takes 3 s with all tokens, 1 s otherwise."""
     path = folder / f"{name}.jsonl"
     path.write_text("".join(json.dumps(each) + "\n" for each in rows))
     used = {each["method"] for each in rows}
@@ -159,24 +159,24 @@ def test_ovobench_is_the_mean_of_groups_of_tasks(tmp_path):
 
 
 def test_a_report(path):
-    text = words(write_report(path))
+    text = collapsed(write_report(path))
     assert "| omnizip | 8 | 75.0 | 75.0 (" in text and "| -25.0 (" in text
-    assert "| omnizip | 40.0% | 40.0% |" in text and "an abacus" in text
+    assert "| omnizip | 40.0% | 40.0% |" in text and "a device" in text
     assert "after prefill 2G" in text and "One clip at a time." in text
     again = json.loads(path.with_suffix(".report.json").read_text())
     assert again == json.loads(json.dumps(summarise(path)))
 
 
 def test_rows_without_their_times(path):
-    """As a kill leaves them."""
+    """The state after a kill."""
     times = path.with_suffix(".times.jsonl")
     times.write_text(times.read_text().splitlines()[0] + "\n")
-    assert "| omnizip | - | - |" in words(write_report(path))
+    assert "| omnizip | - | - |" in collapsed(write_report(path))
     times.unlink()
     assert write_report(path).exists() and compare_with_paper([summarise(path)])
 
 
-def test_the_papers_tables(tmp_path):
+def test_the_tables_of_the_paper(tmp_path):
     domains = paper.WORLDSENSE
     rows = [
         row(f"{name}{i}", method, i == 0, clip=f"{name}.mp4", category=name)
@@ -200,7 +200,7 @@ def test_the_papers_tables(tmp_path):
     assert "| alone: omnizip | 2G | 1.00 s | 100.0 | 3.50 s |" in sections["Table 3"]
     assert "| worldsense: omnizip | - | 1.00 s |" in sections["Table 3"]
     assert "| paper: OmniZip, 7B | 35% | 21.4 | 48.3 |" in sections["Table 2"]
-    assert "3B" not in text  # these are the sizes of the 7B
+    assert "3B" not in text  # the decoder has the width of the 7B
     assert "| omnizip | videomme | 1.00 s | 3.00x |" in sections["Figure 6"]
     assert "2.7 to 3.8 times" in sections["Figure 6"]
     assert "| alone: omnizip | 15 |" in sections["Figure 7"]
@@ -225,7 +225,7 @@ def test_the_papers_averages_are_those_of_its_columns():
             assert 100 * mean == pytest.approx(float(row[-1].rstrip("%")), abs=2.5)
 
 
-def test_what_is_no_run(path):
+def test_missing_files_of_a_run(path):
     with pytest.raises(ValueError, match="settings of the run cannot be read"):
         summarise(path.with_name("gone.jsonl"))
     path.unlink()
@@ -254,7 +254,7 @@ def test_every_benchmark_from_its_layout_to_the_tables(small, tmp_path):
         for method in summary["methods"].values():
             assert method["errors"] == 0
             assert method["accuracy"][name]["questions"] == len(LAYOUTS[name].expected)
-        assert words(write_report(results))
+        assert collapsed(write_report(results))
         summaries.append(summary)
     text = compare_with_paper(summaries)
     for title in ("Table 1", "Table 2", "Table 3", "Table 6", "Figure 6", "Other questions"):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import jax
@@ -29,7 +30,7 @@ from omnizip_jax.evaluation import evaluator as evaluator_module
 from omnizip_jax.evaluation.evaluator import StreamSettings
 from omnizip_jax.evaluation.question_file import read_questions, write_questions
 from omnizip_jax.evaluation.result_files import read_times
-from omnizip_jax.evaluation.runner import evaluate, group_by_clip
+from omnizip_jax.evaluation.runner import Cluster, evaluate, group_by_clip
 from omnizip_jax.media import load_clip
 from tests.evaluation.conftest import made_questions, make_evaluator, rows_of
 
@@ -155,6 +156,55 @@ def test_other_settings_are_refused(small, questions, whole):
     assert whole.read_bytes() == before
 
 
+@pytest.fixture
+def ray(monkeypatch):
+    """A stub of Ray: one machine with two CPUs, whose worker runs here, last clip first."""
+
+    class Dataset:
+        def __init__(self, items, override_num_blocks):
+            assert len(items) == override_num_blocks
+            self.items = items
+
+        def map_batches(self, worker, *, batch_size, fn_constructor_args, compute, num_cpus):
+            assert (batch_size, compute["size"], num_cpus) == (1, 1, 1)
+            called = worker(*fn_constructor_args)
+            batches = ({"number": np.array([item["number"]])} for item in reversed(self.items))
+            self.outputs = [called(batch)["output"] for batch in batches]
+            return self
+
+        def iter_rows(self):
+            return ({"output": output} for (output,) in self.outputs)
+
+    context = types.SimpleNamespace(get_current=types.SimpleNamespace)
+    stub = types.SimpleNamespace(
+        init=lambda address, **_: None,
+        shutdown=lambda: None,
+        cluster_resources=lambda: {"CPU": 2.0},
+        nodes=lambda: [{"Alive": True}],
+        exceptions=types.SimpleNamespace(RayActorError=RuntimeError),
+        data=types.SimpleNamespace(from_items=Dataset, ActorPoolStrategy=dict, DataContext=context),
+    )
+    monkeypatch.setitem(sys.modules, "ray", stub)
+    monkeypatch.setitem(sys.modules, "ray.data", stub.data)
+
+
+def test_a_cluster_gives_the_rows_of_one_process(ray, small, evaluator, questions, whole, tmp_path):
+    path = tmp_path / "results.jsonl"
+    cluster = Cluster(lambda: small)
+    evaluate(evaluator, questions[:2], path, checkpoint="small")
+    evaluate(evaluator, questions, path, cluster=cluster, checkpoint="small")
+    assert sorted(path.read_text().splitlines()) == sorted(whole.read_text().splitlines())
+    sessions = [line["session"] for line in read_times(path) if "session" in line]
+    assert len(sessions) == 2
+    before = path.read_bytes()
+    evaluate(evaluator, questions, path, checkpoint="small")
+    assert path.read_bytes() == before
+    with pytest.raises(ValueError, match="3 workers: the cluster has 2 CPUs"):
+        evaluate(
+            evaluator, questions, tmp_path / "r.jsonl", cluster=Cluster(lambda: small, workers=3)
+        )
+
+
 def test_methods_that_sample_tokens_have_several_seeds(small):
     methods = {"all": METHODS["all"](), "random": RandomTokens(keep=0.35)}
     runs = make_evaluator(small, methods, seeds=3).settings.runs()
@@ -170,7 +220,7 @@ def test_a_method_with_stages_inside_the_decoder(small, questions, tmp_path, mon
     evaluator = make_evaluator(small, {"fastv": METHODS["fastv"]()})
     with monkeypatch.context() as patch:
         patch.setattr(
-            "omnizip_jax.inference.prefill.encode", None
+            "omnizip_jax.inference.prefill.encode_clip", None
         )  # the clip's one encoding serves all
         evaluate(evaluator, questions[:1], tmp_path / "results.jsonl")
     (row,) = rows_of(tmp_path / "results.jsonl")
@@ -254,7 +304,7 @@ def test_a_stream_is_fed_window_by_window(small, questions, monkeypatch):
 
 def test_streams_that_are_refused(small):
     stream = StreamSettings("fading", 2048)
-    for method, message in ((FastV(), "cannot follow a stream"), (VisionZip(), "whole clip")):
+    for method, message in ((FastV(), "does not support streams"), (VisionZip(), "whole clip")):
         with pytest.raises(ValueError, match=message):
             make_evaluator(small, {"it": method}, stream=stream).check()
     with pytest.raises(ValueError, match="raise capacity to at least"):

@@ -236,7 +236,8 @@ def _first_token(
     prefix = pad_text(prompt.prefix[: -len(prefill_config.markers)])
     question = pad_text(prompt.suffix, prompt.suffix_positions)
     layout = pad_windows(geometry(windows), len(encoded.video_mask))
-    used = prefill_config.method.bound(*counts) + len(prompt.prefix) + len(prompt.suffix)
+    budget = prefill_config.method.plan(*counts)
+    used = budget.total + len(prompt.prefix) + len(prompt.suffix)
     capacity = bucket(used + ROOM + CHUNK, CACHE_BUCKETS)
 
     def begin(weights: Any) -> tuple[KVCache, StreamState]:
@@ -245,7 +246,7 @@ def _first_token(
 
     cache, state = jax.eval_shape(begin, weights)
     clip = EncodedClip(encoded, layout, prefix.count)
-    arguments = target.abstract((weights, cache, state, prefix, clip, prefix.count, question))
+    arguments = target.abstract((weights, cache, state, prefix, clip, budget, question))
     static: dict[str, Any] = {"prefill_config": prefill_config}
     program = target.compile(f"first token, {name}", weights, prefill_clip, *arguments, **static)
     cache, state, logits, _ = prefill_clip.eval_shape(*arguments, **static)

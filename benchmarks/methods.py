@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from benchmarks.bench import Bench
 from benchmarks.compression import random_tokens, thread_choices, to_torch
@@ -35,7 +36,7 @@ def run(bench: Bench) -> Iterator[Row]:
     bench.say(f"methods: {', '.join(METHODS)} on {clip}")
     of_torch = peer_calls(windows) if bench.has_torch else {}
     for name, kind in METHODS.items():
-        select = program(kind())
+        select = program(kind(), windows)
         selection = select(windows)
         kept = int(jnp.sum(selection.audio_keep)) + int(jnp.sum(selection.video_keep))
         note = f"keeps {kept / tokens:.1%} of {tokens} tokens; {clip}"
@@ -53,7 +54,7 @@ def _peaks(bench: Bench) -> Iterator[Row]:
     shapes = jax.eval_shape(lambda: random_encoded(LONG, width, bench.config, bench.dtype))
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
     for name in ("visionzip", "seats", "vidcom2"):
-        used, _ = program_bytes(program(METHODS[name]()).lower(shapes).compile())
+        used, _ = program_bytes(program(METHODS[name](), shapes).lower(shapes).compile())
         note = f"{LONG} windows: {used / 2**20:.0f} MiB beside a clip of {size / 2**20:.0f} MiB"
         yield bench.figure(f"methods.{name}_temporaries", used / size, "share", note=note)
 
@@ -97,9 +98,11 @@ def _finished(select: Callable[[EncodedWindow], Selection], windows: EncodedWind
     jax.block_until_ready(select(windows))
 
 
-def program(method: Method) -> Callable[[EncodedWindow], Selection]:
-    """A method's selection for a whole clip, jitted."""
-    return jax.jit(lambda windows: method.select(windows, jax.random.key(0)))
+def program(method: Method, windows: EncodedWindow) -> Callable[[EncodedWindow], Selection]:
+    """A method's selection for a clip of full windows, jitted."""
+    (count, audio), video = windows.audio.token_mask.shape, windows.video_mask.shape
+    budget = method.plan(np.full(count, audio), np.full(count, np.prod(video[1:])))
+    return jax.jit(lambda windows: method.select(windows, budget, jax.random.key(0)))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))

@@ -16,7 +16,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Int, Key
 
-from omnizip_jax.compression import Method
+from omnizip_jax.compression import Budget, Method
 from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM, Modalities, Text, segments
 from omnizip_jax.inference.chat_template import question as question_text
 from omnizip_jax.inference.context import PrefillConfig, StreamState
@@ -131,18 +131,18 @@ def answers(params: Params, asked: Asked, method: Method, seeds: Sequence[int]) 
     before = opening(params)
     text = len(before.tokens) + len(prefill_config.markers)
     one = jax.tree.map(lambda x: x[0], asked.clips.layout)
-    media = method.bound(*token_counts(one, params.config))
+    budget = method.plan(*token_counts(one, params.config))
     stages = method.stages(params.config.text.layers)
     # Every size includes the question, whose length differs.
-    pruning = Pruning.of(stages, text + SUFFIX, media, 1) if stages else None
+    pruning = Pruning.of(stages, text + SUFFIX, budget.total, 1) if stages else None
     answered, lost = (_with_stages if stages else _without_stages)(
         params.weights,
         jax.vmap(jax.random.key)(jnp.array(seeds)),
         pad_text(before.tokens),
         asked,
-        jnp.int32(media + len(prefill_config.markers)),
+        budget,
         prefill_config=prefill_config,
-        capacity=bucket(media + text + SUFFIX + CHUNK, CACHE_BUCKETS),
+        capacity=bucket(budget.total + text + SUFFIX + CHUNK, CACHE_BUCKETS),
         pruning=pruning,
     )
     if np.any(np.asarray(lost)):
@@ -159,7 +159,7 @@ def _without_stages(
     keys: Key[Array, " B"],
     prefix: PaddedText,
     asked: Asked,
-    limit: Int[Array, ""],
+    budget: Budget,
     *,
     prefill_config: PrefillConfig,
     capacity: int,
@@ -181,7 +181,7 @@ def _without_stages(
             state,
             prefix,
             about.clips,
-            limit,
+            budget,
             no_question,
             prefill_config=prefill_config,
         )
@@ -203,7 +203,7 @@ def _with_stages(
     keys: Key[Array, " B"],
     prefix: PaddedText,
     asked: Asked,
-    limit: Int[Array, ""],
+    budget: Budget,
     *,
     prefill_config: PrefillConfig,
     capacity: int,
@@ -223,7 +223,7 @@ def _with_stages(
                 StreamState.initial(0, key),
                 prefix,
                 about.clips,
-                limit,
+                budget,
                 text,
                 prefill_config=prefill_config,
                 pruning=pruning,

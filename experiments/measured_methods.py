@@ -72,7 +72,7 @@ METHODS: dict[str, Make] = {
     "omnizip, published": _published,
     "omnizip, paper-exact": lambda share: OmniZipConfig.paper(keep=share),
     "random": lambda share: RandomTokens(keep=share),
-    "random, omnizip split": lambda share: RandomTokens(keep=share, split=True),
+    "random, omnizip split": lambda share: RandomTokens(keep=share, split="paper"),
     "dycoke": lambda share: DyCoke(keep=share),
     "visionzip": lambda share: VisionZip(keep=share),
     "visionzip, per window": lambda share: VisionZip(keep=share, per_window=True),
@@ -119,7 +119,7 @@ ABLATIONS: dict[str, Make] = {
     "surprise, uniform audio": lambda share: Surprise(keep=share, lean=0.0),
     "surprise, salient audio": lambda share: _with(share, audio=EVS()),
     "surprise, random audio": lambda share: _with(share, audio=RandomTokens()),
-    "surprise, paper split": lambda share: Mixed(Surprise(), Surprise(), keep=share),
+    "surprise, paper split": lambda share: Surprise(keep=share, split="paper"),
     "surprise, VidCom2 video": lambda share: _with(share, video=VidCom2()),
     "surprise, temporal video": lambda share: _with(share, video=TemporalOnly()),
     "surprise, random video": lambda share: _with(share, video=RandomTokens()),
@@ -196,7 +196,7 @@ def method_of(name: str) -> str:
 def _check(method: Method, questions: QuestionSet, layers: int) -> None:
     """Raise ``ValueError`` unless the method can keep its share of the shortest clips."""
     windows = min(questions.lengths)
-    method.bound(np.full(windows, SPEC.audio_slots), np.full(windows, SPEC.video_slots))
+    method.plan(np.full(windows, SPEC.audio_slots), np.full(windows, SPEC.video_slots))
     method.stages(layers)
 
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
-from omnizip_jax.compression.method import Counts
-from omnizip_jax.compression.novelty import Usual
-from omnizip_jax.compression.share import Share
+from omnizip_jax.compression.counts import as_fraction, round_share
+from omnizip_jax.compression.method import Budget, Counts, Method, check_share
+from omnizip_jax.compression.novelty import RunningMeans
 from omnizip_jax.compression.surprise import Surprise
 from omnizip_jax.inference.sequence import interleave
 from omnizip_jax.testbed.synthetic_clips import SPEC, SyntheticClip
@@ -44,7 +44,7 @@ def known(windows: EncodedWindow, clips: Sequence[SyntheticClip]) -> KnownWindow
 
 
 @dataclasses.dataclass(frozen=True)
-class Oracle(Share):
+class Oracle(Method):
     """The tokens of things, as many as there is room for, and then the others.
 
     Of both as many as are kept lie evenly in the order of the clip. It reads ``KnownWindow``.
@@ -56,25 +56,30 @@ class Oracle(Share):
         ValueError: without ``keep``.
     """
 
+    keep: float | None = None
+
     def __post_init__(self):
         super().__post_init__()
         if self.keep is None:
             raise ValueError("Oracle needs a share of the tokens to keep, as in Oracle(keep=0.25)")
+        check_share("Oracle.keep", self.keep)
 
-    def bound(self, audio_counts: Counts, video_counts: Counts) -> int:
-        """Exact."""
-        return self.kept_on_host(audio_counts, video_counts)
+    def plan(self, audio_counts: Counts, video_counts: Counts) -> Budget:
+        """The share of all tokens; its division between the modalities depends on the clip."""
+        assert self.keep is not None
+        audio, video = np.sum(audio_counts), np.sum(video_counts)
+        total = round_share(as_fraction(self.keep), audio + video)
+        return Budget(audio, video, total).as_ints()
 
-    def select(self, windows: EncodedWindow, key: PRNGKeyArray) -> Selection:
+    def select(self, windows: EncodedWindow, budget: Budget, key: PRNGKeyArray) -> Selection:
         if not isinstance(windows, KnownWindow):
             raise ValueError("Oracle chooses among windows of which the plot is known: KnownWindow")
         assert windows.heard is not None and windows.seen is not None
         audio, video = windows.audio.token_mask, windows.video_mask
         exists = interleave(video, audio)
         objects = interleave(windows.seen, windows.heard) & exists
-        total = self.kept(jnp.sum(exists), exists.size)
-        first = jnp.minimum(total, jnp.sum(objects))
-        keep = spread(objects, first) | spread(exists & ~objects, total - first)
+        first = jnp.minimum(budget.total, jnp.sum(objects))
+        keep = spread(objects, first) | spread(exists & ~objects, budget.total - first)
         rows = keep.reshape(len(audio), -1)
         video_objects = video[0].size
         return Selection.of(
@@ -96,8 +101,8 @@ class BestSample(Surprise):
 
     samples: int = 16
 
-    def initial(self, size: int, key: PRNGKeyArray) -> Usual:
-        return Usual.initial(size).replace(came=jax.random.bits(key))
+    def initial_means(self, size: int, key: PRNGKeyArray) -> RunningMeans:
+        return RunningMeans.initial(size).replace(index=jax.random.bits(key))
 
 
 def spread(mask: Bool[Array, " n"], count: Int[Array, ""]) -> Bool[Array, " n"]:

@@ -33,7 +33,7 @@ from experiments.stream_memory_tables import (
     summarise,
 )
 from omnizip_jax.compression import METHODS, Method
-from omnizip_jax.compression.share import Share
+from omnizip_jax.compression.per_modality import PerModality
 from omnizip_jax.evaluation.evaluator import StreamSettings
 from omnizip_jax.evaluation.markdown_tables import section
 from omnizip_jax.inference.context import Context, Memory
@@ -52,7 +52,7 @@ PROMPT = 512  # slots for the prompt, a window, a question
 
 # Streaming methods with a share, by name.
 STREAMING = {
-    name: kind for name, kind in METHODS.items() if issubclass(kind, Share) and kind.streams is True
+    name: kind for name, kind in METHODS.items() if issubclass(kind, PerModality) and kind().streams
 }
 
 

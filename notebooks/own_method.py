@@ -19,10 +19,10 @@
 # %% [markdown]
 # ## The rule
 #
-# The idea: what lies far from the mean of its clip is worth keeping. A method is a frozen
+# The idea: tokens far from the mean of their clip are worth keeping. A method is a frozen
 # dataclass, its fields are its settings. `Rates` brings `rho_audio`, `rho_video` and `keep`, and
-# works out how many tokens of each modality stay, to the token. What is left to write is how they
-# are ranked: `sound` and `picture` get the clip's windows and a count, and say which stay.
+# decides exactly how many tokens of each modality are kept. The ranking is left to write:
+# `select_audio` and `select_video` get the clip's windows and a count, and return which are kept.
 #
 # Shapes may not depend on data, so tokens that do not exist are there as well; masks say which do.
 
@@ -41,7 +41,7 @@ from experiments.accuracy_questions import QUESTION_SETS
 from experiments.accuracy_results import Measurement
 from experiments.clip_inputs import Row
 from omnizip_jax import METHODS
-from omnizip_jax.compression.per_modality import Rates, top_part
+from omnizip_jax.compression.per_modality import Rates, select_top
 from omnizip_jax.evaluation.confidence_intervals import mean_over
 from omnizip_jax.evaluation.decoder_cost import cost
 from omnizip_jax.testbed.clip_questions import FAMILIES, NAMES
@@ -54,20 +54,20 @@ class Unusual(Rates):
     """The tokens farthest from the mean of their clip, of each modality by itself.
 
     Args:
-        same_place: of the picture, the mean of the same place over time instead.
+        same_place: for the video, the mean of the same position over time instead.
     """
 
     same_place: bool = False
     streams: ClassVar[bool] = False  # the mean needs the whole clip
 
-    def sound(self, windows, count, key):
+    def select_audio(self, windows, count, key):
         tokens, mask = windows.audio.tokens, windows.audio.token_mask
-        return top_part(distance(tokens, mask, axes=(0, 1)), mask, count)
+        return select_top(distance(tokens, mask, axes=(0, 1)), mask, count)
 
-    def picture(self, windows, count, key, audio_keep):
+    def select_video(self, windows, count, key, audio_keep):
         axes = (0, 1) if self.same_place else (0, 1, 2)
         scores = distance(windows.video, windows.video_mask, axes)
-        return top_part(scores, windows.video_mask, count)
+        return select_top(scores, windows.video_mask, count)
 
 
 def distance(tokens, mask, axes):

@@ -1,4 +1,4 @@
-"""The pytrees that everything else hands around: a window of media, of tokens, and a choice.
+"""Pytrees shared by all rooms: a window of media, a window of tokens, and a selection.
 
 A clip is the same structure with a leading axis ``W`` of windows on every leaf.
 """
@@ -31,7 +31,7 @@ class TokenKind(enum.IntEnum):
 
 
 class Window(struct.PyTreeNode):
-    """Two seconds of picture and sound, as they travel to the device.
+    """Two seconds of video and audio in the form that is sent to the device.
 
     Attributes:
         patches: pixels of each grid (two frames), cut into patches. A token is ``merge**2``
@@ -41,7 +41,7 @@ class Window(struct.PyTreeNode):
         grid_mask: grids that exist.
         grid_time: position ids between the start of the window and each grid.
         mel: log-mel spectrogram, 100 frames a second, zeros after ``mel_length``.
-        mel_length: mel frames that exist; 0 is a window without sound.
+        mel_length: mel frames that exist; 0 is a window without audio.
     """
 
     patches: UInt8[Array, "*W G patches values"]
@@ -53,12 +53,12 @@ class Window(struct.PyTreeNode):
 
     @classmethod
     def empty(cls, spec: WindowSpec, count: int | None = None) -> Window:
-        """A window without picture and sound, numpy leaves: where hand-made windows begin.
+        """A window without video and audio, with numpy leaves, to build windows from.
 
         Its pixels are a view of a single zero and take no memory.
 
         Args:
-            count: so many windows, with a leading axis; None is one without.
+            count: number of windows, with a leading axis; None: one window without that axis.
         """
         lead = () if count is None else (count,)
         times = np.arange(spec.grids, dtype=np.int32) * spec.positions // spec.grids
@@ -74,9 +74,9 @@ class Window(struct.PyTreeNode):
 
 
 class AudioFeatures(struct.PyTreeNode):
-    """What the encoder makes of one window.
+    """Audio encoder outputs of one window.
 
-    A frame is two mel frames, a token two frames; what the masks leave out is finite padding.
+    A frame is two mel frames, a token two frames; slots outside the masks are finite padding.
 
     Attributes:
         tokens: embeddings in the decoder's space.
@@ -93,7 +93,7 @@ class AudioFeatures(struct.PyTreeNode):
 
 
 class VisionFeatures(struct.PyTreeNode):
-    """What methods may ask of the vision encoder's last block of full attention.
+    """Outputs of the vision encoder's last block of full attention that methods may use.
 
     Attributes:
         received: attention that each token receives inside its grid: mean over heads and over the
@@ -106,12 +106,12 @@ class VisionFeatures(struct.PyTreeNode):
 
 
 class EncodedWindow(struct.PyTreeNode):
-    """What the encoders make of a window, before any score or choice.
+    """Encoder outputs of a window, before any score or selection.
 
     Attributes:
         audio: embeddings, and the last layer's queries and keys for the audio score (eq. 2).
         video, video_mask: embeddings of each grid, and the slots that hold one.
-        vision: only for methods that want it (``Method.wants``).
+        vision: only for methods whose ``wants`` has "vision".
     """
 
     audio: AudioFeatures
@@ -121,12 +121,12 @@ class EncodedWindow(struct.PyTreeNode):
 
 
 class EncodedClip(struct.PyTreeNode):
-    """Windows behind one another after the encoders; a stream's window is a clip of one.
+    """Encoded windows of a clip; a stream's window is a clip of one.
 
     Attributes:
-        windows: what the encoders made of them, and of empty ones as padding.
-        layout: the same windows without their content: what positions are made of.
-        last: which window is the last real one.
+        windows: encoder outputs, padded with those of empty windows.
+        layout: the same windows without their content; positions are computed from it.
+        last: index of the last window that is not padding.
     """
 
     windows: EncodedWindow
@@ -135,7 +135,7 @@ class EncodedClip(struct.PyTreeNode):
 
 
 class WindowTokens(struct.PyTreeNode):
-    """What the encoders make of a window: embeddings in the decoder's space, and audio scores.
+    """Embeddings of a window in the decoder's space, and audio scores.
 
     Attributes:
         audio: A audio embeddings.
@@ -153,19 +153,19 @@ class WindowTokens(struct.PyTreeNode):
 
 
 class Selection(struct.PyTreeNode):
-    """Which tokens of a window, or of a clip of W windows, stay, what becomes of them, and why.
+    """Kept tokens of a window, or of a clip of W windows, with replaced rows and rates.
 
     Attributes:
-        audio, video: the embeddings, where a method replaces some; None: as they were encoded.
-        audio_keep, video_keep: tokens that stay.
-        audio_salient: audio tokens that stay for their own sake; the others are anchors, into which
-            the tokens around them were merged.
-        audio_order: place of each audio token in its window's order of salience, 0 first.
-        video_order: place of each video token in its grid's.
+        audio, video: the embeddings, if a method replaces some; None: as encoded.
+        audio_keep, video_keep: kept tokens.
+        audio_salient: kept audio tokens that are salient; the other kept ones are anchors, which
+            other tokens were merged into.
+        audio_order: rank of each audio token in its window's order of salience, 0 first.
+        video_order: rank of each video token in its grid's order.
         audio_retention: S_a, kept share of each window's audio tokens; 0 without audio.
         video_rate: discarded share of each window's video tokens; 0 without video.
         audio_depth, video_depth: share of the decoder's layers that read each token, where a method
-            has stages inside the decoder; None: all of them read what stays.
+            has stages inside the decoder; None: all layers read all kept tokens.
     """
 
     audio: Float[Array, "*W A D"] | None
@@ -194,16 +194,16 @@ class Selection(struct.PyTreeNode):
         audio_order: Int[Array, "*W A"] | None = None,
         video_order: Int[Array, "*W G P"] | None = None,
     ) -> Selection:
-        """Fill in what follows from the masks of the tokens that exist and of those that stay.
+        """Derive retention and rates from the masks of existing and of kept tokens.
 
-        Without an order, all tokens are of equal salience; without ``audio_salient``, all that
-        stay are salient.
+        Without an order, all tokens have equal salience; without ``audio_salient``, all kept audio
+        tokens are salient.
         """
 
         def zeros(mask: Array) -> Array:
             return jnp.zeros(mask.shape, jnp.int32)
 
-        heard, seen = jnp.sum(audio_mask, -1), jnp.sum(video_mask, (-2, -1))
+        audio_count, video_count = jnp.sum(audio_mask, -1), jnp.sum(video_mask, (-2, -1))
         return cls(
             audio=audio,
             video=video,
@@ -212,11 +212,11 @@ class Selection(struct.PyTreeNode):
             audio_order=zeros(audio_mask) if audio_order is None else audio_order,
             video_keep=video_keep,
             video_order=zeros(video_mask) if video_order is None else video_order,
-            audio_retention=jnp.sum(audio_keep, -1) / jnp.maximum(heard, 1),
-            video_rate=(seen - jnp.sum(video_keep, (-2, -1))) / jnp.maximum(seen, 1),
+            audio_retention=jnp.sum(audio_keep, -1) / jnp.maximum(audio_count, 1),
+            video_rate=(video_count - jnp.sum(video_keep, (-2, -1))) / jnp.maximum(video_count, 1),
         )
 
     @property
     def trace(self) -> Selection:
-        """The choice without the embeddings: what a person looks at."""
+        """The selection without the embeddings, for plots and statistics."""
         return self.replace(audio=None, video=None)

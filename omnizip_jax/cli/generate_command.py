@@ -13,11 +13,10 @@ from rich.table import Table
 from omnizip_jax.cli.console import OutputConsole
 from omnizip_jax.cli.model_setup import load_checkpoint, parse_method, window_spec
 from omnizip_jax.compression import METHODS
+from omnizip_jax.compression.stages import PUBLISHED_LAYERS
 from omnizip_jax.inference.api import generate
 from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
 from omnizip_jax.visualize import plot_compression
-
-LAYERS = 28  # of the decoders that the settings were published for
 
 
 def run_generate(arguments: argparse.Namespace) -> None:
@@ -69,7 +68,9 @@ def run_methods(arguments: argparse.Namespace) -> None:
     table = Table(*headings, box=box.SIMPLE_HEAD, pad_edge=False)
     for name, kind in METHODS.items():
         method = kind()
-        properties = ("yes" if each else "" for each in (method.streams, method.stages(LAYERS)))
+        properties = (
+            "yes" if each else "" for each in (method.streams, method.stages(PUBLISHED_LAYERS))
+        )
         summary = (inspect.getdoc(kind) or "").split("\n\n")[0].replace("\n", " ")
         summary = summary.replace("``", "").partition(";")[0].rstrip(".")
         table.add_row(name, *properties, summary)

@@ -85,7 +85,8 @@ def parse_methods(names: str, settings: Sequence[str] = ()) -> dict[str, Method]
     chosen: dict[str, list[str]] = {name: [] for name in fields}
     for setting in settings:
         key, _ = _split(setting)
-        having = [name for name in fields if key in fields[name] and (key, name) != ("keep", "all")]
+        # A method without `keep` cannot be compared at a share, except the one that keeps all.
+        having = [n for n in fields if key in fields[n] or (key == "keep" and n != "all")]
         for name in having or list(fields)[:1]:  # the error of the first one lists its settings
             chosen[name].append(setting)
     return {name: parse_method(name, chosen[name]) for name in fields}

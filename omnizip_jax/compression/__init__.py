@@ -1,22 +1,22 @@
-"""Methods that choose among media tokens; knows nothing of models or files.
+"""Methods that select media tokens, independent of models and files.
 
-``method`` is the contract. The OmniZip paper, section by section, on masked windows: ``audio`` is
-section 3.3 (eq. 2-4), ``budget`` eq. 5 and appendix A, ``video`` section 3.4 (eq. 6-8), ``rule``
-the order of the steps, ``omnizip`` the method; ``published`` is what the authors' newest code does
-differently, ``causal`` what a stream does instead of the two clip-wide steps.
+``method`` is the contract, ``counts`` exact arithmetic of token counts. The OmniZip paper on masked
+windows: ``audio`` is section 3.3 (eq. 2-4), ``budget`` eq. 5 and Algorithm 1, ``video`` section 3.4
+(eq. 6-8), ``rule`` the order of the steps, ``omnizip`` the method, ``causal`` its form for streams,
+``published`` the differences of the authors' newest code.
 
-The others, a file each, are built from ``parts``: one for the sound, one for the picture, which
-``mixed`` joins anew; ``share`` holds a share of all tokens. ``surprise`` is this package's own
-rule, and ``questioned`` lets the question thin what another method kept.
+The other methods, a file each, derive from ``per_modality``, which also mixes the audio selection
+of one with the video selection of another. ``surprise`` is this package's own rule, with weights
+from ``novelty``; ``stages`` and ``question_guided`` prune inside the decoder.
 """
 
 from omnizip_jax.compression.baselines import AllTokens, RandomTokens, TemporalOnly
 from omnizip_jax.compression.dycoke import DyCoke
 from omnizip_jax.compression.evs import EVS
 from omnizip_jax.compression.fastv import FastV
-from omnizip_jax.compression.method import Method
-from omnizip_jax.compression.mixed import Mixed
+from omnizip_jax.compression.method import Budget, Method
 from omnizip_jax.compression.omnizip import OmniZipConfig
+from omnizip_jax.compression.per_modality import Mixed
 from omnizip_jax.compression.published import PublishedOmniZip
 from omnizip_jax.compression.question_guided import QuestionGuided
 from omnizip_jax.compression.seats import Seats
@@ -24,7 +24,7 @@ from omnizip_jax.compression.surprise import Surprise
 from omnizip_jax.compression.vidcom2 import VidCom2
 from omnizip_jax.compression.visionzip import VisionZip
 
-# Every method by the name that the command line, the testbed and the evaluation know it by.
+# Every method by its name on the command line, in the testbed and in evaluations.
 METHODS: dict[str, type[Method]] = {
     "omnizip": OmniZipConfig,
     "published": PublishedOmniZip,
@@ -38,13 +38,14 @@ METHODS: dict[str, type[Method]] = {
     "seats": Seats,
     "fastv": FastV,
     "surprise": Surprise,
-    "questioned": QuestionGuided,
+    "question_guided": QuestionGuided,
 }
 
 __all__ = [
     "EVS",
     "METHODS",
     "AllTokens",
+    "Budget",
     "DyCoke",
     "FastV",
     "Method",
@@ -63,7 +64,7 @@ __all__ = [
 
 
 def as_method(compression: Method | None) -> Method:
-    """None keeps all tokens.
+    """The method itself; ``AllTokens`` for None.
 
     Raises:
         ValueError: neither None nor a method.

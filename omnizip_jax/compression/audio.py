@@ -1,16 +1,12 @@
-"""Section 3.3, audio: which tokens are salient, and what becomes of the others."""
+"""Section 3.3, audio: attention scores, salient tokens, and consolidation of the others."""
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from omnizip_jax.compression.counts import as_fraction, lookup, round_share, top_mask
-from omnizip_jax.compression.settings import Settings
+from omnizip_jax.compression.counts import as_fraction, round_share, top_mask
 from omnizip_jax.compression.similarity import cosines
 
 
@@ -106,11 +102,11 @@ def select_salient(
 def sample_anchors(
     others: Bool[Array, " N"], count: Int[Array, ""], slots: int
 ) -> tuple[Int[Array, " C"], Bool[Array, " C"], Bool[Array, " N"]]:
-    """Uniform anchors: of R non-salient tokens every ``R // count``-th, the first one first.
+    """Uniform anchors: every ``R // count``-th of R non-salient tokens, from the first.
 
     Args:
         others: the non-salient tokens.
-        count: anchors wanted; there are never more than non-salient tokens.
+        count: number of anchors, limited to the number of non-salient tokens.
         slots: static bound C on ``count``.
 
     Returns:
@@ -135,22 +131,22 @@ def merge_into_anchors(
     filled: Bool[Array, " C"],
     merge_size: int,
 ) -> Float[Array, "N D"]:
-    """Audio anchor consolidation: each anchor takes in the best ``merge_size`` of its candidates.
+    """Merge each anchor with the ``merge_size`` most relevant of its candidates.
 
-    A candidate belongs to the anchor nearest to it (cosine). Of these each anchor takes the most
-    relevant, weighted by the softmax of their relevance, and becomes the mean of itself and their
-    weighted mean. All features that enter are the original ones.
+    A candidate belongs to the anchor nearest to it (cosine). The anchor becomes the mean of itself
+    and the mean of its most relevant candidates, weighted by the softmax of their relevance. All
+    merged features are the original ones.
 
     Args:
         audio: N audio tokens.
         candidates: tokens that are neither salient nor anchors.
         relevance: similarity of each candidate to the video (``cross_modal_similarity``); ``-inf``
-            where there is no video, and then the similarity to the nearest anchor stands in.
+            where there is no video; the similarity to the nearest anchor is used instead.
         anchor, filled: slots of anchors, from ``sample_anchors``.
         merge_size: G, at least 1.
 
     Returns:
-        The tokens, with the merged anchors in their places.
+        The tokens with the merged anchors.
     """
     features = audio[anchor]
     similarity = jnp.where(filled, cosines(audio, features), -jnp.inf)
@@ -170,8 +166,8 @@ def merge_into_anchors(
         precision=jax.lax.Precision.HIGHEST,
     )
     merged = ((features + mean) / 2).astype(audio.dtype)
-    place = jnp.where(taken.any(-1), anchor, candidates.size)  # out of range: left as it is
-    return audio.at[place].set(merged, mode="drop")
+    index = jnp.where(taken.any(-1), anchor, candidates.size)  # out of range: unchanged
+    return audio.at[index].set(merged, mode="drop")
 
 
 def cross_modal_similarity(
@@ -190,26 +186,27 @@ def consolidate_window(
     salient: Bool[Array, " A"],
     video: Float[Array, "G P D"],
     video_mask: Bool[Array, "G P"],
-    config: Settings,
+    merge_size: int,
+    anchor_ratio: float,
 ) -> tuple[Float[Array, "A D"], Bool[Array, " A"]]:
     """Audio anchor consolidation inside one window (section 3.3, eq. 3-4).
 
-    Of its n audio tokens, ``anchor_ratio * n`` (half to even) become anchors, as far as there are
-    non-salient ones; they are kept in addition to the salient tokens. ``merge_size=0``: none.
+    ``anchor_ratio`` of its audio tokens (half to even) become anchors, limited to the non-salient
+    ones; they are kept in addition to the salient tokens. ``merge_size=0``: none.
 
     Returns:
         The audio with merged anchors, and the mask of the anchors.
     """
-    rule = partial(round_share, as_fraction(config.anchor_ratio))
-    slots = int(rule(np.array(audio_mask.size)))
-    if config.merge_size == 0 or slots == 0:
+    ratio = as_fraction(anchor_ratio)
+    slots = round_share(ratio, audio_mask.size)
+    if merge_size == 0 or slots == 0:
         return audio, jnp.zeros_like(salient)
     others = audio_mask & ~salient
-    count = lookup(rule, jnp.sum(audio_mask), audio_mask.size)
+    count = round_share(ratio, jnp.sum(audio_mask))
     anchor, filled, anchors = sample_anchors(others, count, slots)
     relevance = cross_modal_similarity(
         audio, video.reshape(-1, video.shape[-1]), video_mask.reshape(-1)
     )
     candidates = others & ~anchors
-    merged = merge_into_anchors(audio, candidates, relevance, anchor, filled, config.merge_size)
+    merged = merge_into_anchors(audio, candidates, relevance, anchor, filled, merge_size)
     return merged, anchors

@@ -1,8 +1,8 @@
 """DyCoke's first stage, TTM (arXiv 2411.15024, repository KD-TAO/DyCoke), on video and on audio.
 
-Frames come in groups of four, 0 to 3. At the same place frames 1 and 3 are compared with frames 0
-and 2, and frame 2 with frame 0, by cosine. Frame 0 stays whole; of a compared frame the least
-similar tokens stay. As in the code, frame 2 of the last group is not compared and stays whole.
+Frames come in groups of four, 0 to 3. At the same position frames 1 and 3 are compared with frames
+0 and 2, and frame 2 with frame 0, by cosine. Frame 0 is kept whole; of a compared frame the least
+similar tokens are kept. As in the code, frame 2 of the last group is kept whole, too.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from omnizip_jax.compression.baselines import unlike
 from omnizip_jax.compression.counts import apportion, salience_order
-from omnizip_jax.compression.per_modality import ModalitySelection, UniformShare
+from omnizip_jax.compression.method import Count
+from omnizip_jax.compression.per_modality import ModalitySelection, Rates
+from omnizip_jax.compression.video import frame_distance
 
 
 @dataclasses.dataclass(frozen=True)
-class DyCoke(UniformShare):
-    """Temporal token merging: what is like the frame before goes.
+class DyCoke(Rates):
+    """Temporal token merging: discards tokens that are similar to the frame before.
 
-    The published rate k, of a compared frame, leaves the share ``(1 + 3 (1 - k)) / 4`` of all; here
-    that share is set and met exactly: what the whole frames leave of it is spread evenly over the
-    compared ones. Whole frames give way only in clips too short for the share. With ``keep`` both
-    modalities keep the same share.
+    The published rate k, of a compared frame, keeps the share ``(1 + 3 (1 - k)) / 4`` of all; here
+    that share is set and met exactly: what the whole frames leave of it is divided evenly between
+    the compared ones. Whole frames lose tokens only in clips too short for the share.
 
     Args:
         rho_audio, rho_video: share to discard; 0.5 is k = 2/3. At most 0.75.
-        audio_frame: audio tokens in a frame, inside a window. The paper does not say what a frame
-            of sound is.
+        audio_frame: audio tokens in a frame, inside a window. The paper does not define an audio
+            frame.
 
     Raises:
         ValueError: a share that whole frames alone exceed, or not a share.
@@ -39,6 +39,7 @@ class DyCoke(UniformShare):
     rho_audio: float = 0.5
     rho_video: float = 0.5
     audio_frame: int = 12
+    split: str = dataclasses.field(default="uniform", kw_only=True)
 
     def __post_init__(self):
         super().__post_init__()
@@ -50,7 +51,7 @@ class DyCoke(UniformShare):
         if self.audio_frame < 1:
             raise ValueError(f"DyCoke.audio_frame must be at least 1, got {self.audio_frame}")
 
-    def sound(self, windows, count, key):
+    def select_audio(self, windows, count, key):
         audio, size = windows.audio, self.audio_frame
         shape = audio.token_mask.shape
         padding = -shape[1] % size
@@ -63,7 +64,7 @@ class DyCoke(UniformShare):
         )
         return ModalitySelection(*(x.reshape(mask.shape)[:, : shape[1]] for x in (keep, scores)))
 
-    def picture(self, windows, count, key, audio_keep):
+    def select_video(self, windows, count, key, audio_keep):
         mask = windows.video_mask
         frames = mask.reshape(-1, mask.shape[-1])
         clip = jnp.zeros(len(frames), jnp.int32)
@@ -76,32 +77,32 @@ def merge_in_time(
     frames: Float[Array, "T P D"],
     mask: Bool[Array, "T P"],
     sequence: Int[Array, " T"],
-    count: Int[Array, ""],
+    count: Count,
 ) -> tuple[Bool[Array, "T P"], Float[Array, "T P"]]:
-    """``count`` tokens that stay of some frames, and the score of each.
+    """Select ``count`` tokens of a sequence of frames; returns the mask and the scores.
 
     Args:
         frames, mask: P tokens in each of T frames; frames without any do not count.
-        sequence: of each frame; in each sequence the groups of four begin anew. Ascending.
+        sequence: index of each frame's sequence, ascending; groups of four start with a sequence.
         count: tokens to keep of all sequences together.
     """
     exists = mask.any(-1)
-    before = jnp.cumsum(exists) - exists
-    first = jax.ops.segment_min(jnp.where(exists, before, exists.size), sequence, exists.size)
-    place = before - first[sequence]
+    number = jnp.cumsum(exists) - exists
+    first = jax.ops.segment_min(jnp.where(exists, number, exists.size), sequence, exists.size)
+    place = number - first[sequence]
     length = jax.ops.segment_sum(exists.astype(jnp.int32), sequence, exists.size)[sequence]
     last_group = place // 4 == (length - 1) // 4
     whole = (place % 4 == 0) | ((place % 4 == 2) & last_group)
 
-    # How far back each frame looks; whole ones too, should they have to give something.
+    # How far back each frame is compared; whole frames too, in case they must lose tokens.
     back = jnp.where(place % 2 == 1, 1, jnp.where(place % 4 == 2, 2, 4))
     (index,) = jnp.nonzero(exists, size=exists.size, fill_value=0)
-    other = index[jnp.maximum(before - back, 0)]
+    other = index[jnp.maximum(number - back, 0)]
     compared = (place >= back)[:, None] & mask[other]
-    scores = unlike(frames, other, compared)
+    scores = frame_distance(frames, other, compared)
 
     sizes = jnp.sum(mask, -1)
-    of_whole, of_others = jnp.where(whole, sizes, 0), jnp.where(whole, 0, sizes)
-    for_whole = jnp.minimum(count, jnp.sum(of_whole))
-    kept = apportion(for_whole, of_whole) + apportion(count - for_whole, of_others)
+    whole_sizes, other_sizes = jnp.where(whole, sizes, 0), jnp.where(whole, 0, sizes)
+    whole_count = jnp.minimum(count, jnp.sum(whole_sizes))
+    kept = apportion(whole_count, whole_sizes) + apportion(count - whole_count, other_sizes)
     return (jax.vmap(salience_order)(scores, mask) < kept[:, None]) & mask, scores

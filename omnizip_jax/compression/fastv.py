@@ -1,7 +1,7 @@
 """FastV (arXiv 2403.06764, repository pkunlp-icler/FastV): one stage inside the decoder.
 
-At the entry of a layer the media tokens stay that the last token of the prompt attended to most in
-the layer before: mean over heads, one row of the attention, so that no matrix exists.
+Before a layer the media tokens are kept that the last token of the prompt attended to most in the
+layer before: mean over heads, one row of the attention, so that no attention matrix is computed.
 """
 
 from __future__ import annotations
@@ -9,31 +9,23 @@ from __future__ import annotations
 import dataclasses
 
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float
 
-from omnizip_jax.compression.counts import as_fraction, lookup, round_share, top_mask
-from omnizip_jax.compression.method import check_share
-from omnizip_jax.compression.share import Share
-from omnizip_jax.compression.stages import Stage, Tokens
-from omnizip_jax.types import EncodedWindow, Selection, TokenKind
-
-LAYERS = 28  # of the decoders that the settings were published for
-
-
-def finished(after: int, layers: int) -> int:
-    """``after`` of 28 finished layers, in a decoder of another depth; at least one."""
-    return max(1, round(after * layers / LAYERS))
+from omnizip_jax.compression.counts import as_fraction, round_share, top_mask
+from omnizip_jax.compression.method import Method, check_share
+from omnizip_jax.compression.stages import Stage, Tokens, check_after, scaled_layer
+from omnizip_jax.types import Selection, TokenKind
 
 
 @dataclasses.dataclass(frozen=True)
-class FastV(Share):
-    """The media tokens that the question attends to most go on after a few of the layers.
+class FastV(Method):
+    """Keep the media tokens that the question attends to most, after a few of the layers.
 
     Args:
-        after: finished layers of 28; other depths in proportion. The paper's 5.
+        after: layers before the selection in a decoder of 28; other depths in proportion. The
+            paper's 5.
         rho_audio, rho_video: share of the tokens to discard there.
-        keep: kept share of all media tokens, averaged over the layers; the rates give way.
+        keep: kept share of all media tokens, averaged over the layers; it replaces the rates.
 
     Raises:
         ValueError: not a share; from ``stages``, a share that the first layers alone exceed.
@@ -42,20 +34,22 @@ class FastV(Share):
     after: int = 5
     rho_audio: float = 0.5
     rho_video: float = 0.5
+    keep: float | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self):
         super().__post_init__()
+        if self.keep is not None:
+            check_share("FastV.keep", self.keep)
         for name in ("rho_audio", "rho_video"):
             check_share(f"FastV.{name}", getattr(self, name))
-        if not 1 <= self.after < LAYERS:
-            raise ValueError(f"FastV.after must be from 1 to {LAYERS - 1}, got {self.after}")
+        check_after("FastV.after", self.after)
 
-    def select(self, windows: EncodedWindow, key: PRNGKeyArray) -> Selection:
+    def select(self, windows, budget, key):
         audio, video = windows.audio.token_mask, windows.video_mask
         return Selection.of(audio, video, audio, video)
 
     def stages(self, layers: int) -> tuple[Stage, ...]:
-        after = finished(self.after, layers)
+        after = scaled_layer(self.after, layers)
         if self.keep is None:
             return (AttentionStage(after, audio=1 - self.rho_audio, video=1 - self.rho_video),)
         if self.keep * layers < after:
@@ -68,11 +62,11 @@ class FastV(Share):
 
 @dataclasses.dataclass(frozen=True)
 class AttentionStage(Stage):
-    """The media tokens that the last token attends to most; counts are rounded half to even.
+    """Keep the media tokens that the last token attends to most; counts are rounded half to even.
 
     Attributes:
-        media: share of all media tokens that stays; None: of each modality as follows.
-        audio, video: shares that stay.
+        media: kept share of all media tokens; None: ``audio`` and ``video`` apply.
+        audio, video: kept share of each modality.
     """
 
     media: float | None = None
@@ -81,25 +75,19 @@ class AttentionStage(Stage):
 
     def bound(self, text: int, media: int) -> int:
         if self.media is not None:
-            return text + int(round_share(as_fraction(self.media), np.asarray(media)))
-        # How many of them are sound is not known; two counts were rounded.
-        most = round_share(as_fraction(max(self.audio, self.video)), np.asarray(media))
-        return text + min(int(most) + 2, media)
+            return text + round_share(as_fraction(self.media), media)
+        # The number of audio tokens among them is not known; two counts were rounded.
+        most = round_share(as_fraction(max(self.audio, self.video)), media)
+        return text + min(most + 2, media)
 
     def keep(self, attention: Float[Array, "N T"], tokens: Tokens) -> Bool[Array, " T"]:
-        scores = jnp.mean(attention, axis=0)
+        scores, media = jnp.mean(attention, axis=0), tokens.media
 
-        def best(share: float, these: Bool[Array, " T"]) -> Bool[Array, " T"]:
-            def rule(count: np.ndarray) -> np.ndarray:
-                return round_share(as_fraction(share), count)
+        def top(share: float, members: Bool[Array, " T"]) -> Bool[Array, " T"]:
+            return top_mask(scores, members, round_share(as_fraction(share), jnp.sum(members)))
 
-            return top_mask(scores, these, lookup(rule, jnp.sum(these), these.size))
-
-        media = tokens.media
         if self.media is not None:
-            return ~media | best(self.media, media)
-        sound, picture = (
-            media & (tokens.kind == TokenKind.AUDIO),
-            media & (tokens.kind == TokenKind.VIDEO),
-        )
-        return ~media | best(self.audio, sound) | best(self.video, picture)
+            return ~media | top(self.media, media)
+        audio = media & (tokens.kind == TokenKind.AUDIO)
+        video = media & (tokens.kind == TokenKind.VIDEO)
+        return ~media | top(self.audio, audio) | top(self.video, video)

@@ -1,7 +1,7 @@
-"""The contract of a method: what chooses among the tokens of a clip, or of a stream.
+"""The contract of a compression method, which selects tokens of a clip or of a stream.
 
 A method is a frozen dataclass: its fields are its settings, and it is static under ``jax.jit``.
-``OmniZipConfig`` is one; ``omnizip_jax.METHODS`` has them all by name; docs/methods.md adds one.
+``OmniZipConfig`` is one; ``omnizip_jax.METHODS`` lists all by name; docs/methods.md adds one.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -19,19 +19,44 @@ from omnizip_jax.compression.stages import Stage
 from omnizip_jax.types import EncodedWindow, Selection
 
 Counts = Int[np.ndarray, " W"]
+Count = Any  # an int on the host, an int32 scalar under jit
+
+
+class Budget(NamedTuple):
+    """Numbers of tokens to keep: decided on the host for a clip, traced data under ``jax.jit``.
+
+    Attributes:
+        audio, video: tokens of each modality.
+        total: the most tokens that ``select`` keeps; caches are sized by it.
+        anchors: those of the audio tokens that other audio tokens are merged into.
+    """
+
+    audio: Count
+    video: Count
+    total: Count
+    anchors: Count = 0
+
+    @classmethod
+    def of(cls, audio: Count, video: Count) -> Budget:
+        """The budget of a method that keeps exactly these numbers."""
+        return cls(audio, video, audio + video)
+
+    def as_ints(self) -> Budget:
+        """The budget in Python integers, so that one program serves every clip."""
+        return Budget(*map(int, self))
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """Which media tokens the decoder reads. Subclasses are frozen dataclasses of their settings.
+    """Selection of the media tokens that the decoder reads.
 
-    A method that looks ahead writes ``select`` and ``bound``; one that can stream writes ``begin``,
-    ``step`` and ``step_bound`` too.
+    Subclasses are frozen dataclasses of their settings. All write ``plan`` and ``select``; those
+    that can follow a stream also ``begin``, ``step`` and ``step_bound``.
 
     Attributes:
-        wants: what it needs of the encoders beyond embeddings: "vision" for
+        wants: encoder outputs that are needed beyond embeddings: "vision" for
             ``EncodedWindow.vision``.
-        streams: it can follow a stream.
+        streams: whether the method can follow a stream.
     """
 
     wants: ClassVar[frozenset[str]] = frozenset()
@@ -41,35 +66,36 @@ class Method:
         check_types(self)
 
     def stages(self, layers: int) -> tuple[Stage, ...]:
-        """Reductions inside a decoder of so many layers; none for most methods."""
+        """Reductions inside a decoder with ``layers`` layers; none for most methods."""
         return ()
 
-    def bound(self, audio_counts: Counts, video_counts: Counts) -> int:
-        """The most tokens that ``select`` keeps of a clip, known on the host beforehand.
+    def plan(self, audio_counts: Counts, video_counts: Counts) -> Budget:
+        """Decide on the host how many tokens ``select`` keeps of a clip; by default all.
 
         Args:
             audio_counts, video_counts: valid tokens of each window.
         """
-        return int(np.sum(audio_counts) + np.sum(video_counts))
+        return Budget.of(np.sum(audio_counts), np.sum(video_counts)).as_ints()
 
-    def select(self, windows: EncodedWindow, key: PRNGKeyArray) -> Selection:
-        """Choose among the tokens of a whole clip; pure and of static shape.
+    def select(self, windows: EncodedWindow, budget: Budget, key: PRNGKeyArray) -> Selection:
+        """Select tokens of a whole clip; pure and of static shape.
 
         Args:
-            windows: leading axis W on every leaf; what the masks leave out is padding, anywhere.
-            key: for methods that draw.
+            windows: leading axis W on every leaf; slots outside the masks are padding, anywhere.
+            budget: from ``plan``; at most ``budget.total`` tokens are kept.
+            key: for methods that sample.
         """
         raise NotImplementedError
 
     def step_bound(self, audio_slots: int, video_slots: int) -> int:
-        """The most tokens that ``step`` keeps of a window with so many slots."""
+        """Static bound on the tokens that ``step`` keeps of a window with these slots."""
         return audio_slots + video_slots
 
     def begin(self, window: EncodedWindow) -> Any:
-        """What the method remembers of a stream, before the first window: a pytree of arrays.
+        """State of the method before the first window of a stream: a pytree of arrays.
 
         Args:
-            window: a window without leading axis, for its shapes and types alone.
+            window: a window without leading axis; only its shapes and types are used.
 
         Raises:
             ValueError: the method needs the whole clip.
@@ -80,27 +106,36 @@ class Method:
         )
 
     def step(self, state: Any, window: EncodedWindow, key: PRNGKeyArray) -> tuple[Any, Selection]:
-        """Choose among the tokens of a stream's next window, without leading axis."""
+        """Select tokens of a stream's next window, without leading axis."""
         raise NotImplementedError
 
     def follow(self, windows: EncodedWindow, key: PRNGKeyArray) -> Selection:
-        """What a stream would keep of a clip: ``step`` after ``step``, without looking ahead."""
+        """Select tokens of a clip window by window, as in a stream."""
 
         def step(carry, window):
             state, key = carry
             key, own = jax.random.split(key)
-            state, chosen = self.step(state, window, own)
-            return (state, key), chosen
+            state, selection = self.step(state, window, own)
+            return (state, key), selection
 
         begin = self.begin(jax.tree.map(lambda x: x[0], windows))
         return jax.lax.scan(step, (begin, key), windows)[1]
 
 
-def check_types(settings: Any) -> None:
-    """Raise ``ValueError`` unless the fields of a dataclass are what their annotations say.
+def add_window_axis(window: EncodedWindow) -> EncodedWindow:
+    """A stream's window as a clip of one window."""
+    return jax.tree.map(lambda x: x[None], window)
 
-    Numbers must be finite; an integer may stand where a real number is expected, a bool nowhere
-    but for itself.
+
+def drop_window_axis(selection: Selection) -> Selection:
+    """The selection of a clip of one window without the leading axis."""
+    return jax.tree.map(lambda x: x[0], selection)
+
+
+def check_types(settings: Any) -> None:
+    """Raise ``ValueError`` unless the fields of a dataclass have the annotated types.
+
+    Numbers must be finite; an integer is accepted as a real number, a bool only as a bool.
     """
     hints = typing.get_type_hints(type(settings))
     for field in dataclasses.fields(settings):
@@ -127,6 +162,6 @@ def _is(value: Any, kind: Any) -> bool:
 
 
 def check_share(name: str, value: float) -> None:
-    """Raise ``ValueError`` unless the value is a share."""
+    """Raise ``ValueError`` unless the value is between 0 and 1."""
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"{name} is a share between 0 and 1, got {value}")

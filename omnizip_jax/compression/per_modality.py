@@ -1,38 +1,48 @@
-"""Methods in two parts, one for the sound and one for the picture, so that parts can be mixed."""
+"""Methods that select audio and video tokens separately, and mixtures of two such methods."""
 
 from __future__ import annotations
 
 import dataclasses
 from fractions import Fraction
-from functools import partial
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from omnizip_jax.compression.audio import attention_scores
 from omnizip_jax.compression.counts import (
+    PAPER_GAP,
+    RunningShare,
     as_fraction,
-    lookup,
+    line_count,
     round_share,
+    running_share_bound,
     salience_order,
     top_mask,
+    within,
 )
-from omnizip_jax.compression.method import Counts, check_share
-from omnizip_jax.compression.share import RunningShare, Share, most_at_once, split
+from omnizip_jax.compression.method import (
+    Budget,
+    Count,
+    Counts,
+    Method,
+    add_window_axis,
+    check_share,
+    drop_window_axis,
+)
 from omnizip_jax.types import EncodedWindow, Selection, VisionFeatures
 
 
 class ModalitySelection(NamedTuple):
-    """What a method chose of one modality.
+    """Selected tokens of one modality.
 
     Attributes:
-        keep: tokens that stay.
-        scores: what ranks them inside a window or a grid; None: all alike.
-        tokens: the embeddings, where some are replaced.
-        salient: those that stay for their own sake; None: all that stay.
+        keep: tokens to keep.
+        scores: scores that rank the tokens of a window or a grid; None: all equal.
+        tokens: the embeddings, if some are replaced.
+        salient: kept tokens that are not anchors; None: all kept tokens.
     """
 
     keep: Bool[Array, "W *n"]
@@ -41,8 +51,8 @@ class ModalitySelection(NamedTuple):
     salient: Bool[Array, "W *n"] | None = None
 
 
-def top_part(
-    scores: Float[Array, "W *n"], mask: Bool[Array, "W *n"], count: Array
+def select_top(
+    scores: Float[Array, "W *n"], mask: Bool[Array, "W *n"], count: Count
 ) -> ModalitySelection:
     """The ``count`` valid tokens with the highest scores of the clip; ties go to the earlier."""
     keep = top_mask(scores.reshape(-1), mask.reshape(-1), count).reshape(mask.shape)
@@ -50,21 +60,21 @@ def top_part(
 
 
 def vision_of(windows: EncodedWindow) -> VisionFeatures:
-    """What the vision encoder's last block attends to.
+    """Attention and keys of the vision encoder's last block.
 
     Raises:
-        ValueError: the windows were encoded without it.
+        ValueError: the windows were encoded without them.
     """
     if windows.vision is None:
         raise ValueError(
-            "the method needs what the vision encoder's last block attends to: encode with "
+            "the method needs the attention of the vision encoder's last block: encode with "
             "wants=method.wants"
         )
     return windows.vision
 
 
 def join(windows: EncodedWindow, audio: ModalitySelection, video: ModalitySelection) -> Selection:
-    """The selection that two parts make."""
+    """Combine the selections of both modalities."""
 
     def order(part, mask):
         if part.scores is None:
@@ -86,70 +96,105 @@ def join(windows: EncodedWindow, audio: ModalitySelection, video: ModalitySelect
     )
 
 
-class PerModality(Share):
-    """A method that chooses a given number of the audio tokens and a given number of the video's.
+@dataclasses.dataclass(frozen=True)
+class PerModality(Method):
+    """Selection of a given number of audio tokens and a given number of video tokens.
 
-    Subclasses write ``sound`` and ``picture``, and may change the counts that they keep by
-    themselves. Those whose choice in a window does not depend on others say that they can follow a
-    stream (``streams``), and hold their counts at every moment of it.
+    Subclasses write ``select_audio``, ``select_video`` and ``own_counts``.
+
+    Args:
+        keep: kept share of all media tokens of a clip, met exactly (half to even); it replaces the
+            settings that say how much of each modality is kept. None: those settings apply.
+        split: division of ``keep`` between the modalities: "paper", along the line through the
+            paper's two settings (``counts.line_count``), or "uniform", the same share of both.
+
+    Raises:
+        ValueError: ``keep`` is not a share; an unknown ``split``.
     """
 
-    def sound(
-        self, windows: EncodedWindow, count: Int[Array, ""], key: PRNGKeyArray
+    splits: ClassVar[tuple[str, ...]] = ("paper", "uniform")
+
+    keep: float | None = dataclasses.field(default=None, kw_only=True)
+    split: str = dataclasses.field(default="paper", kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        name = type(self).__name__
+        if self.keep is not None:
+            check_share(f"{name}.keep", self.keep)
+        if self.split not in self.splits:
+            raise ValueError(
+                f"{name}.split must be one of {', '.join(self.splits)}, got {self.split!r}"
+            )
+
+    def select_audio(
+        self, windows: EncodedWindow, count: Count, key: PRNGKeyArray
     ) -> ModalitySelection:
-        """``count`` of the audio tokens of a clip."""
+        """Select ``count`` of the audio tokens of a clip."""
         raise NotImplementedError
 
-    def picture(
+    def select_video(
         self,
         windows: EncodedWindow,
-        count: Int[Array, ""],
+        count: Count,
         key: PRNGKeyArray,
         audio_keep: Bool[Array, "W A"],
     ) -> ModalitySelection:
-        """``count`` of the video tokens of a clip.
+        """Select ``count`` of the video tokens of a clip.
 
         Args:
-            audio_keep: audio tokens that stay, for methods that let the sound guide the picture.
+            audio_keep: selected audio tokens, for methods whose video selection depends on them.
         """
         raise NotImplementedError
 
-    def anchors(self, audio_mask: Bool[Array, "W A"]) -> Int[Array, ""] | int:
-        """Audio tokens that ``sound`` keeps in any case."""
-        return 0
-
-    def counts(self, windows: EncodedWindow) -> tuple[Int[Array, ""], Int[Array, ""]]:
-        """The audio and video tokens to keep by the method's own settings."""
+    def own_counts(self, audio_counts: Counts, video_counts: Counts) -> tuple[Any, Any]:
+        """Audio and video tokens that the method keeps without ``keep``."""
         raise NotImplementedError
 
-    def select(self, windows: EncodedWindow, key: PRNGKeyArray) -> Selection:
-        audio_mask, video_mask = windows.audio.token_mask, windows.video_mask
+    def anchor_total(self, audio_counts: Counts) -> int:
+        """Audio tokens that ``select_audio`` always keeps."""
+        return 0
+
+    @property
+    def kept_share(self) -> Fraction:
+        """Share of all tokens that ``keep`` leaves before the decoder."""
+        assert self.keep is not None
+        return as_fraction(self.keep)
+
+    @property
+    def gap(self) -> float:
+        """Difference between the kept shares of audio and video under ``split="paper"``."""
+        return PAPER_GAP
+
+    def plan(self, audio_counts: Counts, video_counts: Counts) -> Budget:
         if self.keep is None:
-            return self.choose(windows, *self.counts(windows), key)
-        audio, video = jnp.sum(audio_mask), jnp.sum(video_mask)
-        total = self.kept(audio + video, audio_mask.size + video_mask.size)
-        return self.choose_share(windows, total, key)
+            return Budget.of(*self.own_counts(audio_counts, video_counts)).as_ints()
+        audio, video = np.sum(audio_counts), np.sum(video_counts)
+        total = round_share(self.kept_share, audio + video)
+        return self.divided(total, audio, video, self.anchor_total(audio_counts)).as_ints()
 
-    def choose(
-        self, windows: EncodedWindow, audio: Array, video: Array, key: PRNGKeyArray
-    ) -> Selection:
-        """A given number of each modality."""
-        of_audio, of_video = jax.random.split(key)
-        sound = self.sound(windows, audio, of_audio)
-        return join(windows, sound, self.picture(windows, video, of_video, sound.keep))
+    def divided(self, total: Any, audio: Any, video: Any, anchors: Any = 0) -> Budget:
+        """``total`` tokens divided between the modalities, on the host or on the device."""
+        if self.split == "uniform":
+            part = round_share(self.kept_share, audio)
+        else:
+            part = line_count(total, audio, video, anchors, self.gap)
+        part = within(part, total, audio, video, anchors)
+        return Budget(part, total - part, total, anchors)
 
-    def choose_share(
-        self, windows: EncodedWindow, total: Int[Array, ""], key: PRNGKeyArray
-    ) -> Selection:
-        """``total`` tokens, split over sound and picture as the paper's settings do (``split``)."""
-        mask = windows.audio.token_mask
-        audio = split(total, jnp.sum(mask), jnp.sum(windows.video_mask), self.anchors(mask))
-        return self.choose(windows, audio, total - audio, key)
+    def select(self, windows: EncodedWindow, budget: Budget, key: PRNGKeyArray) -> Selection:
+        audio_key, video_key = jax.random.split(key)
+        audio = self.select_audio(windows, budget.audio, audio_key)
+        video = self.select_video(windows, budget.video, video_key, audio.keep)
+        return join(windows, audio, video)
 
 
 @dataclasses.dataclass(frozen=True)
 class Rates(PerModality):
-    """Parts set by a rate each.
+    """A method with one pruning rate per modality; audio tokens are ranked by attention (eq. 2).
+
+    A subclass whose selection in a window does not depend on other windows sets ``streams``; its
+    counts then hold after every window of a stream.
 
     Args:
         rho_audio, rho_video: share of the tokens to discard, met exactly (half to even).
@@ -168,35 +213,44 @@ class Rates(PerModality):
 
     @property
     def shares(self) -> tuple[Fraction, Fraction]:
-        """Kept shares of audio and video."""
+        """Kept shares of audio and video where each is met by itself."""
+        if self.keep is not None:
+            return self.kept_share, self.kept_share
         return 1 - as_fraction(self.rho_audio), 1 - as_fraction(self.rho_video)
 
-    def counts(self, windows: EncodedWindow) -> tuple[Int[Array, ""], Int[Array, ""]]:
-        def kept(share, mask):
-            return lookup(partial(round_share, share), jnp.sum(mask), mask.size)
+    @property
+    def _shared(self) -> bool:
+        """Whether a stream holds one share of all tokens and not one of each modality."""
+        return self.keep is not None and self.split != "uniform"
 
+    def own_counts(self, audio_counts: Counts, video_counts: Counts) -> tuple[Any, Any]:
         audio, video = self.shares
-        return kept(audio, windows.audio.token_mask), kept(video, windows.video_mask)
+        return (
+            round_share(audio, np.sum(audio_counts)),
+            round_share(video, np.sum(video_counts)),
+        )
 
-    def bound(self, audio_counts: Counts, video_counts: Counts) -> int:
-        """Exact."""
-        if self.keep is not None:
-            return self.kept_on_host(audio_counts, video_counts)
-        audio, video = self.shares
-        kept = round_share(audio, np.sum(audio_counts)) + round_share(video, np.sum(video_counts))
-        return int(kept)
+    def select_audio(
+        self, windows: EncodedWindow, count: Count, key: PRNGKeyArray
+    ) -> ModalitySelection:
+        """OmniZip's ranking without anchors; audio that is kept whole is not ranked."""
+        audio = windows.audio
+        if self.keep is None and self.rho_audio == 0:
+            return ModalitySelection(audio.token_mask)
+        scores = attention_scores(audio.queries, audio.keys, audio.frame_mask)
+        return select_top(scores, audio.token_mask, count)
 
     def step_bound(self, audio_slots: int, video_slots: int) -> int:
-        """A running share takes at most one token more than the share of a window."""
-        if self.keep is not None:
-            return most_at_once(as_fraction(self.keep), audio_slots + video_slots)
+        """A running share keeps at most one token more than the share of a window."""
+        if self._shared:
+            return running_share_bound(self.kept_share, audio_slots + video_slots)
         audio, video = self.shares
-        return most_at_once(audio, audio_slots) + most_at_once(video, video_slots)
+        return running_share_bound(audio, audio_slots) + running_share_bound(video, video_slots)
 
     def begin(self, window: EncodedWindow) -> tuple[RunningShare, RunningShare]:
         if not self.streams:
             return super().begin(window)
-        return RunningShare.even(), RunningShare.even()
+        return RunningShare.initial(), RunningShare.initial()
 
     def step(
         self,
@@ -204,40 +258,54 @@ class Rates(PerModality):
         window: EncodedWindow,
         key: PRNGKeyArray,
     ) -> tuple[tuple[RunningShare, RunningShare], Selection]:
-        clip = jax.tree.map(lambda x: x[None], window)
         audio, video = jnp.sum(window.audio.token_mask), jnp.sum(window.video_mask)
-        of_first, of_video = state
-        if self.keep is not None:  # one balance for all tokens
-            of_first, total = of_first.advance(audio + video, as_fraction(self.keep))
-            chosen = self.choose_share(clip, total, key)
+        first, second = state
+        if self._shared:
+            first, total = first.advance(audio + video, self.kept_share)
+            budget = self.divided(total, audio, video)
         else:
-            of_first, audio = of_first.advance(audio, self.shares[0])
-            of_video, video = of_video.advance(video, self.shares[1])
-            chosen = self.choose(clip, audio, video, key)
-        return (of_first, of_video), jax.tree.map(lambda x: x[0], chosen)
+            first, audio = first.advance(audio, self.shares[0])
+            second, video = second.advance(video, self.shares[1])
+            budget = Budget.of(audio, video)
+        selection = self.select(add_window_axis(window), budget, key)
+        return (first, second), drop_window_axis(selection)
 
 
 @dataclasses.dataclass(frozen=True)
-class UniformShare(Rates):
-    """With ``keep`` both modalities keep that share, and not what the paper's line gives them."""
+class Mixed(PerModality):
+    """The audio selection of one method and the video selection of another (paper, Table 4).
 
-    def choose_share(self, windows, total, key):
-        mask = windows.audio.token_mask
-        audio = self.kept(jnp.sum(mask), mask.size)
-        return self.choose(windows, audio, total - audio, key)
+    A video selection that depends on the audio (OmniZip's) uses the audio selected here. With
+    ``keep``, the ``keep`` of the two methods is ignored; without, each method keeps the number of
+    tokens of its modality that its own settings give.
 
-
-@dataclasses.dataclass(frozen=True)
-class SalientSound(Rates):
-    """What methods made for the picture do about the sound: OmniZip's ranking, without anchors.
-
-    The audio tokens with the highest attention scores (eq. 2) of the clip stay. A sound that stays
-    whole is not ranked.
+    >>> Mixed(audio=RandomTokens(rho_audio=0.25), video=OmniZipConfig())  # Table 4, row 1
+    >>> Mixed(audio=OmniZipConfig(), video=VisionZip(), keep=0.45)  # row 3
     """
 
-    def sound(self, windows, count, key):
-        audio = windows.audio
-        if self.keep is None and self.rho_audio == 0:
-            return ModalitySelection(audio.token_mask)
-        scores = attention_scores(audio.queries, audio.keys, audio.frame_mask)
-        return top_part(scores, audio.token_mask, count)
+    audio: PerModality
+    video: PerModality
+
+    @property
+    def wants(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.audio.wants | self.video.wants
+
+    def plan(self, audio_counts, video_counts):
+        if self.keep is not None:
+            return super().plan(audio_counts, video_counts)
+        audio_counts, video_counts = np.asarray(audio_counts), np.asarray(video_counts)
+        audio = self.audio.plan(audio_counts, 0 * video_counts)
+        video = self.video.plan(0 * audio_counts, video_counts)
+        return Budget(audio.audio, video.video, audio.total + video.total, audio.anchors)
+
+    def anchor_total(self, audio_counts: Counts) -> int:
+        return self.audio.anchor_total(audio_counts)
+
+    def select_audio(self, windows, count, key):
+        method = self.audio
+        if self.keep is not None:
+            method = dataclasses.replace(method, keep=self.keep)
+        return method.select_audio(windows, count, key)
+
+    def select_video(self, windows, count, key, audio_keep):
+        return self.video.select_video(windows, count, key, audio_keep)

@@ -1,10 +1,9 @@
-"""Where the authors' newest code differs from the paper's rule, for comparable numbers.
+"""The rule of the authors' newest code where it differs from the paper's, for comparable numbers.
 
-Anchors and merging run over the whole clip, windows are what touches in the prompt, video rates are
-normalised in one approximate pass, DPC-KNN measures 1 - cosine, and every grid rounds its own count
-down. Written from a description
-of that code (github.com/KD-TAO/OmniZip), for windows; everything not here is shared with the
-paper's rule.
+Anchors and merging use the whole clip, windows are runs of adjacent tokens in the prompt, video
+rates are normalised in one approximate pass, DPC-KNN measures 1 - cosine, and every grid rounds its
+own count down. Written from a description of that code (github.com/KD-TAO/OmniZip), for windows;
+everything else is shared with the paper's rule.
 """
 
 from __future__ import annotations
@@ -24,72 +23,67 @@ from omnizip_jax.compression.audio import (
     select_salient,
 )
 from omnizip_jax.compression.budget import initial_rates
-from omnizip_jax.compression.counts import lookup, salience_order
-from omnizip_jax.compression.method import Counts
-from omnizip_jax.compression.rule import Rule, over_windows
-from omnizip_jax.compression.settings import Settings
+from omnizip_jax.compression.counts import salience_order
+from omnizip_jax.compression.method import Budget, Count, Counts
+from omnizip_jax.compression.rule import OmniZipSettings
 from omnizip_jax.compression.similarity import cosines
-from omnizip_jax.compression.video import density_peaks, novelty, previous
+from omnizip_jax.compression.video import density_peaks, novelty, over_windows, previous
 from omnizip_jax.types import WindowTokens
 
 
 @dataclasses.dataclass(frozen=True)
-class PublishedOmniZip(Rule):
+class PublishedOmniZip(OmniZipSettings):
     """The rule of the authors' newest code, quirks included; the settings are the paper's.
 
-    Its budget slips, by up to 14 points on short clips (docs/rules.md), so it cannot hold ``keep``.
-
-    Raises:
-        ValueError: a setting of the wrong type or outside its range, or ``keep``.
+    It has no ``keep``: its rates miss their budget by up to 14 points on short clips
+    (docs/rules.md).
     """
 
-    keep: float | None = dataclasses.field(default=None, kw_only=True)
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.keep is not None:
-            raise ValueError(
-                "PublishedOmniZip cannot hold a share of all tokens, for its rates may miss their "
-                "budget: set rho_audio and rho_video, or take OmniZipConfig(keep=...)"
-            )
-
-    def bound(self, audio_counts: Counts, video_counts: Counts) -> int:
-        """The rates are not known beforehand: with sound, up to ``1 - rho_min`` of the video."""
+    def plan(self, audio_counts: Counts, video_counts: Counts) -> Budget:
+        """An upper limit: windows with audio keep up to ``1 - rho_min`` of their video."""
         audio = np.sum(audio_counts)
         salient = round_float(1 - self.rho_audio, audio)
         anchors = round_float(self.anchor_ratio, audio) if self.merge_size else 0
+        anchors = min(anchors, audio - salient)
         rate = min(self.rho_min, self.rho_video) if audio else self.rho_video
-        kept_video = floor_float(1 - rate, np.asarray(video_counts)).sum()
-        return int(min(salient + anchors, audio) + kept_video)
+        video = floor_float(1 - rate, np.asarray(video_counts)).sum()
+        budget = Budget.of(salient + anchors, video)
+        return budget._replace(anchors=anchors).as_ints()
 
-    def salient(self, tokens):
-        mask = tokens.audio_mask
-        count = lookup(partial(round_float, 1 - self.rho_audio), jnp.sum(mask), mask.size)
-        return select_salient(tokens.audio_scores, mask, count)
+    def compress_audio(
+        self, tokens: WindowTokens, budget: Budget
+    ) -> tuple[Float[Array, "W A D"], Bool[Array, "W A"], Bool[Array, "W A"]]:
+        count = budget.audio - budget.anchors
+        salient = select_salient(tokens.audio_scores, tokens.audio_mask, count)
+        audio, anchors = consolidate_clip(tokens, salient, budget.anchors, self)
+        return audio, salient, anchors
 
-    def consolidate(self, tokens, salient):
-        return consolidate_clip(tokens, salient, self)
-
-    def grid_keeps(self, audio_keep, audio_counts, grid_counts, slots):
+    def compress_video(
+        self, tokens: WindowTokens, budget: Budget, audio_keep: Bool[Array, "W A"]
+    ) -> tuple[Bool[Array, "W G P"], Int[Array, "W G P"]]:
+        mask = tokens.video_mask
+        audio_counts, grid_counts = jnp.sum(tokens.audio_mask, -1), jnp.sum(mask, -1)
         video_counts = jnp.sum(grid_counts, -1)
-        of_audio, of_video = runs(audio_counts, video_counts)
+        audio_run, video_run = runs(audio_counts, video_counts)
 
-        def of_runs(counts, run):
+        def total(counts, run):
             return jax.ops.segment_sum(counts, run, num_segments=run.size)
 
-        heard, seen = of_runs(audio_counts, of_audio), of_runs(video_counts, of_video)
-        retention = of_runs(jnp.sum(audio_keep, -1), of_audio) / jnp.maximum(heard, 1)
-        rates = video_rates(retention, heard, seen, self)
-        return grid_keeps(rates[of_video], heard[of_video], grid_counts, self, slots)
+        audio, video = total(audio_counts, audio_run), total(video_counts, video_run)
+        retention = total(jnp.sum(audio_keep, -1), audio_run) / jnp.maximum(audio, 1)
+        rates = video_rates(retention, audio, video, self)
+        kept = grid_keeps(
+            rates[video_run], audio[video_run], grid_counts, self, slots=mask.shape[-1]
+        )
 
-    def choose_video(self, video, mask, kept, audio_counts):
-        grids, masks = video.reshape(-1, *video.shape[2:]), mask.reshape(-1, mask.shape[-1])
-        _, of_video = runs(audio_counts, jnp.sum(mask, (1, 2)))
+        grids = tokens.video.reshape(-1, *tokens.video.shape[2:])
+        masks = mask.reshape(-1, mask.shape[-1])
         exists = masks.any(-1)
-        before, place = previous(exists), places(exists, jnp.repeat(of_video, mask.shape[1]))
+        other = previous(exists)
+        place = place_in_run(exists, jnp.repeat(video_run, mask.shape[1]))
 
         def order(index):
-            grid, valid, last = grids[index], masks[index], before[index]
+            grid, valid, last = grids[index], masks[index], other[index]
             scores = jax.lax.cond(
                 place[index] % 2 == 1,
                 lambda: novelty(grid, grids[last], masks[last]),
@@ -97,31 +91,31 @@ class PublishedOmniZip(Rule):
             )
             return salience_order(scores, valid)
 
-        found = over_windows(order, jnp.arange(len(grids))).reshape(mask.shape)
-        return (found < kept[..., None]) & mask, found
+        ranks = over_windows(order, jnp.arange(len(grids))).reshape(mask.shape)
+        return (ranks < kept[..., None]) & mask, ranks
 
 
 def runs(
     audio_counts: Int[Array, " W"], video_counts: Int[Array, " W"]
 ) -> tuple[Int[Array, " W"], Int[Array, " W"]]:
-    """The run of audio tokens, and the run of video tokens, that each window's belong to.
+    """The run of audio tokens and the run of video tokens of each window.
 
-    The code sees no windows, only which tokens of the prompt touch: each window's video, then its
-    audio. When one modality ends, what remains of the other touches and forms one run: sound that
-    outlasts the picture joins the last run of sound; picture that outlasts the sound is a run of
-    its own after the last sound. The i-th runs of both belong together; a run of video without one
-    is not guided.
+    The authors' code has no windows, only runs of adjacent tokens of one modality in the prompt:
+    each window's video, then its audio. After one modality ends, the rest of the other is one run:
+    audio that outlasts the video joins the last audio run; video that outlasts the audio is a run
+    of its own after the last audio. The i-th runs of both belong together; a video run without an
+    audio run is not guided.
     """
     exists = jnp.stack([video_counts, audio_counts], axis=1).reshape(-1) > 0
-    sound = jnp.arange(exists.size) % 2
-    before = previous(exists)
-    starts = exists & ((before < 0) | (sound[before] != sound))
+    is_audio = jnp.arange(exists.size) % 2
+    other = previous(exists)
+    starts = exists & ((other < 0) | (is_audio[other] != is_audio))
     run = jnp.maximum(jnp.cumsum(starts.reshape(-1, 2), axis=0) - 1, 0)
     return run[:, 1], run[:, 0]
 
 
-def places(exists: Bool[Array, " n"], run: Int[Array, " n"]) -> Int[Array, " n"]:
-    """Place of every grid in its run, among those that exist."""
+def place_in_run(exists: Bool[Array, " n"], run: Int[Array, " n"]) -> Int[Array, " n"]:
+    """Index of every grid among the existing ones of its run."""
     count = jnp.cumsum(exists) - exists
     first = jax.ops.segment_min(jnp.where(exists, count, exists.size), run, exists.size)
     return count - first[run]
@@ -138,26 +132,26 @@ def floor_float(share: float | np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def consolidate_clip(
-    tokens: WindowTokens, salient: Bool[Array, "W A"], config: Settings
+    tokens: WindowTokens, salient: Bool[Array, "W A"], count: Count, config: OmniZipSettings
 ) -> tuple[Float[Array, "W A D"], Bool[Array, "W A"]]:
-    """Audio anchors spread over the clip; candidates compared with all video of the clip.
+    """Consolidate ``count`` anchors over the clip; candidates are compared with all its video.
 
     Returns:
         The audio with merged anchors, and the mask of the anchors.
     """
-    width, anchor_rule = tokens.audio.shape[-1], partial(round_float, config.anchor_ratio)
-    slots = int(anchor_rule(np.array(tokens.audio_mask.size)))
+    width = tokens.audio.shape[-1]
+    counts = np.arange(tokens.audio_mask.size + 1)
+    anchor_counts = round_float(config.anchor_ratio, counts)
+    slots = int(anchor_counts[-1])
     if config.merge_size == 0 or slots == 0:
         return tokens.audio, jnp.zeros_like(salient)
     audio, mask = tokens.audio.reshape(-1, width), tokens.audio_mask.reshape(-1)
     others = mask & ~salient.reshape(-1)
-    count = lookup(anchor_rule, jnp.sum(mask), mask.size)
     anchor, filled, anchors = sample_anchors(others, count, slots)
     candidates = others & ~anchors
 
-    # Every candidate meets every video token of the clip, so only candidates are packed for it.
-    counts = np.arange(mask.size + 1)
-    spare = counts - round_float(1 - config.rho_audio, counts) - anchor_rule(counts)
+    # Candidates are packed, because each is compared with every video token of the clip.
+    spare = counts - round_float(1 - config.rho_audio, counts) - anchor_counts
     (packed,) = jnp.nonzero(candidates, size=max(int(spare.max()), 1), fill_value=0)
     features = audio[packed]
 
@@ -176,7 +170,7 @@ def video_rates(
     retention: Float[Array, " W"],
     audio_counts: Int[Array, " W"],
     video_counts: Int[Array, " W"],
-    config: Settings,
+    config: OmniZipSettings,
 ) -> Float[Array, " W"]:
     """Share of each run's video to discard; the budget is met only roughly.
 
@@ -215,17 +209,19 @@ def grid_keeps(
     rates: Float[Array, " W"],
     audio_counts: Int[Array, " W"],
     grid_counts: Int[Array, "W G"],
-    config: Settings,
+    config: OmniZipSettings,
     slots: int,
 ) -> Int[Array, "W G"]:
     """``floor(tokens * (1 - rate))`` for every grid.
 
-    Rates that are settings are looked up as float64 gives them; to the others a margin is added
-    that float32 needs so as not to fall below an integer.
+    The authors' code multiplies in float64. Its products with rates that are settings are tabulated
+    for 0 to ``slots`` tokens; the others get the margin that keeps float32 from falling below an
+    integer.
     """
 
     def setting(rate):
-        return lookup(partial(floor_float, 1 - rate), grid_counts, slots)
+        table = floor_float(1 - rate, np.arange(slots + 1))
+        return jnp.asarray(table, jnp.int32)[grid_counts]
 
     rates = rates[:, None]
     kept = jnp.floor(grid_counts * (1 - rates) + 1e-4).astype(jnp.int32)

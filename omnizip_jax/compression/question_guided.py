@@ -1,80 +1,89 @@
-"""Two choices after one another: a method's before the decoder, the question's inside it."""
+"""A method before the decoder, then a selection by the question inside the decoder."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from jaxtyping import PRNGKeyArray
-
-from omnizip_jax.compression.fastv import LAYERS, AttentionStage, finished
-from omnizip_jax.compression.method import Counts
-from omnizip_jax.compression.share import Share
-from omnizip_jax.compression.stages import Stage
+from omnizip_jax.compression.fastv import AttentionStage
+from omnizip_jax.compression.method import Method, check_share
+from omnizip_jax.compression.stages import PUBLISHED_LAYERS, Stage, check_after, scaled_layer
 from omnizip_jax.compression.surprise import Surprise
-from omnizip_jax.types import EncodedWindow, Selection
 
 
 @dataclasses.dataclass(frozen=True)
-class QuestionGuided(Share):
-    """A method that knows no question keeps some more, and after half of the layers the question
-    decides what goes on: the tokens that it attends to most, as in ``FastV``.
+class QuestionGuided(Method):
+    """A method that does not see the question keeps more than the share; after half of the layers
+    the tokens are kept that the question attends to most, as in ``FastV``.
 
-    >>> Questioned(keep=0.25)  # Surprise keeps 35 %, of which 43 % go on after layer 14 of 28
+    >>> QuestionGuided(keep=0.25)  # Surprise keeps 35 %, and 43 % of these after layer 14 of 28
 
     Args:
-        before: the method; with ``keep`` its own settings of how much stays give way.
-        after: finished layers of 28; other depths in proportion.
-        more: times its share that ``before`` keeps, at most everything.
-        keep: kept share of all media tokens, averaged over the layers. None: what ``before`` keeps
-            by its own settings, and half of that after the stage.
+        method: the method before the decoder; ``keep`` replaces its own settings of counts.
+        after: layers before the selection in a decoder of 28; other depths in proportion.
+        ratio: share that ``method`` keeps in units of ``keep``; at most everything is kept.
+        keep: kept share of all media tokens, averaged over the layers. None: ``method`` keeps what
+            its own settings give, and half of that is kept after the stage.
 
     Raises:
-        ValueError: not a share, a number of layers or times that cannot be, or a method with
-            stages of its own; from ``stages``, more than the share before the stage alone.
+        ValueError: not a share, a number of layers or a ratio out of range, or a method with stages
+            of its own or without ``keep``; from ``stages``, a share that the layers before the
+            stage alone exceed.
     """
 
-    before: Share = dataclasses.field(default_factory=Surprise)
+    method: Method = dataclasses.field(default_factory=Surprise)
     after: int = 14
-    more: float = 1.4
+    ratio: float = 1.4
+    keep: float | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self):
         super().__post_init__()
-        if not 1 <= self.after < LAYERS:
-            raise ValueError(f"Questioned.after must be from 1 to {LAYERS - 1}, got {self.after}")
-        if self.more < 1:
-            raise ValueError(f"Questioned.more must be at least 1, got {self.more}")
-        if self.before.stages(LAYERS):
+        check_after("QuestionGuided.after", self.after)
+        if self.ratio < 1:
+            raise ValueError(f"QuestionGuided.ratio must be at least 1, got {self.ratio}")
+        if self.method.stages(PUBLISHED_LAYERS):
             raise ValueError(
-                "Questioned.before must choose before the decoder alone, such as Surprise(); "
-                f"{self.before!r} has stages inside it, which would be lost"
+                "QuestionGuided.method must select before the decoder alone, such as Surprise(); "
+                f"{self.method!r} has stages inside it, which would be lost"
             )
+        if self.keep is not None:
+            check_share("QuestionGuided.keep", self.keep)
+            if not hasattr(self.method, "keep"):
+                raise ValueError(
+                    "QuestionGuided(keep=...) needs a method with keep, such as Surprise(); got "
+                    f"{self.method!r}"
+                )
 
     @property
     def wants(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.before.wants
+        return self.method.wants
 
     @property
-    def outside(self) -> Share:
-        """The method before the decoder, at its share."""
+    def entering(self) -> float:
+        """Share of the tokens that enters the decoder under ``keep``."""
+        assert self.keep is not None
+        return min(1.0, self.ratio * self.keep)
+
+    @property
+    def before_decoder(self) -> Method:
+        """``method`` at its share."""
         if self.keep is None:
-            return self.before
-        return dataclasses.replace(self.before, keep=min(1.0, self.more * self.keep))
+            return self.method
+        return dataclasses.replace(self.method, **{"keep": self.entering})
 
-    def bound(self, audio_counts: Counts, video_counts: Counts) -> int:
-        return self.outside.bound(audio_counts, video_counts)
+    def plan(self, audio_counts, video_counts):
+        return self.before_decoder.plan(audio_counts, video_counts)
 
-    def select(self, windows: EncodedWindow, key: PRNGKeyArray) -> Selection:
-        return self.outside.select(windows, key)
+    def select(self, windows, budget, key):
+        return self.before_decoder.select(windows, budget, key)
 
     def stages(self, layers: int) -> tuple[Stage, ...]:
-        after = finished(self.after, layers)
+        after = scaled_layer(self.after, layers)
         if self.keep is None:
             return (AttentionStage(after, media=0.5),)
-        enters = self.outside.keep or 1.0
-        rest = (self.keep * layers - enters * after) / (layers - after)
+        rest = (self.keep * layers - self.entering * after) / (layers - after)
         if rest < 0:
             raise ValueError(
-                f"Questioned keeps {enters:.0%} in {after} of {layers} layers, which alone is more "
-                f"than {self.keep:.0%} on average: take a smaller `more` or `after`"
+                f"QuestionGuided keeps {self.entering:.0%} in {after} of {layers} layers, which "
+                f"alone is more than {self.keep:.0%} on average: take a smaller `ratio` or `after`"
             )
-        return (AttentionStage(after, media=min(rest / max(enters, 1e-9), 1.0)),)
+        return (AttentionStage(after, media=min(rest / max(self.entering, 1e-9), 1.0)),)

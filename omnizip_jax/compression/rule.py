@@ -1,77 +1,86 @@
-"""What the paper's rule and the authors' code share: the steps of a clip, in their order.
+"""Settings and steps that the paper's rule and the authors' code share.
 
-Only two steps see the whole clip, the ranking of the audio tokens and the video budget; under the
-paper's rule everything else happens inside a window.
+Only two steps use the whole clip, the ranking of the audio tokens and the video budget; under the
+paper's rule every other step uses one window.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from omnizip_jax.compression.audio import attention_scores
 from omnizip_jax.compression.counts import salience_order
-from omnizip_jax.compression.settings import Settings
+from omnizip_jax.compression.method import Budget, Method, check_share
 from omnizip_jax.types import EncodedWindow, Selection, WindowTokens
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule(Settings):
-    """A rule of the OmniZip kind: ``compress_clip`` with the steps in which rules differ."""
+class OmniZipSettings(Method):
+    """The paper's symbols, and the two steps of ``compress_clip`` in which rules differ.
 
-    def select(self, windows: EncodedWindow, key: PRNGKeyArray) -> Selection:
-        return compress_clip(scored(windows), self)
+    Args:
+        rho_audio: share of the audio tokens that is not salient (paper section 3.3).
+        rho_video: share of the video tokens to discard over the whole clip.
+        rho_min, rho_max: bounds of a window's video pruning rate (eq. 5).
+        merge_size: G, the most tokens merged into one anchor; 0 means no anchors.
+        anchor_ratio: anchors of a window as a share of its audio tokens.
+        knn: neighbours in DPC-KNN (eq. 7).
 
-    def salient(self, tokens: WindowTokens) -> Bool[Array, "W A"]:
-        """Audio tokens that stay for their own sake."""
+    Raises:
+        ValueError: a setting of the wrong type or outside its range.
+    """
+
+    rho_audio: float = 0.3
+    rho_video: float = 0.6
+    rho_min: float = 0.35
+    rho_max: float = 0.75
+    merge_size: int = 3
+    anchor_ratio: float = 0.05
+    knn: int = 5
+
+    def __post_init__(self):
+        super().__post_init__()
+        name = type(self).__name__
+        for share in ("rho_audio", "rho_video", "rho_min", "rho_max", "anchor_ratio"):
+            check_share(f"{name}.{share}", getattr(self, share))
+        if self.rho_min > self.rho_max:
+            raise ValueError(f"{name}: rho_min {self.rho_min} exceeds rho_max {self.rho_max}")
+        if self.merge_size < 0 or self.knn < 1:
+            raise ValueError(
+                f"{name}: merge_size must be at least 0 and knn at least 1, "
+                f"got {self.merge_size} and {self.knn}"
+            )
+
+    def select(self, windows: EncodedWindow, budget: Budget, key: PRNGKeyArray) -> Selection:
+        return compress_clip(with_scores(windows), budget, self)
+
+    def compress_audio(
+        self, tokens: WindowTokens, budget: Budget
+    ) -> tuple[Float[Array, "W A D"], Bool[Array, "W A"], Bool[Array, "W A"]]:
+        """The audio with merged anchors, the salient tokens, and the anchors."""
         raise NotImplementedError
 
-    def consolidate(
-        self, tokens: WindowTokens, salient: Bool[Array, "W A"]
-    ) -> tuple[Float[Array, "W A D"], Bool[Array, "W A"]]:
-        """The audio with merged anchors, and the mask of the anchors."""
-        raise NotImplementedError
-
-    def grid_keeps(
-        self,
-        audio_keep: Bool[Array, "W A"],
-        audio_counts: Int[Array, " W"],
-        grid_counts: Int[Array, "W G"],
-        slots: int,
-    ) -> Int[Array, "W G"]:
-        """Video tokens to keep in every grid.
-
-        Args:
-            slots: static bound on the tokens of a grid.
-        """
-        raise NotImplementedError
-
-    def choose_video(
-        self,
-        video: Float[Array, "W G P D"],
-        mask: Bool[Array, "W G P"],
-        kept: Int[Array, "W G"],
-        audio_counts: Int[Array, " W"],
+    def compress_video(
+        self, tokens: WindowTokens, budget: Budget, audio_keep: Bool[Array, "W A"]
     ) -> tuple[Bool[Array, "W G P"], Int[Array, "W G P"]]:
-        """ISTC: the tokens of every grid that stay, and each one's place in its grid's order."""
+        """The kept video tokens, and each one's rank in its grid's order of salience."""
         raise NotImplementedError
 
 
-def scored(windows: EncodedWindow) -> WindowTokens:
+def with_scores(windows: EncodedWindow) -> WindowTokens:
     """The tokens of a clip with the audio scores of eq. 2."""
     audio = windows.audio
     scores = attention_scores(audio.queries, audio.keys, audio.frame_mask)
     return WindowTokens(audio.tokens, scores, audio.token_mask, windows.video, windows.video_mask)
 
 
-def compress_clip(tokens: WindowTokens, config: Rule) -> Selection:
+def compress_clip(tokens: WindowTokens, budget: Budget, config: OmniZipSettings) -> Selection:
     """Compress a clip of W windows; pure, of static shape, jittable with ``config`` static.
 
-    1. Audio token selection over the clip: those with the highest scores are salient.
+    1. Audio token selection over the clip: the tokens with the highest scores are salient.
     2. Audio anchor consolidation (eq. 3-4).
     3. Retention S_a of each window, anchors included.
     4. Video budget over the clip (eq. 5 and Algorithm 1).
@@ -81,54 +90,39 @@ def compress_clip(tokens: WindowTokens, config: Rule) -> Selection:
         ValueError: the arrays of ``tokens`` do not belong together.
     """
     check_tokens(tokens)
-    audio_mask, video_mask = tokens.audio_mask, tokens.video_mask
-    audio_counts, grid_counts = audio_mask.sum(-1), video_mask.sum(-1)
-    salient = config.salient(tokens)
-    audio, anchors = config.consolidate(tokens, salient)
+    audio, salient, anchors = config.compress_audio(tokens, budget)
     audio_keep = salient | anchors
-    grid_keep = config.grid_keeps(audio_keep, audio_counts, grid_counts, video_mask.shape[-1])
-    video_keep, video_order = config.choose_video(tokens.video, video_mask, grid_keep, audio_counts)
+    video_keep, video_order = config.compress_video(tokens, budget, audio_keep)
     return Selection.of(
-        audio_mask,
-        video_mask,
+        tokens.audio_mask,
+        tokens.video_mask,
         audio_keep,
         video_keep,
         audio=audio,
         audio_salient=salient,
-        audio_order=jax.vmap(salience_order)(tokens.audio_scores, audio_mask),
+        audio_order=jax.vmap(salience_order)(tokens.audio_scores, tokens.audio_mask),
         video_order=video_order,
     )
 
 
-def over_windows(function, *arrays):
-    """``lax.map`` that reads each window where it lies: no copy of the clip."""
-
-    def take(batch: int | None, *arrays: Array):
-        windows = jnp.arange(arrays[0].shape[0])
-        return jax.lax.map(lambda i: function(*(x[i] for x in arrays)), windows, batch_size=batch)
-
-    # One window is enough work for a CPU; on an accelerator its kernels would be too small.
-    return jax.lax.platform_dependent(*arrays, cpu=partial(take, None), default=partial(take, 16))
-
-
 def check_tokens(tokens: WindowTokens) -> None:
     """Raise ``ValueError`` unless the shapes are those of one clip."""
+    audio, video = tokens.audio.shape, tokens.video.shape
     expected = {
-        "audio_scores": tokens.audio.shape[:-1],
-        "audio_mask": tokens.audio.shape[:-1],
-        "video": (*tokens.audio.shape[:1], *tokens.video.shape[1:3], tokens.audio.shape[-1]),
-        "video_mask": (*tokens.audio.shape[:1], *tokens.video.shape[1:3]),
+        "audio_scores": audio[:-1],
+        "audio_mask": audio[:-1],
+        "video": (*audio[:1], *video[1:3], audio[-1]),
+        "video_mask": (*audio[:1], *video[1:3]),
     }
-    for name, shape in expected.items():
-        found = getattr(tokens, name).shape
-        if found != shape:
-            raise ValueError(
-                f"tokens.{name} should have the shape {shape} to go with audio [W, A, D] "
-                f"{tokens.audio.shape}, got {found}; every leaf of WindowTokens needs the leading "
-                "axis of windows (add one for a single window)"
-            )
-    if tokens.audio.ndim != 3 or tokens.video.ndim != 4:
+    found = {name: getattr(tokens, name).shape for name in expected}
+    if found != expected or len(audio) != 3 or len(video) != 4:
+        wrong = "; ".join(
+            f"tokens.{name} should have the shape {shape}, got {found[name]}"
+            for name, shape in expected.items()
+            if found[name] != shape
+        )
         raise ValueError(
-            "compress_clip takes audio [W, A, D] and video [W, G, P, D], got "
-            f"{tokens.audio.shape} and {tokens.video.shape}"
+            f"compress_clip takes audio [W, A, D] and video [W, G, P, D] with a leading axis of "
+            f"windows on every leaf (add one for a single window), got {audio} and {video}"
+            + (f"; {wrong}" if wrong else "")
         )

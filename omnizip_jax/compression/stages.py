@@ -1,7 +1,7 @@
-"""Reductions inside the decoder: after some layers, only some of the tokens go on.
+"""Pruning stages inside the decoder: after some layers, only some of the tokens are kept.
 
-A prefill that meets stages leaves a cache of segments, one for the layers up to each stage and one
-for the rest; every segment has its own length. Tokens that stay keep their order and positions.
+A prefill with stages leaves a cache of segments, one for the layers up to each stage and one for
+the rest; every segment has its own length. Kept tokens retain their order and positions.
 """
 
 from __future__ import annotations
@@ -14,16 +14,29 @@ from jaxtyping import Array, Bool, Float, Int
 
 from omnizip_jax.types import TokenKind
 
+PUBLISHED_LAYERS = 28  # of the decoders that the methods' settings were published for
+
+
+def scaled_layer(after: int, layers: int) -> int:
+    """``after`` of 28 layers, in proportion in a decoder of ``layers`` layers; at least one."""
+    return max(1, round(after * layers / PUBLISHED_LAYERS))
+
+
+def check_after(name: str, after: int) -> None:
+    """Raise ``ValueError`` unless a stage can follow ``after`` of 28 layers."""
+    if not 1 <= after < PUBLISHED_LAYERS:
+        raise ValueError(f"{name} must be from 1 to {PUBLISHED_LAYERS - 1}, got {after}")
+
 
 class Tokens(struct.PyTreeNode):
-    """What the tokens of a sequence are; the first ``count`` are real, padding follows.
+    """Metadata of the tokens of a sequence; the first ``count`` are valid, padding follows.
 
     Attributes:
         positions: TMRoPE positions (time, height, width).
         kind: ``TokenKind`` of each token.
-        window: the window that a token of media belongs to.
-        count: how many are real.
-        windows: static bound on the windows.
+        window: index of the window of each media token.
+        count: number of valid tokens.
+        windows: static bound on the number of windows.
     """
 
     positions: Int[Array, "3 T"]
@@ -34,11 +47,11 @@ class Tokens(struct.PyTreeNode):
 
     @property
     def media(self) -> Bool[Array, " T"]:
-        """Where the real tokens of media are."""
+        """Mask of the valid media tokens."""
         return (self.kind >= TokenKind.AUDIO) & (jnp.arange(self.kind.shape[0]) < self.count)
 
-    def take(self, index: Int[Array, " S"], count: Int[Array, ""]) -> Tokens:
-        """Those at ``index``, of which ``count`` are real."""
+    def gather(self, index: Int[Array, " S"], count: Int[Array, ""]) -> Tokens:
+        """The tokens at ``index``, the first ``count`` of them valid."""
         return self.replace(
             positions=self.positions[:, index],
             kind=self.kind[index],
@@ -49,14 +62,14 @@ class Tokens(struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One reduction; frozen and hashable, static under jit. A method's stages derive from it.
+    """One pruning stage; frozen and hashable, static under jit. A method's stages derive from it.
 
     Attributes:
         after: decoder layers that run before it, at least one.
-        ahead: the attention that it sees is what the next layer would have, by its own norm and
-            projections; otherwise what the last layer had.
-        prunes_past: keys and values of the layers before it are reduced too, so that later turns
-            cannot look back at what left.
+        ahead: use the attention that the next layer would have, by its own norm and projections;
+            otherwise that of the last layer.
+        prunes_past: discard keys and values of the layers before it too, so that later turns
+            cannot attend to discarded tokens.
     """
 
     after: int
@@ -64,14 +77,14 @@ class Stage:
     prunes_past: bool = False
 
     def bound(self, text: int, media: int) -> int:
-        """Static slots for what goes on, of so many tokens of text and at most so many of media."""
+        """Static bound on the kept tokens, for ``text`` text and at most ``media`` media tokens."""
         raise NotImplementedError
 
     def keep(self, attention: Float[Array, "N T"], tokens: Tokens) -> Bool[Array, " T"]:
-        """The tokens that go on, of those that are real; at most ``bound``.
+        """Mask of the kept tokens among the valid ones; at most ``bound``.
 
         Args:
             attention: of the last token's query to all tokens, after the softmax, of every head.
-            tokens: what they are.
+            tokens: metadata of the tokens.
         """
         raise NotImplementedError

@@ -10,37 +10,37 @@ from jaxtyping import Array, Bool, Float, Int
 
 from omnizip_jax.compression.budget import water_fill, whole_shares
 from omnizip_jax.compression.counts import salience_order
-from omnizip_jax.compression.per_modality import ModalitySelection, SalientSound
-from omnizip_jax.compression.rule import over_windows
+from omnizip_jax.compression.method import Count
+from omnizip_jax.compression.per_modality import ModalitySelection, Rates
 from omnizip_jax.compression.similarity import norms
+from omnizip_jax.compression.video import over_windows
 
 WIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)  # alpha of the Gaussian similarities
 TEMPERATURE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
-class VidCom2(SalientSound):
+class VidCom2(Rates):
     """The video tokens least like the mean of their grid and of the clip; unusual grids keep more.
 
     On the half of the channels that varies least, with unit tokens x, a mean c and
     ``g(x, c) = sum_alpha exp(-|x - c|^2 / (2 alpha))``: the tokens with the lowest
-    ``g(x, clip) + g(x, grid)`` of a grid stay. A grid gets tokens in proportion to
+    ``g(x, clip) + g(x, grid)`` of a grid are kept. A grid gets tokens in proportion to
     ``1 + p - mean(p)``, where p is the softmax over grids of ``-mean g(x, clip) / 0.01``; the
-    counts add up to the share exactly. The sound stays whole; with ``keep`` it is thinned by
-    ``SalientSound``.
+    counts add up to the share exactly. The audio is kept whole without ``keep``.
     """
 
     rho_audio: float = 0.0
     rho_video: float = 0.75
 
-    def picture(self, windows, count, key, audio_keep):
+    def select_video(self, windows, count, key, audio_keep):
         mask, video = windows.video_mask, windows.video
         masks = mask.reshape(-1, mask.shape[-1])
-        of_clip, of_grid = likeness(video.reshape(*masks.shape, -1), masks)
+        to_clip, to_grid = likeness(video.reshape(*masks.shape, -1), masks)
         sizes = jnp.sum(masks, -1)
-        unusual = -jnp.sum(of_clip, -1) / jnp.maximum(sizes, 1)
+        unusual = -jnp.sum(to_clip, -1) / jnp.maximum(sizes, 1)
         kept = grid_counts(unusual, sizes, count)
-        scores = -(of_clip + of_grid)
+        scores = -(to_clip + to_grid)
         order = jax.vmap(salience_order)(scores, masks)
         keep = (order < kept[:, None]) & masks
         return ModalitySelection(keep.reshape(mask.shape), scores.reshape(mask.shape))
@@ -53,45 +53,45 @@ def likeness(
     tokens = jnp.maximum(jnp.sum(mask), 1)
     index = jnp.arange(len(grids))
 
-    def total_of(function) -> Array:  # a grid at a time: no copy of the clip
-        def step(total, i):
-            return total + jnp.sum(jnp.where(mask[i][:, None], function(i), 0), 0), None
+    def total(function) -> Array:  # a grid at a time: no copy of the clip
+        def step(so_far, i):
+            return so_far + jnp.sum(jnp.where(mask[i][:, None], function(i), 0), 0), None
 
         width = jax.eval_shape(function, 0).shape[-1]
         return jax.lax.scan(step, jnp.zeros(width, jnp.float32), index)[0]
 
-    mean = total_of(lambda i: grids[i].astype(jnp.float32)) / tokens
-    variance = total_of(lambda i: jnp.square(grids[i].astype(jnp.float32) - mean)) / tokens
+    mean = total(lambda i: grids[i].astype(jnp.float32)) / tokens
+    variance = total(lambda i: jnp.square(grids[i].astype(jnp.float32) - mean)) / tokens
     _, channels = jax.lax.top_k(-variance, variance.size // 2)
 
-    def normal(i):
+    def unit_tokens(i):
         chosen = grids[i][:, channels].astype(jnp.float32)
         return chosen / jnp.maximum(norms(chosen), 1e-12)[:, None]
 
-    centre = total_of(normal) / tokens
+    centre = total(unit_tokens) / tokens
 
     def gaussian(tokens, middle):
-        apart = jnp.sum(jnp.square(tokens - middle), -1)
-        return sum(jnp.exp(-apart / (2 * width)) for width in WIDTHS)
+        distance = jnp.sum(jnp.square(tokens - middle), -1)
+        return sum(jnp.exp(-distance / (2 * width)) for width in WIDTHS)
 
-    def of_grid(i):
-        unit, here = normal(i), mask[i]
-        middle = jnp.sum(jnp.where(here[:, None], unit, 0), 0) / jnp.maximum(jnp.sum(here), 1)
-        near = jnp.stack([gaussian(unit, centre), gaussian(unit, middle)])
-        return jnp.where(here, near, 0)
+    def grid_likeness(i):
+        unit, valid = unit_tokens(i), mask[i]
+        middle = jnp.sum(jnp.where(valid[:, None], unit, 0), 0) / jnp.maximum(jnp.sum(valid), 1)
+        similarity = jnp.stack([gaussian(unit, centre), gaussian(unit, middle)])
+        return jnp.where(valid, similarity, 0)
 
-    near = over_windows(of_grid, index)
-    return near[:, 0], near[:, 1]
+    similarity = over_windows(grid_likeness, index)
+    return similarity[:, 0], similarity[:, 1]
 
 
 def grid_counts(
-    unusual: Float[Array, " T"], sizes: Int[Array, " T"], count: Int[Array, ""]
+    unusual: Float[Array, " T"], sizes: Int[Array, " T"], count: Count
 ) -> Int[Array, " T"]:
-    """Tokens of every grid, more where it is unusual, ``count`` in all."""
+    """Numbers of tokens to keep of every grid, higher for unusual ones, ``count`` in all."""
     exists = sizes > 0
     share = jax.nn.softmax(jnp.where(exists, unusual / TEMPERATURE, -jnp.inf), where=exists)
     weight = 1 + share - 1 / jnp.maximum(jnp.sum(exists), 1)
     weights = jnp.where(exists, weight * sizes, 1)
     upper = sizes.astype(jnp.float32)
-    shares = water_fill(weights, jnp.zeros_like(upper), upper, count.astype(jnp.float32))
+    shares = water_fill(weights, jnp.zeros_like(upper), upper, jnp.float32(count))
     return whole_shares(shares, sizes, count)

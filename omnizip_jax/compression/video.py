@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ def squared_distances(grid: Float[Array, "P D"], mask: Bool[Array, " P"]) -> Flo
     outweigh everything else at the widths of a language model.
     """
     grid = grid.astype(jnp.promote_types(grid.dtype, jnp.float32))
-    # Distances do not see the mean, and without it the difference below loses fewer digits.
+    # Distances do not depend on the mean; without it the difference below loses fewer digits.
     mean = jnp.sum(jnp.where(mask[:, None], grid, 0), 0) / jnp.maximum(jnp.sum(mask), 1)
     centred = grid - mean
     gram = products(centred, centred)
@@ -30,27 +31,27 @@ def squared_distances(grid: Float[Array, "P D"], mask: Bool[Array, " P"]) -> Flo
 
 def density_peaks(
     distances: Float[Array, "P P"],
-    spreads: Float[Array, "P P"],
+    dissimilarities: Float[Array, "P P"],
     mask: Bool[Array, " P"],
     knn: int,
 ) -> Float[Array, " P"]:
-    """Logarithm of the DPC-KNN score: log delta - mean spread of the nearest neighbours.
+    """Logarithm of the DPC-KNN score: log delta - mean dissimilarity of the nearest neighbours.
 
     The score itself, delta times rho with ``rho = exp(-mean)`` (eq. 7-8), underflows at the
-    feature norms of large models; its logarithm ranks the same. Of k = min(knn, tokens - 1)
-    nearest neighbours the token itself is none. Delta is the distance to the nearest denser
+    feature norms of large models; its logarithm ranks the same. The k = min(knn, tokens - 1)
+    nearest neighbours exclude the token itself. Delta is the distance to the nearest denser
     token, or, where no token is strictly denser, to the farthest one.
 
     Args:
         distances: between all tokens, 0 on the diagonal.
-        spreads: what the density averages; the squared distances in eq. 7.
+        dissimilarities: averaged by the density; the squared distances in eq. 7.
         mask: tokens that exist.
         knn: neighbours.
     """
     tokens = mask.size
     neighbour = mask & ~jnp.eye(tokens, dtype=bool)
     slots = min(knn, tokens)
-    nearest, _ = jax.lax.top_k(jnp.where(neighbour, -spreads, -jnp.inf), slots)
+    nearest, _ = jax.lax.top_k(jnp.where(neighbour, -dissimilarities, -jnp.inf), slots)
     used = jnp.arange(slots) < jnp.sum(mask) - 1
     log_density = jnp.sum(jnp.where(used, nearest, 0), -1) / jnp.maximum(jnp.sum(used), 1)
 
@@ -64,11 +65,11 @@ def density_peaks(
 def dpc_knn(
     grid: Float[Array, "P D"], mask: Bool[Array, " P"], knn: int, relative: bool = False
 ) -> Float[Array, " P"]:
-    """Eq. 7-8 in log space, with Euclidean distance / sqrt(D): what stands out in its grid.
+    """DPC-KNN score of the tokens of a grid (eq. 7-8) in log space, Euclidean distance / sqrt(D).
 
     The density of eq. 7 depends on the scale of the features: where they are large, it outweighs
-    delta, and small things that differ from all around them score lowest. ``relative`` divides the
-    distances by the largest in the grid, which bounds the density and takes the scale out.
+    delta, and small objects that differ from their surroundings score lowest. ``relative`` divides
+    the distances by the largest in the grid, which bounds the density and removes the scale.
     """
     squares = squared_distances(grid, mask)
     if relative:
@@ -80,8 +81,38 @@ def dpc_knn(
 def novelty(
     grid: Float[Array, "P D"], previous: Float[Array, "P D"], previous_mask: Bool[Array, " P"]
 ) -> Float[Array, " P"]:
-    """Minus the cosine with the same position of the previous grid (eq. 6): what has changed."""
+    """Minus the cosine with the same position of the previous grid (eq. 6); higher is newer."""
     return jnp.where(previous_mask, -cosine(grid, previous), 1)
+
+
+def change(video: Float[Array, "W G P D"], mask: Bool[Array, "W G P"]) -> Float[Array, "W G P"]:
+    """1 - cosine with the same position of the previous existing grid; 3 without one."""
+    flat, exists = video.reshape(-1, *video.shape[2:]), mask.reshape(-1, mask.shape[-1])
+    other = previous(exists.any(-1))
+    compared = (other >= 0)[:, None] & exists[other]
+    return frame_distance(flat, other, compared).reshape(mask.shape)
+
+
+def frame_distance(
+    frames: Float[Array, "T P D"], other: Int[Array, " T"], compared: Bool[Array, "T P"]
+) -> Float[Array, "T P"]:
+    """1 - cosine with the same position of another frame; 3 where it is not compared."""
+
+    def one(i):  # a frame at a time: no copy of the clip
+        return jnp.where(compared[i], 1 - cosine(frames[i], frames[other[i]]), 3)
+
+    return over_windows(one, jnp.arange(len(frames)))
+
+
+def over_windows(function, *arrays):
+    """``lax.map`` over windows without a copy of the clip."""
+
+    def run(batch: int | None, *arrays: Array):
+        windows = jnp.arange(arrays[0].shape[0])
+        return jax.lax.map(lambda i: function(*(x[i] for x in arrays)), windows, batch_size=batch)
+
+    # One window is enough work for a CPU; on an accelerator its kernels would be too small.
+    return jax.lax.platform_dependent(*arrays, cpu=partial(run, None), default=partial(run, 16))
 
 
 def previous(exists: Bool[Array, " n"]) -> Int[Array, " n"]:
@@ -91,7 +122,7 @@ def previous(exists: Bool[Array, " n"]) -> Int[Array, " n"]:
 
 
 def split_over_grids(kept: Int[Array, ""], counts: Int[Array, " G"]) -> Int[Array, " G"]:
-    """A window's kept tokens over its grids, in proportion, cumulative counts rounded up."""
+    """Divide a window's kept tokens over its grids in proportion; cumulative counts round up."""
     total = jnp.maximum(jnp.sum(counts), 1)
     cumulative = (kept * jnp.cumsum(counts) + total - 1) // total
     return jnp.diff(cumulative, prepend=0)
@@ -103,10 +134,10 @@ def istc(
     kept: Int[Array, " G"],
     spatial: Callable[[Float[Array, "P D"], Bool[Array, " P"]], Float[Array, " P"]],
 ) -> tuple[Bool[Array, "G P"], Int[Array, "G P"]]:
-    """Interleaved spatio-temporal compression: which video tokens of a window stay.
+    """Interleaved spatio-temporal compression: select video tokens of a window.
 
     Grids 0, 2, ... keep the tokens with the highest ``spatial`` score, grids 1, 3, ... those that
-    differ most from the previous grid as it was before pruning. Nothing is merged.
+    differ most from the previous grid before pruning (eq. 6). Nothing is merged.
 
     Args:
         video: G grids (two frames each) of P tokens.
@@ -115,7 +146,7 @@ def istc(
         spatial: score of the tokens of one grid, ``dpc_knn`` with its neighbours bound.
 
     Returns:
-        The mask of the tokens that stay, and each token's place in its grid's order of salience.
+        The mask of the kept tokens, and each token's rank in its grid's order of salience.
     """
     scores = [
         novelty(video[g], video[g - 1], mask[g - 1]) if g % 2 else spatial(video[g], mask[g])

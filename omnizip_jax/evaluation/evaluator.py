@@ -273,7 +273,7 @@ class _ClipReader:
         self.planned = self.peak = 0
         if prepared.clip is not None:
             counts = token_counts(prepared.clip.windows, evaluator.params.config)
-            self.planned = method.bound(*counts)
+            self.planned = method.plan(*counts).total
 
     def ask(self, question: Question) -> tuple[Answer, float]:
         """The answer, and the seconds of the clip's prefill that the answer does not contain."""

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from omnizip_jax.compression import Method
-from omnizip_jax.compression.method import Counts
+from omnizip_jax.compression.method import Budget, Counts
 from omnizip_jax.compression.stages import Stage
 from omnizip_jax.inference.inputs import UserTurn
 from omnizip_jax.inference.prefill import prefill_turn
@@ -113,11 +113,11 @@ class _KeepsAllKeys(Method):
         stages = self.inner.stages(layers)
         return tuple(dataclasses.replace(stage, prunes_past=False) for stage in stages)
 
-    def bound(self, audio_counts: Counts, video_counts: Counts) -> int:
-        return self.inner.bound(audio_counts, video_counts)
+    def plan(self, audio_counts: Counts, video_counts: Counts) -> Budget:
+        return self.inner.plan(audio_counts, video_counts)
 
-    def select(self, windows: EncodedWindow, key: PRNGKeyArray) -> Selection:
-        return self.inner.select(windows, key)
+    def select(self, windows: EncodedWindow, budget: Budget, key: PRNGKeyArray) -> Selection:
+        return self.inner.select(windows, budget, key)
 
 
 def _tokens(

@@ -12,7 +12,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from omnizip_jax.compression import Method
-from omnizip_jax.compression.novelty import Expected
+from omnizip_jax.compression.novelty import NoveltyState
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.inference.chat_template import Modalities
 from omnizip_jax.models.backend import Backend
@@ -147,7 +147,7 @@ class StreamState(struct.PyTreeNode):
 
     slots: SlotMetadata
     plan: Any
-    expected: Expected | None
+    expected: NoveltyState | None
     key: PRNGKeyArray
     origin: Int[Array, ""]
     time: Int[Array, ""]
@@ -162,7 +162,7 @@ class StreamState(struct.PyTreeNode):
 
     @classmethod
     def initial(
-        cls, slots: int, key: PRNGKeyArray, plan: Any = None, expected: Expected | None = None
+        cls, slots: int, key: PRNGKeyArray, plan: Any = None, expected: NoveltyState | None = None
     ) -> StreamState:
         """The state before the first token, for a cache of ``slots``."""
         zero = jnp.int32(0)
@@ -213,7 +213,7 @@ class Context(struct.PyTreeNode):
         seed: int,
         capacity: int,
         plan: Any = None,
-        expected: Expected | None = None,
+        expected: NoveltyState | None = None,
     ) -> Context:
         """An empty context; its cache is allocated once, at its final size.
 

@@ -71,8 +71,8 @@ def refresh_usage(context: Context) -> Context:
     if overflow > 0:
         raise ValueError(
             f"{context.prefill_config.method} kept {overflow} tokens more than its bounds, and "
-            "they were lost: the bound of its selection, of a streamed window or of a stage is too "
-            "low"
+            "they were lost: the total of its `plan`, its `step_bound` or the `bound` of a stage "
+            "is too low"
         )
     return context.replace(used_slots=int(used_slots), used_positions=int(used_positions))
 

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
-from omnizip_jax.compression import Method
+from omnizip_jax.compression import Budget, Method
 from omnizip_jax.compression.pack import unpacked
 from omnizip_jax.compression.stages import Stage, Tokens
 from omnizip_jax.inference.chat_template import Modalities, Text
@@ -231,7 +231,7 @@ def prefill_clip(
     state: StreamState,
     before: PaddedText,
     clip: EncodedClip,
-    limit: Int[Array, ""],
+    budget: Budget,
     question: PaddedText,
     *,
     prefill_config: PrefillConfig,
@@ -242,12 +242,13 @@ def prefill_clip(
     Args:
         clip: the clip's windows, padded with empty ones.
         before, question: the texts around the clip; either may be empty.
-        limit: the most tokens that the method keeps, start tokens included.
+        budget: from the method's ``plan``.
     """
     config = prefill_config.config
     decoder = family(config).bound_decoder(weights, config, prefill_config.backend)
     key = jax.random.fold_in(state.key, state.windows)
-    selection = prefill_config.method.select(clip.windows, key)
+    selection = prefill_config.method.select(clip.windows, budget, key)
+    limit = jnp.int32(budget.total) + len(prefill_config.markers)
     return prefill_windows(
         decoder, prefill_config, cache, state, clip, selection, limit, CHUNK,
         before=before, question=question, pruning=pruning,
@@ -367,9 +368,9 @@ def prefill_turn(
     base = PrefillConfig.of(params, method, params.config.spec, Modalities(True, True))
     configs = [clip_config(base, clip) for clip in turn.clips]
     counts = [token_counts(clip.windows, params.config) for clip in turn.clips]
+    budgets = [method.plan(*count) for count in counts]
     limits = [
-        method.bound(*count) + len(config.markers)
-        for count, config in zip(counts, configs, strict=True)
+        budget.total + len(config.markers) for budget, config in zip(budgets, configs, strict=True)
     ]
     text = sum(len(each.tokens) for each in turn.texts)
     retention = RetentionPolicy(turn.system, WeightsIdentity(params))
@@ -398,7 +399,7 @@ def prefill_turn(
                 context.state,
                 pad_text(before.tokens, before.offsets),
                 encoded_clip(clip, windows),
-                jnp.int32(limits[i]),
+                budgets[i],
                 pad_text(asked.tokens, asked.offsets),
                 prefill_config=config,
                 pruning=Pruning.of(stages, text, limits[i], reserve) if stages else None,

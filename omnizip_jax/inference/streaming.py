@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from omnizip_jax.compression import Method, OmniZipConfig, as_method
-from omnizip_jax.compression.novelty import Expected, Novelty
+from omnizip_jax.compression.novelty import Novelty, NoveltyState
 from omnizip_jax.config import WindowSpec, check_flags, check_spec
 from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM, Modalities, segments
 from omnizip_jax.inference.context import (
@@ -148,7 +148,7 @@ def change_method(params: Params, state: Context, compression: Method | None) ->
     )
 
 
-def initial_plan(weights: Any, prefill_config: PrefillConfig) -> tuple[Any, Expected | None]:
+def initial_plan(weights: Any, prefill_config: PrefillConfig) -> tuple[Any, NoveltyState | None]:
     """State of the method, and statistics for the importance of tokens, before the first window.
 
     Raises:
@@ -157,7 +157,7 @@ def initial_plan(weights: Any, prefill_config: PrefillConfig) -> tuple[Any, Expe
     leaves, structure = jax.tree.flatten(weights)
     kinds = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
     window = _encoded_shape(prefill_config, structure, kinds)
-    expected = Expected.initial(window) if prefill_config.importance else None
+    expected = NoveltyState.initial(window) if prefill_config.importance else None
     return prefill_config.method.begin(window), expected
 
 

@@ -364,7 +364,7 @@ class Decoder(nn.Module):
                 keep = stage.keep(weights, tokens) & exists
                 depth = depth.at[origin].max(jnp.where(keep, ends[len(segments)], 0))
                 index, used = front(keep, size)
-                x, origin, tokens = x[index], origin[index], tokens.take(index, jnp.sum(used))
+                x, origin, tokens = x[index], origin[index], tokens.gather(index, jnp.sum(used))
                 slots = [slot[index] for slot in slots]
                 if stage.prunes_past:
                     pairs = zip(segments, slots, strict=True)

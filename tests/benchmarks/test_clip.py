@@ -61,6 +61,6 @@ def test_a_stream_can_be_set_to_any_length(monkeypatch):
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_selects_from_the_random_windows(name):
     encoded = jax.eval_shape(lambda: methods.random_encoded(2, 16, CONFIG, np.float32))
-    chosen = jax.eval_shape(methods.program(METHODS[name]()), encoded)
+    chosen = jax.eval_shape(methods.program(METHODS[name](), encoded), encoded)
     assert chosen.audio_keep.shape == encoded.audio.token_mask.shape
     assert chosen.video_keep.shape == encoded.video_mask.shape

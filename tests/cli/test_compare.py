@@ -83,7 +83,7 @@ def test_compare_then_picture(given, capsys, tmp_path):
         (["--methods", "omnizip,nonsense"], "nonsense: unknown; take one of"),
         (["--methods", "omnizip,omnizip"], "each method once"),
         (["--methods", "fastv", "--keep", "0.1"], "fastv: FastV reads all tokens in"),
-        (["--methods", "published", "--keep", "0.35"], "cannot hold a share"),
+        (["--methods", "published", "--keep", "0.35"], "published has the settings"),
         (["--methods", "random", "--set", "merge_size=3"], "random has the settings"),
         (["--methods", "random", "--keep", "1.5"], "share between 0 and 1"),
         (["--out", "{clip}"], "not a folder"),

@@ -34,12 +34,12 @@ def evaluate(folder, *more: str) -> int:
 
 
 def test_videos_that_cannot_be_decoded_are_rows_of_the_report(asked, capsys):
-    assert evaluate(asked, "--method", "all", "--set", "keep=1") == 0
-    assert "all:keep=1" in capsys.readouterr().out
+    assert evaluate(asked, "--method", "all", "--set", "video=true") == 0
+    assert "all:video=true" in capsys.readouterr().out
     rows = [json.loads(line) for line in (asked / "r.jsonl").read_text().splitlines()]
     assert [(row["id"], row["method"]) for row in rows] == [
-        ("001-1", "all:keep=1"),
-        ("001-2", "all:keep=1"),
+        ("001-1", "all:video=true"),
+        ("001-2", "all:video=true"),
     ]
     assert all(".mp4" in row["error"] for row in rows)
     assert main(["report", *map(str, sorted(asked.glob("r*.jsonl")))]) == 0
@@ -51,18 +51,18 @@ def test_videos_that_cannot_be_decoded_are_rows_of_the_report(asked, capsys):
 def test_from_questions_to_a_report(tmp_path, small, monkeypatch, capsys):
     monkeypatch.setattr("omnizip_jax.cli.model_setup.load", lambda *_, **__: small)
     asked = write_questions(tmp_path, capsys, make_clip(0).write)
-    assert evaluate(asked, "--method", "all", "--set", "keep=1") == 0
+    assert evaluate(asked, "--method", "all", "--set", "video=true") == 0
     out = re.sub(" +", " ", capsys.readouterr().out)
-    assert "## Accuracy, videomme, %" in out and "| all:keep=1 | 2 |" in out
+    assert "## Accuracy, videomme, %" in out and "| all:video=true | 2 |" in out
     rows = [json.loads(line) for line in (asked / "r.jsonl").read_text().splitlines()]
-    assert [row["method"] for row in rows] == ["all:keep=1"] * 2
+    assert [row["method"] for row in rows] == ["all:video=true"] * 2
     assert [row["id"] for row in rows] == ["001-1", "001-2"]
     assert main(["report", *map(str, sorted(asked.glob("r*.jsonl")))]) == 0  # r.times.jsonl, too
     assert "paper: OmniZip, 7B" in capsys.readouterr().out
     assert main(["report", str(asked / "r.jsonl"), "--out", str(asked / "all.md")]) == 0
     assert (asked / "all.md").read_text().startswith("Rows that begin with")
     # The same command again has nothing to do; another one is refused.
-    assert evaluate(asked, "--compare", "all:keep=1") == 0
+    assert evaluate(asked, "--compare", "all:video=true") == 0
     assert evaluate(asked, "--set", "keep=0.35") == 1
     assert "results of another run" in capsys.readouterr().err
 
@@ -73,7 +73,7 @@ def test_from_questions_to_a_report(tmp_path, small, monkeypatch, capsys):
         (["--compare", "all", "all"], "all is given twice"),
         (["--compare", "some"], "--method some: unknown"),
         (["--compare", "omnizip:keep"], "each written key=value"),
-        (["--compare", "all", "--set", "keep=1"], "--set goes with --method"),
+        (["--compare", "all", "--set", "video=true"], "--set goes with --method"),
         (["--protocol", "mine"], "--protocol mine: unknown; take one of authors, lmms-eval"),
         (["--no-audio", "--no-video"], "leave nothing"),
     ],

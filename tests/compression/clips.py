@@ -1,8 +1,24 @@
 """Random clips with every kind of hole: no audio, no video, short tails, missing grids."""
 
+import functools
+
+import jax
 import numpy as np
 
+from omnizip_jax.compression.rule import compress_clip
 from omnizip_jax.types import WindowTokens
+
+_compress = functools.partial(jax.jit, static_argnames="config")(compress_clip)
+
+
+def counts_of(tokens):
+    """Valid tokens of each window: the arguments of ``plan``."""
+    return tokens.audio_mask.sum(1), tokens.video_mask.sum((1, 2))
+
+
+def compress(tokens, config):
+    """``compress_clip`` jitted, at the budget that the method plans on the host."""
+    return _compress(tokens, config.plan(*counts_of(tokens)), config=config)
 
 
 def random_clip(seed, windows=6, audio=20, grids=2, slots=16, width=24, scale=1.0, holes=True):

@@ -1,7 +1,10 @@
-"""What the oracles of the methods share: float64, loops, no jax."""
+"""Clips and float64 loops that the oracles of the methods share, and jitted selection."""
 
 from __future__ import annotations
 
+import functools
+
+import jax
 import numpy as np
 
 from omnizip_jax.types import AudioFeatures, EncodedWindow, VisionFeatures
@@ -9,6 +12,7 @@ from tests.compression.clips import random_clip
 from tests.compression.oracle import half_even
 
 HEADS, SIZE = 2, 8
+KEY = jax.random.key(0)
 GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -77,8 +81,35 @@ def blank(windows: EncodedWindow) -> EncodedWindow:
 
 
 def sizes(windows):
-    """Valid tokens of each window: what ``bound`` is given."""
-    return windows.audio.token_mask.sum(-1), windows.video_mask.sum((-2, -1))
+    """Valid tokens of each window: the arguments of ``plan``."""
+    audio, video = np.asarray(windows.audio.token_mask), np.asarray(windows.video_mask)
+    return audio.sum(-1), video.sum((-2, -1))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _select(method, windows, budget, key):
+    return method.select(windows, budget, key)
+
+
+def select(method, windows, key=KEY):
+    """The selection of a clip, at the budget that the method plans on the host."""
+    return _select(method, windows, method.plan(*sizes(windows)), key)
+
+
+def stream(method, windows, key=KEY):
+    """The selection of a clip, window by window."""
+    first = jax.tree.map(lambda x: x[0], windows)
+
+    @jax.jit
+    def run(windows):
+        def step(state, window):
+            state, number = state
+            state, selection = method.step(state, window, jax.random.fold_in(key, number))
+            return (state, number + 1), selection
+
+        return jax.lax.scan(step, (method.begin(first), 0), windows)[1]
+
+    return jax.tree.map(np.asarray, run(windows))
 
 
 def top(scores, mask, count):

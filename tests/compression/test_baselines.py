@@ -7,29 +7,11 @@ import numpy as np
 import pytest
 
 from omnizip_jax.compression import AllTokens, RandomTokens, TemporalOnly
-from omnizip_jax.compression.counts import as_fraction
-from omnizip_jax.compression.share import RunningShare, most_at_once
+from omnizip_jax.compression.counts import RunningShare, as_fraction, running_share_bound
 from tests.compression import loops
 from tests.compression.oracle import half_even
 
 KEY = jax.random.key(0)
-select = jax.jit(lambda method, windows, key: method.select(windows, key), static_argnums=0)
-
-
-def stream(method, windows, key=KEY):
-    """Window by window; the selection of the clip."""
-    first = jax.tree.map(lambda x: x[0], windows)
-
-    @jax.jit
-    def run(windows):
-        def step(state, window):
-            state, number = state
-            state, chosen = method.step(state, window, jax.random.fold_in(key, number))
-            return (state, number + 1), chosen
-
-        return jax.lax.scan(step, (method.begin(first), 0), windows)[1]
-
-    return jax.tree.map(np.asarray, run(windows))
 
 
 def kept(selection):
@@ -42,14 +24,12 @@ def test_all_tokens(seed):
     counts = loops.sizes(windows)
     for audio, video in [(True, True), (False, True), (True, False)]:
         method = AllTokens(audio=audio, video=video)
-        for chosen in (select(method, windows, KEY), stream(method, windows)):
+        for chosen in (loops.select(method, windows), loops.stream(method, windows)):
             np.testing.assert_array_equal(chosen.audio_keep, windows.audio.token_mask & audio)
             np.testing.assert_array_equal(chosen.video_keep, windows.video_mask & video)
-            assert sum(kept(chosen)) == method.bound(*counts)
+            assert sum(kept(chosen)) == method.plan(*counts).total
         assert method.step_bound(20, 32) == 20 * audio + 32 * video
-    assert AllTokens(keep=1.0).bound(*counts) == sum(map(np.sum, counts))
-    with pytest.raises(ValueError, match=r"the least share is 1, got keep 0\.5"):
-        AllTokens(keep=0.5)
+    assert AllTokens().plan(*counts).total == sum(map(np.sum, counts))
 
 
 SETTINGS = [
@@ -61,48 +41,48 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize("settings", [*SETTINGS, {"keep": 0.35, "split": True}], ids=str)
+@pytest.mark.parametrize("settings", [*SETTINGS, {"keep": 0.35, "split": "paper"}], ids=str)
 def test_random_counts_are_exact(settings):
     method = RandomTokens(**settings)
     for seed in range(6):
         windows = loops.encoded_clip(seed, scattered=True)
         counts = loops.sizes(windows)
         audio, video = (int(n.sum()) for n in counts)
-        for chosen in (select(method, windows, KEY), stream(method, windows)):
+        for chosen in (loops.select(method, windows), loops.stream(method, windows)):
             assert not np.any(chosen.audio_keep & ~windows.audio.token_mask)
             assert not np.any(chosen.video_keep & ~windows.video_mask)
-            assert sum(kept(chosen)) == method.bound(*counts)
+            assert sum(kept(chosen)) == method.plan(*counts).total
             if method.keep is None:
                 expected = (1 - method.rho_audio, audio), (1 - method.rho_video, video)
                 assert kept(chosen) == tuple(half_even(round(s, 6), n) for s, n in expected)
             else:
                 assert sum(kept(chosen)) == half_even(method.keep, audio + video)
-        if method.split:
-            chosen = select(method, windows, KEY)
+        if method.split == "paper":
+            chosen = loops.select(method, windows)
             assert kept(chosen) == loops.line(method.keep, windows)
 
 
 def test_random_tokens_are_drawn_uniformly():
     windows = loops.encoded_clip(3, scattered=True)
-    draws = [select(RandomTokens(keep=0.4), windows, jax.random.key(i)) for i in range(400)]
+    draws = [loops.select(RandomTokens(keep=0.4), windows, jax.random.key(i)) for i in range(400)]
     for name, mask in (("audio", windows.audio.token_mask), ("video", windows.video_mask)):
         share = np.mean([getattr(draw, f"{name}_keep") for draw in draws], axis=0)[mask]
         # Of a mean of 400 draws with probability 0.4 the deviation is 0.0245.
         assert np.abs(share - 0.4).max() < 0.12 and abs(share.mean() - 0.4) < 0.01
-    apart = select(RandomTokens(keep=0.4), windows, jax.random.key(1))
+    apart = loops.select(RandomTokens(keep=0.4), windows, jax.random.key(1))
     assert np.any(np.asarray(apart.video_keep) != draws[0].video_keep)
 
 
 @pytest.mark.parametrize("share", [0.35, 0.5, 0.123457, 0.0, 1.0])
 def test_a_running_share_is_rounded_at_every_moment(share):
     rng = np.random.default_rng(0)
-    running, tokens, taken = RunningShare.even(), 0, 0
+    running, tokens, taken = RunningShare.initial(), 0, 0
     for _ in range(300):
         new = int(rng.choice([0, 1, 2, 50, 338]))
         running, count = running.advance(np.int32(new), as_fraction(share))
         tokens, taken = tokens + new, taken + int(count)
         assert taken == half_even(share, tokens)
-        assert 0 <= count <= most_at_once(as_fraction(share), new)
+        assert 0 <= count <= running_share_bound(as_fraction(share), new)
 
 
 @pytest.mark.parametrize("settings", [{}, {"keep": 0.25}, {"keep": 0.8}], ids=str)
@@ -110,7 +90,7 @@ def test_a_running_share_is_rounded_at_every_moment(share):
 def test_temporal_equals_float64_loops(seed, settings):
     method = TemporalOnly(**settings)
     windows = loops.encoded_clip(seed, scattered=seed % 2 == 1)
-    chosen = select(method, windows, KEY)
+    chosen = loops.select(method, windows)
     audio, video = (mask.sum() for mask in (windows.audio.token_mask, windows.video_mask))
     counts = half_even(0.7, audio), half_even(0.4, video)
     if method.keep is not None:
@@ -126,6 +106,6 @@ def test_temporal_equals_float64_loops(seed, settings):
     )
     expected = loops.top(loops.audio_scores(windows.audio), windows.audio.token_mask, counts[0])
     np.testing.assert_array_equal(chosen.audio_keep, expected)
-    assert method.bound(*loops.sizes(windows)) == sum(counts)
+    assert method.plan(*loops.sizes(windows)).total == sum(counts)
     with pytest.raises(ValueError, match="needs the whole clip"):
         method.begin(jax.tree.map(lambda x: x[0], windows))

@@ -12,12 +12,12 @@ from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.compression.causal import (
     BALANCE_SLACK,
     causal_scores,
-    compress_causal,
-    init_plan,
+    compress_window,
+    initial_state,
     running_threshold,
 )
-from omnizip_jax.compression.rule import compress_clip
-from omnizip_jax.types import WindowTokens
+from omnizip_jax.types import AudioFeatures, EncodedWindow, WindowTokens
+from tests.compression.clips import compress
 
 FRAMES, HEADS, SIZE, PLACES, WIDTH = 40, 2, 8, 15, 6
 TOKENS = FRAMES // 2
@@ -31,7 +31,7 @@ CONFIGS = {"soft": SOFT, "hard": HARD, "tight": TIGHT}
 
 
 def make(seed, windows=96, loudness=None, places=PLACES, holes=True):
-    """The arguments of ``compress_causal``, with an axis of windows; padding holds garbage."""
+    """The arrays of encoded windows, with an axis of windows; padding holds garbage."""
     rng = np.random.default_rng(seed)
     if loudness is None:  # bursts of one to six windows
         loudness = np.repeat(rng.uniform(0, 2, windows), rng.integers(1, 7, windows))[:windows]
@@ -62,12 +62,27 @@ def make(seed, windows=96, loudness=None, places=PLACES, holes=True):
     }
 
 
+def encoded(window):
+    """A window or a clip of these arrays."""
+    return EncodedWindow(
+        audio=AudioFeatures(
+            tokens=window["audio"],
+            token_mask=window["audio_mask"],
+            queries=window["queries"],
+            keys=window["keys"],
+            frame_mask=window["frame_mask"],
+        ),
+        video=window["video"],
+        video_mask=window["video_mask"],
+    )
+
+
 @functools.cache
 def program(config):
     @jax.jit
     def run(clip):
-        plan = init_plan(config, FRAMES, HEADS, SIZE)
-        return jax.lax.scan(lambda p, w: compress_causal(p, **w, config=config), plan, clip)[1]
+        plan = initial_state(config, FRAMES, HEADS, SIZE)
+        return jax.lax.scan(lambda p, w: compress_window(p, encoded(w), config), plan, clip)[1]
 
     return lambda clip: jax.tree.map(np.asarray, run(clip))
 
@@ -133,11 +148,11 @@ def test_scores_against_float64_in_one_trace():
 
     def both(plan, window):
         scores = causal_scores(plan, window["queries"], window["keys"], window["frame_mask"])
-        return scores, compress_causal(plan, **window, config=config)[0]
+        return scores, compress_window(plan, encoded(window), config)[0]
 
     chex.clear_trace_counter()
     step = jax.jit(chex.assert_max_traces(both, n=1))
-    plan = init_plan(config, FRAMES, HEADS, SIZE)
+    plan = initial_state(config, FRAMES, HEADS, SIZE)
     for w in range(9):
         scores, plan = step(plan, jax.tree.map(lambda x, w=w: x[w], clip))
         here, past = clip["frame_mask"][w], slice(max(w - 3, 0), w + 1)
@@ -214,7 +229,7 @@ def test_constant_statistics_approach_look_ahead():
     tokens = WindowTokens(
         clip["audio"], scores, clip["audio_mask"], clip["video"], clip["video_mask"]
     )
-    whole = jax.jit(compress_clip, static_argnums=1)(tokens, OmniZipConfig.paper())
+    whole = compress(tokens, OmniZipConfig.paper())
     whole = jax.tree.map(np.asarray, whole)
 
     assert overlap(plan.audio_salient[48:], whole.audio_salient[48:]) > 0.9

@@ -12,10 +12,8 @@ from omnizip_jax.compression import METHODS, Mixed, OmniZipConfig, Seats, Vision
 from omnizip_jax.compression.causal import nominal_rates
 from tests.compression import loops
 from tests.compression.oracle import half_even
-from tests.compression.test_baselines import stream
 
 DOCS = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
-KEY = jax.random.key(0)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +30,7 @@ def longest():
 )
 def test_the_example_is_a_method(longest, settings):
     method, windows = longest(**settings), loops.encoded_clip(1, scattered=True)
-    chosen = jax.jit(lambda windows: method.select(windows, KEY))(windows)
+    chosen = loops.select(method, windows)
     audio, video = (int(n.sum()) for n in loops.sizes(windows))
     counts = half_even(0.55, audio), half_even(0.3, video)
     if method.keep is not None:
@@ -44,18 +42,18 @@ def test_the_example_is_a_method(longest, settings):
     ):
         lengths = sign * np.linalg.norm(np.float64(tokens), axis=-1)
         np.testing.assert_array_equal(keep, loops.top(lengths, mask, count))
-    assert method.bound(*loops.sizes(windows)) == sum(counts)
+    assert method.plan(*loops.sizes(windows)).total == sum(counts)
 
 
 def test_the_example_streams_and_mixes(longest):
     windows = loops.encoded_clip(2)
     sizes = loops.sizes(windows)
-    chosen = stream(longest(keep=0.4), windows)
+    chosen = loops.stream(longest(keep=0.4), windows)
     kept = chosen.audio_keep.sum(-1) + chosen.video_keep.sum((1, 2))
     assert np.cumsum(kept).tolist() == [half_even(0.4, n) for n in np.cumsum(sum(sizes))]
     mixed = Mixed(audio=OmniZipConfig(), video=longest(), keep=0.4)
-    chosen = jax.jit(lambda windows: mixed.select(windows, KEY))(windows)
-    assert chosen.audio_keep.sum() + chosen.video_keep.sum() == mixed.bound(*sizes)
+    chosen = loops.select(mixed, windows)
+    assert chosen.audio_keep.sum() + chosen.video_keep.sum() == mixed.plan(*sizes).total
 
 
 def test_every_method_has_its_row():

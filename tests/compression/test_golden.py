@@ -9,12 +9,11 @@ import pytest
 
 from omnizip_jax.compression import OmniZipConfig, published
 from omnizip_jax.compression.audio import attention_scores
-from omnizip_jax.compression.rule import compress_clip
 from omnizip_jax.compression.video import novelty
 from omnizip_jax.types import WindowTokens
+from tests.compression.clips import compress
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-compress = jax.jit(compress_clip, static_argnames="config")
 CASES = ["w1", "w2", "w3", "w8", "w8_g0", "w8_g15", "w64", "w3_d128"]
 CASES += ["short_tail", "uneven_runs", "no_audio", "no_video"]
 CASES += ["audio_longer", "video_longer", "not_interleaved"]  # runs longer than a window
@@ -96,7 +95,7 @@ def test_published_rule_reproduces_the_recording(name):
         knn=int(case["knn_k"]),
     )
     tokens = windows(case)
-    clip = compress(tokens, config=config)
+    clip = compress(tokens, config)
 
     is_audio = case["input_ids"] == case["audio_token_id"]
     is_video = case["input_ids"] == case["video_token_id"]

@@ -8,13 +8,10 @@ import pytest
 
 from omnizip_jax.compression import OmniZipConfig, PublishedOmniZip
 from omnizip_jax.compression.causal import BALANCE_SLACK, nominal_rates
-from omnizip_jax.compression.rule import compress_clip
 from tests.compression import loops, oracle
-from tests.compression.clips import random_clip
+from tests.compression.clips import compress, counts_of, random_clip
 from tests.compression.test_omnizip import assert_same
 
-compress = jax.jit(compress_clip, static_argnames="config")
-KEY = jax.random.key(0)
 CONFIGS = {
     "half": OmniZipConfig.paper(keep=0.45),
     "little": OmniZipConfig.paper(keep=0.2),
@@ -35,12 +32,14 @@ def test_equals_float64_loops(name):
     clips = [random_clip(seed) for seed in range(6)]
     clips += [without(clips[0], "audio"), without(clips[1], "video")]
     for tokens in clips:
-        clip = compress(tokens, config=config)
+        clip = compress(tokens, config)
         assert_same(clip, oracle.compress(tokens, config), tokens)
-        counts = tokens.audio_mask.sum(1), tokens.video_mask.sum((1, 2))
+        counts = counts_of(tokens)
         kept = int(clip.audio_keep.sum() + clip.video_keep.sum())
         assert (
-            kept == config.bound(*counts) == oracle.half_even(config.keep, sum(map(np.sum, counts)))
+            kept
+            == config.plan(*counts).total
+            == oracle.half_even(config.keep, sum(map(np.sum, counts)))
         )
 
 
@@ -54,7 +53,7 @@ def test_the_paper_s_settings_lie_on_the_line():
 
 def test_guidance_survives_where_the_bounds_are_too_narrow():
     tokens = random_clip(5, windows=12, holes=False)
-    clip = compress(tokens, config=OmniZipConfig.paper(keep=0.25))
+    clip = compress(tokens, OmniZipConfig.paper(keep=0.25))
     rates = np.asarray(clip.video_rate)
     assert rates.mean() > 0.75 and np.ptp(rates) > 0.05
     assert np.corrcoef(rates, clip.audio_retention)[0, 1] < -0.8
@@ -63,10 +62,11 @@ def test_guidance_survives_where_the_bounds_are_too_narrow():
 def test_less_than_the_anchors_is_refused():
     config = OmniZipConfig(keep=0.01)
     with pytest.raises(ValueError, match=r"less than the 20 audio anchors: keep at least 0\.019"):
-        config.bound(np.full(10, 50), np.full(10, 55))
-    assert dataclasses.replace(config, merge_size=0).bound(np.full(10, 50), np.full(10, 55)) == 10
-    with pytest.raises(ValueError, match="cannot hold a share"):
-        PublishedOmniZip(keep=0.3)
+        config.plan(np.full(10, 50), np.full(10, 55))
+    assert (
+        dataclasses.replace(config, merge_size=0).plan(np.full(10, 50), np.full(10, 55)).total == 10
+    )
+    assert not hasattr(PublishedOmniZip(), "keep")
     with pytest.raises(ValueError, match="share between 0 and 1"):
         OmniZipConfig(keep=1.2)
 
@@ -74,7 +74,6 @@ def test_less_than_the_anchors_is_refused():
 @pytest.mark.parametrize("keep", [0.15, 0.45, 0.8])
 def test_a_stream_holds_the_share_at_every_moment(keep):
     config = OmniZipConfig.paper(keep=keep, causal=True)
-    select = jax.jit(lambda windows: config.select(windows, KEY))
     for seed in range(3):
         windows = loops.encoded_clip(seed, windows=80)
         audio, video = loops.sizes(windows)
@@ -82,13 +81,13 @@ def test_a_stream_holds_the_share_at_every_moment(keep):
         windows.audio.token_mask[silent] = windows.audio.frame_mask[silent] = False
         windows.video_mask[blind] = False
         audio, video = loops.sizes(windows)
-        chosen = jax.tree.map(np.asarray, select(windows))
+        chosen = jax.tree.map(np.asarray, loops.select(config, windows))
         assert not np.any(chosen.audio_keep & ~windows.audio.token_mask)
         assert not np.any(chosen.video_keep & ~windows.video_mask)
         kept = chosen.audio_keep.sum(-1) + chosen.video_keep.sum((1, 2))
         excess = np.cumsum(kept) - keep * np.cumsum(audio + video)
         assert np.abs(excess).max() <= float(BALANCE_SLACK) * (audio + video).max() + 1
-        assert kept.sum() <= config.bound(audio, video)
+        assert kept.sum() <= config.plan(audio, video).total
         assert kept.max() <= config.step_bound(20, 32) <= 52
         share = kept[silent].sum() / video[silent].sum()
         assert abs(share - keep) < 0.06

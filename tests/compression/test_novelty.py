@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from omnizip_jax.compression.novelty import RECENT, Expected, Novelty, spread
+from omnizip_jax.compression.novelty import RECENT, Novelty, NoveltyState, golden_ratio_sequence
 from tests.compression import loops
 
 NOVELTY = Novelty()
@@ -35,7 +35,7 @@ class Modality:
 
 def test_a_streams_worth_equals_float64_loops():
     windows = loops.encoded_clip(2, windows=6, scattered=True)
-    expected = Expected.initial(jax.tree.map(lambda x: x[0], windows))
+    expected = NoveltyState.initial(jax.tree.map(lambda x: x[0], windows))
     sound, picture, before = Modality(), Modality(), None
     for number in range(6):
         window = jax.tree.map(lambda x, at=number: x[at], windows)
@@ -69,10 +69,10 @@ def test_a_streams_worth_equals_float64_loops():
 def test_what_was_new_long_ago_is_worth_more_than_what_is_usual():
     """The new tokens of a window are worth many times the others."""
     clip = loops.eventful(windows=12, at=6)
-    expected, importance = Expected.initial(jax.tree.map(lambda x: x[0], clip)), []
+    expected, importance = NoveltyState.initial(jax.tree.map(lambda x: x[0], clip)), []
     for number in range(12):
         expected, _, seen = advance(expected, jax.tree.map(lambda x, at=number: x[at], clip))
-        importance.append(np.asarray(seen.weight / seen.usual)[0])
+        importance.append(np.asarray(seen.weight / seen.mean)[0])
     assert importance[6][0, :4].min() > 10 and np.median(importance[6:]) < 0.5
     # The second grid of that window shows something else again, but the first one was new, too.
     assert importance[6][:, :4].min() > 50 * np.median(importance[6:])
@@ -82,15 +82,15 @@ def test_the_usual_is_that_of_the_last_two_minutes():
     """After a change for good, what is new becomes usual."""
     clip = loops.encoded_clip(3, windows=2, holes=False)
     first, second = (jax.tree.map(lambda x, at=at: x[at], clip) for at in (0, 1))
-    expected = Expected.initial(first)
+    expected = NoveltyState.initial(first)
     for _ in range(RECENT):
         expected, *_ = advance(expected, first)
-    assert int(expected.picture.tokens) == RECENT * first.video_mask.size
-    away = loops.cosine(expected.picture.direction, total(second))
+    assert int(expected.video.tokens) == RECENT * first.video_mask.size
+    away = loops.cosine(expected.video.direction, total(second))
     for _ in range(RECENT):
         expected, *_ = advance(expected, second)
-    assert loops.cosine(expected.picture.direction, total(second)) > away
-    assert int(expected.picture.tokens) == RECENT * first.video_mask.size
+    assert loops.cosine(expected.video.direction, total(second)) > away
+    assert int(expected.video.tokens) == RECENT * first.video_mask.size
 
 
 def total(window):
@@ -100,7 +100,7 @@ def total(window):
 def test_a_sample_is_spread_evenly():
     mask = jnp.ones((8, 50), bool)
     for share in (0.15, 0.25, 0.45):
-        kept = np.asarray(spread(mask, np.uint32(7))).ravel() <= share
+        kept = np.asarray(golden_ratio_sequence(mask, np.uint32(7))).ravel() <= share
         gaps = np.diff(np.flatnonzero(kept))
         assert len(set(gaps)) <= 3  # the three gap theorem
         assert gaps.max() <= 2.7 / share
@@ -108,5 +108,7 @@ def test_a_sample_is_spread_evenly():
         assert abs(halves[0] - halves[1]) <= 2
     # Where a token lies among those that exist counts, not in which slot.
     scattered = np.random.default_rng(0).random((8, 50)) < 0.5
-    dense = np.asarray(spread(np.ones(scattered.sum(), bool), np.uint32(0)))
-    np.testing.assert_array_equal(np.asarray(spread(scattered, np.uint32(0)))[scattered], dense)
+    dense = np.asarray(golden_ratio_sequence(np.ones(scattered.sum(), bool), np.uint32(0)))
+    np.testing.assert_array_equal(
+        np.asarray(golden_ratio_sequence(scattered, np.uint32(0)))[scattered], dense
+    )

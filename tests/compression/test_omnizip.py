@@ -11,9 +11,8 @@ from omnizip_jax.compression import OmniZipConfig, PublishedOmniZip
 from omnizip_jax.compression.rule import compress_clip
 from omnizip_jax.types import WindowTokens
 from tests.compression import oracle
-from tests.compression.clips import random_clip
+from tests.compression.clips import compress, counts_of, random_clip
 
-compress = jax.jit(compress_clip, static_argnames="config")
 few = settings(max_examples=12, deadline=None, derandomize=True)
 SEEDS = st.integers(0, 2**32 - 1)  # of random clips, all of one shape
 PAPER = OmniZipConfig.paper()
@@ -39,21 +38,21 @@ def assert_same(clip, expected, tokens, tolerance=1e-5):
 @pytest.mark.parametrize("seed", range(12))
 def test_equals_float64_loops(seed, config):
     tokens = random_clip(seed)
-    assert_same(compress(tokens, config=config), oracle.compress(tokens, config), tokens)
+    assert_same(compress(tokens, config), oracle.compress(tokens, config), tokens)
 
 
 @pytest.mark.parametrize("grids", [1, 3])
 def test_other_numbers_of_grids(grids):
     tokens = random_clip(grids, grids=grids)
     expected = oracle.compress(tokens, MANY_ANCHORS)
-    assert_same(compress(tokens, config=MANY_ANCHORS), expected, tokens)
+    assert_same(compress(tokens, MANY_ANCHORS), expected, tokens)
 
 
 @few
 @given(seed=SEEDS, norm=st.floats(1, 1000))
 def test_nothing_underflows_at_any_feature_norm(seed, norm):
     tokens = random_clip(seed, scale=norm / 24**0.5)
-    clip = compress(tokens, config=PAPER)
+    clip = compress(tokens, PAPER)
     assert_same(clip, oracle.compress(tokens, PAPER), tokens)
     assert np.all(np.isfinite(clip.audio))
 
@@ -63,7 +62,7 @@ def test_nothing_underflows_at_any_feature_norm(seed, norm):
 @given(seed=SEEDS)
 def test_what_always_holds(seed, config):
     tokens = random_clip(seed)
-    clip = jax.tree.map(np.asarray, compress(tokens, config=config))
+    clip = jax.tree.map(np.asarray, compress(tokens, config))
     valid = tokens.audio_mask
     assert not np.any(clip.audio_keep & ~valid) and not np.any(clip.video_keep & ~tokens.video_mask)
     anchors = clip.audio_keep & ~clip.audio_salient
@@ -78,8 +77,8 @@ def test_what_always_holds(seed, config):
     changed = np.any(clip.audio != tokens.audio, axis=-1)
     assert not np.any(changed & ~anchors)
     kept = clip.audio_keep.sum() + clip.video_keep.sum()
-    counts = valid.sum(1), tokens.video_mask.sum((1, 2))
-    assert kept <= config.bound(*counts)
+    counts = counts_of(tokens)
+    assert kept <= config.plan(*counts).total
     if is_paper:
         discarded = counts[1].sum() - clip.video_keep.sum()
         assert discarded == oracle.half_even(config.rho_video, counts[1].sum())
@@ -87,13 +86,13 @@ def test_what_always_holds(seed, config):
 
 def test_bound_on_an_ordinary_clip():
     tokens = random_clip(0, holes=False)
-    counts = tokens.audio_mask.sum(1), tokens.video_mask.sum((1, 2))
-    clip = compress(tokens, config=PAPER)
-    assert clip.audio_keep.sum() + clip.video_keep.sum() == PAPER.bound(*counts)
+    counts = counts_of(tokens)
+    clip = compress(tokens, PAPER)
+    assert clip.audio_keep.sum() + clip.video_keep.sum() == PAPER.plan(*counts).total
     # The paper's 45 %: 35 + 2 of 50 audio tokens and 115 of 288 video tokens in each window.
     counts = np.full(10, 50), np.full(10, 288)
-    assert OmniZipConfig().bound(*counts) == 10 * 37 + 1152
-    assert OmniZipConfig(merge_size=0).bound(*counts) == 10 * 35 + 1152
+    assert OmniZipConfig().plan(*counts).total == 10 * 37 + 1152
+    assert OmniZipConfig(merge_size=0).plan(*counts).total == 10 * 35 + 1152
 
 
 @few
@@ -101,7 +100,7 @@ def test_bound_on_an_ordinary_clip():
 def test_nothing_to_discard_is_the_identity(seed):
     tokens = random_clip(seed)
     config = OmniZipConfig.paper(rho_audio=0.0, rho_video=0.0, rho_min=0.0, merge_size=0)
-    clip = compress(tokens, config=config)
+    clip = compress(tokens, config)
     np.testing.assert_array_equal(clip.audio, tokens.audio)
     np.testing.assert_array_equal(clip.audio_keep, tokens.audio_mask)
     np.testing.assert_array_equal(clip.video_keep, tokens.video_mask)
@@ -111,8 +110,8 @@ def test_nothing_to_discard_is_the_identity(seed):
 def test_windows_do_not_see_each_other_but_for_ranking_and_budget():
     tokens = random_clip(7, holes=False)
     order = np.array([3, 0, 5, 1, 4, 2])
-    clip = jax.tree.map(lambda x: np.asarray(x)[order], compress(tokens, config=PAPER))
-    moved = compress(jax.tree.map(lambda x: x[order], tokens), config=PAPER)
+    clip = jax.tree.map(lambda x: np.asarray(x)[order], compress(tokens, PAPER))
+    moved = compress(jax.tree.map(lambda x: x[order], tokens), PAPER)
     np.testing.assert_array_equal(moved.audio_keep, clip.audio_keep)
     np.testing.assert_allclose(moved.audio, clip.audio, atol=1e-6)
     same = np.asarray(moved.video_rate) == clip.video_rate  # a tie may round the other way
@@ -131,7 +130,7 @@ def test_one_trace_whatever_the_content(config):
     no_audio = full.replace(audio_mask=initial.audio_mask)
     no_video = full.replace(video_mask=initial.video_mask)
     for tokens in (full, random_clip(1), no_audio, no_video, initial):
-        clip = traced(tokens, config=config)
+        clip = traced(tokens, config.plan(*counts_of(tokens)), config=config)
         assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(clip))
         assert not np.any(clip.audio_keep & ~tokens.audio_mask)
         assert not np.any(clip.video_keep & ~tokens.video_mask)
@@ -147,7 +146,7 @@ def test_padding_is_never_read():
         audio_scores=np.where(tokens.audio_mask, tokens.audio_scores, -1),
     )
     for config in (PAPER, OmniZipConfig.published()):
-        clip, same = compress(tokens, config=config), compress(blank, config=config)
+        clip, same = compress(tokens, config), compress(blank, config)
         np.testing.assert_array_equal(clip.audio_keep, same.audio_keep)
         np.testing.assert_array_equal(clip.video_keep, same.video_keep)
         valid = tokens.audio_mask
@@ -159,7 +158,7 @@ def test_half_precision_features_are_compared_in_single():
     half = tokens.replace(
         audio=jax.numpy.bfloat16(tokens.audio), video=jax.numpy.bfloat16(tokens.video)
     )
-    clip = compress(half, config=PAPER)
+    clip = compress(half, PAPER)
     rounded = half.replace(audio=np.float32(half.audio), video=np.float32(half.video))
     expected = oracle.compress(rounded, PAPER)
     assert clip.audio.dtype == jax.numpy.bfloat16
@@ -169,8 +168,9 @@ def test_half_precision_features_are_compared_in_single():
 
 def test_wrong_shapes_are_named():
     tokens = random_clip(0)
+    budget = PAPER.plan(*counts_of(tokens))
     with pytest.raises(ValueError, match="audio_mask should have the shape"):
-        compress_clip(tokens.replace(audio_mask=tokens.audio_mask[:, :-1]), PAPER)
+        compress_clip(tokens.replace(audio_mask=tokens.audio_mask[:, :-1]), budget, PAPER)
     with pytest.raises(ValueError, match="leading axis of windows"):
-        compress_clip(jax.tree.map(lambda x: x[0], tokens), PAPER)
+        compress_clip(jax.tree.map(lambda x: x[0], tokens), budget, PAPER)
     assert isinstance(tokens, WindowTokens)

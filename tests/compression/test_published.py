@@ -6,14 +6,12 @@ import pytest
 
 from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.compression.published import runs
-from omnizip_jax.compression.rule import compress_clip
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.media import load_clip
 from tests.compression import oracle_published
-from tests.compression.clips import random_clip
+from tests.compression.clips import compress, counts_of, random_clip
 from tests.media.make import grey, tone, write
 
-compress = jax.jit(compress_clip, static_argnames="config")
 PUBLISHED = OmniZipConfig.published()
 SECONDS, WINDOWS, PLACES = 8.0, 7, 12
 
@@ -33,7 +31,7 @@ def tokens_of(path):
 
 
 def assert_equal_run_by_run(tokens, config=PUBLISHED):
-    clip = jax.tree.map(np.asarray, compress(tokens, config=config))
+    clip = jax.tree.map(np.asarray, compress(tokens, config))
     expected = oracle_published.compress(tokens, config)
     for name, found in (("audio", clip.audio_keep), ("video", clip.video_keep)):
         for number, run in enumerate(expected[f"{name}_runs"]):
@@ -43,8 +41,7 @@ def assert_equal_run_by_run(tokens, config=PUBLISHED):
         np.testing.assert_array_equal(found, expected[f"{name}_keep"])
     mask = tokens.audio_mask
     np.testing.assert_allclose(clip.audio[mask], expected["audio"][mask], atol=1e-5)
-    counts = mask.sum(1), tokens.video_mask.sum((1, 2))
-    assert clip.audio_keep.sum() + clip.video_keep.sum() <= config.bound(*counts)
+    assert clip.audio_keep.sum() + clip.video_keep.sum() <= config.plan(*counts_of(tokens)).total
     return expected
 
 

@@ -23,11 +23,8 @@ from omnizip_jax.compression.seats import LEVELS, schedule
 from omnizip_jax.types import AudioFeatures, EncodedWindow, VisionFeatures
 from tests.compression import loops
 from tests.compression import oracle_rivals as oracle
+from tests.compression.loops import select, stream
 from tests.compression.oracle import half_even
-from tests.compression.test_baselines import stream
-
-KEY = jax.random.key(0)
-select = jax.jit(lambda method, windows: method.select(windows, KEY), static_argnums=0)
 
 
 def clip(seed, **shape):
@@ -232,7 +229,7 @@ def test_mixtures_take_a_part_of_each(name):
         chosen = select(method, windows)
         sizes = loops.sizes(windows)
         kept = int(chosen.audio_keep.sum() + chosen.video_keep.sum())
-        assert kept == method.bound(*sizes)
+        assert kept == method.plan(*sizes).total
         if method.keep is not None:
             assert kept == half_even(method.keep, sum(n.sum() for n in sizes))
             anchors = chosen.audio_keep & ~chosen.audio_salient
@@ -257,7 +254,7 @@ SHARES = {
 def test_what_always_holds(name):
     method = (EVERY | SHARES)[name]
     chex.clear_trace_counter()
-    run = jax.jit(chex.assert_max_traces(lambda windows: method.select(windows, KEY), n=1))
+    run = jax.jit(chex.assert_max_traces(lambda *given: method.select(*given, loops.KEY), n=1))
     full, initial = clip(0), clip(1)
     empty = np.zeros_like(initial.audio.token_mask)
     no_audio = initial.replace(
@@ -267,17 +264,18 @@ def test_what_always_holds(name):
     )
     no_video = initial.replace(video_mask=np.zeros_like(initial.video_mask))
     for windows in (full, clip(3), no_audio, no_video):
-        chosen = jax.tree.map(np.asarray, run(windows))
+        budget = method.plan(*loops.sizes(windows))
+        chosen = jax.tree.map(np.asarray, run(windows, budget))
         assert not np.any(chosen.audio_keep & ~windows.audio.token_mask)
         assert not np.any(chosen.video_keep & ~windows.video_mask)
         kept = chosen.audio_keep.sum() + chosen.video_keep.sum()
         sizes = loops.sizes(windows)
-        assert kept <= method.bound(*sizes)
+        assert kept <= method.plan(*sizes).total
         if name in SHARES and not isinstance(method, FastV):  # its share is one of the layers
             factor = 1.4 if isinstance(method, Seats | QuestionGuided) else 1
             assert kept == half_even(round(factor * method.keep, 6), sum(n.sum() for n in sizes))
         # Padding is never read.
-        other = jax.tree.map(np.asarray, run(loops.blank(windows)))
+        other = jax.tree.map(np.asarray, run(loops.blank(windows), budget))
         np.testing.assert_array_equal(chosen.audio_keep, other.audio_keep)
         np.testing.assert_array_equal(chosen.video_keep, other.video_keep)
         for tokens, same, keep in (
@@ -344,5 +342,7 @@ def test_the_memory_of_128_windows(name):
         video_mask=array(2, 144, dtype=bool),
         vision=VisionFeatures(array(2, 144), array(2, 144, 16)),
     )
-    memory = select.lower(METHODS[name](), windows).compile().memory_analysis()
+    method = METHODS[name]()
+    budget = method.plan(np.full(128, 50), np.full(128, 288))
+    memory = jax.jit(method.select).lower(windows, budget, loops.KEY).compile().memory_analysis()
     assert memory.temp_size_in_bytes < np.prod(windows.video.shape) * 4 / 2

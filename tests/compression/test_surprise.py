@@ -1,17 +1,13 @@
 """Surprise against float64 loops, and what it promises of samples and of streams."""
 
-import jax
 import numpy as np
 import pytest
 
 from omnizip_jax.compression import Surprise
 from omnizip_jax.compression.causal import BALANCE_SLACK
 from tests.compression import loops
+from tests.compression.loops import select, stream
 from tests.compression.oracle import half_even
-from tests.compression.test_baselines import stream
-
-KEY = jax.random.key(0)
-select = jax.jit(lambda method, windows: method.select(windows, KEY), static_argnums=0)
 
 
 def sequence(mask):

@@ -69,7 +69,7 @@ def test_a_run_resumes(small, tmp_path, asked):
     np.testing.assert_array_equal(found.right[FULL], first.right[FULL])
     # A row whose configuration has changed, and one whose answers are discarded.
     results = Results(whole, header)
-    changed = ROWS | {"random | 35%": Row(RandomTokens(keep=0.35, split=True))}
+    changed = ROWS | {"random | 35%": Row(RandomTokens(keep=0.35, split="paper"))}
     assert results.missing("random | 35%", changed["random | 35%"], range(3)) == [0, 1, 2]
     results.discard(["random | 35%"])
     for now in (results, Results(whole, header)):

@@ -11,6 +11,7 @@ from experiments.reference_methods import BestSample, Oracle, known, spread
 from omnizip_jax.compression import Surprise
 from omnizip_jax.testbed.synthetic_clips import make_clip
 from omnizip_jax.types import AudioFeatures, EncodedWindow
+from tests.compression import loops
 
 
 def encoded(clip):
@@ -32,10 +33,10 @@ def test_tokens_of_objects_come_first(keep):
     clip = make_clip(3, "validation")
     windows = jax.tree.map(lambda x: x[0], known(encoded(clip), [clip]))
     method = Oracle(keep=keep)
-    chosen = jax.jit(method.select)(windows, jax.random.key(0))
+    chosen = loops.select(method, windows)
     heard, seen = np.asarray(chosen.audio_keep), np.asarray(chosen.video_keep)
     counts = np.full(4, 50), np.full(4, 72)
-    assert heard.sum() + seen.sum() == method.bound(*counts) == round(keep * 488)
+    assert heard.sum() + seen.sum() == method.plan(*counts).total == round(keep * 488)
     sounds, shows = (
         clip.audio_objects.reshape(heard.shape) >= 0,
         clip.video_objects.reshape(seen.shape) >= 0,
@@ -68,7 +69,7 @@ def test_it_says_what_it_needs():
         Oracle()
     windows = jax.tree.map(lambda x: x[0], encoded(make_clip(0)))
     with pytest.raises(ValueError, match="plot is known"):
-        Oracle(keep=0.3).select(windows, jax.random.key(0))
+        loops.select(Oracle(keep=0.3), windows)
 
 
 @pytest.mark.slow
@@ -77,11 +78,11 @@ def test_samples_depend_on_the_seed():
     clip = make_clip(3, "validation")
     windows = jax.tree.map(lambda x: x[0], encoded(clip))
     windows = windows.replace(video=np.random.default_rng(0).normal(size=windows.video.shape))
-    select = jax.jit(BestSample(keep=0.25).select)
-    chosen = [select(windows, jax.random.key(seed)) for seed in (0, 1, 0)]
+    method = BestSample(keep=0.25)
+    chosen = [loops.select(method, windows, jax.random.key(seed)) for seed in (0, 1, 0)]
     audio = [np.asarray(one.audio_keep) for one in chosen]
     video = [np.asarray(one.video_keep) for one in chosen]
-    own = jax.jit(Surprise(keep=0.25).select)(windows, jax.random.key(0))
+    own = loops.select(Surprise(keep=0.25), windows)
     for keeps, kept in ((audio, own.audio_keep), (video, own.video_keep)):
         assert keeps[0].sum() == keeps[1].sum() == np.asarray(kept).sum()
         assert (keeps[0] != keeps[1]).any() and (keeps[0] == keeps[2]).all()

@@ -22,7 +22,7 @@ from omnizip_jax import (
     stream_answer,
 )
 from omnizip_jax import generate as generate_whole
-from omnizip_jax.compression import AllTokens
+from omnizip_jax.compression import AllTokens, Budget
 from omnizip_jax.inference.chat_template import Modalities, segments
 from omnizip_jax.inference.decode import SamplingParams, generate_tokens
 from omnizip_jax.inference.generation import begin, run
@@ -245,8 +245,8 @@ def test_windows_belong_to_streams(params, clip_context, windows):
 class TooLow(AllTokens):
     """Keeps more than it says."""
 
-    def bound(self, audio_counts, video_counts):
-        return 1
+    def plan(self, audio_counts, video_counts):
+        return Budget(1, 0, 1)
 
     def step_bound(self, audio_slots, video_slots):
         return 40

@@ -8,7 +8,7 @@ import pytest
 
 from omnizip_jax import generate, read
 from omnizip_jax.compression import METHODS, FastV, Seats
-from omnizip_jax.compression.seats import over_groups, place_in_group
+from omnizip_jax.compression.seats import over_groups, rank_in_group
 from omnizip_jax.inference.prefill import prefill_clip
 from tests.conftest import clip_of
 
@@ -77,7 +77,7 @@ def test_a_count_over_groups(seed):
 def test_places_in_groups():
     rng = np.random.default_rng(0)
     group, scores, valid = rng.integers(0, 4, 40), rng.random(40), rng.random(40) < 0.7
-    found = np.asarray(place_in_group(jnp.asarray(scores), jnp.asarray(valid), jnp.asarray(group)))
+    found = np.asarray(rank_in_group(jnp.asarray(scores), jnp.asarray(valid), jnp.asarray(group)))
     for i in np.flatnonzero(valid):
         rivals = valid & (group == group[i]) & (scores > scores[i])
         assert found[i] == rivals.sum()

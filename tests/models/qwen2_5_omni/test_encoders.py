@@ -32,7 +32,7 @@ def test_methods_select_from_the_requested_features(params, random_windows):
     one = encode(weights, window, config=config, wants=Seats.wants)
     np.testing.assert_allclose(one.vision.received, asked.vision.received[1], atol=1e-4)
     for method in (VisionZip(keep=0.4), Seats(keep=0.2)):
-        chosen = method.select(asked, jax.random.key(0))
-        kept = chosen.audio_keep.sum() + chosen.video_keep.sum()
         counts = asked.audio.token_mask.sum(-1), asked.video_mask.sum((1, 2))
-        assert kept == method.bound(*map(np.asarray, counts))
+        budget = method.plan(*map(np.asarray, counts))
+        chosen = method.select(asked, budget, jax.random.key(0))
+        assert chosen.audio_keep.sum() + chosen.video_keep.sum() == budget.total

@@ -1,4 +1,4 @@
-"""Arguments that are refused before any work, and say which they are."""
+"""Bad arguments are refused before any work, by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BYTES = b"Wh\xff?".decode("utf-8", "surrogateescape")  # as Python reads a comma
 
 
 def outcome(arguments, capsys):
-    """Exit code and the last line on stderr; before a checkpoint is looked for."""
+    """Exit code and the last line on stderr."""
     try:
         code = main(arguments)
     except SystemExit as end:
@@ -46,7 +46,7 @@ def outcome(arguments, capsys):
         ([*STREAM, "--ask", "00:30", BYTES], "--ask"),
     ],
 )
-def test_what_cannot_be_parsed_is_named(arguments, name, capsys):
+def test_arguments_that_cannot_be_parsed_are_named(arguments, name, capsys):
     code, message = outcome(arguments, capsys)
     assert code == 2 and f"argument {name}: must be" in message
 
@@ -71,7 +71,7 @@ def test_what_cannot_be_parsed_is_named(arguments, name, capsys):
         (["demo", "--out", "{folder}/file/demo"], "--out {folder}/file/demo"),
     ],
 )
-def test_what_contradicts_itself_is_named(arguments, name, capsys, tmp_path):
+def test_contradicting_arguments_are_named(arguments, name, capsys, tmp_path):
     (tmp_path / "pictures.png").mkdir()
     (tmp_path / "file").touch()
     code, message = outcome([x.format(folder=tmp_path) for x in arguments], capsys)
@@ -80,7 +80,7 @@ def test_what_contradicts_itself_is_named(arguments, name, capsys, tmp_path):
     assert sorted(x.name for x in tmp_path.iterdir()) == ["file", "pictures.png"]
 
 
-def test_a_picture_is_not_touched_before_it_is_drawn(tmp_path):
+def test_an_existing_picture_is_not_changed_by_the_check(tmp_path):
     there = tmp_path / "there.PNG"
     there.write_bytes(b"before")
     check_picture("--picture", there)

@@ -1,4 +1,4 @@
-"""Fifty mistakes on the command line, as processes: each ends soon, with a message of its own."""
+"""Fifty bad command lines, as processes: each ends soon, with its own message."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 LIMIT = 60  # s
 
 SMALL = "--checkpoint small"
-# What is typed, and what the message has to name. {here} is a folder full of bad files.
+# The command line, and a name in the message. {here} is a folder of bad files.
 GENERATE = [
     ("generate", "CLIP"),
     ("generate {clip} Why?", "--checkpoint"),
@@ -106,7 +106,7 @@ REDIRECTED = [
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory, cache_folder):
-    """Bad files, broken checkpoints, a port where nobody listens and one that knows no file."""
+    """Bad files, broken checkpoints, a closed port, and a server that answers 404."""
     here = tmp_path_factory.mktemp("here")
     clip = make_clip(0).write(tmp_path_factory.mktemp("clip") / "clip.mp4")
     (here / "empty.mp4").touch()
@@ -143,7 +143,7 @@ def places(tmp_path_factory, cache_folder):
 
 
 def outcome(typed, redirection, named, places):
-    """What became of it, in words; and all that it said."""
+    """The outcome in one word, and the whole output."""
     words = [word.format(**places).replace("_", " ", word == "_") for word in typed.split()]
     command = [sys.executable, "-m", "omnizip_jax", *words]
     try:

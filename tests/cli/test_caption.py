@@ -1,4 +1,4 @@
-"""``caption`` as it is typed, and ``--cluster`` where Ray is missing."""
+"""The command ``caption``, and ``--cluster`` without Ray."""
 
 from __future__ import annotations
 

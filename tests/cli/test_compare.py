@@ -91,7 +91,7 @@ def test_compare_then_picture(given, capsys, tmp_path):
         (["--question", " "], "--question"),
     ],
 )
-def test_a_mistake_is_one_message(given, capsys, tmp_path, arguments, message):
+def test_bad_arguments_are_one_message(given, capsys, tmp_path, arguments, message):
     clip, checkpoint = given
     typed = ["picture", str(clip), *checkpoint, "--out", str(tmp_path), *arguments]
     assert main([word.format(clip=clip) for word in typed]) == 1

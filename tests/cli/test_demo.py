@@ -1,4 +1,4 @@
-"""The demo runs on whatever small model comes along; whether it is right is measured elsewhere."""
+"""The demo runs with the small model; its accuracy is measured elsewhere."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_clip(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_stream_that_has_nearly_forgotten_its_beginning_is_asked_about_it(tmp_path, capsys):
+def test_a_stream_is_asked_about_its_mostly_evicted_beginning(tmp_path, capsys):
     assert main(["demo", "--stream", "--out", str(tmp_path / "demo")]) == 0
     out = capsys.readouterr().out
     left = re.findall(r"\[(\d\d:\d\d)\] (\d+) of (\d+) tokens left of 0-10 s", out)
@@ -45,8 +45,8 @@ def test_a_stream_that_has_nearly_forgotten_its_beginning_is_asked_about_it(tmp_
     assert (tmp_path / "demo" / "retained.png").stat().st_size > 10_000
 
 
-def test_answers_of_the_stream_are_marked_by_what_is_true(tmp_path, capsys, monkeypatch):
-    """Nothing is fixed: whatever is said, right and wrong are told from the clip."""
+def test_answers_of_the_stream_are_marked_right_or_wrong(tmp_path, capsys, monkeypatch):
+    """The marks follow from the clip, for any answers."""
     asked = draw_stream_questions(sample_stream(), STREAM_SEED)
 
     def feed_source(params, state, source, questions, show, *, on_state, **_):

@@ -1,4 +1,4 @@
-"""``questions``, ``evaluate`` and ``report`` as they are typed."""
+"""The commands ``questions``, ``evaluate`` and ``report``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``omnizip serve`` as a process: what it refuses, and how it ends."""
+"""``omnizip serve`` as a process: bad arguments, and SIGTERM."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ WAIT = 300.0  # s, for compilers on busy machines
         (["--method", "magic"], "method magic: unknown"),
     ],
 )
-def test_what_is_refused_before_the_checkpoint_is_loaded(arguments, message, tmp_path, capsys):
+def test_bad_arguments_are_refused_before_the_checkpoint_is_loaded(
+    arguments, message, tmp_path, capsys
+):
     arguments = [argument.format(folder=tmp_path) for argument in arguments]
     assert main(["serve", "--checkpoint", "nowhere", *arguments]) == 1
     assert message in capsys.readouterr().err
@@ -37,14 +39,14 @@ def test_what_is_refused_before_the_checkpoint_is_loaded(arguments, message, tmp
 
 @pytest.fixture
 def process(released_folder, tmp_path):
-    """A server in a process of its own, and where it is."""
+    """A server in its own process, and its URL."""
     convert(released_folder, tmp_path / "tiny", "float32")
     settings = ("--checkpoint", str(tmp_path / "tiny"), "--capacity", "2048", "--method", "all")
     with served(tmp_path, *settings, "--save-sessions", str(tmp_path / "sessions")) as server:
         yield server
 
 
-def test_sigterm_finishes_what_runs_and_saves_sessions(process, tmp_path):
+def test_sigterm_finishes_running_answers_and_saves_sessions(process, tmp_path):
     server, url = process
     body = {
         "messages": [{"role": "user", "content": "Who?"}],

@@ -1,4 +1,4 @@
-"""A stream on the command line: answers at their time, lines for machines, and every way to end."""
+"""The command ``stream``: times of answers, JSON lines, typed questions, and ways to end."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def clip(tmp_path_factory):
 
 @pytest.fixture
 def stream(checkpoint, clip, capsys):
-    """Runs ``omnizip stream``; returns its exit code, what it printed, and its messages."""
+    """Runs ``omnizip stream``; returns exit code, stdout and stderr."""
 
     def run(*arguments, source=None):
         model = ("--checkpoint", str(checkpoint), "--capacity", "2048")
@@ -85,7 +85,7 @@ def test_help(capsys):
     assert stop.value.code == 0 and "--realtime" in capsys.readouterr().out
 
 
-def test_for_a_person(stream):
+def test_terminal_output(stream):
     code, out, err = stream("--ask", "2", "What happens?", "--keep")
     assert code == 0 and not err
     assert "[00:02] What happens?" in out and "[00:10] end: 5 windows; kept" in out
@@ -145,7 +145,7 @@ def test_bad_input_is_one_message(stream, source, arguments, message):
 
 
 def test_a_source_that_breaks_off_is_an_error(stream, monkeypatch):
-    """What came before is fed; then its message, and exit code 1."""
+    """Earlier windows are fed; then its message, and exit code 1."""
 
     def breaks_off(self):
         if self.emitted == 2:
@@ -222,7 +222,7 @@ def test_format_time():
 
 
 def test_typing_at_a_terminal():
-    """Keys one by one, edited, not echoed; the terminal is as before at the end."""
+    """Single keys, edited, without echo; the terminal is restored at the end."""
     pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
     master, slave = pty.openpty()
     before = termios.tcgetattr(slave)
@@ -243,7 +243,7 @@ def test_typing_at_a_terminal():
     assert lines == ["What is there?"]
 
 
-def test_nothing_is_read_where_nobody_types():
+def test_inputs_without_a_file_descriptor_are_not_read():
     with TypedLines(pytest.fail, stdin=io.StringIO("What?\n")):
         pass
     with open(os.devnull) as closed:

@@ -40,7 +40,6 @@ from omnizip_jax.inference.kv_cache import _evict
 from omnizip_jax.inference.prefill import CHUNK, ENCODE_BLOCK, append_text, prefill_clip
 from omnizip_jax.inference.sequence import (
     CACHE_BUCKETS,
-    TEXT_BUCKETS,
     WINDOW_BUCKETS,
     bucket,
     geometry,
@@ -289,12 +288,12 @@ def _streaming(target: Target, weights: Any, clip: Any, config: Any) -> Iterator
         *(weights, cache, state, window),
         prefill_config=prefill_config,
     )
-    tokens = target.abstract(jnp.zeros(TEXT_BUCKETS[0], jnp.int32))
+    text = target.abstract(pad_text(np.zeros(1, np.int32)))
     yield target.compile(
         "a streamed question",
         weights,
         append_text,
-        *(weights, cache, tokens, tokens, target.abstract(jnp.int32(1))),
+        *(weights, cache, text, target.abstract(jnp.int32(0))),
         config=config,
         backend=target.backend,
     )

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from omnizip_jax.inference.chat_template import Prompt
+from benchmarks.prompts import Prompt
 from omnizip_jax.media import Clip
 from omnizip_jax.models.config import TextConfig
 from omnizip_jax.models.params import Params

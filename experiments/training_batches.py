@@ -24,6 +24,7 @@ from experiments.training_clips import (
     EncodedClips,
     Objects,
 )
+from benchmarks.prompts import build
 from omnizip_jax.inference import chat_template
 from omnizip_jax.models.qwen2_5_omni import prompt as tmrope
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
@@ -235,7 +236,7 @@ class BatchSampler:
         return self._suffixes[question]
 
     def _prompt(self, question: str, system: str) -> Any:
-        return chat_template.build(
+        return build(
             self._tokenizer, self._config, question, audio=True, video=True, system=system
         )
 

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
 from benchmarks.machine import synchronised, torch_device
-from omnizip_jax.inference.chat_template import Prompt
+from benchmarks.prompts import Prompt
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.parameters import released_leaves
 from omnizip_jax.models.qwen2_5_omni.vision import normalise

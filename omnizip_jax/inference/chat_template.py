@@ -18,7 +18,7 @@ from jaxtyping import Int
 from omnizip_jax.models.qwen2_5_omni import DEFAULT_SYSTEM
 from omnizip_jax.models.registry import Config, family
 
-__all__ = ["DEFAULT_SYSTEM", "Modalities", "Prompt", "Text", "build", "closing", "segments"]
+__all__ = ["DEFAULT_SYSTEM", "Modalities", "Text", "closing", "segments"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,51 +111,6 @@ def closing(tokenizer: Any) -> Int[np.ndarray, " T"]:
     text = _render(tokenizer, messages)
     between = text.partition(f"{mark}2{mark}")[2].partition(f"{mark}3{mark}")[0]
     return _tokenize(tokenizer, between, {})[1:]  # without the end token itself
-
-
-@dataclasses.dataclass(frozen=True)
-class Prompt:
-    """Token ids on both sides of one clip, markers included, and their positions.
-
-    ``prefix_positions`` count from 0, ``suffix_positions`` from the position after the media.
-    """
-
-    prefix: Int[np.ndarray, " P"]
-    prefix_positions: Int[np.ndarray, " P"]
-    suffix: Int[np.ndarray, " S"]
-    suffix_positions: Int[np.ndarray, " S"]
-
-
-def build(
-    tokenizer: Any,
-    config: Config,
-    question: str,
-    *,
-    audio: bool,
-    video: bool,
-    system: str = DEFAULT_SYSTEM,
-) -> Prompt:
-    """One question about one clip, split at the media; a prompt without media is all suffix.
-
-    Args:
-        audio, video: which of the two the clip has; neither makes a text-only prompt.
-
-    Raises:
-        ValueError: the question is not text.
-    """
-    if not (audio or video):
-        (text,) = segments(tokenizer, config, [question], system)
-        return Prompt(text.tokens[:0], text.offsets[:0], text.tokens, text.offsets)
-    clip = Modalities(audio, video)
-    before, after = segments(tokenizer, config, [clip, question], system)
-    starts = np.array(family(config).start_markers(config, audio, video), np.int32)
-    shared = np.full(len(starts), len(before.tokens), np.int32)
-    return Prompt(
-        np.concatenate([before.tokens, starts]),
-        np.concatenate([before.offsets, shared]),
-        after.tokens,
-        after.offsets,
-    )
 
 
 def _ends(config: Config, modalities: Modalities) -> tuple[int, ...]:

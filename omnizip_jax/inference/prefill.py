@@ -259,18 +259,17 @@ def prefill_clip(
 def append_text(
     weights: Any,
     cache: KVCache,
-    tokens: Int[Array, " T"],
-    positions: Int[Array, " T"],
-    count: Int[Array, ""],
+    text: PaddedText,
+    start: Int[Array, ""],
     *,
     config: Config,
     backend: Backend,
 ) -> tuple[KVCache, Float[Array, " V"]]:
-    """Append ``count`` text tokens to the cache; returns the logits after the last."""
+    """Append a text to the cache, from position ``start`` on; returns the logits after it."""
     decoder = family(config).bound_decoder(weights, config, backend)
-    positions = jnp.broadcast_to(positions, (3, tokens.shape[0]))
-    hidden, cache = decoder(decoder.embed(tokens), positions, cache, count)
-    return cache, decoder.logits(hidden[count - 1][None])[0]
+    positions = jnp.broadcast_to(start + text.offsets, (3, len(text.tokens)))
+    hidden, cache = decoder(decoder.embed(text.tokens), positions, cache, text.count)
+    return cache, decoder.logits(hidden[text.count - 1][None])[0]
 
 
 def prefill_text(
@@ -283,9 +282,8 @@ def prefill_text(
     cache, logits = append_text(
         params.weights,
         context.cache,
-        text.tokens,
-        start + text.offsets,
-        text.count,
+        text,
+        jnp.int32(start),
         config=context.prefill_config.config,
         backend=context.prefill_config.backend,
     )

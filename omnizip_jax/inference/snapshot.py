@@ -1,10 +1,10 @@
-"""Contexts on disk: what was read, to be asked about and fed another day.
+"""Contexts on disk.
 
 A saved context is a folder::
 
-    context.json   what is static: method, shape of the windows, system prompt, the weights' mark,
-                   and the names, types and shapes of the arrays
-    arrays/        Orbax: cache, past and trace
+    context.json   static data: method, window shape, system prompt, identity of the weights, and
+                   the names, types and shapes of the arrays
+    arrays/        Orbax: cache, state and trace
     checksums      CRC-32 of every file above; written last
 """
 
@@ -35,29 +35,26 @@ from omnizip_jax.inference.context import (
 )
 from omnizip_jax.inference.kv_cache import refresh_usage
 from omnizip_jax.inference.streaming import initial_plan
-from omnizip_jax.models.decoder import Cache, KVCache
+from omnizip_jax.models.decoder import KVCache
 from omnizip_jax.models.params import Params, WeightsIdentity, check_params
 from omnizip_jax.models.registry import Config
 from omnizip_jax.types import Selection
 
-PARTS = ("cache", "state", "trace")
-LAYOUT = 3  # changes with what the folder, or a context, is made of
+LAYOUT = 3  # version of the folder and of the arrays of a context
 ABOUT, ARRAYS = "context.json", "arrays"
-
-Shapes = dict[str, jax.ShapeDtypeStruct]
 
 
 def save(context: Context, path: str | os.PathLike[str]) -> None:
-    """Write a context, of clips or of a stream, to a folder; it stays as it is.
+    """Write a context, of clips or of a stream, to a folder; the context is unchanged.
 
-    The folder appears under its name when all is written.
+    The folder gets its name when all files are written.
 
     Args:
         path: folder to create.
 
     Raises:
-        ValueError: the folder exists or cannot be made; a context that is used up, or lost tokens;
-            a method that ``METHODS`` does not have.
+        ValueError: the folder exists or cannot be made; a donated context, or one that lost
+            tokens; a method without a name in ``METHODS``.
     """
     check_usable(context)
     context = refresh_usage(context)
@@ -97,14 +94,14 @@ def save(context: Context, path: str | os.PathLike[str]) -> None:
 
 
 def restore(params: Params, path: str | os.PathLike[str]) -> Context:
-    """A context that ``save`` wrote: ask and feed go on as if nothing had happened.
+    """Load a context that ``save`` wrote; ``ask`` and ``feed`` continue with the same bits.
 
     Args:
-        params: the weights that it was read with.
+        params: the weights that wrote the cache.
 
     Raises:
-        ValueError: other weights; a folder that is no saved context, is damaged, or was written by
-            another version of this library. Nothing has been allocated then.
+        ValueError: other weights; a folder that is not a saved context, is damaged, or was written
+            by another version of this library. Nothing is allocated in these cases.
     """
     check_params(params)
     folder = _folder(path)
@@ -127,20 +124,21 @@ def restore(params: Params, path: str | os.PathLike[str]) -> Context:
         for name, (dtype, shape) in about["arrays"].items()
     }
     streams = about["memory"] is not None
-    known = (None, None)
-    if streams:
-        known = jax.eval_shape(lambda: initial_plan(params.weights, prefill_config))
-    tree = _structure(shapes, *known)
-    expected = _named(jax.eval_shape(_plain, tree))
+    tree = _abstract(shapes, params, prefill_config if streams else None)
+    expected = _by_name(tree)
     wrong = sorted(n for n in expected | shapes if expected.get(n) != shapes.get(n))
     if wrong:
         raise ValueError(
             f"{folder}: holds other arrays than this version of omnizip_jax has: {', '.join(wrong)}"
         )
-    cache, state, trace = _load(folder / ARRAYS, tree, jax.tree.leaves(params.weights)[0])
+    device = jax.tree.leaves(params.weights)[0].sharding
+    placed = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device) for n, x in shapes.items()}
+    arrays = ocp.load(str(folder / ARRAYS), placed)
+    loaded = jax.tree.unflatten(jax.tree.structure(tree), [arrays[name] for name in expected])
+    state, trace = loaded["state"], loaded["trace"]
     return Context(
-        cache=cache,
-        state=state,
+        cache=loaded["cache"],
+        state=state.replace(key=jax.random.wrap_key_data(state.key)),
         trace=trace if streams else jax.tree.map(np.asarray, trace),
         prefill_config=prefill_config,
         retention=RetentionPolicy(
@@ -158,7 +156,7 @@ def _folder(path: Any) -> Path:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    """What is static, once every file was found to be as it was written."""
+    """The static data, after every file has been compared with its checksum."""
     missing = [name for name in (ABOUT, ARRAYS, CHECKSUMS) if not (folder / name).exists()]
     if missing:
         raise ValueError(
@@ -185,7 +183,7 @@ def _described(method: Method) -> dict[str, Any]:
     """A method by its name and settings, which may be methods themselves.
 
     Raises:
-        ValueError: it could not be made again from that.
+        ValueError: a method that cannot be rebuilt from them.
     """
     name = next((name for name, kind in METHODS.items() if kind is type(method)), None)
     if name is None:
@@ -225,54 +223,38 @@ def _made(described: dict[str, Any]) -> Method:
 
 
 def _arrays(context: Context) -> dict[str, np.ndarray]:
-    """Cache, past and trace by name, on the host."""
-    plain = _named(_plain((context.cache, context.state, context.trace)))
-    return {name: np.asarray(x) for name, x in jax.device_get(plain).items()}
+    """Cache, state and trace by name, on the host; the random key as numbers."""
+    state = context.state.replace(key=jax.random.key_data(context.state.key))
+    tree = {"cache": context.cache, "state": state, "trace": context.trace}
+    return {name: np.asarray(x) for name, x in jax.device_get(_by_name(tree)).items()}
 
 
-def _named(tree: tuple[Any, Any, Any]) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_leaves_with_path(dict(zip(PARTS, tree, strict=True)))
+def _by_name(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
 
 
-def _plain(tree: Any) -> Any:
-    """Random keys as the numbers that they are."""
-    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, tree)
+def _abstract(
+    shapes: dict[str, jax.ShapeDtypeStruct], params: Params, stream: PrefillConfig | None
+) -> dict[str, Any]:
+    """Shapes of the arrays of a context; the sizes of its cache and trace are those of the file.
 
+    Args:
+        stream: the settings of a stream, None for whole clips.
+    """
 
-def _is_key(x: Any) -> bool:
-    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    def of(kind: Any, name: str) -> Any:
+        fields = [field.name for field in dataclasses.fields(kind)]
+        return kind(**{field: shapes.get(f"{name}.{field}") for field in fields})
 
+    cache = of(KVCache, "cache")
+    slots = 0 if cache.keys is None else cache.keys.shape[1]
 
-def _structure(
-    shapes: Shapes, plan: Any, expected: Any
-) -> tuple[Cache, StreamState, Selection | None]:
-    """The trees that the arrays belong to; how large caches and clips are, the arrays say."""
-    places = dict.fromkeys(name.rpartition(".")[0] for name in shapes if name.startswith("cache."))
-    segments = [_of(KVCache, shapes, place) for place in places]
-    slots = segments[-1].keys.shape[1]
-    state = jax.eval_shape(lambda: StreamState.initial(slots, jax.random.key(0)))
-    trace = _of(Selection, shapes, "trace") if any(n.startswith("trace.") for n in shapes) else None
-    cache = segments[0] if list(places) == ["cache"] else tuple(segments)
-    return cache, state.replace(plan=plan, expected=expected), trace
+    def initial() -> StreamState:
+        plan = (None, None) if stream is None else initial_plan(params.weights, stream)
+        state = StreamState.initial(slots, jax.random.key(0), *plan)
+        return state.replace(key=jax.random.key_data(state.key))
 
-
-def _of(kind: Any, shapes: Shapes, place: str) -> Any:
-    names = [field.name for field in dataclasses.fields(kind)]
-    return kind(**{name: shapes.get(f"{place}.{name}") for name in names})
-
-
-def _load(path: Path, tree: Any, like: jax.Array) -> Any:
-    """The arrays in their places, beside the weights."""
-    placed = {
-        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=like.sharding)
-        for name, x in _named(jax.eval_shape(_plain, tree)).items()
-    }
-    arrays = ocp.load(str(path), placed)
-    leaves, structure = jax.tree.flatten(tree)
-    found = [arrays[name] for name in _named(tree)]
-    keyed = [
-        jax.random.wrap_key_data(x) if _is_key(leaf) else x
-        for x, leaf in zip(found, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(structure, keyed)
+    has_trace = any(name.startswith("trace.") for name in shapes)
+    trace = of(Selection, "trace") if has_trace else None
+    return {"cache": cache, "state": jax.eval_shape(initial), "trace": trace}

@@ -13,6 +13,7 @@ from experiments.batched_answers import SUFFIX
 from experiments.training_batches import MAX_TURN, BatchSampler, BatchSpec
 from experiments.training_clips import EncodedClips, encoder_function, token_labels
 from experiments.training_losses import decode_dialogues
+from benchmarks.prompts import build
 from omnizip_jax.inference import chat_template as prompts
 from omnizip_jax.inference.api import generate
 from omnizip_jax.testbed.clip_questions import KINDS, NAMES, NUMBERS, all_questions
@@ -85,7 +86,7 @@ def test_dialogues_follow_the_chat_template_and_only_answers_are_targets(params)
     for (text, answer), kind in zip(rows, batch.kind.ravel(), strict=True):
         words = params.tokenizer.decode(text)
         question = words.split("<|vision_eos|>")[1].split("<|im_end|>")[0]
-        prompt = prompts.build(params.tokenizer, params.config, question, audio=True, video=True)
+        prompt = build(params.tokenizer, params.config, question, audio=True, video=True)
         np.testing.assert_array_equal(text[: len(prompt.suffix)], prompt.suffix)
         np.testing.assert_array_equal(batch.prefix, prompt.prefix)
         learned = [params.tokenizer.decode(text[1:][answer[:-1] == i]) for i in (1, 2)]
@@ -100,7 +101,7 @@ def test_every_answer_to_every_kind_of_question_fits(params):
     tokenizer, config = params.tokenizer, params.config
     objects = draw_objects(np.random.default_rng(1), DIFFICULTIES["long"], 150)
     for question in all_questions(objects, seconds=300):
-        prompt = prompts.build(tokenizer, config, question.text, audio=True, video=True)
+        prompt = build(tokenizer, config, question.text, audio=True, video=True)
         assert len(prompt.suffix) <= SUFFIX and len(prompt.suffix) + 2 <= MAX_TURN
         assert len(tokenizer.encode(question.answer)) == 1
 

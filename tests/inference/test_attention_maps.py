@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.prompts import build
 from omnizip_jax.compression import AllTokens, FastV, RandomTokens, Seats
 from omnizip_jax.inference.api import generate
 from omnizip_jax.inference.attention_maps import compute_attention_maps
-from omnizip_jax.inference.chat_template import build
 from omnizip_jax.types import TokenKind
 from tests.conftest import clip_of
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
-from omnizip_jax.inference.chat_template import Prompt
+from benchmarks.prompts import Prompt
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.vision import normalise
 from omnizip_jax.types import Window

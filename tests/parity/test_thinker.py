@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from omnizip_jax.inference import chat_template as prompt
+from benchmarks.prompts import build
 from omnizip_jax.inference.api import read
 from omnizip_jax.inference.decode import SamplingParams, end_tokens
 from omnizip_jax.inference.generation import begin, finish
@@ -29,7 +29,7 @@ def run(params, windows, question, new_tokens):
     """Full tokens from given windows; logits of the first token, and greedy tokens."""
     audio = windows is not None and bool(np.any(windows.mel_length))
     video = windows is not None and bool(np.any(windows.grid_mask))
-    asked = prompt.build(params.tokenizer, params.config, question, audio=audio, video=video)
+    asked = build(params.tokenizer, params.config, question, audio=audio, video=video)
     context = read(params, None if windows is None else clip_of(windows), None)
     reply = begin(params, context, question, SamplingParams(new_tokens))
     logits = np.asarray(reply.decode_state.logits)

@@ -14,6 +14,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from benchmarks.prompts import build
 from experiments.clip_inputs import GRID
 from experiments.stream_memory_clips import STREAM_WINDOWS
 from experiments.training_clips import (
@@ -24,7 +25,6 @@ from experiments.training_clips import (
     EncodedClips,
     Objects,
 )
-from benchmarks.prompts import build
 from omnizip_jax.inference import chat_template
 from omnizip_jax.models.qwen2_5_omni import prompt as tmrope
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
@@ -236,9 +236,7 @@ class BatchSampler:
         return self._suffixes[question]
 
     def _prompt(self, question: str, system: str) -> Any:
-        return build(
-            self._tokenizer, self._config, question, audio=True, video=True, system=system
-        )
+        return build(self._tokenizer, self._config, question, audio=True, video=True, system=system)
 
 
 def _labels(source: EncodedClips, objects: Objects, grids: np.ndarray, audio: np.ndarray):

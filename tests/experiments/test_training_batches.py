@@ -9,12 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.prompts import build
 from experiments.batched_answers import SUFFIX
 from experiments.training_batches import MAX_TURN, BatchSampler, BatchSpec
 from experiments.training_clips import EncodedClips, encoder_function, token_labels
 from experiments.training_losses import decode_dialogues
-from benchmarks.prompts import build
-from omnizip_jax.inference import chat_template as prompts
 from omnizip_jax.inference.api import generate
 from omnizip_jax.testbed.clip_questions import KINDS, NAMES, NUMBERS, all_questions
 from omnizip_jax.testbed.synthetic_clips import (

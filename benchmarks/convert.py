@@ -16,10 +16,10 @@ from pathlib import Path
 
 from benchmarks.bench import Bench
 from benchmarks.harness import Row
+from benchmarks.random_checkpoint import SIZES
 from omnizip_jax.checkpoint.released import SLICE_BYTES
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.parameters import released_leaves
-from omnizip_jax.testbed.random_checkpoint import SIZES
 
 ROOT = Path(__file__).resolve().parents[1]
 CONVERT = ROOT / "convert" / "hf_to_flax.py"
@@ -67,7 +67,7 @@ def run(bench: Bench) -> Iterator[Row]:
 def convert(size: str, folder: Path) -> tuple[float, int]:
     """Write and convert a random checkpoint: seconds and peak memory of the conversion."""
     source, target = folder / size, folder / f"{size}-converted"
-    module = "omnizip_jax.testbed.random_checkpoint"
+    module = "benchmarks.random_checkpoint"
     write = f"import sys; from {module} import write_random_checkpoint as write"
     run_python("-c", f"{write}; write(sys.argv[1], sys.argv[2])", str(source), size)
     return run_python(str(CONVERT), str(source), str(target))

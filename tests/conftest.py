@@ -14,13 +14,13 @@ import jaxtyping
 import numpy as np
 import pytest
 
+from benchmarks.random_checkpoint import write_random_checkpoint
 from omnizip_jax.checkpoint.folder import load_tokenizer
 from omnizip_jax.checkpoint.load import load
 from omnizip_jax.config import WindowSpec
 from omnizip_jax.media import Clip
 from omnizip_jax.models.params import Params
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.testbed.random_checkpoint import write_random_checkpoint
 from omnizip_jax.types import Window
 
 MAPPINGS = 25_000

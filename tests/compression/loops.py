@@ -87,13 +87,13 @@ def sizes(windows):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _select(method, windows, budget, key):
+def select_program(method, windows, budget, key):
     return method.select(windows, budget, key)
 
 
 def select(method, windows, key=KEY):
     """The selection of a clip, at the budget that the method plans on the host."""
-    return _select(method, windows, method.plan(*sizes(windows)), key)
+    return select_program(method, windows, method.plan(*sizes(windows)), key)
 
 
 def stream(method, windows, key=KEY):

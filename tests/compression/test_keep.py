@@ -71,6 +71,16 @@ def test_less_than_the_anchors_is_refused():
         OmniZipConfig(keep=1.2)
 
 
+def test_a_uniform_split_keeps_the_same_share_of_both():
+    counts = np.array([50, 50, 0, 17]), np.array([288, 200, 288, 0])
+    for keep in (0.2, 0.35, 0.8):
+        budget = OmniZipConfig(keep=keep, split="uniform").plan(*counts)
+        assert budget.audio == oracle.half_even(keep, counts[0].sum())
+        assert budget.total == oracle.half_even(keep, sum(map(np.sum, counts)))
+    with pytest.raises(ValueError, match=r"split must be one of paper, uniform, got 'even'"):
+        OmniZipConfig(split="even")
+
+
 @pytest.mark.parametrize("keep", [0.15, 0.45, 0.8])
 def test_a_stream_holds_the_share_at_every_moment(keep):
     config = OmniZipConfig.paper(keep=keep, causal=True)

@@ -1,7 +1,7 @@
 """The paper's rule for a stream, which replaces its two clip-wide steps by running ones.
 
 The ranking of the audio tokens becomes a running threshold, the video budget a running balance.
-All other steps of a window are those of the look-ahead rule. docs/streaming.md has the
+All other steps of a window are those of the look-ahead rule. docs/causal.md has the
 measurements behind the settings.
 """
 

@@ -1,7 +1,7 @@
-"""Every method answers the same questions about the same clips, a block of clips per program.
+"""Answers to questions about a block of clips in one program.
 
-Answers are one token, so the first token decides. The programs are those of ``generate`` and
-``ask``, looped over clips on the device.
+Answers are one token. The program is that of ``generate`` and ``ask``, looped over clips on the
+device.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ BOTH = Modalities(audio=True, video=True)
 
 
 class Asked(struct.PyTreeNode):
-    """Clips of equal shape, leading axis B, and as many questions about each: [B, Q]."""
+    """Clips of equal shape, leading axis B, and the same number of questions about each: [B, Q]."""
 
     clips: EncodedClip
     questions: PaddedText
 
 
 class Answered(struct.PyTreeNode):
-    """What a method answered.
+    """Answers of a method.
 
     Attributes:
         tokens: the first one of each answer.

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from experiments.reference_methods import Oracle, known
+from experiments.reference_methods import Oracle, with_objects
 from omnizip_jax.compression import Method
 from omnizip_jax.media import load_clip
 from omnizip_jax.media.audio import MelStream, clip_log_mel
@@ -113,7 +113,7 @@ class BlockInputs:
         if row.video == "other":
             fields = ("video", "video_mask", "vision")
             windows = windows.replace(**{name: getattr(self._other, name) for name in fields})
-        return known(windows, self._clips) if isinstance(row.method, Oracle) else windows
+        return with_objects(windows, self._clips) if isinstance(row.method, Oracle) else windows
 
     @functools.cached_property
     def _live(self) -> EncodedWindow:

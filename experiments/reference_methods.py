@@ -1,4 +1,4 @@
-"""Methods that know what none can know: about what could be reached at a share of the tokens."""
+"""Reference methods of the accuracy measurement: oracle, best of N samples, streaming selection."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from omnizip_jax.testbed.synthetic_clips import SPEC, SyntheticClip
 from omnizip_jax.types import EncodedWindow, Selection
 
 
-class KnownWindow(EncodedWindow):
-    """A window of a clip whose plot is known.
+class AnnotatedWindow(EncodedWindow):
+    """An encoded window with the tokens of its objects.
 
     Attributes:
-        heard, seen: the tokens in which a thing sounds, or shows.
+        audio_objects, video_objects: whether an object sounds or is visible in each token.
     """
 
-    heard: Bool[Array, "*W A"] | None = None
-    seen: Bool[Array, "*W G P"] | None = None
+    audio_objects: Bool[Array, "*W A"] | None = None
+    video_objects: Bool[Array, "*W G P"] | None = None
 
 
-def known(windows: EncodedWindow, clips: Sequence[SyntheticClip]) -> KnownWindow:
-    """Encoded clips [B, W, ...] with what is told about them."""
-    heard = np.stack([clip.audio_objects.reshape(-1, SPEC.audio_slots) >= 0 for clip in clips])
-    seen = np.stack(
+def with_objects(windows: EncodedWindow, clips: Sequence[SyntheticClip]) -> AnnotatedWindow:
+    """Encoded clips [B, W, ...] with the tokens of their objects."""
+    audio = np.stack([clip.audio_objects.reshape(-1, SPEC.audio_slots) >= 0 for clip in clips])
+    video = np.stack(
         [
             clip.video_objects.reshape(-1, SPEC.grids, clip.video_objects.shape[1]) >= 0
             for clip in clips
         ]
     )
     fields = {field.name: getattr(windows, field.name) for field in dataclasses.fields(windows)}
-    return KnownWindow(**fields, heard=jnp.asarray(heard), seen=jnp.asarray(seen))
+    return AnnotatedWindow(
+        **fields, audio_objects=jnp.asarray(audio), video_objects=jnp.asarray(video)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Oracle(Method):
-    """The tokens of things, as many as there is room for, and then the others.
+    """Keeps tokens of objects first, then others, each evenly in the order of the clip.
 
-    Of both as many as are kept lie evenly in the order of the clip. It reads ``KnownWindow``.
-
-    This is no strict upper bound: it does not know the question, takes every part of a thing for
-    as good as every other, and what is needed to tell that nothing happened belongs to no thing.
+    It needs ``AnnotatedWindow`` and is no strict upper bound: it does not know the question, treats
+    all tokens of an object alike, and ignores tokens that show that nothing happened.
 
     Raises:
         ValueError: without ``keep``.
@@ -72,31 +72,28 @@ class Oracle(Method):
         return Budget(audio, video, total).as_ints()
 
     def select(self, windows: EncodedWindow, budget: Budget, key: PRNGKeyArray) -> Selection:
-        if not isinstance(windows, KnownWindow):
-            raise ValueError("Oracle chooses among windows of which the plot is known: KnownWindow")
-        assert windows.heard is not None and windows.seen is not None
+        if not isinstance(windows, AnnotatedWindow):
+            raise ValueError("Oracle needs windows with annotated objects: pass AnnotatedWindow")
+        assert windows.audio_objects is not None and windows.video_objects is not None
         audio, video = windows.audio.token_mask, windows.video_mask
         exists = interleave(video, audio)
-        objects = interleave(windows.seen, windows.heard) & exists
+        objects = interleave(windows.video_objects, windows.audio_objects) & exists
         first = jnp.minimum(budget.total, jnp.sum(objects))
         keep = spread(objects, first) | spread(exists & ~objects, budget.total - first)
         rows = keep.reshape(len(audio), -1)
-        video_objects = video[0].size
-        return Selection.of(
-            audio, video, rows[:, video_objects:], rows[:, :video_objects].reshape(video.shape)
-        )
+        count = video[0].size
+        return Selection.of(audio, video, rows[:, count:], rows[:, :count].reshape(video.shape))
 
 
 @dataclasses.dataclass(frozen=True)
 class BestSample(Surprise):
-    """Surprise with samples that begin anywhere; of some, the one with most right answers counts.
+    """Surprise with random starts; the sample with most right answers counts.
 
-    All of its samples are as even and as dense as Surprise's own. So what it reaches, with the
-    answers known, can be reached by choosing tokens, whatever the question; it need not be the
-    most.
+    All samples are as uniform and dense as that of Surprise, so this accuracy can be reached by a
+    selection that does not depend on the question.
 
     Args:
-        samples: how many are tried, with as many seeds.
+        samples: number of samples, each with its own seed.
     """
 
     samples: int = 16
@@ -105,7 +102,27 @@ class BestSample(Surprise):
         return RunningMeans.initial(size).replace(index=jax.random.bits(key))
 
 
+@dataclasses.dataclass(frozen=True)
+class Streamed(Method):
+    """Streaming selection of a method, applied to a whole clip."""
+
+    method: Method
+
+    @property
+    def wants(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.method.wants
+
+    def plan(self, audio_counts: Counts, video_counts: Counts) -> Budget:
+        """Upper limit: every window keeps as many tokens as one window may."""
+        windows = zip(audio_counts.tolist(), video_counts.tolist(), strict=True)
+        total = sum(min(self.method.step_bound(a, v), a + v) for a, v in windows)
+        return Budget(np.sum(audio_counts), np.sum(video_counts), total).as_ints()
+
+    def select(self, windows: EncodedWindow, budget: Budget, key: PRNGKeyArray) -> Selection:
+        return self.method.follow(windows, key)
+
+
 def spread(mask: Bool[Array, " n"], count: Int[Array, ""]) -> Bool[Array, " n"]:
-    """``count`` of the tokens in the mask, evenly."""
+    """Select ``count`` tokens of the mask at equal distances."""
     place, among = jnp.cumsum(mask), jnp.maximum(jnp.sum(mask), 1)
     return mask & (place * count // among > (place - 1) * count // among)

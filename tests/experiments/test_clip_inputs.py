@@ -15,7 +15,7 @@ from experiments.clip_inputs import (
     clip_to_windows_by_file,
     streaming_mel,
 )
-from experiments.reference_methods import KnownWindow, Oracle
+from experiments.reference_methods import AnnotatedWindow, Oracle
 from omnizip_jax.compression import AllTokens
 from omnizip_jax.media import load_clip
 from omnizip_jax.testbed.synthetic_clips import SPEC, make_clip
@@ -29,7 +29,7 @@ def test_streaming_audio_is_normalised_by_the_loudest_moment_so_far():
         clip_to_windows(dataclasses.replace(clip, waveform=later)).mel,
     )
     assert live.shape == whole.shape
-    np.testing.assert_array_equal(live[1], whole[1])  # the loudest moment is known
+    np.testing.assert_array_equal(live[1], whole[1])  # the loudest moment is with_objects
     assert live[0].min() < whole[0].min()  # a lower floor before the loud second
     np.testing.assert_array_equal(np.maximum(live[0], whole[0].min()), whole[0])
 
@@ -47,8 +47,8 @@ def test_only_the_modality_of_a_row_changes(small):
     assert inputs.of(Row(AllTokens())) is own and not encoded
     annotated = inputs.of(Row(Oracle(keep=0.5)))
     assert (
-        isinstance(annotated, KnownWindow)
-        and annotated.seen.sum() == (clips[0].video_objects >= 0).sum()
+        isinstance(annotated, AnnotatedWindow)
+        and annotated.video_objects.sum() == (clips[0].video_objects >= 0).sum()
     )
     theirs = encode(small, [clip_to_windows(clip) for clip in others])
     other_audio = inputs.of(Row(AllTokens(), audio="other"))

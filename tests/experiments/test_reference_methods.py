@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from experiments.clip_inputs import clip_to_windows
-from experiments.reference_methods import BestSample, Oracle, known, spread
-from omnizip_jax.compression import Surprise
+from experiments.reference_methods import BestSample, Oracle, Streamed, spread, with_objects
+from omnizip_jax.compression import OmniZipConfig, Surprise
 from omnizip_jax.testbed.synthetic_clips import make_clip
 from omnizip_jax.types import AudioFeatures, EncodedWindow
 from tests.compression import loops
@@ -31,7 +31,7 @@ def encoded(clip):
 @pytest.mark.parametrize("keep", [0.05, 0.25, 0.45])
 def test_tokens_of_objects_come_first(keep):
     clip = make_clip(3, "validation")
-    windows = jax.tree.map(lambda x: x[0], known(encoded(clip), [clip]))
+    windows = jax.tree.map(lambda x: x[0], with_objects(encoded(clip), [clip]))
     method = Oracle(keep=keep)
     chosen = loops.select(method, windows)
     heard, seen = np.asarray(chosen.audio_keep), np.asarray(chosen.video_keep)
@@ -68,7 +68,7 @@ def test_it_says_what_it_needs():
     with pytest.raises(ValueError, match="needs a share"):
         Oracle()
     windows = jax.tree.map(lambda x: x[0], encoded(make_clip(0)))
-    with pytest.raises(ValueError, match="plot is known"):
+    with pytest.raises(ValueError, match="annotated objects"):
         loops.select(Oracle(keep=0.3), windows)
 
 
@@ -86,3 +86,15 @@ def test_samples_depend_on_the_seed():
     for keeps, kept in ((audio, own.audio_keep), (video, own.video_keep)):
         assert keeps[0].sum() == keeps[1].sum() == np.asarray(kept).sum()
         assert (keeps[0] != keeps[1]).any() and (keeps[0] == keeps[2]).all()
+
+
+def test_streamed_equals_the_steps_of_a_stream():
+    windows = loops.encoded_clip(2)
+    for method in (Surprise(keep=0.3), OmniZipConfig(keep=0.3)):
+        whole = Streamed(method=method)
+        chosen = loops.select(whole, windows)
+        steps = loops.stream(method, windows)
+        np.testing.assert_array_equal(chosen.audio_keep, steps.audio_keep)
+        np.testing.assert_array_equal(chosen.video_keep, steps.video_keep)
+        kept = chosen.audio_keep.sum() + chosen.video_keep.sum()
+        assert kept <= whole.plan(*loops.sizes(windows)).total

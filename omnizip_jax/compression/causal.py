@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from omnizip_jax.compression.audio import consolidate_window, pool_pairs, received_attention
 from omnizip_jax.compression.budget import initial_rates
 from omnizip_jax.compression.counts import (
+    STREAM_DENOMINATOR,
     as_fraction,
     ceil_share,
     floor_share,
@@ -230,7 +231,7 @@ def select_causal(
 
     tokens = jnp.sum(mask)
     if config.keep is None:
-        share = 1 - as_fraction(config.rho_audio)
+        share = 1 - as_fraction(config.rho_audio, STREAM_DENOMINATOR)
         due, unit = share.numerator * tokens, share.denominator
         fewest, most = jnp.int32(0), tokens
     else:
@@ -282,7 +283,7 @@ def discard_causal(
     inside = jnp.maximum(target, ceil_share(low, tokens))
     inside = jnp.minimum(inside, floor_share(high, tokens))
 
-    share = as_fraction(config.rho_video)
+    share = as_fraction(config.rho_video, STREAM_DENOMINATOR)
     balance = state.video_balance.advance(tokens, share.numerator * tokens)
     least, most = balance.limits(share.denominator)
     least = jnp.minimum(least, ceil_share(high, tokens))
@@ -334,7 +335,7 @@ def discard_rest(
 def discard_share(config: StreamedOmniZip) -> Fraction:
     """The share of all tokens that ``keep`` discards."""
     assert config.keep is not None
-    return 1 - as_fraction(config.keep)
+    return 1 - as_fraction(config.keep, STREAM_DENOMINATOR)
 
 
 def discard_balance(state: CausalState, tokens: Int[Array, ""], config: StreamedOmniZip) -> Balance:

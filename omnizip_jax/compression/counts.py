@@ -16,32 +16,45 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 # The paper's two settings of (rho_audio, rho_video) are (0.3, 0.6) and (0.4, 0.7), section 4.1.
 PAPER_GAP = 0.3
+STREAM_DENOMINATOR = 10**4  # of shares in streams: int32 sums are exact for 100,000 tokens a window
 
 
-def as_fraction(share: float) -> Fraction:
+def as_fraction(share: float, denominator: int = 10**6) -> Fraction:
     """The decimal that a float stands for: 0.3 is 3/10, not the binary fraction nearest to it.
 
-    Denominators are at most 10,000: int32 products are exact for up to 214,000 tokens, and shares
-    are resolved to better than 0.0001.
+    Args:
+        denominator: the largest one.
     """
-    return Fraction(share).limit_denominator(10**4)
+    return Fraction(share).limit_denominator(denominator)
 
 
 def floor_share(share: Fraction, counts: Any) -> Any:
     """``floor(share * counts)`` of non-negative integers, numpy or jax.numpy."""
-    return counts * share.numerator // share.denominator
+    return _product(share, counts)[0]
 
 
 def ceil_share(share: Fraction, counts: Any) -> Any:
     """``ceil(share * counts)`` of non-negative integers, numpy or jax.numpy."""
-    return -(-counts * share.numerator // share.denominator)
+    down, rest, _ = _product(share, counts)
+    return down + (rest > 0)
 
 
 def round_share(share: Fraction, counts: Any) -> Any:
     """``share * counts`` rounded to the nearest integer, halves to the even one."""
-    down, unit = floor_share(share, counts), share.denominator
-    twice_rest = 2 * (counts * share.numerator % unit)
-    return down + ((twice_rest > unit) | ((twice_rest == unit) & (down % 2 == 1)))
+    down, rest, unit = _product(share, counts)
+    return down + ((2 * rest > unit) | ((2 * rest == unit) & (down % 2 == 1)))
+
+
+def _product(share: Fraction, counts: Any) -> tuple[Any, Any, int]:
+    """Quotient, remainder and denominator of ``share * counts``.
+
+    Counts are split in two digits, so that int32 is exact for up to 500,000 tokens.
+    """
+    share = share.limit_denominator(10**6)
+    above, unit = share.numerator, share.denominator
+    high, low = counts // 256 * above, counts % 256 * above
+    rest = high % unit * 256 + low
+    return high // unit * 256 + rest // unit, rest % unit, unit
 
 
 def nearest(x: Any) -> Any:
@@ -126,6 +139,7 @@ class RunningShare(struct.PyTreeNode):
         self, tokens: Int[Array, ""], share: Fraction
     ) -> tuple[RunningShare, Int[Array, ""]]:
         """The state after a window of ``tokens`` tokens, and the number of them to keep."""
+        share = share.limit_denominator(STREAM_DENOMINATOR)
         deficit, unit = self.deficit + share.numerator * tokens, share.denominator
         down, twice_rest = deficit // unit, 2 * (deficit % unit)
         up = (twice_rest > unit) | ((twice_rest == unit) & ((down % 2 == 1) ^ self.odd))

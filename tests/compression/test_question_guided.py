@@ -23,7 +23,7 @@ def test_the_share_holds_over_the_layers(layers):
         enters = min(1, 1.4 * keep)
         goes_on = stage.bound(0, 10**6) / 10**6 * enters
         mean = (stage.after * enters + (layers - stage.after) * goes_on) / layers
-        assert abs(mean - keep) < 1e-4 / 2
+        assert abs(mean - keep) < 1e-5
     (stage,) = QuestionGuided().stages(28)
     assert (stage.after, stage.bound(0, 100)) == (14, 50)
 

@@ -134,7 +134,7 @@ def test_buckets():
         ({"temperature": -1.0}, "temperature must be >= 0"),
         ({"top_p": 0.0}, "top_p in"),
         ({"spec": WindowSpec(seconds=4)}, "audio blocks are 2 s"),
-        ({"use_audio": False, "use_video": False}, "nothing would be left"),
+        ({"use_audio": False, "use_video": False}, "use at least one of them"),
         ({"max_frames": 1}, "max_frames"),
     ],
 )

@@ -52,8 +52,8 @@ def main() -> None:
 def run_suite(arguments: argparse.Namespace) -> None:
     """Run one suite in this process."""
     from benchmarks import machine
-    from benchmarks.bench import Bench
     from benchmarks.harness import print_rows
+    from benchmarks.run_state import Bench
 
     module = importlib.import_module(f"benchmarks.{SUITES[arguments.suite]}")
     console = Console()

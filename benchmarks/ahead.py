@@ -29,14 +29,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import presets
-from benchmarks.clip import FULL, KEEP_35, KEEP_45
+from benchmarks.noise_clip import FULL, KEEP_35, KEEP_45
 from benchmarks.stream import CAPACITY
 from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.inference import streaming as stream
 from omnizip_jax.inference.chat_template import Modalities
 from omnizip_jax.inference.context import PrefillConfig, StreamState
 from omnizip_jax.inference.decode import DECODE_BLOCK, DecodeState, SamplingArrays, generate_tokens
-from omnizip_jax.inference.kv_cache import _evict
+from omnizip_jax.inference.kv_cache_capacity import _evict
 from omnizip_jax.inference.prefill import CHUNK, ENCODE_BLOCK, append_text, prefill_clip
 from omnizip_jax.inference.sequence import (
     CACHE_BUCKETS,
@@ -50,7 +50,7 @@ from omnizip_jax.inference.sequence import (
 from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.decoder import KVCache
 from omnizip_jax.models.qwen2_5_omni.encoders import compute_dtype, encode_windows
-from omnizip_jax.models.qwen2_5_omni.parameters import abstract_params
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import abstract_params
 from omnizip_jax.types import EncodedClip, Window
 
 ROOM = 64  # tokens of an answer

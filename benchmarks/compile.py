@@ -22,9 +22,9 @@ import jax
 
 import omnizip_jax
 from benchmarks import presets
-from benchmarks.bench import Bench
 from benchmarks.harness import Row
-from omnizip_jax.models.params import Params
+from benchmarks.run_state import Bench
+from omnizip_jax.models.loaded_model import Params
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM_SECONDS = 0.2  # single operations compile in less time and are not counted

@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import flops
-from benchmarks.bench import Bench
 from benchmarks.harness import Call, Row, peak_memory, program_bytes
 from benchmarks.machine import synchronised, torch_device
+from benchmarks.run_state import Bench
 from omnizip_jax.compression import OmniZipConfig, PublishedOmniZip
-from omnizip_jax.compression.audio import attention_scores
-from omnizip_jax.compression.rule import OmniZipSettings, compress_clip
-from omnizip_jax.config import WindowSpec
+from omnizip_jax.compression.omnizip_audio import attention_scores
+from omnizip_jax.compression.omnizip_steps import OmniZipSettings, compress_clip
 from omnizip_jax.evaluation.hardware import cores
 from omnizip_jax.types import Selection, WindowTokens
+from omnizip_jax.window_spec import WindowSpec
 
 LONG_CLIP = 384  # windows: 12.8 minutes, the authors' limit of 768 frames
 PAPER, PUBLISHED = OmniZipConfig.paper(), OmniZipConfig.published()
@@ -72,7 +72,7 @@ def _scores(bench: Bench, windows: int) -> Row:
     ours, peers = jax.jit(attention_scores), {}
     if bench.has_torch:
         pair = [to_torch(x).flatten(0, 1).transpose(0, 1) for x in (queries, keys)]
-        from benchmarks.peers import paper
+        from benchmarks.peers import omnizip_paper_torch as paper
 
         peers = thread_choices(lambda: synchronised(lambda: paper.scores(pair[0], pair[1])))
     timing, *others = bench.alternate(
@@ -114,7 +114,7 @@ def loop_call(tokens: WindowTokens, config: PublishedOmniZip) -> Call:
     """The published rule's steps in PyTorch on the same clip, as one flat prompt."""
     import torch
 
-    from benchmarks.peers import published
+    from benchmarks.peers import omnizip_official_torch as published
 
     windows, _, grid, width = tokens.video.shape
     audio_id, video_id = 1, 2
@@ -131,7 +131,7 @@ def loop_call(tokens: WindowTokens, config: PublishedOmniZip) -> Call:
 
 def batched_call(tokens: WindowTokens, config: OmniZipConfig) -> Call:
     """The paper's rule in batched PyTorch on the same clip."""
-    from benchmarks.peers import paper
+    from benchmarks.peers import omnizip_paper_torch as paper
 
     audio, scores, video = map(to_torch, (tokens.audio, tokens.audio_scores, tokens.video))
     return lambda: synchronised(lambda: paper.compress(audio, scores, video, config))

@@ -14,12 +14,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.bench import Bench
 from benchmarks.harness import Row
 from benchmarks.random_checkpoint import SIZES
-from omnizip_jax.checkpoint.released import SLICE_BYTES
+from benchmarks.run_state import Bench
+from omnizip_jax.checkpoint.safetensors_index import SLICE_BYTES
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.parameters import released_leaves
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import released_leaves
 
 ROOT = Path(__file__).resolve().parents[1]
 CONVERT = ROOT / "convert" / "hf_to_flax.py"

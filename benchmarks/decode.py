@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.bench import Bench
-from benchmarks.clip import FULL, KEEP_45, NoiseClip
 from benchmarks.harness import Call, Row, program_bytes
+from benchmarks.noise_clip import FULL, KEEP_45, NoiseClip
+from benchmarks.run_state import Bench
 from omnizip_jax.evaluation.decoder_cost import cache_values, decode_weights
 from omnizip_jax.inference.decode import DECODE_BLOCK, DecodeState, SamplingArrays, generate_tokens
 from omnizip_jax.models.backend import Backend

@@ -23,12 +23,13 @@ from rich.table import Table
 from benchmarks import machine
 from benchmarks.presets import PRESETS, default_dtype, random_params, random_windows
 from omnizip_jax.compression import OmniZipConfig
-from omnizip_jax.config import WindowSpec
-from omnizip_jax.inference import kv_cache, prefill, streaming
+from omnizip_jax.inference import kv_cache_capacity as kv_cache
+from omnizip_jax.inference import prefill, streaming
 from omnizip_jax.inference.context import Memory
 from omnizip_jax.inference.generation import ask
-from omnizip_jax.models.params import Params
+from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.types import Window
+from omnizip_jax.window_spec import WindowSpec
 
 QUESTION = "What happens?"
 HEADINGS = (

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import presets
-from benchmarks.bench import Bench
 from benchmarks.bouncing_clip import write_clip
 from benchmarks.harness import Row
+from benchmarks.run_state import Bench
 from omnizip_jax.compression import OmniZipConfig
-from omnizip_jax.evaluation.evaluator import EvaluationSettings, Evaluator
+from omnizip_jax.evaluation.clip_evaluator import EvaluationSettings, Evaluator
+from omnizip_jax.evaluation.dataset_runner import evaluate
 from omnizip_jax.evaluation.protocols import PROTOCOLS
 from omnizip_jax.evaluation.question_file import Question
-from omnizip_jax.evaluation.runner import evaluate
 from omnizip_jax.inference.api import generate
 
 METHOD = OmniZipConfig()

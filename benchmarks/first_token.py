@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import jax
 
 from benchmarks import flops
-from benchmarks.bench import Bench
-from benchmarks.clip import FULL, KEEP_45, NoiseClip
 from benchmarks.harness import Call, Row, peak_memory
+from benchmarks.noise_clip import FULL, KEEP_45, NoiseClip
+from benchmarks.run_state import Bench
 from omnizip_jax.evaluation.decoder_cost import prefill_operations
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import av
 
-from benchmarks.bench import Bench
 from benchmarks.bouncing_clip import write_clip
 from benchmarks.harness import Row, Timing, peak_memory
+from benchmarks.run_state import Bench
 from omnizip_jax.media import load_clip
 
 SECONDS, SIZE = 128, (1280, 720)

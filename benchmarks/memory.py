@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from benchmarks import presets
 from benchmarks.ahead import Target, programs, tree_bytes
-from benchmarks.bench import Bench
 from benchmarks.harness import Row
-from omnizip_jax.models.qwen2_5_omni.parameters import abstract_params
+from benchmarks.run_state import Bench
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import abstract_params
 
 MODEL, WINDOWS = "3b", 8
 

@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.bench import Bench
 from benchmarks.compression import random_tokens, thread_choices, to_torch
 from benchmarks.harness import Call, Row, program_bytes
 from benchmarks.machine import synchronised
+from benchmarks.run_state import Bench
 from omnizip_jax.compression import EVS, METHODS, DyCoke, Method, Seats, VidCom2, VisionZip
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.types import AudioFeatures, EncodedWindow, Selection, VisionFeatures
@@ -64,7 +64,7 @@ def peer_calls(windows: EncodedWindow) -> dict[str, Call]:
     from torch import Tensor
     from torch.nn.functional import pad
 
-    from benchmarks.peers import rivals
+    from benchmarks.peers import other_methods_torch as rivals
 
     assert windows.vision is not None
     video, audio = to_torch(windows.video), to_torch(windows.audio.tokens)

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from benchmarks.bench import Bench
-from benchmarks.clip import FULL, KEEP_35, KEEP_45, NoiseClip, Prefill
 from benchmarks.harness import Row, peak_memory
+from benchmarks.noise_clip import FULL, KEEP_35, KEEP_45, NoiseClip, Prefill
+from benchmarks.run_state import Bench
 from omnizip_jax.evaluation.decoder_cost import paper_operations, prefill_operations
 
 

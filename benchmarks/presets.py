@@ -14,9 +14,9 @@ from benchmarks.prompts import Prompt
 from benchmarks.random_checkpoint import build_tokenizer
 from omnizip_jax.media import Clip
 from omnizip_jax.models.config import TextConfig
-from omnizip_jax.models.params import Params
+from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.models.qwen2_5_omni.config import AudioConfig, ModelConfig, VisionConfig
-from omnizip_jax.models.qwen2_5_omni.parameters import abstract_params
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import abstract_params
 from omnizip_jax.types import Window
 
 TEXT_TOKENS = 60  # around the clip, as in a usual question: 22 before it and 38 after it

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import omnizip_jax
 from benchmarks import presets
-from benchmarks.bench import Bench
-from benchmarks.clip import KEEP_45
 from benchmarks.harness import Row
+from benchmarks.noise_clip import KEEP_45
+from benchmarks.run_state import Bench
 
 FIRST = "What happens in this video, and what can be heard?"
 SECOND = "Who speaks after the door has opened, and where?"

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.parameters import released_shapes
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import released_shapes
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import presets
-from benchmarks.bench import Bench
-from benchmarks.clip import FULL, KEEP_45, NoiseClip, Prefill
 from benchmarks.harness import Row, Timing, alternate
+from benchmarks.noise_clip import FULL, KEEP_45, NoiseClip, Prefill
+from benchmarks.run_state import Bench
 from omnizip_jax.compression import Method
 from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
 from omnizip_jax.inference.decode import (
@@ -30,15 +30,15 @@ from omnizip_jax.inference.decode import (
 )
 from omnizip_jax.inference.generation import BATCH_SIZES
 from omnizip_jax.models.backend import Backend
-from omnizip_jax.models.params import Params
-from omnizip_jax.serve.config import Limits
-from omnizip_jax.serve.engine import Engine
-from omnizip_jax.serve.requests import (
+from omnizip_jax.models.loaded_model import Params
+from omnizip_jax.serve.answer_steps import (
     AnswerDone,
     AnswerRequest,
     answer_about_clips,
     answer_about_session,
 )
+from omnizip_jax.serve.config import Limits
+from omnizip_jax.serve.engine import Engine
 from omnizip_jax.serve.sessions import Session, SessionEnded, WindowRead
 
 QUESTION = "What happens in this video, and what can be heard?"

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import presets
-from benchmarks.bench import Bench
 from benchmarks.decode import Decoding
 from benchmarks.harness import Call, Row
+from benchmarks.run_state import Bench
 from omnizip_jax.compression import FastV, Seats
-from omnizip_jax.compression.stages import Stage, Tokens
+from omnizip_jax.compression.decoder_stages import Stage, Tokens
 from omnizip_jax.evaluation.decoder_cost import prefill_operations
 from omnizip_jax.inference.decode import DECODE_BLOCK, DecodeState
 from omnizip_jax.models.backend import Backend

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import flops, presets
-from benchmarks.bench import Bench
 from benchmarks.bouncing_clip import write_clip
-from benchmarks.clip import FULL, KEEP_45
 from benchmarks.harness import Row
+from benchmarks.noise_clip import FULL, KEEP_45
+from benchmarks.run_state import Bench
 from omnizip_jax.compression import Method
 from omnizip_jax.evaluation.decoder_cost import layer_weights
 from omnizip_jax.inference import streaming as stream
@@ -24,7 +24,7 @@ from omnizip_jax.inference.context import commit
 from omnizip_jax.inference.generation import ask
 from omnizip_jax.media import windows
 from omnizip_jax.models import attention
-from omnizip_jax.models.params import Params
+from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.types import Window
 
 CAPACITY = 16_384  # slots; half an hour at 45 % of 640 x 360

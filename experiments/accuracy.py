@@ -20,9 +20,9 @@ from experiments.accuracy_results import ClipAnswers, Measurement, Results, resu
 from experiments.accuracy_tables import Summary, short_table, summarise, write_tables
 from experiments.batched_answers import Asked, answers, encode, prepare
 from experiments.clip_inputs import BlockInputs, Row, clip_to_windows
-from experiments.commands import add_checkpoint
+from experiments.command_line import add_checkpoint
 from experiments.measured_methods import FULL, rows_of, seeds_of
-from omnizip_jax.models.params import Params
+from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.testbed.synthetic_clips import Split
 
 # Every row compiles programs for every length of clips, each takes hundreds of memory mappings, and

@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 from experiments.accuracy_questions import QuestionSet
 from experiments.batched_answers import text_tokens
 from experiments.clip_inputs import Row
-from experiments.commands import append, resume
-from omnizip_jax.models.params import Params
+from experiments.command_line import append, resume
+from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.testbed.synthetic_clips import Split
 
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from experiments.accuracy_questions import QUESTION_SETS
 from experiments.accuracy_results import Measurement
 from experiments.measured_methods import FULL, METHODS, ORACLE, method_of, row_name
-from experiments.reference_methods import BestSample
+from experiments.oracle_methods import BestSample
 from omnizip_jax.compression import Method
 from omnizip_jax.evaluation.confidence_intervals import mean_over
 from omnizip_jax.evaluation.decoder_cost import cost_of

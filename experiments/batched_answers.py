@@ -31,7 +31,7 @@ from omnizip_jax.inference.sequence import (
 )
 from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.decoder import KVCache
-from omnizip_jax.models.params import Params
+from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.models.registry import family
 from omnizip_jax.testbed.synthetic_clips import SPEC
 from omnizip_jax.types import EncodedClip, EncodedWindow, Window

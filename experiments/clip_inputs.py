@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from experiments.reference_methods import Oracle, with_objects
+from experiments.oracle_methods import Oracle, with_objects
 from omnizip_jax.compression import Method
 from omnizip_jax.media import load_clip
 from omnizip_jax.media.audio import MelStream, clip_log_mel

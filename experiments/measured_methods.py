@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.accuracy_questions import QuestionSet
 from experiments.clip_inputs import Row
-from experiments.reference_methods import BestSample, Oracle, Streamed
+from experiments.oracle_methods import BestSample, Oracle, Streamed
 from omnizip_jax.compression import (
     EVS,
     AllTokens,

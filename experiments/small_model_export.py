@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from benchmarks.random_checkpoint import build_tokenizer, released_config
 from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.parameters import released_leaves
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import released_leaves
 from omnizip_jax.testbed.clip_questions import NUMBERS, all_questions
 from omnizip_jax.testbed.synthetic_clips import COLOURS, SHAPES, SOUNDS, SPEC, ClipObject
 

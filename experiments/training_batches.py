@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from benchmarks.prompts import build
 from experiments.clip_inputs import GRID
-from experiments.stream_memory_clips import STREAM_WINDOWS
+from experiments.streaming_recall_clips import STREAM_WINDOWS
 from experiments.training_clips import (
     COLOUR_IDS,
     SHAPE_IDS,

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from omnizip_jax.checkpoint.load import load
     from omnizip_jax.compression import METHODS, Method, OmniZipConfig
-    from omnizip_jax.config import WindowSpec
     from omnizip_jax.inference.api import converse, generate, read, warmup
     from omnizip_jax.inference.context import Context, fork
     from omnizip_jax.inference.generation import Answer, ask, stream_answer
     from omnizip_jax.inference.snapshot import restore, save
     from omnizip_jax.inference.streaming import feed, init_stream
     from omnizip_jax.media import PushSource, windows
+    from omnizip_jax.window_spec import WindowSpec
 
 __all__ = [
     "METHODS",
@@ -44,7 +44,7 @@ _MODULES = {
     "Method": "compression",
     "OmniZipConfig": "compression",
     "PushSource": "media",
-    "WindowSpec": "config",
+    "WindowSpec": "window_spec",
     "ask": "inference.generation",
     "converse": "inference.api",
     "feed": "inference.streaming",

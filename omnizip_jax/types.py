@@ -13,7 +13,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from omnizip_jax.config import WindowSpec
+from omnizip_jax.window_spec import WindowSpec
 
 
 class TokenKind(enum.IntEnum):

@@ -17,11 +17,11 @@ import pytest
 from benchmarks.random_checkpoint import write_random_checkpoint
 from omnizip_jax.checkpoint.folder import load_tokenizer
 from omnizip_jax.checkpoint.load import load
-from omnizip_jax.config import WindowSpec
 from omnizip_jax.media import Clip
-from omnizip_jax.models.params import Params
+from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.types import Window
+from omnizip_jax.window_spec import WindowSpec
 
 MAPPINGS = 25_000
 NO_THREADS = " --xla_cpu_multi_thread_eigen=false"

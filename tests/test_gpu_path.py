@@ -15,12 +15,13 @@ from jax.extend.core import Jaxpr
 import omnizip_jax
 from benchmarks.ahead import Compiled, Target, as_on_gpu, main, programs, weight_copies
 from benchmarks.presets import PRESETS
-from omnizip_jax.config import WindowSpec
-from omnizip_jax.models import attention, layers, rope
+from omnizip_jax.models import attention, rope
+from omnizip_jax.models import layer_scan as layers
 from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.decoder import Decoder, KVCache
 from omnizip_jax.models.qwen2_5_omni.encoders import encode_windows
-from omnizip_jax.models.qwen2_5_omni.parameters import abstract_params
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import abstract_params
+from omnizip_jax.window_spec import WindowSpec
 from tests.conftest import make_windows
 
 CONFIG = PRESETS["tiny"].model

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
-from omnizip_jax.compression.video import squared_distances
-from omnizip_jax.config import WindowSpec
+from omnizip_jax.compression.omnizip_video import squared_distances
 from omnizip_jax.inference.chat_template import Text
 from omnizip_jax.inference.sequence import pad_text
 from omnizip_jax.media.pixels import fit_grid
 from omnizip_jax.types import Window
+from omnizip_jax.window_spec import WindowSpec
 
 pytestmark = pytest.mark.slow  # as the check itself (tests/__init__.py)
 

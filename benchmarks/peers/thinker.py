@@ -14,8 +14,8 @@ from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditio
 from benchmarks.machine import synchronised, torch_device
 from benchmarks.prompts import Prompt
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.parameters import released_leaves
 from omnizip_jax.models.qwen2_5_omni.vision import normalise
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import released_leaves
 from omnizip_jax.types import Window
 
 # transformers 5 renames the released modules.

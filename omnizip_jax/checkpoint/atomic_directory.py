@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from omnizip_jax.checkpoint.released import ConversionError
+from omnizip_jax.checkpoint.safetensors_index import ConversionError
 
 MARKER = "CONVERSION_UNFINISHED"  # in a staging directory, locked by its writer
 

@@ -33,7 +33,7 @@ from omnizip_jax.checkpoint.folder import (
     load_tokenizer,
     weights_dtype,
 )
-from omnizip_jax.checkpoint.released import (
+from omnizip_jax.checkpoint.safetensors_index import (
     ConversionError,
     ReleasedTensor,
     check_tensors,
@@ -43,7 +43,7 @@ from omnizip_jax.checkpoint.released import (
     resolve_tied_head,
 )
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.parameters import Leaf, released_leaves
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import Leaf, released_leaves
 
 TOKENIZER_FILES = (
     "tokenizer.json",

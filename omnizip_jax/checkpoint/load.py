@@ -24,12 +24,12 @@ from omnizip_jax.checkpoint.folder import (
     load_tokenizer,
     weights_dtype,
 )
-from omnizip_jax.checkpoint.released import listing
+from omnizip_jax.checkpoint.safetensors_index import listing
 from omnizip_jax.checkpoint.small_model import small_checkpoint
-from omnizip_jax.config import check_flags
-from omnizip_jax.models.params import Params
+from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.parameters import abstract_params
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import abstract_params
+from omnizip_jax.window_spec import check_flags
 
 ADVICE = "write one with `omnizip convert SOURCE TARGET`"
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from omnizip_jax.checkpoint.atomic_directory import atomic_directory, remove
 from omnizip_jax.checkpoint.checksums import damaged_files
 from omnizip_jax.checkpoint.convert import Conversion
-from omnizip_jax.checkpoint.released import ConversionError
+from omnizip_jax.checkpoint.safetensors_index import ConversionError
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.parameters import released_leaves
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import released_leaves
 
 RELEASED = Path(__file__).parents[1] / "testbed" / "small"  # in the released layout
 

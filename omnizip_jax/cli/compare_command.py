@@ -19,7 +19,7 @@ from omnizip_jax.inference.api import generate
 from omnizip_jax.inference.attention_maps import compute_attention_maps
 from omnizip_jax.inference.generation import Answer
 from omnizip_jax.media import Clip, load_clip
-from omnizip_jax.models.params import Params
+from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.models.registry import family
 from omnizip_jax.visualize import plot_attention, plot_methods
 

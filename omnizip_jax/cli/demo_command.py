@@ -35,7 +35,7 @@ from omnizip_jax.cli.stream_terminal import StreamDisplay
 from omnizip_jax.compression import AllTokens, FastV, Method, OmniZipConfig, RandomTokens
 from omnizip_jax.inference.generation import Answer
 from omnizip_jax.media import windows
-from omnizip_jax.models.params import Params
+from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.testbed.clip_questions import FAMILIES, Question, all_questions, draw_questions
 from omnizip_jax.testbed.demo_clips import (
     CLIP_SEED,

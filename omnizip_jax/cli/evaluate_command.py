@@ -13,8 +13,9 @@ from typing import Any
 from omnizip_jax.checkpoint.load import load_outline
 from omnizip_jax.cli.model_setup import load_checkpoint, parse_method, window_spec
 from omnizip_jax.compression import Method
+from omnizip_jax.evaluation.clip_evaluator import EvaluationSettings, Evaluator, StreamSettings
 from omnizip_jax.evaluation.dataset_readers import BENCHMARKS, read_benchmark
-from omnizip_jax.evaluation.evaluator import EvaluationSettings, Evaluator, StreamSettings
+from omnizip_jax.evaluation.dataset_runner import Cluster, evaluate
 from omnizip_jax.evaluation.paper_comparison import compare_with_paper
 from omnizip_jax.evaluation.protocols import OPEN_ENDED, PROTOCOLS
 from omnizip_jax.evaluation.question_file import (
@@ -25,7 +26,6 @@ from omnizip_jax.evaluation.question_file import (
 )
 from omnizip_jax.evaluation.result_files import read_rows, write_text
 from omnizip_jax.evaluation.run_report import summarise, write_report
-from omnizip_jax.evaluation.runner import Cluster, evaluate
 
 TIMES = [".times"]  # suffix of a file beside the rows that also matches `runs/*.jsonl`
 

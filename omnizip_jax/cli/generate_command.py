@@ -13,7 +13,7 @@ from rich.table import Table
 from omnizip_jax.cli.console import OutputConsole
 from omnizip_jax.cli.model_setup import load_checkpoint, parse_method, window_spec
 from omnizip_jax.compression import METHODS
-from omnizip_jax.compression.stages import PUBLISHED_LAYERS
+from omnizip_jax.compression.decoder_stages import PUBLISHED_LAYERS
 from omnizip_jax.inference.api import generate
 from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
 from omnizip_jax.visualize import plot_compression

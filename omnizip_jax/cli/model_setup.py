@@ -14,8 +14,8 @@ import jax
 from omnizip_jax.checkpoint.load import load
 from omnizip_jax.checkpoint.small_model import cache_folder
 from omnizip_jax.compression import METHODS, Method
-from omnizip_jax.config import WindowSpec
-from omnizip_jax.models.params import Params
+from omnizip_jax.models.loaded_model import Params
+from omnizip_jax.window_spec import WindowSpec
 
 
 def load_checkpoint(path: str, dtype: str | None = None, notice: bool = True) -> Params:

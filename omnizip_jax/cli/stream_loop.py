@@ -16,10 +16,10 @@ from omnizip_jax.cli.arguments import END_OF_STREAM
 from omnizip_jax.compression import Method
 from omnizip_jax.inference.context import Context
 from omnizip_jax.inference.generation import ask
-from omnizip_jax.inference.kv_cache import evict
+from omnizip_jax.inference.kv_cache_capacity import evict
 from omnizip_jax.inference.streaming import feed, init_stream
 from omnizip_jax.media import WindowStream
-from omnizip_jax.models.params import Params
+from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.types import Window
 
 BARS = " ▁▂▃▄▅▆▇█"

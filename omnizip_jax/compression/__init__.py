@@ -16,8 +16,8 @@ from omnizip_jax.compression.evs import EVS
 from omnizip_jax.compression.fastv import FastV
 from omnizip_jax.compression.method import Budget, Method
 from omnizip_jax.compression.omnizip import OmniZipConfig
+from omnizip_jax.compression.omnizip_official import PublishedOmniZip
 from omnizip_jax.compression.per_modality import Mixed
-from omnizip_jax.compression.published import PublishedOmniZip
 from omnizip_jax.compression.question_guided import QuestionGuided
 from omnizip_jax.compression.seats import Seats
 from omnizip_jax.compression.surprise import Surprise

@@ -12,8 +12,8 @@ from jaxtyping import Array, PRNGKeyArray
 
 from omnizip_jax.compression.counts import top_mask
 from omnizip_jax.compression.method import Budget, Method
+from omnizip_jax.compression.omnizip_video import change
 from omnizip_jax.compression.per_modality import ModalitySelection, Rates, join, select_top
-from omnizip_jax.compression.video import change
 from omnizip_jax.types import EncodedWindow, Selection
 
 

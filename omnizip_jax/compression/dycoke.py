@@ -15,8 +15,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from omnizip_jax.compression.counts import apportion, salience_order
 from omnizip_jax.compression.method import Count
+from omnizip_jax.compression.omnizip_video import frame_distance
 from omnizip_jax.compression.per_modality import ModalitySelection, Rates
-from omnizip_jax.compression.video import frame_distance
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from omnizip_jax.compression.counts import as_fraction, round_share, top_mask
+from omnizip_jax.compression.decoder_stages import Stage, Tokens, check_after, scaled_layer
 from omnizip_jax.compression.method import Method, check_share
-from omnizip_jax.compression.stages import Stage, Tokens, check_after, scaled_layer
 from omnizip_jax.types import Selection, TokenKind
 
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Int, PRNGKeyArray
 
-from omnizip_jax.compression.stages import Stage
+from omnizip_jax.compression.decoder_stages import Stage
 from omnizip_jax.types import EncodedWindow, Selection
 
 Counts = Int[np.ndarray, " W"]

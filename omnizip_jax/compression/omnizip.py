@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from omnizip_jax.compression.audio import consolidate_window, select_salient
-from omnizip_jax.compression.budget import allocate_discards
-from omnizip_jax.compression.causal import StreamedOmniZip, anchor_count
 from omnizip_jax.compression.counts import as_fraction, round_share, salience_order
 from omnizip_jax.compression.method import Budget, Count, Counts
+from omnizip_jax.compression.omnizip_audio import consolidate_window, select_salient
+from omnizip_jax.compression.omnizip_budget import allocate_discards
+from omnizip_jax.compression.omnizip_official import PublishedOmniZip
+from omnizip_jax.compression.omnizip_steps import with_scores
+from omnizip_jax.compression.omnizip_streaming import StreamedOmniZip, anchor_count
+from omnizip_jax.compression.omnizip_video import dpc_knn, istc, over_windows, split_over_grids
 from omnizip_jax.compression.per_modality import ModalitySelection
-from omnizip_jax.compression.published import PublishedOmniZip
-from omnizip_jax.compression.rule import with_scores
-from omnizip_jax.compression.video import dpc_knn, istc, over_windows, split_over_grids
 from omnizip_jax.types import WindowTokens
 
 

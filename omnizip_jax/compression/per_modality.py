@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from omnizip_jax.compression.audio import attention_scores
 from omnizip_jax.compression.counts import (
     PAPER_GAP,
     RunningShare,
@@ -32,6 +31,7 @@ from omnizip_jax.compression.method import (
     check_share,
     drop_window_axis,
 )
+from omnizip_jax.compression.omnizip_audio import attention_scores
 from omnizip_jax.types import EncodedWindow, Selection, VisionFeatures
 
 

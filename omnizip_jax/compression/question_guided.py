@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
+from omnizip_jax.compression.decoder_stages import (
+    PUBLISHED_LAYERS,
+    Stage,
+    check_after,
+    scaled_layer,
+)
 from omnizip_jax.compression.fastv import AttentionStage
 from omnizip_jax.compression.method import Method, check_share
-from omnizip_jax.compression.stages import PUBLISHED_LAYERS, Stage, check_after, scaled_layer
 from omnizip_jax.compression.surprise import Surprise
 
 

@@ -16,8 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from omnizip_jax.compression.audio import pool_pairs, received_attention
-from omnizip_jax.compression.budget import water_fill, whole_shares
 from omnizip_jax.compression.counts import (
     RunningShare,
     apportion,
@@ -25,6 +23,7 @@ from omnizip_jax.compression.counts import (
     round_share,
     running_share_bound,
 )
+from omnizip_jax.compression.decoder_stages import Stage, Tokens, scaled_layer
 from omnizip_jax.compression.method import (
     Budget,
     Count,
@@ -32,10 +31,11 @@ from omnizip_jax.compression.method import (
     check_share,
     drop_window_axis,
 )
+from omnizip_jax.compression.omnizip_audio import pool_pairs, received_attention
+from omnizip_jax.compression.omnizip_budget import water_fill, whole_shares
+from omnizip_jax.compression.omnizip_video import over_windows
 from omnizip_jax.compression.per_modality import ModalitySelection, PerModality, vision_of
 from omnizip_jax.compression.similarity import cosines
-from omnizip_jax.compression.stages import Stage, Tokens, scaled_layer
-from omnizip_jax.compression.video import over_windows
 from omnizip_jax.types import EncodedWindow, Selection, TokenKind
 
 # Kept shares, in units of the target, up to each of these layers of 28; after the last stage no

@@ -12,18 +12,18 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
-from omnizip_jax.compression.causal import Balance
 from omnizip_jax.compression.counts import RunningShare, nearest, running_share_bound
 from omnizip_jax.compression.method import Count, add_window_axis, drop_window_axis
-from omnizip_jax.compression.novelty import (
+from omnizip_jax.compression.novelty_weights import (
     Novelty,
     NoveltyState,
     RunningMeans,
     SampleWeights,
     relative,
 )
+from omnizip_jax.compression.omnizip_streaming import Balance
+from omnizip_jax.compression.omnizip_video import change
 from omnizip_jax.compression.per_modality import ModalitySelection, Rates, join, select_top
-from omnizip_jax.compression.video import change
 from omnizip_jax.types import EncodedWindow, Selection
 
 

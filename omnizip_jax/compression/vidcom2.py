@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from omnizip_jax.compression.budget import water_fill, whole_shares
 from omnizip_jax.compression.counts import salience_order
 from omnizip_jax.compression.method import Count
+from omnizip_jax.compression.omnizip_budget import water_fill, whole_shares
+from omnizip_jax.compression.omnizip_video import over_windows
 from omnizip_jax.compression.per_modality import ModalitySelection, Rates
 from omnizip_jax.compression.similarity import norms
-from omnizip_jax.compression.video import over_windows
 
 WIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)  # alpha of the Gaussian similarities
 TEMPERATURE = 0.01

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from omnizip_jax.compression.audio import sample_anchors
 from omnizip_jax.compression.counts import apportion, as_fraction, round_share, top_mask
 from omnizip_jax.compression.method import Count, check_share
+from omnizip_jax.compression.omnizip_audio import sample_anchors
+from omnizip_jax.compression.omnizip_video import over_windows
 from omnizip_jax.compression.per_modality import ModalitySelection, Rates, vision_of
 from omnizip_jax.compression.similarity import cosines
-from omnizip_jax.compression.video import over_windows
 from omnizip_jax.types import VisionFeatures
 
 

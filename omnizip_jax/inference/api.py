@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from omnizip_jax.compression import Method, OmniZipConfig, as_method
-from omnizip_jax.config import WindowSpec
 from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM, check_question
 from omnizip_jax.inference.context import Context
 from omnizip_jax.inference.decode import SamplingParams, check_count, check_seed
@@ -28,8 +27,9 @@ from omnizip_jax.inference.inputs import MediaOptions, UserTurn, check_positions
 from omnizip_jax.inference.prefill import prefill_turn, timed
 from omnizip_jax.media import Clip
 from omnizip_jax.media.pixels import fit_grid
-from omnizip_jax.models.params import Params, check_params
+from omnizip_jax.models.loaded_model import Params, check_params
 from omnizip_jax.types import EncodedWindow, Window
+from omnizip_jax.window_spec import WindowSpec
 
 
 def generate(

@@ -16,15 +16,15 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from omnizip_jax.compression import Method
+from omnizip_jax.compression.decoder_stages import Stage
 from omnizip_jax.compression.method import Budget, Counts
-from omnizip_jax.compression.stages import Stage
 from omnizip_jax.inference.inputs import UserTurn
 from omnizip_jax.inference.prefill import prefill_turn
 from omnizip_jax.inference.sequence import interleave, token_counts
 from omnizip_jax.media import Clip
 from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.decoder import KVCache
-from omnizip_jax.models.params import Params
+from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.models.registry import Config, family
 from omnizip_jax.types import EncodedWindow, Selection, TokenKind
 

@@ -12,14 +12,14 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from omnizip_jax.compression import Method
-from omnizip_jax.compression.novelty import NoveltyState
-from omnizip_jax.config import WindowSpec
+from omnizip_jax.compression.novelty_weights import NoveltyState
 from omnizip_jax.inference.chat_template import Modalities
 from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.decoder import KVCache
-from omnizip_jax.models.params import Params, WeightsIdentity, check_params
+from omnizip_jax.models.loaded_model import Params, WeightsIdentity, check_params
 from omnizip_jax.models.registry import Config, family
 from omnizip_jax.types import Selection, TokenKind
+from omnizip_jax.window_spec import WindowSpec
 
 Memory = Literal["recent", "fading"]
 DEFAULT_MEMORY: Memory = "fading"  # docs/stream_memory.md has the curve

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.config import TextConfig
-from omnizip_jax.models.cpu import hold_in_loop
+from omnizip_jax.models.cpu_kernels import hold_in_loop
 from omnizip_jax.models.decoder import BatchedKVCache, Decoder
 
 DECODE_BLOCK = 8  # tokens per dispatch

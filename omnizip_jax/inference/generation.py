@@ -22,7 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from omnizip_jax.config import check_flags
 from omnizip_jax.inference import chat_template
 from omnizip_jax.inference.chat_template import Text
 from omnizip_jax.inference.context import Context, check_context, commit, fork
@@ -34,13 +33,14 @@ from omnizip_jax.inference.decode import (
     generate_tokens,
     new_text,
 )
-from omnizip_jax.inference.kv_cache import ensure_capacity, refresh_usage
+from omnizip_jax.inference.kv_cache_capacity import ensure_capacity, refresh_usage
 from omnizip_jax.inference.prefill import prefill_text, record_text
 from omnizip_jax.inference.sequence import pad_text
 from omnizip_jax.inference.streaming import advance, check_stream
 from omnizip_jax.media import Clip, check_windows
-from omnizip_jax.models.params import Params
+from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.types import Selection, Window
+from omnizip_jax.window_spec import check_flags
 
 BATCH_SIZES = (8, 4, 2, 1)  # of the programs that generate tokens
 

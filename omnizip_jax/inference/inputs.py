@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from omnizip_jax.config import WindowSpec, check_flags, check_spec
 from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM, Modalities, Text, segments
 from omnizip_jax.media import Clip, check_clip, load_clip
-from omnizip_jax.models.params import Params
+from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.models.registry import Config, family
+from omnizip_jax.window_spec import WindowSpec, check_flags, check_spec
 
 SHOWN = 8  # windows of a clip whose frames an answer keeps
 

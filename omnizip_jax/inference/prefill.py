@@ -20,8 +20,8 @@ from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
 from omnizip_jax.compression import Budget, Method
+from omnizip_jax.compression.decoder_stages import Stage, Tokens
 from omnizip_jax.compression.pack import unpacked
-from omnizip_jax.compression.stages import Stage, Tokens
 from omnizip_jax.inference.chat_template import Modalities, Text
 from omnizip_jax.inference.context import (
     Context,
@@ -31,7 +31,7 @@ from omnizip_jax.inference.context import (
     StreamState,
 )
 from omnizip_jax.inference.inputs import UserTurn
-from omnizip_jax.inference.kv_cache import refresh_usage
+from omnizip_jax.inference.kv_cache_capacity import refresh_usage
 from omnizip_jax.inference.sequence import (
     CACHE_BUCKETS,
     WINDOW_BUCKETS,
@@ -52,7 +52,7 @@ from omnizip_jax.inference.sequence import (
 from omnizip_jax.media import Clip
 from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.decoder import KVCache
-from omnizip_jax.models.params import Params, WeightsIdentity
+from omnizip_jax.models.loaded_model import Params, WeightsIdentity
 from omnizip_jax.models.registry import Config, family
 from omnizip_jax.types import EncodedClip, EncodedWindow, Selection, TokenKind, Window
 
@@ -387,7 +387,10 @@ def prefill_turn(
                 jax.block_until_ready(windows)
             else:
                 windows = encoded[i]
-        before, after = turn.texts[i], turn.texts[i + 1]
+        before, after, pruning = turn.texts[i], turn.texts[i + 1], None
+        if stages:  # start tokens count as text: no stage prunes them
+            total = budgets[i].total
+            pruning = Pruning.of(stages, text + limits[i] - total, total, reserve)
         asks = question and i == len(turn.clips) - 1
         asked = after if asks else Text(after.tokens[:0], after.offsets[:0])
         with timed(seconds, "prefill"):
@@ -400,7 +403,7 @@ def prefill_turn(
                 budgets[i],
                 pad_text(asked.tokens, asked.offsets),
                 prefill_config=config,
-                pruning=Pruning.of(stages, text, limits[i], reserve) if stages else None,
+                pruning=pruning,
             )
             del windows
             trace = clip_trace(trace, clip)

@@ -24,7 +24,6 @@ from orbax.checkpoint import v1 as ocp
 from omnizip_jax.checkpoint.atomic_directory import atomic_directory
 from omnizip_jax.checkpoint.checksums import CHECKSUMS, damaged_files, digest, write_checksums
 from omnizip_jax.compression import METHODS, Method
-from omnizip_jax.config import WindowSpec
 from omnizip_jax.inference.chat_template import Modalities
 from omnizip_jax.inference.context import (
     Context,
@@ -33,12 +32,13 @@ from omnizip_jax.inference.context import (
     StreamState,
     check_usable,
 )
-from omnizip_jax.inference.kv_cache import refresh_usage
+from omnizip_jax.inference.kv_cache_capacity import refresh_usage
 from omnizip_jax.inference.streaming import initial_plan
 from omnizip_jax.models.decoder import KVCache
-from omnizip_jax.models.params import Params, WeightsIdentity, check_params
+from omnizip_jax.models.loaded_model import Params, WeightsIdentity, check_params
 from omnizip_jax.models.registry import Config
 from omnizip_jax.types import Selection
+from omnizip_jax.window_spec import WindowSpec
 
 LAYOUT = 3  # version of the folder and of the arrays of a context
 ABOUT, ARRAYS = "context.json", "arrays"

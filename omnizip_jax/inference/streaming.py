@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from omnizip_jax.compression import Method, OmniZipConfig, as_method
-from omnizip_jax.compression.novelty import Novelty, NoveltyState
-from omnizip_jax.config import WindowSpec, check_flags, check_spec
+from omnizip_jax.compression.novelty_weights import Novelty, NoveltyState
 from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM, Modalities, segments
 from omnizip_jax.inference.context import (
     DEFAULT_MEMORY,
@@ -29,14 +28,15 @@ from omnizip_jax.inference.context import (
     commit,
 )
 from omnizip_jax.inference.decode import check_seed
-from omnizip_jax.inference.kv_cache import ensure_capacity
+from omnizip_jax.inference.kv_cache_capacity import ensure_capacity
 from omnizip_jax.inference.prefill import prefill_prefix, prefill_windows
 from omnizip_jax.inference.sequence import geometry
 from omnizip_jax.media import check_windows
 from omnizip_jax.models.decoder import KVCache
-from omnizip_jax.models.params import Params, WeightsIdentity, check_params
+from omnizip_jax.models.loaded_model import Params, WeightsIdentity, check_params
 from omnizip_jax.models.registry import family
 from omnizip_jax.types import EncodedClip, Selection, Window
+from omnizip_jax.window_spec import WindowSpec, check_flags, check_spec
 
 
 def init_stream(

@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from omnizip_jax.config import WindowSpec
 from omnizip_jax.media.audio import clip_log_mel
 from omnizip_jax.media.bounded_queue import prefetch, run_in_thread
 from omnizip_jax.media.deferred_warnings import DeferredWarnings
@@ -31,6 +30,7 @@ from omnizip_jax.media.timeline import (
 from omnizip_jax.media.validation import check_selection, check_timeout, check_windows
 from omnizip_jax.media.windowing import GridBuilder, build_windows, count_windows
 from omnizip_jax.types import Window
+from omnizip_jax.window_spec import WindowSpec
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from av.video.reformatter import Interpolation
 from omnizip_jax.media.audio import Resampler
 from omnizip_jax.media.deferred_warnings import DeferredWarnings
 from omnizip_jax.media.timeline import AudioChunk, TimestampRepair, VideoFrame
-from omnizip_jax.media.truncation import is_truncated
+from omnizip_jax.media.truncated_files import is_truncated
 
 # swscale's bicubic is antialiased; without the other flags it rounds coarsely and halves the
 # resolution of colour. Scaling and conversion to RGB in one step agree with RGB at full size

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from omnizip_jax.config import WindowSpec
 from omnizip_jax.types import Window
+from omnizip_jax.window_spec import WindowSpec
 
 MAX_GAP = 3600.0  # s; a longer jump between timestamps, or a longer frame, is an error
 NUMBER = (int, float, np.integer, np.floating)

@@ -10,7 +10,6 @@ import weakref
 from collections.abc import Callable, Generator, Iterator
 from typing import Literal
 
-from omnizip_jax.config import WindowSpec, check_flags, check_spec
 from omnizip_jax.media.audio import max_log_power
 from omnizip_jax.media.bounded_queue import BoundedQueue, QueueClosed, producer_thread
 from omnizip_jax.media.sources import OpenedSource, Source, open_source
@@ -18,6 +17,7 @@ from omnizip_jax.media.timeline import FrameSampler
 from omnizip_jax.media.validation import check_selection, check_timeout
 from omnizip_jax.media.windowing import WindowAssembler
 from omnizip_jax.types import Window
+from omnizip_jax.window_spec import WindowSpec, check_flags, check_spec
 
 _JOIN = 2.0  # s that ``close`` waits; a thread blocked in a read ends when that returns or fails
 

@@ -12,7 +12,6 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from omnizip_jax.config import WindowSpec
 from omnizip_jax.media.audio import MelStream
 from omnizip_jax.media.pixels import fit_grid, patchify
 from omnizip_jax.media.timeline import (
@@ -28,6 +27,7 @@ from omnizip_jax.media.timeline import (
     grid_position,
 )
 from omnizip_jax.types import Window
+from omnizip_jax.window_spec import WindowSpec
 
 _MEL_FOR_TOKEN = 3  # fewer mel frames at the end of a clip do not make an audio token
 

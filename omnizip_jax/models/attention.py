@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from omnizip_jax.models.cpu import MASKED_SCORE, attend_single, attend_tiled
+from omnizip_jax.models.cpu_kernels import MASKED_SCORE, attend_single, attend_tiled
 
 QUERY_BLOCK = 512  # queries whose scores XLA materialises at a time
 MAX_UNTILED = 1024  # longest sequence whose causal attention is computed without tiles

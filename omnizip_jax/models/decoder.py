@@ -13,12 +13,13 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from omnizip_jax.compression.decoder_stages import Stage, Tokens
 from omnizip_jax.compression.pack import front
-from omnizip_jax.compression.stages import Stage, Tokens
-from omnizip_jax.models import attention, layers, rope
+from omnizip_jax.models import attention, rope
+from omnizip_jax.models import layer_scan as layers
 from omnizip_jax.models.backend import Backend, full_precision
 from omnizip_jax.models.config import TextConfig
-from omnizip_jax.models.cpu import StackedMatrix
+from omnizip_jax.models.cpu_kernels import StackedMatrix
 
 
 class KVCache(struct.PyTreeNode):

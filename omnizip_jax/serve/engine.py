@@ -31,9 +31,9 @@ from omnizip_jax.inference import generation as batches
 from omnizip_jax.inference.context import Context
 from omnizip_jax.inference.decode import SamplingParams
 from omnizip_jax.inference.generation import GenerationState, begin
-from omnizip_jax.inference.kv_cache import evict
+from omnizip_jax.inference.kv_cache_capacity import evict
 from omnizip_jax.inference.streaming import feed, init_stream
-from omnizip_jax.models.params import Params
+from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.serve.config import Limits, MiB
 from omnizip_jax.serve.errors import RequestError, as_request_error
 from omnizip_jax.serve.jobs import EventQueue, Job, notify

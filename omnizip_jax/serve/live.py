@@ -27,14 +27,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from omnizip_jax.compression import Method
 from omnizip_jax.inference.decode import SamplingParams
-from omnizip_jax.serve.auth import PROTOCOL
-from omnizip_jax.serve.decoding import DecoderPool, decode_frame
-from omnizip_jax.serve.engine import Engine
-from omnizip_jax.serve.errors import RequestError, as_request_error
-from omnizip_jax.serve.jobs import EventQueue
-from omnizip_jax.serve.live_assembler import LiveAssembler
-from omnizip_jax.serve.protocol import check_text, field, read_method, read_sampling
-from omnizip_jax.serve.requests import (
+from omnizip_jax.serve.answer_steps import (
     AnswerDone,
     AnswerRequest,
     AnswerStarted,
@@ -42,6 +35,13 @@ from omnizip_jax.serve.requests import (
     answer_about_session,
     change_session_method,
 )
+from omnizip_jax.serve.auth import PROTOCOL
+from omnizip_jax.serve.engine import Engine
+from omnizip_jax.serve.errors import RequestError, as_request_error
+from omnizip_jax.serve.jobs import EventQueue
+from omnizip_jax.serve.live_assembler import LiveAssembler
+from omnizip_jax.serve.media_workers import DecoderPool, decode_frame
+from omnizip_jax.serve.protocol import check_text, field, read_method, read_sampling
 from omnizip_jax.serve.sessions import Session, SessionEnded, WindowRead
 from omnizip_jax.types import Window
 

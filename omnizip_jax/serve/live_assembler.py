@@ -9,12 +9,12 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from omnizip_jax.config import WindowSpec
 from omnizip_jax.media.pixels import resize
 from omnizip_jax.media.timeline import SAMPLE_RATE, AudioChunk, VideoFrame
 from omnizip_jax.media.windowing import WindowAssembler
 from omnizip_jax.serve.errors import RequestError
 from omnizip_jax.types import Window
+from omnizip_jax.window_spec import WindowSpec
 
 LEAD = 1.0  # s past the end of a window after which the missing modality is not waited for
 _MAX_AUDIO_LAG = 2.0  # s behind the frames, beyond which the audio has paused

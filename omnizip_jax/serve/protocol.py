@@ -10,9 +10,9 @@ from typing import Any
 from omnizip_jax.compression import METHODS, Method
 from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
 from omnizip_jax.inference.decode import SamplingParams
+from omnizip_jax.serve.answer_steps import AnswerRequest, Exchange
 from omnizip_jax.serve.config import Limits
 from omnizip_jax.serve.errors import RequestError
-from omnizip_jax.serve.requests import AnswerRequest, Exchange
 
 _DEFAULT_TOKENS = 256  # of an answer
 _MAX_STOP_STRINGS = 4

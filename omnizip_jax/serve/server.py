@@ -26,17 +26,17 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from omnizip_jax.compression import METHODS, Method
-from omnizip_jax.models.params import Params
+from omnizip_jax.models.loaded_model import Params
+from omnizip_jax.serve.answer_steps import AnswerDone, TextDelta, answer_about_clips
 from omnizip_jax.serve.auth import AuthMiddleware, is_loopback
 from omnizip_jax.serve.config import ServerConfig
-from omnizip_jax.serve.decoding import DecoderPool, decode_clip
 from omnizip_jax.serve.engine import Engine
 from omnizip_jax.serve.errors import RequestError, as_request_error
 from omnizip_jax.serve.live import serve_socket
 from omnizip_jax.serve.media_sources import store_medium
+from omnizip_jax.serve.media_workers import DecoderPool, decode_clip
 from omnizip_jax.serve.page import page_routes
 from omnizip_jax.serve.protocol import ChatRequest, read_chat
-from omnizip_jax.serve.requests import AnswerDone, TextDelta, answer_about_clips
 from omnizip_jax.serve.sessions import SessionStore
 
 _DECODERS = 2  # processes

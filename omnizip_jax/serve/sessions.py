@@ -19,7 +19,7 @@ import numpy as np
 from omnizip_jax.evaluation.decoder_cost import prefill_operations
 from omnizip_jax.inference.context import Context
 from omnizip_jax.inference.snapshot import restore, save
-from omnizip_jax.models.params import Params
+from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.serve.errors import RequestError
 from omnizip_jax.types import Window
 

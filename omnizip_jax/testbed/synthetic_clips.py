@@ -14,7 +14,6 @@ import av
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from omnizip_jax.config import WindowSpec
 from omnizip_jax.testbed.clip_backgrounds import (
     SAMPLE_RATE,
     SHAPES,
@@ -24,6 +23,7 @@ from omnizip_jax.testbed.clip_backgrounds import (
     background_frames,
     shape_mask,
 )
+from omnizip_jax.window_spec import WindowSpec
 
 COLOURS = {
     "red": (225, 40, 40),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.bouncing_clip import write_clip
-from omnizip_jax.config import WindowSpec
 from omnizip_jax.media import load_clip, window_frames
+from omnizip_jax.window_spec import WindowSpec
 
 SMALL = {"seconds": 8, "size": (160, 90), "fps": 10}
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from benchmarks import compression, methods, presets
-from benchmarks.peers import paper, published
+from benchmarks.peers import omnizip_official_torch as published
+from benchmarks.peers import omnizip_paper_torch as paper
 from omnizip_jax.compression import METHODS, OmniZipConfig
-from omnizip_jax.compression.audio import attention_scores
+from omnizip_jax.compression.omnizip_audio import attention_scores
 
 pytestmark = pytest.mark.slow  # comparisons with PyTorch
 

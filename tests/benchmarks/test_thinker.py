@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from benchmarks.bench import Bench
-from benchmarks.clip import FULL, NoiseClip
+from benchmarks.noise_clip import FULL, NoiseClip
 from benchmarks.peers.thinker import Thinker
+from benchmarks.run_state import Bench
 
 
 @pytest.mark.slow  # a comparison with PyTorch

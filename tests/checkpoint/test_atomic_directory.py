@@ -14,7 +14,7 @@ from omnizip_jax.checkpoint import atomic_directory as module
 from omnizip_jax.checkpoint.atomic_directory import MARKER, atomic_directory
 from omnizip_jax.checkpoint.convert import convert
 from omnizip_jax.checkpoint.load import load
-from omnizip_jax.checkpoint.released import ConversionError
+from omnizip_jax.checkpoint.safetensors_index import ConversionError
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from omnizip_jax.checkpoint import convert
 from omnizip_jax.checkpoint.checksums import array_checksum, damaged_files, write_checksums
 from omnizip_jax.checkpoint.load import load
-from omnizip_jax.checkpoint.released import ConversionError
+from omnizip_jax.checkpoint.safetensors_index import ConversionError
 
 
 def largest(folder: Path) -> Path:

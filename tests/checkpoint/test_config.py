@@ -11,7 +11,7 @@ import pytest
 
 from omnizip_jax.checkpoint.convert import convert
 from omnizip_jax.checkpoint.load import load
-from omnizip_jax.checkpoint.released import ConversionError
+from omnizip_jax.checkpoint.safetensors_index import ConversionError
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 
 GONE = object()

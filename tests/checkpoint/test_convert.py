@@ -198,7 +198,7 @@ def test_a_tied_checkpoint_with_an_unfit_head(source, fails):
 
 def test_batches_and_slices_of_any_size(released_folder, converted, tmp_path, monkeypatch):
     monkeypatch.setattr(convert, "BATCH_BYTES", 2**17)
-    monkeypatch.setattr("omnizip_jax.checkpoint.released.SLICE_BYTES", 10_000)
+    monkeypatch.setattr("omnizip_jax.checkpoint.safetensors_index.SLICE_BYTES", 10_000)
     convert.convert(released_folder, tmp_path / "model")
     one, many = load(converted), load(tmp_path / "model")
     jax.tree.map(np.testing.assert_array_equal, one.weights, many.weights)

@@ -33,7 +33,7 @@ from omnizip_jax.checkpoint.checksums import damaged_files
 from omnizip_jax.checkpoint.convert import convert
 from omnizip_jax.checkpoint.load import load
 from omnizip_jax.models.decoder import Decoder
-from omnizip_jax.models.params import Params
+from omnizip_jax.models.loaded_model import Params
 
 REPOSITORY = Path(__file__).parents[2]
 KILLS = 40

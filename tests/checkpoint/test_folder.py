@@ -16,9 +16,9 @@ from transformers import AutoTokenizer
 from benchmarks.random_checkpoint import SPECIAL_TOKENS, write_random_checkpoint
 from omnizip_jax.checkpoint import convert
 from omnizip_jax.checkpoint.load import load
-from omnizip_jax.models.params import Params
+from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.parameters import abstract_params
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import abstract_params
 
 # --- load
 

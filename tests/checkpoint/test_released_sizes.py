@@ -7,7 +7,7 @@ import math
 import pytest
 
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.parameters import (
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import (
     abstract_params,
     released_leaves,
     released_shapes,

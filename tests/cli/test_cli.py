@@ -11,8 +11,8 @@ from benchmarks.bouncing_clip import write_clip
 from omnizip_jax.cli.main import main
 from omnizip_jax.cli.model_setup import window_spec
 from omnizip_jax.compression import OmniZipConfig
-from omnizip_jax.config import WindowSpec
 from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
+from omnizip_jax.window_spec import WindowSpec
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 
-from omnizip_jax.compression.rule import compress_clip
+from omnizip_jax.compression.omnizip_steps import compress_clip
 from omnizip_jax.types import WindowTokens
 
 _compress = functools.partial(jax.jit, static_argnames="config")(compress_clip)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from omnizip_jax.compression import METHODS, Mixed, OmniZipConfig, Seats, VisionZip
-from omnizip_jax.compression.causal import nominal_rates
+from omnizip_jax.compression.omnizip_streaming import nominal_rates
 from tests.compression import loops
 from tests.compression.oracle import half_even
 

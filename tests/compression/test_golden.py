@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from omnizip_jax.compression import OmniZipConfig, published
-from omnizip_jax.compression.audio import attention_scores
-from omnizip_jax.compression.video import novelty
+from omnizip_jax.compression import OmniZipConfig
+from omnizip_jax.compression import omnizip_official as published
+from omnizip_jax.compression.omnizip_audio import attention_scores
+from omnizip_jax.compression.omnizip_video import novelty
 from omnizip_jax.types import WindowTokens
 from tests.compression.clips import compress
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from omnizip_jax.compression import OmniZipConfig, PublishedOmniZip
-from omnizip_jax.compression.causal import BALANCE_SLACK, nominal_rates
+from omnizip_jax.compression.omnizip_streaming import BALANCE_SLACK, nominal_rates
 from tests.compression import loops, oracle
 from tests.compression.clips import compress, counts_of, random_clip
 from tests.compression.test_omnizip import assert_same

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omnizip_jax.compression import OmniZipConfig, PublishedOmniZip
-from omnizip_jax.compression.rule import compress_clip
+from omnizip_jax.compression.omnizip_steps import compress_clip
 from omnizip_jax.types import WindowTokens
 from tests.compression import oracle
 from tests.compression.clips import compress, counts_of, random_clip

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from omnizip_jax.compression import Surprise
-from omnizip_jax.compression.causal import BALANCE_SLACK
+from omnizip_jax.compression.omnizip_streaming import BALANCE_SLACK
 from tests.compression import loops
 from tests.compression.loops import select, stream
 from tests.compression.oracle import half_even

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.accuracy_questions import clip_and_questions
 from omnizip_jax.compression import AllTokens, Method, OmniZipConfig
-from omnizip_jax.evaluation.evaluator import EvaluationSettings, Evaluator
+from omnizip_jax.evaluation.clip_evaluator import EvaluationSettings, Evaluator
 from omnizip_jax.evaluation.protocols import PROTOCOLS
 from omnizip_jax.evaluation.question_file import read_questions, write_questions
 

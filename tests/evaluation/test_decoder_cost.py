@@ -12,7 +12,7 @@ import pytest
 from benchmarks.presets import PRESETS
 from omnizip_jax import generate
 from omnizip_jax.compression import METHODS, AllTokens, FastV, Method, OmniZipConfig, Seats
-from omnizip_jax.compression.stages import Stage
+from omnizip_jax.compression.decoder_stages import Stage
 from omnizip_jax.evaluation.decoder_cost import (
     cache_values,
     cost,

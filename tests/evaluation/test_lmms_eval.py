@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from omnizip_jax.compression import OmniZipConfig
+from omnizip_jax.evaluation.dataset_runner import group_by_clip
 from omnizip_jax.evaluation.lmms import TASKS
 from omnizip_jax.evaluation.question_file import read_questions, write_questions
-from omnizip_jax.evaluation.runner import group_by_clip
 from tests.evaluation.conftest import made_questions, make_evaluator
 
 PYTHON = os.environ.get("LMMS_EVAL_PYTHON", "")

@@ -12,9 +12,9 @@ import pytest
 
 from omnizip_jax.checkpoint.load import load, load_outline
 from omnizip_jax.compression import METHODS, OmniZipConfig
+from omnizip_jax.evaluation.dataset_runner import Cluster, evaluate
 from omnizip_jax.evaluation.question_file import read_questions, write_questions
 from omnizip_jax.evaluation.result_files import read_rows, read_times
-from omnizip_jax.evaluation.runner import Cluster, evaluate
 from tests.evaluation.conftest import made_questions, make_evaluator
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[cluster]'")

@@ -10,11 +10,11 @@ import pytest
 from omnizip_jax.compression import AllTokens, OmniZipConfig
 from omnizip_jax.evaluation import paper_results as paper
 from omnizip_jax.evaluation.dataset_readers import BENCHMARKS, read_benchmark
+from omnizip_jax.evaluation.dataset_runner import evaluate
 from omnizip_jax.evaluation.markdown_tables import aligned_table
 from omnizip_jax.evaluation.paper_comparison import compare_with_paper
 from omnizip_jax.evaluation.question_file import read_questions, write_questions
 from omnizip_jax.evaluation.run_report import summarise, write_report
-from omnizip_jax.evaluation.runner import evaluate
 from omnizip_jax.testbed.synthetic_clips import make_clip
 from tests.evaluation.conftest import make_evaluator
 from tests.evaluation.dataset_layouts import LAYOUTS, write_layout

@@ -14,7 +14,7 @@ from experiments.accuracy_questions import QUESTION_SETS
 from experiments.accuracy_results import Results, results_header
 from experiments.clip_inputs import Row
 from experiments.measured_methods import FULL, RANDOM_SEEDS
-from experiments.reference_methods import Oracle
+from experiments.oracle_methods import Oracle
 from omnizip_jax.compression import AllTokens, RandomTokens
 from omnizip_jax.testbed.clip_questions import FAMILIES
 from omnizip_jax.testbed.synthetic_clips import DIFFICULTIES

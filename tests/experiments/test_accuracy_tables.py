@@ -10,7 +10,7 @@ import pytest
 from experiments import accuracy_tables
 from experiments.accuracy_results import Measurement
 from experiments.measured_methods import FULL
-from experiments.reference_methods import BestSample
+from experiments.oracle_methods import BestSample
 from experiments.small_model_export import small_config, small_tokenizer
 from omnizip_jax.compression import AllTokens, FastV, OmniZipConfig, RandomTokens, Surprise
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig

@@ -15,7 +15,7 @@ from experiments.clip_inputs import (
     clip_to_windows_by_file,
     streaming_mel,
 )
-from experiments.reference_methods import AnnotatedWindow, Oracle
+from experiments.oracle_methods import AnnotatedWindow, Oracle
 from omnizip_jax.compression import AllTokens
 from omnizip_jax.media import load_clip
 from omnizip_jax.testbed.synthetic_clips import SPEC, make_clip

@@ -12,7 +12,7 @@ from experiments import measured_methods
 from experiments.accuracy_questions import QUESTION_SETS
 from experiments.batched_answers import encode
 from experiments.clip_inputs import clip_to_windows
-from experiments.reference_methods import Oracle, Streamed
+from experiments.oracle_methods import Oracle, Streamed
 from omnizip_jax import METHODS
 from omnizip_jax.compression import EVS, Mixed, TemporalOnly
 from omnizip_jax.testbed.synthetic_clips import make_clip

@@ -26,7 +26,7 @@ from omnizip_jax.compression import AllTokens, Budget
 from omnizip_jax.inference.chat_template import Modalities, segments
 from omnizip_jax.inference.decode import SamplingParams, generate_tokens
 from omnizip_jax.inference.generation import begin, run
-from omnizip_jax.inference.kv_cache import ensure_capacity
+from omnizip_jax.inference.kv_cache_capacity import ensure_capacity
 from omnizip_jax.inference.prefill import append_text, encode_clip, prefill_clip
 from omnizip_jax.inference.sequence import pad_text
 from omnizip_jax.inference.streaming import _feed

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from omnizip_jax.inference.context import SlotMetadata
-from omnizip_jax.inference.kv_cache import evict_slots, select_kept_slots
+from omnizip_jax.inference.kv_cache_capacity import evict_slots, select_kept_slots
 from omnizip_jax.models import rope
 from omnizip_jax.models.config import TextConfig
 from omnizip_jax.models.decoder import KVCache

@@ -63,6 +63,14 @@ def test_a_bound_that_is_too_low_is_an_error(params, random_windows, monkeypatch
         answer(params, random_windows([2] * 6, [200] * 6), FastV(after=6))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [FastV(keep=0.35), Seats(keep=0.3)])
+def test_sizes_without_padding_suffice(params, random_windows, monkeypatch, method):
+    """Start tokens of the clip are not pruned, and have slots after every stage."""
+    monkeypatch.setattr("omnizip_jax.inference.prefill.fine_bucket", lambda size: size)
+    assert answer(params, random_windows([2, 1], [200, 77]), method).counts.generated > 0
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_count_over_groups(seed):
     """Sums are met, no group gives what it has not, each gives one where that is possible."""

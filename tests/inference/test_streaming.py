@@ -12,7 +12,7 @@ import pytest
 
 from omnizip_jax import OmniZipConfig, WindowSpec, read
 from omnizip_jax.compression import DyCoke, FastV
-from omnizip_jax.compression.causal import initial_state
+from omnizip_jax.compression.omnizip_streaming import initial_state
 from omnizip_jax.inference import chat_template as prompt
 from omnizip_jax.inference import streaming as stream
 from omnizip_jax.inference.decode import SamplingParams, end_tokens

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from omnizip_jax.config import WindowSpec
 from omnizip_jax.media import PushSource, load_clip, windows
+from omnizip_jax.window_spec import WindowSpec
 from tests.media.make import grey, tone, write
 
 SMALL = WindowSpec(grid_slots=12)

@@ -7,9 +7,9 @@ import traceback
 
 import pytest
 
-from omnizip_jax.config import WindowSpec
 from omnizip_jax.media import windows
 from omnizip_jax.media.bounded_queue import prefetch, run_in_thread
+from omnizip_jax.window_spec import WindowSpec
 from tests.media.make import grey
 
 

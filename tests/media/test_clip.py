@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from benchmarks.bouncing_clip import write_clip
-from omnizip_jax.config import WindowSpec
 from omnizip_jax.media import load_clip, window_frames
 from omnizip_jax.media.audio import clip_log_mel
 from omnizip_jax.media.container import MediaFile
 from omnizip_jax.media.timeline import FrameSampler
+from omnizip_jax.window_spec import WindowSpec
 from tests.media.make import grey, tone, turn, write
 
 SMALL = WindowSpec(grid_slots=12)  # 4:3 frames become 3 x 4 tokens: 84 x 112 pixels

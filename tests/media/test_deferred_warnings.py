@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from omnizip_jax.config import WindowSpec
 from omnizip_jax.media import load_clip, windows
 from omnizip_jax.media.deferred_warnings import DeferredWarnings
+from omnizip_jax.window_spec import WindowSpec
 from tests.media.make import grey, write
 
 SMALL = WindowSpec(grid_slots=12)

@@ -8,10 +8,10 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from omnizip_jax.config import WindowSpec
 from omnizip_jax.media import load_clip
 from omnizip_jax.media.container import MediaFile
 from omnizip_jax.types import Window
+from omnizip_jax.window_spec import WindowSpec
 from tests.media.make import grey, tone, write
 
 SPEC = WindowSpec()

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from transformers import WhisperFeatureExtractor
 
-from omnizip_jax.config import WindowSpec
 from omnizip_jax.media import load_clip, window_frames
+from omnizip_jax.window_spec import WindowSpec
 from tests.media.real_files import DEBIAN, WHEELS, default_folder, fetch
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnizip_jax.config import WindowSpec
 from omnizip_jax.media import load_clip
 from omnizip_jax.media.timeline import (
     AudioChunk,
@@ -18,6 +17,7 @@ from omnizip_jax.media.timeline import (
     grid_position,
 )
 from omnizip_jax.testbed.synthetic_clips import SPEC, make_clip
+from omnizip_jax.window_spec import WindowSpec
 
 
 def video_frames(times, end):

@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from omnizip_jax.config import WindowSpec
 from omnizip_jax.media import load_clip, windows
+from omnizip_jax.window_spec import WindowSpec
 from tests.media.make import grey, tone, write
 
 SMALL = WindowSpec(grid_slots=12)

@@ -8,10 +8,10 @@ import av
 import numpy as np
 import pytest
 
-from omnizip_jax.config import WindowSpec
 from omnizip_jax.media import load_clip, windows
 from omnizip_jax.media.audio import Resampler, clip_log_mel
 from omnizip_jax.media.timeline import AudioChunk, TimestampRepair
+from omnizip_jax.window_spec import WindowSpec
 from tests.media.make import tone, write
 
 SMALL = WindowSpec(grid_slots=12)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from omnizip_jax import generate
-from omnizip_jax.config import WindowSpec
 from omnizip_jax.media import check_clip, check_windows
 from omnizip_jax.types import Window
+from omnizip_jax.window_spec import WindowSpec
 from tests.conftest import clip_of
 
 SPEC = WindowSpec(grid_slots=16)

@@ -89,8 +89,8 @@ def test_blocks_with_padding_equal_the_whole(params, block, expected, smallest, 
 def test_long_sequences_attend_in_blocks(params, monkeypatch, block, expected):
     monkeypatch.setattr("omnizip_jax.models.attention.QUERY_BLOCK", 16)
     monkeypatch.setattr("omnizip_jax.models.attention.MAX_UNTILED", 16)
-    monkeypatch.setattr("omnizip_jax.models.cpu.QUERY_TILE", 4)
-    monkeypatch.setattr("omnizip_jax.models.cpu.KEY_TILE", 12)
+    monkeypatch.setattr("omnizip_jax.models.cpu_kernels.QUERY_TILE", 4)
+    monkeypatch.setattr("omnizip_jax.models.cpu_kernels.KEY_TILE", 12)
 
     @jax.jit
     def both(params, embeddings, positions):

@@ -12,9 +12,9 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from omnizip_jax.compression.decoder_stages import Stage, Tokens
 from omnizip_jax.compression.fastv import AttentionStage
 from omnizip_jax.compression.seats import Seats
-from omnizip_jax.compression.stages import Stage, Tokens
 from omnizip_jax.models.decoder import Decoder
 from omnizip_jax.types import TokenKind
 from tests.models import hf

@@ -14,9 +14,7 @@ from omnizip_jax.compression import AllTokens, FastV
 from omnizip_jax.inference import generation as batches
 from omnizip_jax.inference.decode import DECODE_BLOCK, SamplingParams
 from omnizip_jax.inference.generation import begin
-from omnizip_jax.serve.engine import Engine
-from omnizip_jax.serve.errors import RequestError
-from omnizip_jax.serve.requests import (
+from omnizip_jax.serve.answer_steps import (
     AnswerDone,
     AnswerRequest,
     AnswerStarted,
@@ -25,6 +23,8 @@ from omnizip_jax.serve.requests import (
     answer_about_session,
     append_exchange,
 )
+from omnizip_jax.serve.engine import Engine
+from omnizip_jax.serve.errors import RequestError
 from omnizip_jax.serve.sessions import SessionEnded, WindowRead, WindowSkipped
 from tests.conftest import clip_of, make_windows
 from tests.serve.conftest import LIMITS, WAIT, Events, ignore

@@ -16,10 +16,10 @@ from starlette.websockets import WebSocketDisconnect
 
 from omnizip_jax import OmniZipConfig, PushSource, ask, feed, fork, init_stream, windows
 from omnizip_jax.inference.streaming import change_method
+from omnizip_jax.serve.answer_steps import append_exchange
 from omnizip_jax.serve.config import ServerConfig
 from omnizip_jax.serve.engine import Engine
 from omnizip_jax.serve.live_assembler import LiveAssembler
-from omnizip_jax.serve.requests import append_exchange
 from omnizip_jax.serve.server import Server
 from tests.serve.conftest import LIMITS, WAIT, InProcessDecoders, ignore
 

@@ -21,11 +21,11 @@ import omnizip_jax.serve.server as server_module
 from benchmarks.bouncing_clip import write_clip
 from omnizip_jax import OmniZipConfig, WindowSpec, converse, generate
 from omnizip_jax.compression import AllTokens
+from omnizip_jax.serve.answer_steps import AnswerDone, AnswerStarted, TextDelta
 from omnizip_jax.serve.config import ServerConfig
-from omnizip_jax.serve.decoding import DecoderPool
 from omnizip_jax.serve.engine import Engine
 from omnizip_jax.serve.errors import RequestError
-from omnizip_jax.serve.requests import AnswerDone, AnswerStarted, TextDelta
+from omnizip_jax.serve.media_workers import DecoderPool
 from omnizip_jax.serve.server import Server
 from tests.serve.conftest import LIMITS, WAIT, InProcessDecoders
 

@@ -21,8 +21,7 @@ from lmms_eval.models.model_utils.gen_metrics import (  # pyright: ignore[report
 from tqdm import tqdm
 
 from omnizip_jax.checkpoint.load import load
-from omnizip_jax.config import check_flags, check_spec
-from omnizip_jax.evaluation.evaluator import QUESTION_SLOTS, StreamSettings, ask_context
+from omnizip_jax.evaluation.clip_evaluator import QUESTION_SLOTS, StreamSettings, ask_context
 from omnizip_jax.evaluation.lmms.request_parsing import (
     MAX_NEW_TOKENS,
     MediaPart,
@@ -37,6 +36,7 @@ from omnizip_jax.inference.generation import Answer
 from omnizip_jax.inference.generation import TokenCounts as KeptCounts
 from omnizip_jax.media import Clip, load_clip
 from omnizip_jax.models.registry import family
+from omnizip_jax.window_spec import check_flags, check_spec
 
 logger = logging.getLogger(__name__)
 

@@ -8,12 +8,6 @@ from omnizip_jax.models.qwen2_5_omni.encoders import (
     encode_window,
     encode_windows,
 )
-from omnizip_jax.models.qwen2_5_omni.parameters import (
-    LEFT_OUT,
-    Leaf,
-    abstract_params,
-    released_leaves,
-)
 from omnizip_jax.models.qwen2_5_omni.prompt import (
     DEFAULT_SYSTEM,
     audio_tokens,
@@ -21,6 +15,12 @@ from omnizip_jax.models.qwen2_5_omni.prompt import (
     position_after,
     start_markers,
     window_positions,
+)
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import (
+    LEFT_OUT,
+    Leaf,
+    abstract_params,
+    released_leaves,
 )
 
 __all__ = [

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from omnizip_jax.models import layers
+from omnizip_jax.models import layer_scan as layers
 from omnizip_jax.models.attention import attend
 from omnizip_jax.models.backend import Backend, full_precision
 from omnizip_jax.models.qwen2_5_omni.config import AudioConfig

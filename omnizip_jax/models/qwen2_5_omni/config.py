@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from omnizip_jax.config import WindowSpec
 from omnizip_jax.models.config import (
     MAX_COUNT,
     MAX_LAYERS,
@@ -18,6 +17,7 @@ from omnizip_jax.models.config import (
     integers,
     positive,
 )
+from omnizip_jax.window_spec import WindowSpec
 
 AUDIO_TOKENS_PER_SECOND = 25  # 100 mel frames, halved by a convolution and by pooling
 FRAMES_PER_SECOND = 2

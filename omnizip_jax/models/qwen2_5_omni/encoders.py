@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from omnizip_jax.config import WindowSpec
 from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.decoder import Decoder
 from omnizip_jax.models.qwen2_5_omni.audio import AudioEncoder
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.vision import VisionEncoder
 from omnizip_jax.types import AudioFeatures, EncodedWindow, VisionFeatures, Window
+from omnizip_jax.window_spec import WindowSpec
 
 
 def compute_dtype(weights: Any) -> jnp.dtype:

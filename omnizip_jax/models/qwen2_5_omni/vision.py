@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
-from omnizip_jax.compression.audio import received_attention
-from omnizip_jax.models import layers, rope
+from omnizip_jax.compression.omnizip_audio import received_attention
+from omnizip_jax.models import layer_scan as layers
+from omnizip_jax.models import rope
 from omnizip_jax.models.attention import attend
 from omnizip_jax.models.backend import Backend, full_precision
 from omnizip_jax.models.qwen2_5_omni.config import VisionConfig

@@ -11,9 +11,9 @@ import dataclasses
 import jax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from omnizip_jax.compression.audio import attention_scores
 from omnizip_jax.compression.counts import salience_order
 from omnizip_jax.compression.method import Budget, Method, check_share
+from omnizip_jax.compression.omnizip_audio import attention_scores
 from omnizip_jax.types import EncodedWindow, Selection, WindowTokens
 
 

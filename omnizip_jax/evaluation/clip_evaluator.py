@@ -10,7 +10,6 @@ from typing import Any
 import jax
 
 from omnizip_jax.compression import Method, RandomTokens
-from omnizip_jax.config import WindowSpec
 from omnizip_jax.evaluation.decoder_cost import cost
 from omnizip_jax.evaluation.hardware import out_of_memory, peak_bytes
 from omnizip_jax.evaluation.protocols import Protocol
@@ -23,9 +22,10 @@ from omnizip_jax.inference.prefill import encode_clip
 from omnizip_jax.inference.sequence import token_counts
 from omnizip_jax.inference.streaming import feed, init_stream
 from omnizip_jax.media import Clip, load_clip
-from omnizip_jax.models.params import Params, WeightsIdentity
+from omnizip_jax.models.loaded_model import Params, WeightsIdentity
 from omnizip_jax.models.registry import family
 from omnizip_jax.types import EncodedWindow
+from omnizip_jax.window_spec import WindowSpec
 
 QUESTION_SLOTS = 256  # cache slots for a question; the cache of a whole clip is enlarged if needed
 

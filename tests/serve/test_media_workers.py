@@ -12,8 +12,8 @@ from PIL import Image
 
 from benchmarks.bouncing_clip import write_clip
 from omnizip_jax import WindowSpec
-from omnizip_jax.serve.decoding import DecoderPool, decode_clip, decode_frame
 from omnizip_jax.serve.errors import RequestError
+from omnizip_jax.serve.media_workers import DecoderPool, decode_clip, decode_frame
 from tests.serve.conftest import InProcessDecoders
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from benchmarks import methods, stream
-from benchmarks.bench import Bench
-from benchmarks.clip import FULL, KEEP_45, NoiseClip
+from benchmarks.noise_clip import FULL, KEEP_45, NoiseClip
 from benchmarks.presets import PRESETS, random_params, random_windows
+from benchmarks.run_state import Bench
 from omnizip_jax.compression import METHODS
 from omnizip_jax.inference import prefill
 from omnizip_jax.inference.prefill import prefill_clip

@@ -1,4 +1,4 @@
-"""``python -m experiments.stream_memory``: accuracy of a stream about objects of the past.
+"""``python -m experiments.streaming_recall``: accuracy of a stream about objects of the past.
 
 Streams much longer than the cache are fed window by window. At the end questions are asked about
 objects 2 s, 30 s, 2 min and 10 min ago, for each retention policy and for a cache without eviction.
@@ -20,9 +20,9 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments.clip_inputs import clip_to_windows
-from experiments.commands import add_checkpoint, append, resume
-from experiments.stream_memory_clips import AGES, STREAM_WINDOWS, Ages, ages_within, make_stream
-from experiments.stream_memory_tables import (
+from experiments.command_line import add_checkpoint, append, resume
+from experiments.streaming_recall_clips import AGES, STREAM_WINDOWS, Ages, ages_within, make_stream
+from experiments.streaming_recall_tables import (
     UNBOUNDED,
     Summary,
     ages_table,
@@ -34,12 +34,12 @@ from experiments.stream_memory_tables import (
 )
 from omnizip_jax.compression import METHODS, Method
 from omnizip_jax.compression.per_modality import PerModality
-from omnizip_jax.evaluation.evaluator import StreamSettings
+from omnizip_jax.evaluation.clip_evaluator import StreamSettings
 from omnizip_jax.evaluation.markdown_tables import section
 from omnizip_jax.inference.context import Context, Memory
 from omnizip_jax.inference.generation import ask
 from omnizip_jax.inference.streaming import feed
-from omnizip_jax.models.params import Params
+from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.testbed.clip_questions import Question
 from omnizip_jax.testbed.synthetic_clips import SPEC, Split
 from omnizip_jax.types import Window

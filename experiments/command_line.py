@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omnizip_jax.checkpoint.load import load
-from omnizip_jax.models.params import Params
+from omnizip_jax.models.loaded_model import Params
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:

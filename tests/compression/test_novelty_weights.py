@@ -6,7 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from omnizip_jax.compression.novelty import RECENT, Novelty, NoveltyState, golden_ratio_sequence
+from omnizip_jax.compression.novelty_weights import (
+    RECENT,
+    Novelty,
+    NoveltyState,
+    golden_ratio_sequence,
+)
 from tests.compression import loops
 
 NOVELTY = Novelty()

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from omnizip_jax.compression import OmniZipConfig
-from omnizip_jax.compression.published import runs
-from omnizip_jax.config import WindowSpec
+from omnizip_jax.compression.omnizip_official import runs
 from omnizip_jax.media import load_clip
+from omnizip_jax.window_spec import WindowSpec
 from tests.compression import oracle_published
 from tests.compression.clips import compress, counts_of, random_clip
 from tests.media.make import grey, tone, write

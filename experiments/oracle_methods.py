@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from omnizip_jax.compression.counts import as_fraction, round_share
 from omnizip_jax.compression.method import Budget, Counts, Method, check_share
-from omnizip_jax.compression.novelty import RunningMeans
+from omnizip_jax.compression.novelty_weights import RunningMeans
 from omnizip_jax.compression.surprise import Surprise
 from omnizip_jax.inference.sequence import interleave
 from omnizip_jax.testbed.synthetic_clips import SPEC, SyntheticClip

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.stream_memory_clips import ANSWERS, CHANCE, Ages
+from experiments.streaming_recall_clips import ANSWERS, CHANCE, Ages
 from omnizip_jax.evaluation.confidence_intervals import mean_over
 from omnizip_jax.evaluation.markdown_tables import difference, share, table, with_interval
 

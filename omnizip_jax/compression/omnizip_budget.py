@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from omnizip_jax.compression.counts import as_fraction, ceil_share, floor_share, top_mask
-from omnizip_jax.compression.rule import OmniZipSettings
+from omnizip_jax.compression.omnizip_steps import OmniZipSettings
 
 
 def initial_rates(retention: Float[Array, "*W"], config: OmniZipSettings) -> Float[Array, "*W"]:

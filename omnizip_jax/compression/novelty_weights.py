@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from omnizip_jax.compression.omnizip_video import change, over_windows
 from omnizip_jax.compression.similarity import cosines, norms
-from omnizip_jax.compression.video import change, over_windows
 from omnizip_jax.types import EncodedWindow
 
 RECENT = 64  # windows that a stream's running means cover: about two minutes

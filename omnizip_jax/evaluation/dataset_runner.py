@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from omnizip_jax.evaluation.evaluator import EvaluationSettings, Evaluator, Row, Times
+from omnizip_jax.evaluation.clip_evaluator import EvaluationSettings, Evaluator, Row, Times
 from omnizip_jax.evaluation.hardware import describe_machine
 from omnizip_jax.evaluation.question_file import Question
 from omnizip_jax.evaluation.result_files import Key, ResultFiles
-from omnizip_jax.models.params import Params
+from omnizip_jax.models.loaded_model import Params
 
 LOCAL = "local"  # a Ray cluster of this machine alone, for the duration of the run
 START_FAILURES = 3  # consecutive workers that may die before they are ready

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omnizip_jax.compression import OmniZipConfig
-from omnizip_jax.compression.budget import allocate_discards
 from omnizip_jax.compression.counts import as_fraction, ceil_share, floor_share, round_share
+from omnizip_jax.compression.omnizip_budget import allocate_discards
 from tests.compression import oracle
 
 WINDOWS, AUDIO, VIDEO = 5, 50, 288

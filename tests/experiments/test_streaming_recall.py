@@ -7,15 +7,15 @@ import json
 import numpy as np
 import pytest
 
-from experiments import stream_memory
-from experiments.stream_memory_clips import (
+from experiments import streaming_recall as stream_memory
+from experiments.streaming_recall_clips import (
     AGES,
     ANSWERS,
     ages_within,
     draw_stream_objects,
     questions_by_age,
 )
-from experiments.stream_memory_tables import (
+from experiments.streaming_recall_tables import (
     ages_table,
     differences_table,
     kinds_table,

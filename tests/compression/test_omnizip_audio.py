@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from omnizip_jax.compression.audio import attention_scores
+from omnizip_jax.compression.omnizip_audio import attention_scores
 
 
 def test_scores_equal_the_whole_matrix():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from omnizip_jax.compression import OmniZipConfig
-from omnizip_jax.compression.causal import (
+from omnizip_jax.compression.omnizip_streaming import (
     BALANCE_SLACK,
     causal_scores,
     compress_window,

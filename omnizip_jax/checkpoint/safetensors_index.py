@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.parameters import EMBEDDING, HEAD, LEFT_OUT, Leaf
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import EMBEDDING, HEAD, LEFT_OUT, Leaf
 
 DTYPES = {"BF16": jnp.bfloat16, "F16": jnp.float16, "F32": jnp.float32}
 

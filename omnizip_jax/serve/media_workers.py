@@ -17,9 +17,9 @@ from av.error import FFmpegError
 from pebble import ProcessPool
 from PIL import Image
 
-from omnizip_jax.config import WindowSpec
 from omnizip_jax.media import Clip, load_clip
 from omnizip_jax.serve.errors import RequestError
+from omnizip_jax.window_spec import WindowSpec
 
 _LOG = logging.getLogger("omnizip.serve")
 # Containers that hold their media themselves; playlists and the like refer to other files.

@@ -26,11 +26,11 @@ from omnizip_jax.compression import (
     RandomTokens,
     VisionZip,
 )
-from omnizip_jax.evaluation import evaluator as evaluator_module
-from omnizip_jax.evaluation.evaluator import StreamSettings
+from omnizip_jax.evaluation import clip_evaluator as evaluator_module
+from omnizip_jax.evaluation.clip_evaluator import StreamSettings
+from omnizip_jax.evaluation.dataset_runner import Cluster, evaluate, group_by_clip
 from omnizip_jax.evaluation.question_file import read_questions, write_questions
 from omnizip_jax.evaluation.result_files import read_times
-from omnizip_jax.evaluation.runner import Cluster, evaluate, group_by_clip
 from omnizip_jax.media import load_clip
 from tests.evaluation.conftest import made_questions, make_evaluator, rows_of
 

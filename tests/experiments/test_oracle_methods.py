@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.clip_inputs import clip_to_windows
-from experiments.reference_methods import BestSample, Oracle, Streamed, spread, with_objects
+from experiments.oracle_methods import BestSample, Oracle, Streamed, spread, with_objects
 from omnizip_jax.compression import OmniZipConfig, Surprise
 from omnizip_jax.testbed.synthetic_clips import make_clip
 from omnizip_jax.types import AudioFeatures, EncodedWindow

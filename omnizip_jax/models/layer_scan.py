@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from omnizip_jax.models.backend import Backend
-from omnizip_jax.models.cpu import StackedMatrix, hold_in_loop
+from omnizip_jax.models.cpu_kernels import StackedMatrix, hold_in_loop
 
 
 def stacked(module: nn.Module, name: str, layer: nn.Module, count: int, *example: Any) -> Any:

@@ -17,7 +17,7 @@ from omnizip_jax.inference.context import Context, fork
 from omnizip_jax.inference.decode import SamplingParams, end_tokens
 from omnizip_jax.inference.generation import GenerationState, begin
 from omnizip_jax.inference.inputs import UserTurn, check_positions
-from omnizip_jax.inference.kv_cache import ensure_capacity, refresh_usage
+from omnizip_jax.inference.kv_cache_capacity import ensure_capacity, refresh_usage
 from omnizip_jax.inference.prefill import (
     encode_blocks,
     prefill_text,
@@ -27,7 +27,7 @@ from omnizip_jax.inference.prefill import (
 from omnizip_jax.inference.sequence import pad_text
 from omnizip_jax.inference.streaming import change_method, feed
 from omnizip_jax.media import Clip
-from omnizip_jax.models.params import Params
+from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.serve.engine import Engine
 from omnizip_jax.serve.jobs import DecodeRequest
 from omnizip_jax.serve.sessions import Session

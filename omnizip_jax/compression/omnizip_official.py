@@ -16,18 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from omnizip_jax.compression.audio import (
+from omnizip_jax.compression.counts import salience_order
+from omnizip_jax.compression.method import Budget, Count, Counts
+from omnizip_jax.compression.omnizip_audio import (
     cross_modal_similarity,
     merge_into_anchors,
     sample_anchors,
     select_salient,
 )
-from omnizip_jax.compression.budget import initial_rates
-from omnizip_jax.compression.counts import salience_order
-from omnizip_jax.compression.method import Budget, Count, Counts
-from omnizip_jax.compression.rule import OmniZipSettings
+from omnizip_jax.compression.omnizip_budget import initial_rates
+from omnizip_jax.compression.omnizip_steps import OmniZipSettings
+from omnizip_jax.compression.omnizip_video import density_peaks, novelty, over_windows, previous
 from omnizip_jax.compression.similarity import cosines
-from omnizip_jax.compression.video import density_peaks, novelty, over_windows, previous
 from omnizip_jax.types import WindowTokens
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.commands import add_checkpoint, append, resume
+from experiments.command_line import add_checkpoint, append, resume
 
 
 def test_a_checkpoint_is_loaded_or_ends_the_command(tmp_path, capsys):

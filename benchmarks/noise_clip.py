@@ -11,8 +11,8 @@ from unittest import mock
 import jax
 
 from benchmarks import presets
-from benchmarks.bench import Bench
 from benchmarks.harness import program_bytes
+from benchmarks.run_state import Bench
 from omnizip_jax.compression import AllTokens, Method, OmniZipConfig
 from omnizip_jax.inference import prefill
 from omnizip_jax.inference.api import begin_turn

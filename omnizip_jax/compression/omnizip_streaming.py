@@ -16,8 +16,6 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from omnizip_jax.compression.audio import consolidate_window, pool_pairs, received_attention
-from omnizip_jax.compression.budget import initial_rates
 from omnizip_jax.compression.counts import (
     STREAM_DENOMINATOR,
     as_fraction,
@@ -28,9 +26,11 @@ from omnizip_jax.compression.counts import (
     salience_order,
     salient_share,
 )
+from omnizip_jax.compression.omnizip_audio import consolidate_window, pool_pairs, received_attention
+from omnizip_jax.compression.omnizip_budget import initial_rates
+from omnizip_jax.compression.omnizip_steps import OmniZipSettings
+from omnizip_jax.compression.omnizip_video import dpc_knn, istc, split_over_grids
 from omnizip_jax.compression.per_modality import PerModality
-from omnizip_jax.compression.rule import OmniZipSettings
-from omnizip_jax.compression.video import dpc_knn, istc, split_over_grids
 from omnizip_jax.types import EncodedWindow, Selection
 
 # How far a balance may deviate to either side, in windows. Over 64 windows that is 0.8 % of the

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omnizip_jax.serve.requests import StopStrings
+from omnizip_jax.serve.answer_steps import StopStrings
 
 LETTERS = st.text("ab\n", max_size=12)
 

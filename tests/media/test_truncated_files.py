@@ -13,8 +13,8 @@ import av
 import numpy as np
 import pytest
 
-from omnizip_jax.config import WindowSpec
 from omnizip_jax.media import load_clip, windows
+from omnizip_jax.window_spec import WindowSpec
 from tests.media.make import tone
 
 SMALL = WindowSpec(grid_slots=12)

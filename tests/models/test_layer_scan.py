@@ -9,17 +9,17 @@ import pytest
 
 from benchmarks import memory
 from benchmarks.ahead import tree_bytes
-from benchmarks.bench import Bench
 from benchmarks.harness import program_bytes
 from benchmarks.presets import PRESETS
+from benchmarks.run_state import Bench
 from omnizip_jax.inference.decode import (
     DecodeState,
     SamplingArrays,
     generate_tokens,
 )
-from omnizip_jax.models import cpu
+from omnizip_jax.models import cpu_kernels as cpu
 from omnizip_jax.models.decoder import KVCache
-from omnizip_jax.models.qwen2_5_omni.parameters import abstract_params
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import abstract_params
 
 BOUND = 1.3  # times the weights
 

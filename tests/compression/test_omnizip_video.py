@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from omnizip_jax.compression.counts import top_mask
-from omnizip_jax.compression.video import dpc_knn, istc, split_over_grids, squared_distances
+from omnizip_jax.compression.omnizip_video import dpc_knn, istc, split_over_grids, squared_distances
 
 RNG = np.random.default_rng(0)
 

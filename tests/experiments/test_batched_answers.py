@@ -53,8 +53,8 @@ def test_answers_are_those_of_generate(small, asked, method):
 @pytest.mark.slow
 def test_what_exceeds_its_bound_is_an_error(small, asked):
     class Greedy(AllTokens):
-        def bound(self, audio_counts, video_counts):
-            return 60
+        def plan(self, audio_counts, video_counts):
+            return super().plan(audio_counts, video_counts)._replace(total=60)
 
     with pytest.raises(ValueError, match="more tokens than its bound"):
         answers(small, asked[1], Greedy(), [0, 0])

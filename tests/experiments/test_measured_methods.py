@@ -16,6 +16,7 @@ from experiments.oracle_methods import Oracle, Streamed
 from omnizip_jax import METHODS
 from omnizip_jax.compression import EVS, Mixed, TemporalOnly
 from omnizip_jax.testbed.synthetic_clips import make_clip
+from tests.compression import loops
 
 AUDIO, VIDEO = np.full(4, 50), np.full(4, 72)
 TOKENS = int(AUDIO.sum() + VIDEO.sum())

@@ -69,8 +69,8 @@ def test_training_equals_the_librarys_decoder(small, slots):
 
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path):
-    lessons = (SHORT, dataclasses.replace(SHORT, slots=100, clips=3))
-    curriculum = (Stage("encoders", 2, 1e-3), Stage("decoder", 4, 1e-3, lessons, 1.0))
+    batches = (SHORT, dataclasses.replace(SHORT, tokens=100, clips=3))
+    curriculum = (Stage("encoders", 2, 1e-3), Stage("decoder", 4, 1e-3, batches, 1.0))
     settings = {"curriculum": curriculum, "training_clips": 30, "validation_clips": 2, "every": 2}
 
     class Stop(Exception):

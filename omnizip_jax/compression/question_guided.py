@@ -23,10 +23,10 @@ class QuestionGuided(Method):
     >>> QuestionGuided(keep=0.25)  # Surprise keeps 35 %, and 43 % of these after layer 14 of 28
 
     Args:
-        method: the method before the decoder; ``keep`` replaces its own settings of counts.
+        base: the method before the decoder; ``keep`` replaces its own settings of counts.
         after: layers before the selection in a decoder of 28; other depths in proportion.
-        ratio: share that ``method`` keeps in units of ``keep``; at most everything is kept.
-        keep: kept share of all media tokens, averaged over the layers. None: ``method`` keeps what
+        ratio: share that ``base`` keeps in units of ``keep``; at most everything is kept.
+        keep: kept share of all media tokens, averaged over the layers. None: ``base`` keeps what
             its own settings give, and half of that is kept after the stage.
 
     Raises:
@@ -35,7 +35,7 @@ class QuestionGuided(Method):
             stage alone exceed.
     """
 
-    method: Method = dataclasses.field(default_factory=Surprise)
+    base: Method = dataclasses.field(default_factory=Surprise)
     after: int = 14
     ratio: float = 1.4
     keep: float | None = dataclasses.field(default=None, kw_only=True)
@@ -45,22 +45,22 @@ class QuestionGuided(Method):
         check_after("QuestionGuided.after", self.after)
         if self.ratio < 1:
             raise ValueError(f"QuestionGuided.ratio must be at least 1, got {self.ratio}")
-        if self.method.stages(PUBLISHED_LAYERS):
+        if self.base.stages(PUBLISHED_LAYERS):
             raise ValueError(
-                "QuestionGuided.method must select before the decoder alone, such as Surprise(); "
-                f"{self.method!r} has stages inside it, which would be lost"
+                "QuestionGuided.base must select before the decoder alone, such as Surprise(); "
+                f"{self.base!r} has stages inside it, which would be lost"
             )
         if self.keep is not None:
             check_share("QuestionGuided.keep", self.keep)
-            if not hasattr(self.method, "keep"):
+            if not hasattr(self.base, "keep"):
                 raise ValueError(
                     "QuestionGuided(keep=...) needs a method with keep, such as Surprise(); got "
-                    f"{self.method!r}"
+                    f"{self.base!r}"
                 )
 
     @property
     def wants(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.method.wants
+        return self.base.wants
 
     @property
     def entering(self) -> float:
@@ -70,10 +70,10 @@ class QuestionGuided(Method):
 
     @property
     def before_decoder(self) -> Method:
-        """``method`` at its share."""
+        """``base`` at its share."""
         if self.keep is None:
-            return self.method
-        return dataclasses.replace(self.method, **{"keep": self.entering})
+            return self.base
+        return dataclasses.replace(self.base, **{"keep": self.entering})
 
     def plan(self, audio_counts, video_counts):
         return self.before_decoder.plan(audio_counts, video_counts)

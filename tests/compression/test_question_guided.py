@@ -10,7 +10,7 @@ from tests.compression import loops
 def test_a_method_keeps_more_before_the_decoder():
     windows = loops.encoded_clip(0)
     for method in (Surprise(), OmniZipConfig()):
-        chosen = loops.select(QuestionGuided(method=method, keep=0.25), windows)
+        chosen = loops.select(QuestionGuided(base=method, keep=0.25), windows)
         alone = loops.select(type(method)(keep=0.35), windows)
         np.testing.assert_array_equal(chosen.audio_keep, alone.audio_keep)
         np.testing.assert_array_equal(chosen.video_keep, alone.video_keep)
@@ -35,6 +35,6 @@ def test_what_cannot_be_is_refused():
         QuestionGuided(ratio=0.5)
     for method in (FastV(), Seats(), QuestionGuided()):
         with pytest.raises(ValueError, match="has stages inside it, which would be lost"):
-            QuestionGuided(method=method)
+            QuestionGuided(base=method)
     with pytest.raises(ValueError, match="after must be from 1 to 27, got 28"):
         QuestionGuided(after=28)

@@ -24,7 +24,7 @@ LATE = 5.0  # s; nothing may be compiled or decoded
 
 @pytest.fixture(scope="module")
 def state(params):
-    return omnizip_jax.init_stream(params, capacity=2048, text_slots=400, spec=SPEC)
+    return omnizip_jax.init_stream(params, capacity=768, text_slots=192, spec=SPEC)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def of_ask(question="Why?", **bad):
 
 
 def of_stream(**bad):
-    settings = {"capacity": 1024, "text_slots": 192, "spec": SPEC, **bad}
+    settings = {"capacity": 768, "text_slots": 192, "spec": SPEC, **bad}
     return lambda params, *_: omnizip_jax.init_stream(params, **settings)
 
 

@@ -54,6 +54,7 @@ def test_full_tokens_equal_a_compression_that_drops_nothing(params, arrays):
     assert full.counts.retained == 1
 
 
+@pytest.mark.slow
 def test_file_and_its_options(params, tmp_path):
     from benchmarks.bouncing_clip import write_clip
 

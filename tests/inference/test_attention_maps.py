@@ -47,7 +47,7 @@ def test_rows_are_those_of_transformers(params, thinker, clip, whole):
     "method",
     [
         pytest.param(RandomTokens(), marks=pytest.mark.slow),
-        FastV(after=14),
+        pytest.param(FastV(after=14), marks=pytest.mark.slow),
         pytest.param(Seats(keep=0.3), marks=pytest.mark.slow),
     ],
 )

@@ -49,7 +49,7 @@ def streams(params, windows):
     """Four that remember different things: caches filled to different lengths."""
     states = []
     for count, method in zip((1, 4, 2, 3), (OmniZipConfig(), AllTokens()) * 2, strict=True):
-        state = init_stream(params, method, capacity=1024, text_slots=192, spec=SPEC)
+        state = init_stream(params, method, capacity=768, text_slots=192, spec=SPEC)
         for window in windows[:count]:
             state = feed(params, state, window)
         states.append(state)
@@ -132,6 +132,7 @@ def test_what_ended_stays_as_it_was(params, streams):
         assert again.token_ids == ask(params, other, "And then?", max_new_tokens=8)[0].token_ids
 
 
+@pytest.mark.slow
 def test_clips_pruned_inside_the_decoder_go_side_by_side_too(params, random_windows):
     """Their caches are in segments, each with its own length."""
     method, replies, alone = FastV(), [], []

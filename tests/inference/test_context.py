@@ -60,7 +60,7 @@ def stream(params, windows):
 
 
 def new_stream(params, method=OmniZipConfig(), **settings):  # noqa: B008 (frozen)
-    settings = {"capacity": 1024, "text_slots": 192, "spec": SPEC, **settings}
+    settings = {"capacity": 768, "text_slots": 192, "spec": SPEC, **settings}
     return init_stream(params, method, **settings)
 
 
@@ -138,7 +138,7 @@ def test_a_fork_lives_alone(params, stream, windows):
 
 
 def test_a_resized_cache_equals_one_that_had_the_capacity(params, clip, monkeypatch):
-    for module in ("prefill", "kv_cache"):
+    for module in ("prefill", "kv_cache_capacity"):
         monkeypatch.setattr(f"omnizip_jax.inference.{module}.CACHE_BUCKETS", (768, 1536, 4096))
     small, large = read(params, clip, reserve=0), read(params, clip, reserve=2000)
     assert large.capacity > small.capacity
@@ -278,7 +278,7 @@ def test_a_bound_that_is_too_low_is_an_error(params, clip, windows):
 @pytest.mark.parametrize("memory", [pytest.param("recent", marks=pytest.mark.slow), "fading"])
 def test_turns_and_openings_never_overfill_a_cache(params, windows, memory):
     """A question after every window opens a video each time; a turn may be as large as it may."""
-    state = new_stream(params, capacity=640, memory=memory, low_water=0.95, text_slots=160)
+    state = new_stream(params, capacity=768, memory=memory, low_water=0.95, text_slots=160)
     quiet = one(windows).replace(mel_length=np.int32(8), grid_mask=np.zeros(2, bool))
     forgotten = False
     for i in range(40):
@@ -288,7 +288,7 @@ def test_turns_and_openings_never_overfill_a_cache(params, windows, memory):
         _, state = ask(params, state, question, keep=True, max_new_tokens=2)
         length = int(state.cache.length)
         forgotten |= length < before
-        assert length == state.used_slots <= state.capacity == 640
+        assert length == state.used_slots <= state.capacity == 768
         kinds = np.asarray(state.state.slots.kind)[:length]
         units = np.asarray(state.state.slots.unit)[:length]
         assert (np.diff(units) >= 0).all() and kinds[-1] == TokenKind.TEXT
@@ -329,6 +329,7 @@ def watched(monkeypatch):
     return arrays, alive
 
 
+@pytest.mark.slow
 def test_pixels_and_features_are_gone_before_decoding(params, watched):
     arrays, alive = watched
     rng = np.random.default_rng(0)
@@ -344,6 +345,7 @@ def test_pixels_and_features_are_gone_before_decoding(params, watched):
     assert len(answer.compression.audio_keep) == 15
 
 
+@pytest.mark.slow
 def test_sound_alone_opens_one_prompt_everywhere(params, random_windows):
     windows = random_windows([0, 0], [200, 120])
     state = fed(params, new_stream(params, None, video=False), windows, 2)
@@ -417,7 +419,7 @@ def test_half_precision(params, windows, clip):
     contexts, states = [], []
     for given in (params, half):
         contexts.append(read(given, clip))
-        state = new_stream(given, capacity=640, text_slots=128)
+        state = new_stream(given, text_slots=128)
         lengths = []
         for i in range(16):
             state = feed(given, state, one(windows, i % 3))

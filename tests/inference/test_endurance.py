@@ -15,7 +15,8 @@ WINDOWS, EVERY = 300, 75
 NOISE = 24 * 2**20  # bytes that the allocator may take in one step; a cache per window would be 50
 
 
-@pytest.mark.parametrize("memory", [pytest.param("recent", marks=pytest.mark.slow), "fading"])
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", ["recent", "fading"])
 def test_nothing_grows(params, random_windows, memory):
     clip = random_windows([2, 2, 1, 0, 2, 2], [200, 200, 120, 200, 0, 200])
     windows = [clip.replace(**{n: x[i] for n, x in vars(clip).items()}) for i in range(6)]

@@ -34,7 +34,7 @@ def test_stages_that_drop_nothing_equal_full_tokens(params, random_windows):
         FastV(),
         pytest.param(FastV(keep=0.6), marks=pytest.mark.slow),
         pytest.param(Seats(), marks=pytest.mark.slow),
-        Seats(keep=0.3),
+        pytest.param(Seats(keep=0.3), marks=pytest.mark.slow),
     ],
 )
 def test_clips_share_a_program(params, random_windows, method):

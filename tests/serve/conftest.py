@@ -16,7 +16,7 @@ from omnizip_jax.serve.engine import Engine
 from omnizip_jax.serve.errors import RequestError
 from tests.conftest import make_windows
 
-LIMITS = Limits(sessions=3, answers=4, windows=2, capacity=1024, text_slots=192, tokens=64)
+LIMITS = Limits(sessions=3, answers=4, windows=2, capacity=768, text_slots=192, tokens=64)
 WAIT = 120.0  # s, for compilation on busy machines
 
 

@@ -38,7 +38,7 @@ __all__ = ["stream"]
 def test_tokens_in_the_cache_by_window(tiny, memory):
     """Dropped windows are counted in the numbers; evicted ones are not listed."""
     windows, session = make_windows([2] * 12, [200] * 12), Session(ignore)
-    state = init_stream(tiny, OmniZipConfig(), capacity=640, text_slots=100, memory=memory)
+    state = init_stream(tiny, OmniZipConfig(), capacity=768, text_slots=192, memory=memory)
     kept, evicted = {}, False
     for index in range(12):
         number = index if index < 3 else index + 2  # two were dropped

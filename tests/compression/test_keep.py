@@ -51,6 +51,7 @@ def test_the_paper_s_settings_lie_on_the_line():
         np.testing.assert_allclose(nominal_rates(config, 50, 288), (rho_audio, rho_video))
 
 
+@pytest.mark.slow
 def test_guidance_survives_where_the_bounds_are_too_narrow():
     tokens = random_clip(5, windows=12, holes=False)
     clip = compress(tokens, OmniZipConfig.paper(keep=0.25))
@@ -71,6 +72,7 @@ def test_less_than_the_anchors_is_refused():
         OmniZipConfig(keep=1.2)
 
 
+@pytest.mark.slow
 def test_a_uniform_split_keeps_the_same_share_of_both():
     counts = np.array([50, 50, 0, 17]), np.array([288, 200, 288, 0])
     for keep in (0.2, 0.35, 0.8):

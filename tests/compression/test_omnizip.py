@@ -42,6 +42,7 @@ def test_equals_float64_loops(seed, config):
 
 
 @pytest.mark.parametrize("grids", [1, 3])
+@pytest.mark.slow
 def test_other_numbers_of_grids(grids):
     tokens = random_clip(grids, grids=grids)
     expected = oracle.compress(tokens, MANY_ANCHORS)
@@ -153,6 +154,7 @@ def test_padding_is_never_read():
         np.testing.assert_array_equal(np.asarray(clip.audio)[valid], np.asarray(same.audio)[valid])
 
 
+@pytest.mark.slow
 def test_half_precision_features_are_compared_in_single():
     tokens = random_clip(4)
     half = tokens.replace(

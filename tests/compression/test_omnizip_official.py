@@ -51,6 +51,7 @@ def assert_equal_run_by_run(tokens, config=PUBLISHED):
     ("longer", "shape"),
     [(0.03, (4, 4)), (1.0, (4, 4)), (5.0, (4, 4)), (-0.03, (4, 4)), (-1.0, (4, 4)), (-5.0, (2, 3))],
 )
+@pytest.mark.slow
 def test_a_clip_whose_sound_outlasts_the_picture_or_the_reverse(tmp_path, longer, shape):
     frames = grey([50] * round(SECONDS * 10), height=28, width=28)
     path = write(tmp_path / "a.mkv", frames, fps=10, sound=tone(SECONDS + longer))
@@ -64,6 +65,7 @@ def test_a_clip_whose_sound_outlasts_the_picture_or_the_reverse(tmp_path, longer
 
 
 @pytest.mark.parametrize("seed", range(8))
+@pytest.mark.slow
 def test_clips_with_holes(seed):
     tokens = random_clip(seed, windows=7, grids=3, slots=12)
     assert_equal_run_by_run(tokens)

@@ -133,6 +133,7 @@ def test_the_budget_holds_at_every_moment(name, seed):
 
 
 @pytest.mark.parametrize("loudness", [np.zeros(96), np.arange(96) / 24, np.arange(96) % 48 / 12])
+@pytest.mark.slow
 def test_the_budget_holds_on_ramps_and_small_pictures(loudness):
     """A slack measured in slots instead of tokens would be five windows of so small a picture."""
     clip = make(7, loudness=loudness, places=3, holes=False)
@@ -221,6 +222,7 @@ def test_what_is_heard_guides_what_is_seen():
         assert np.std(plan.audio_salient.sum(1)) > 0.1 * TOKENS  # no fixed quota
 
 
+@pytest.mark.slow
 def test_constant_statistics_approach_look_ahead():
     clip = make(4, loudness=np.ones(96), holes=False)
     plan = program(SOFT)(clip)

@@ -3,6 +3,7 @@
 from functools import partial
 
 import numpy as np
+import pytest
 
 from omnizip_jax.compression.counts import top_mask
 from omnizip_jax.compression.omnizip_video import dpc_knn, istc, split_over_grids, squared_distances
@@ -43,6 +44,7 @@ def test_relative_distances_do_not_depend_on_the_scale():
     assert not set(thing) & set(np.argsort(-hidden)[:6].tolist())
 
 
+@pytest.mark.slow
 def test_a_grid_of_equal_tokens_and_a_grid_of_one():
     same, mask = np.ones((6, 4), np.float32), np.ones(6, bool)
     spatial = partial(dpc_knn, knn=5)

@@ -65,6 +65,7 @@ def test_evs(seed, keep):
     assert_salient_sound(chosen, windows, audio)
 
 
+@pytest.mark.slow
 def test_evs_keeps_at_least_the_first_grid():
     windows = loops.encoded_clip(0, windows=2, holes=False)
     chosen = select(EVS(rho_video=0.95), windows)
@@ -90,6 +91,7 @@ def test_dycoke(seed, settings):
     np.testing.assert_array_equal(chosen.video_keep, mask_of(seen, chosen.video_keep.shape))
 
 
+@pytest.mark.slow
 def test_dycoke_is_the_published_rate_on_whole_groups():
     """k = 2/3 keeps ``int((1 - k) N)`` of every compared frame; the last frame 2 stays whole."""
     windows = loops.encoded_clip(0, windows=6, grids=2, slots=15, holes=False)
@@ -221,6 +223,7 @@ MIXED = {
 
 
 @pytest.mark.parametrize("name", MIXED)
+@pytest.mark.slow
 def test_mixtures_take_a_part_of_each(name):
     method = MIXED[name]
     for seed in range(3):
@@ -313,6 +316,7 @@ OUTSIDE = Seats(before_only=True)  # its other stages need a question
     ],
     ids=repr,
 )
+@pytest.mark.slow
 def test_methods_that_choose_in_windows_can_follow_a_stream(method):
     for seed in (0, 1):
         windows = clip(seed)

@@ -68,6 +68,7 @@ def test_equals_float64_loops(seed, settings):
     )
 
 
+@pytest.mark.slow
 def test_what_is_new_stays():
     windows, at = loops.eventful(), 20
     for chosen in (select(Surprise(keep=0.15), windows), stream(Surprise(keep=0.15), windows)):
@@ -96,6 +97,7 @@ def test_a_stream_holds_its_shares(seed, keep):
     assert (heard + seen).max() <= method.step_bound(20, 32)
 
 
+@pytest.mark.slow
 def test_a_stream_chooses_as_a_clip_once_it_knows_what_is_usual():
     windows = loops.eventful(60, 50)
     whole, lived = select(Surprise(keep=0.3), windows), stream(Surprise(keep=0.3), windows)

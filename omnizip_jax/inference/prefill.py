@@ -372,7 +372,10 @@ def prefill_turn(
     ]
     text = sum(len(each.tokens) for each in turn.texts)
     retention = RetentionPolicy(turn.system, WeightsIdentity(params))
-    capacity = 0 if stages else bucket(text + sum(limits) + reserve + CHUNK, CACHE_BUCKETS)
+    # Short clips and long ones have one cache size each, so that they share their programs.
+    short = all(len(clip.windows.mel_length) <= WINDOW_BUCKETS[0] for clip in turn.clips)
+    sizes = CACHE_BUCKETS if short else CACHE_BUCKETS[1:]
+    capacity = 0 if stages else bucket(text + sum(limits) + reserve + CHUNK, sizes)
     context = Context.initial(params, base, retention, seed, capacity)
     seconds, logits = {"encoders": 0.0, "prefill": 0.0}, None
     if not turn.clips:
@@ -463,19 +466,15 @@ def encode_blocks(
         )
         if total == ENCODE_BLOCK:
             encoded = new
-        elif encoded is None:
-            encoded = _first_block(new, total=total)
         else:
+            if encoded is None:
+                encoded = jax.tree.map(lambda x: _zeros_like(x, total), new)
             encoded = _write_block(encoded, new, start)
         yield encoded
 
 
-@functools.partial(jax.jit, static_argnames="total")
-def _first_block(block: EncodedWindow, *, total: int) -> EncodedWindow:
-    def pad(x: Array) -> Array:
-        return jnp.pad(x, [(0, total - len(x))] + [(0, 0)] * (x.ndim - 1))
-
-    return jax.tree.map(pad, block)
+def _zeros_like(block: Array, count: int) -> Array:
+    return jnp.zeros((count, *block.shape[1:]), block.dtype, device=block.sharding)
 
 
 @functools.partial(jax.jit, donate_argnames="encoded")

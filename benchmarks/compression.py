@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 
 import jax
@@ -42,14 +43,14 @@ def run(bench: Bench) -> Iterator[Row]:
     shapes = jax.eval_shape(lambda: random_tokens(LONG_CLIP, width, bench.dtype))
     bytes_in = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
     for name, config in (("temporaries", PAPER), ("temporaries_published", PUBLISHED)):
-        used, _ = program_bytes(program(config, LONG_CLIP).lower(shapes).compile())
+        used, _ = program_bytes(program(config, shapes).lower(shapes).compile())
         note = f"{LONG_CLIP} windows, {NAMES[config]} rule: {used / 2**20:.0f} MiB"
         yield bench.figure(f"compression.{name}", used / bytes_in, "share", note=note)
 
 
 def _row(bench: Bench, name, tokens, config, operations, size, clip) -> Row:
     bench.say(f"compression: {NAMES[config]} rule on {clip}")
-    ours = program(config, len(tokens.audio))
+    ours = program(config, tokens)
     peers = {}
     if bench.has_torch:
         make = loop_call if config == PUBLISHED else batched_call
@@ -85,12 +86,14 @@ def _scores(bench: Bench, windows: int) -> Row:
     return bench.timed("compression.scores", timing, *best, floor=floor, note=note)
 
 
-@functools.cache
-def program(config: OmniZipSettings, windows: int) -> Callable[[WindowTokens], Selection]:
-    """The compression of a clip of full windows, jitted."""
-    spec = WindowSpec()
-    budget = config.plan(np.full(windows, spec.audio_slots), np.full(windows, spec.video_slots))
+def program(config: OmniZipSettings, tokens: WindowTokens) -> Callable[[WindowTokens], Selection]:
+    """The compression of clips with as many tokens, jitted."""
+    budget = config.plan(*(_counts(mask.shape) for mask in (tokens.audio_mask, tokens.video_mask)))
     return jax.jit(lambda tokens: compress_clip(tokens, budget, config))
+
+
+def _counts(shape: tuple[int, ...]) -> np.ndarray:
+    return np.full(shape[0], math.prod(shape[1:]))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))

@@ -63,7 +63,7 @@ def nearest(x: Any) -> Any:
     return xp.round(xp.round(x * 1024) / 1024).astype(xp.int32)
 
 
-def apportion(total: Int[Array, ""], sizes: Int[Array, " n"]) -> Int[Array, " n"]:
+def apportion(total: Int[Array, ""] | int, sizes: Int[Array, " n"]) -> Int[Array, " n"]:
     """``total`` of ``sum(sizes)`` tokens over groups in proportion to their sizes.
 
     The largest remainders are rounded up; of equal ones the earlier.

@@ -93,14 +93,14 @@ def pool_pairs(
 
 
 def select_salient(
-    scores: Float[Array, "W A"], mask: Bool[Array, "W A"], count: Int[Array, ""]
+    scores: Float[Array, "W A"], mask: Bool[Array, "W A"], count: Int[Array, ""] | int
 ) -> Bool[Array, "W A"]:
     """The ``count`` audio tokens with the highest scores of the clip; ties go to the earlier."""
     return top_mask(scores.reshape(-1), mask.reshape(-1), count).reshape(mask.shape)
 
 
 def sample_anchors(
-    others: Bool[Array, " N"], count: Int[Array, ""], slots: int
+    others: Bool[Array, " N"], count: Int[Array, ""] | int, slots: int
 ) -> tuple[Int[Array, " C"], Bool[Array, " C"], Bool[Array, " N"]]:
     """Uniform anchors: every ``R // count``-th of R non-salient tokens, from the first.
 

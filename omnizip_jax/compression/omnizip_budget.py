@@ -18,7 +18,7 @@ def water_fill(
     weights: Float[Array, " W"],
     lower: Num[Array, " W"],
     upper: Num[Array, " W"],
-    total: Num[Array, ""],
+    total: Num[Array, ""] | int,
 ) -> Float[Array, " W"]:
     """``clip(weights * s, lower, upper)`` with the one ``s`` for which the sum is ``total``.
 
@@ -41,7 +41,7 @@ def water_fill(
 
 
 def discard_bounds(
-    video_counts: Int[Array, " W"], total: Int[Array, ""], config: OmniZipSettings
+    video_counts: Int[Array, " W"], total: Int[Array, ""] | int, config: OmniZipSettings
 ) -> tuple[Int[Array, " W"], Int[Array, " W"]]:
     """The fewest and the most video tokens that each window may discard, to discard ``total``.
 
@@ -65,7 +65,7 @@ def allocate_discards(
     retention: Float[Array, " W"],
     audio_counts: Int[Array, " W"],
     video_counts: Int[Array, " W"],
-    total: Int[Array, ""],
+    total: Int[Array, ""] | int,
     config: OmniZipSettings,
     rate: float | None = None,
 ) -> Int[Array, " W"]:
@@ -113,7 +113,7 @@ def allocate_discards(
 
 
 def whole_shares(
-    shares: Float[Array, " W"], upper: Int[Array, " W"], total: Int[Array, ""]
+    shares: Float[Array, " W"], upper: Int[Array, " W"], total: Int[Array, ""] | int
 ) -> Int[Array, " W"]:
     """Round shares to integers with the sum ``total``: the largest remainders are rounded up."""
     whole = jnp.floor(shares)

@@ -199,7 +199,7 @@ def farthest_first(
     tokens: Float[Array, "n D"],
     mask: Bool[Array, " n"],
     received: Float[Array, " n"],
-    count: Int[Array, ""],
+    count: Int[Array, ""] | int,
 ) -> Int[Array, " n"]:
     """Rank of each token in the order of selection, 0 first; at least n for those not selected.
 

@@ -29,7 +29,7 @@ from omnizip_jax.cli.stream_loop import (
 from omnizip_jax.cli.stream_terminal import TypedLines
 from omnizip_jax.media import WindowStream
 
-SETTINGS = {"capacity": 768, "text_slots": 192}
+SETTINGS = {"capacity": 2048, "text_slots": 400}
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import functools
 import importlib
 import os
 import signal
@@ -30,6 +29,9 @@ CLOSED_PIPE = 141  # as a shell reports a program that SIGPIPE has ended
 GRACE_SECONDS = 3.0  # from Ctrl-C until a command that has not ended is terminated
 WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 M_ARENA_MAX = -8  # of glibc's mallopt
+
+_shown: set[str] = set()  # warnings printed so far
+_shown_lock = threading.Lock()  # threads warn too
 
 
 def entry_point() -> NoReturn:
@@ -180,7 +182,12 @@ def _importing(frame: FrameType | None) -> bool:
 
 def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     """Print a warning once, as one line without file and line number."""
-    _report_once(" ".join(str(message).split()))
+    line = " ".join(str(message).split())
+    with _shown_lock:
+        if line in _shown:
+            return
+        _shown.add(line)
+        _report(line)
 
 
 def _open_standard_streams() -> bool:
@@ -230,12 +237,7 @@ def _terminal_restorer() -> Callable[[], None]:
 
 def _report(line: str) -> None:
     with contextlib.suppress(OSError):  # closed
-        print(f"omnizip: {line}", file=sys.stderr, flush=True)
-
-
-@functools.cache
-def _report_once(line: str) -> None:
-    _report(line)
+        print(f"omnizip: {line}\n", end="", file=sys.stderr, flush=True)  # one write: one line
 
 
 def _flush() -> OSError | None:

@@ -40,7 +40,7 @@ def run(bench: Bench) -> Iterator[Row]:
         note=note,
     )
     yield bench.timed("media.load_clip", whole)
-    yield bench.timed("media.sound_alone", audio)
+    yield bench.timed("media.audio_only", audio)
 
 
 def _realtime(seconds: float, timing: Timing) -> tuple[float, float]:

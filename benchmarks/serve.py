@@ -64,7 +64,7 @@ def run(bench: Bench) -> Iterator[Row]:
 def _batches(bench: Bench) -> Iterator[Row]:
     """A full batch of answers, decoded together and one by one."""
     clip, count = NoiseClip(bench), BATCH_SIZES[0]
-    for name, method in (("lanes", KEEP_45), ("lanes_full", FULL)):
+    for name, method in (("batch", KEEP_45), ("batch_full", FULL)):
         bench.say(f"serve: {count} answers to {bench.windows} windows, {method}")
         prefill = clip.prefill(method, DECODE_BLOCK * bench.most_rounds)
         batched, alone = _Answers(bench, prefill, count), _Answers(bench, prefill, count)

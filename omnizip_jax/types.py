@@ -1,4 +1,4 @@
-"""Pytrees shared by all rooms: a window of media, a window of tokens, and a selection.
+"""Pytrees shared by all packages: a window of media, a window of tokens, and a selection.
 
 A clip is the same structure with a leading axis ``W`` of windows on every leaf.
 """

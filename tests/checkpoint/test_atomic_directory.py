@@ -88,27 +88,27 @@ def test_the_second_waits(target):
 
 @pytest.mark.parametrize("remains", [[], ["weights/d/1"], ["checkpoint/config.json"]])
 def test_remains_are_removed(target, remains, capfd):
-    room = target.with_name("model.unfinished")
+    unfinished = target.with_name("model.unfinished")
     for name in [MARKER, *remains]:
-        (room / name).parent.mkdir(parents=True, exist_ok=True)
-        (room / name).touch()
+        (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
+        (unfinished / name).touch()
     with atomic_directory(target) as folder:
         assert not list(folder.iterdir())
-        assert {path.name for path in room.iterdir()} == {MARKER, folder.name}
+        assert {path.name for path in unfinished.iterdir()} == {MARKER, folder.name}
     assert ("removing the remains" in capfd.readouterr().err) == bool(remains)
-    assert not room.exists()
+    assert not unfinished.exists()
 
 
 def test_files_that_cannot_be_removed_are_left_to_the_next(target, monkeypatch):
-    room = target.with_name("model.unfinished")
+    unfinished = target.with_name("model.unfinished")
     with monkeypatch.context() as patch:
         patch.setattr(module, "remove", lambda path: None)
         with atomic_directory(target) as folder:
             (folder / "file").touch()
-    assert (room / MARKER).is_file()
+    assert (unfinished / MARKER).is_file()
     with atomic_directory(target) as folder:
         assert not list(folder.iterdir())
-    assert not room.exists()
+    assert not unfinished.exists()
 
 
 def test_a_file_in_the_way(target):

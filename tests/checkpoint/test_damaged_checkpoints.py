@@ -54,7 +54,7 @@ pytestmark = pytest.mark.slow
 
 def test_killed_conversions(released_folder, converted, tmp_path, capfd):
     rng = random.Random(0)
-    target, room = tmp_path / "model", tmp_path / "model.unfinished"
+    target, unfinished = tmp_path / "model", tmp_path / "model.unfinished"
     command = [sys.executable, "-c", CONVERSION, str(released_folder), str(target)]
     fingerprint = load(converted).fingerprint
 
@@ -78,8 +78,12 @@ def test_killed_conversions(released_folder, converted, tmp_path, capfd):
             outcome = "finished" if code == 0 else "killed at the end"
             assert load(target, verify=True).fingerprint == fingerprint
         else:
-            outcome = "killed amid" if room.exists() else "killed at the beginning"
-            for folder in (target, room, *(path for path in room.rglob("*") if path.is_dir())):
+            outcome = "killed amid" if unfinished.exists() else "killed at the beginning"
+            for folder in (
+                target,
+                unfinished,
+                *(path for path in unfinished.rglob("*") if path.is_dir()),
+            ):
                 with pytest.raises(ValueError):
                     load(folder)
         outcomes[outcome] += 1

@@ -72,7 +72,7 @@ def test_a_streams_worth_equals_float64_loops():
 
 
 def test_what_was_new_long_ago_is_worth_more_than_what_is_usual():
-    """The new tokens of a window are worth many times the others."""
+    """The new tokens of a window weigh many times the others."""
     clip = loops.eventful(windows=12, at=6)
     expected, importance = NoveltyState.initial(jax.tree.map(lambda x: x[0], clip)), []
     for number in range(12):

@@ -46,7 +46,7 @@ def windows(random_windows):
 
 @pytest.fixture(scope="module")
 def streams(params, windows):
-    """Four that remember different things: caches filled to different lengths."""
+    """Four streams whose caches are filled to different lengths."""
     states = []
     for count, method in zip((1, 4, 2, 3), (OmniZipConfig(), AllTokens()) * 2, strict=True):
         state = init_stream(params, method, capacity=768, text_slots=192, spec=SPEC)
@@ -75,7 +75,7 @@ def run_batch(params, replies):
     return replies
 
 
-def test_lanes_make_the_tokens_that_each_makes_alone(params, begun, alone):
+def test_a_batch_generates_the_tokens_of_single_sequences(params, begun, alone):
     done = run_batch(params, begun)
     assert [generation.ids for generation in done] == alone
     assert [len(ids) for ids in alone] == [19, 3, 21, 11]  # or the test would see little
@@ -94,22 +94,22 @@ def test_answers_join_and_leave_between_steps(params, begun, alone):
     assert [generation.ids for generation in done] == alone
 
 
-def test_an_end_token_ends_its_lane_alone(params, begun, alone, monkeypatch):
-    """The model's own end tokens are rare; here the third lane's fourth token is one."""
+def test_an_end_token_ends_only_its_sequence(params, begun, alone, monkeypatch):
+    """The model's own end tokens are rare; here the third sequence's fourth token is one."""
     end = alone[2][3]
     assert end not in alone[2][:3]
     monkeypatch.setattr("omnizip_jax.inference.generation.end_tokens", lambda tokenizer: (end,))
-    lanes = step_batch(params, begun)
-    for generation, ids in zip(lanes, alone, strict=True):
+    stepped = step_batch(params, begun)
+    for generation, ids in zip(stepped, alone, strict=True):
         expected = ids[:DECODE_BLOCK]
         expected = expected[: expected.index(end) + 1] if end in expected else expected
         assert generation.ids == expected
         assert generation.finished == (end in expected or len(ids) <= DECODE_BLOCK)
-    assert lanes[2].ids == alone[2][:4] and not lanes[0].finished
+    assert stepped[2].ids == alone[2][:4] and not stepped[0].finished
 
 
-def test_what_ended_stays_as_it_was(params, streams):
-    """A lane that waits for others makes nothing, and can be remembered afterwards."""
+def test_a_finished_sequence_is_unchanged(params, streams):
+    """A finished sequence generates nothing while others go on, and can be appended afterwards."""
     decodings = SamplingParams(2), SamplingParams(14)
 
     def begun():
@@ -189,7 +189,7 @@ def test_one_program_for_all_fillings_and_samplings(params, streams):
     assert programs._cache_size() == before
 
 
-def test_lanes_attend_as_far_as_they_are_filled(monkeypatch):
+def test_every_sequence_attends_to_its_filled_slots(monkeypatch):
     """Every length that the switch can choose, and the last slot."""
     monkeypatch.setattr(attention, "MIN_LENGTH_BUCKET", 8)
     rng = np.random.default_rng(0)
@@ -210,8 +210,8 @@ def test_lanes_attend_as_far_as_they_are_filled(monkeypatch):
 
 
 def test_the_caches_are_updated_in_place(params, begun):
-    """Lanes need no second copy of what they remember."""
-    room = sum(x.nbytes for x in jax.tree.leaves(begun[0].decode_state.cache))
+    """A batch needs no second copy of its caches."""
+    cache_bytes = sum(x.nbytes for x in jax.tree.leaves(begun[0].decode_state.cache))
     program = generate_tokens.lower(
         params.weights["text"],
         [generation.decode_state for generation in begun],
@@ -223,5 +223,5 @@ def test_the_caches_are_updated_in_place(params, begun):
         backend=begun[0].context.prefill_config.backend,
     ).compile()
     memory: Any = program.memory_analysis()
-    assert memory.alias_size_in_bytes >= 4 * room
-    assert memory.temp_size_in_bytes < 2 * room  # one layer's slots of each lane at a time
+    assert memory.alias_size_in_bytes >= 4 * cache_bytes
+    assert memory.temp_size_in_bytes < 2 * cache_bytes  # one layer of each sequence at a time

@@ -295,8 +295,8 @@ def test_turns_and_openings_never_overfill_a_cache(params, windows, memory):
     assert forgotten
 
 
-def test_room_that_cannot_be_made_is_an_error(params, clip_context, stream):
-    """Neither grown in vain nor written beyond the end."""
+def test_capacity_beyond_the_limit_is_an_error(params, clip_context, stream):
+    """The cache is neither resized nor written beyond its end."""
     for context in (clip_context, stream):
         before = plain(context)
         with pytest.raises(ValueError, match="no capacity for"):
@@ -414,7 +414,7 @@ def test_feeding_reads_nothing_back(params, stream, windows, no_reading):
 
 @pytest.mark.slow  # the parts in bfloat16 have quick tests of their own
 def test_half_precision(params, windows, clip):
-    """Generation, streams and forgetting in bfloat16, beside float32."""
+    """Generation, streams and eviction in bfloat16 against float32."""
     half = params.replace(weights=jax.tree.map(lambda x: x.astype(jnp.bfloat16), params.weights))
     contexts, states = [], []
     for given in (params, half):

@@ -118,7 +118,7 @@ PLANS = ["wwwwww", "twwwtww", "wwtwwtttwwww", "t", "ww"]
 
 @pytest.mark.parametrize("memory", ["recent", "fading"])
 @pytest.mark.parametrize("plan", PLANS)
-def test_forgetting(plan, memory):
+def test_eviction(plan, memory):
     rng = np.random.default_rng(len(plan))
     tokens, now = history(plan, rng)
     length = jnp.int32(len(tokens))
@@ -159,7 +159,7 @@ def test_forgetting(plan, memory):
         np.testing.assert_allclose(cache.keys[layer, :count], expected, atol=1e-4)
         np.testing.assert_array_equal(cache.values[layer, :count], values[layer][order])
 
-    # Forgetting again right away changes nothing but what leaves.
+    # A second eviction that keeps everything changes nothing.
     everything = jnp.arange(SIZE) < count
     again, slots_again, now_again = evict_slots(
         cache, slots, everything, moved_now, jnp.int32(PREFIX_LENGTH), CONFIG
@@ -188,15 +188,15 @@ def test_recent_lets_whole_windows_leave_and_fading_thins_the_old_ones():
     assert len(left(fading)) > len(left(recent))
 
 
-def test_fading_goes_by_age_and_worth():
-    """Where there is room for n slots, the n with the most worth for their age stay."""
+def test_fading_ranks_by_importance_over_age():
+    """Of n slots the n tokens with the highest importance / age are kept."""
     tokens, now = history("w" * 12, np.random.default_rng(5))
     slots, length = slots_of(tokens), jnp.int32(len(tokens))
     rest = [t for t in tokens if t.kind in (TokenKind.AUDIO, TokenKind.VIDEO)]
     newest = max(t.unit for t in tokens)
     value = {id(t): t.importance / (newest - t.unit + 1) for t in rest}
-    for room in (len(tokens) // 3, len(tokens) // 2):
-        keep = select_kept_slots(slots, length, jnp.int32(now), "fading", room, 10**6)
+    for low_water in (len(tokens) // 3, len(tokens) // 2):
+        keep = select_kept_slots(slots, length, jnp.int32(now), "fading", low_water, 10**6)
         stays = [value[id(t)] for t, k in zip(tokens, keep, strict=False) if k and id(t) in value]
         leaves = [
             value[id(t)] for t, k in zip(tokens, keep, strict=False) if not k and id(t) in value
@@ -204,7 +204,7 @@ def test_fading_goes_by_age_and_worth():
         assert stays and leaves and min(stays) > max(leaves)
 
 
-def test_positions_out_of_reach_leave():
+def test_positions_beyond_the_span_are_evicted():
     tokens, now = history("w" * 6, np.random.default_rng(0))
     slots, length = slots_of(tokens), jnp.int32(len(tokens))
     keep = select_kept_slots(slots, length, jnp.int32(now), "fading", SIZE - 1, span=120)

@@ -1,4 +1,4 @@
-"""A stream equals ``generate`` with a causal plan, forgets what it should, and traces once."""
+"""A stream equals ``generate`` with a causal plan, evicts the right slots, and traces once."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_kept_turns_read_like_one_conversation(params, random_windows, first_log
 
 
 @pytest.mark.parametrize("memory", [pytest.param("recent", marks=pytest.mark.slow), "fading"])
-def test_a_full_cache_forgets_and_goes_on(params, random_windows, memory, first_logits):
+def test_a_full_cache_evicts_and_continues(params, random_windows, memory, first_logits):
     """Nothing differs until the first eviction; after it, length and positions stay in bounds."""
     windows = each(random_windows([2] * 6, [200] * 6))
     state = begin(params, capacity=768, memory=memory)

@@ -221,9 +221,7 @@ def begin(
         check_windows(window, config.spec)
     if not isinstance(question, Text):
         chat_template.check_question(question)
-        open_clip = window is not None or bool(context.state.in_video)
-        modalities = config.modalities if open_clip else None
-        question = chat_template.question(params.tokenizer, config.config, question, modalities)
+        question = _question(params, context, question, window is not None)
     evicts = context.retention.memory is not None
     slots = context.retention.text_slots if evicts else None
     closing = len(_closing(params, finished=False)) if keep else 0
@@ -398,6 +396,29 @@ def _append_turn(params: Params, state: GenerationState) -> Context:
     text = pad_text(closing, limit=context.capacity - used)
     context, _ = prefill_text(params, context, text, decode_state.position)
     return record_text(context, state.begin, decode_state.position + text.count)
+
+
+def append_exchange(params: Params, context: Context, question: str, answer: str) -> Context:
+    """Append a question and its answer as given texts; the cache of ``context`` is donated."""
+    asked = _question(params, context, question)
+    words = params.tokenizer(answer, add_special_tokens=False, split_special_tokens=True)
+    rest = np.array([*words["input_ids"], *_closing(params, finished=False)], np.int32)
+    offsets = int(asked.offsets[-1]) + 1 + np.arange(len(rest), dtype=np.int32)
+    tokens = np.concatenate([asked.tokens, rest])
+    evicts = context.retention.memory is not None
+    limit = max(context.retention.text_slots, len(tokens)) if evicts else None
+    text = pad_text(tokens, np.concatenate([asked.offsets, offsets]), limit=limit)
+    context = refresh_usage(ensure_capacity(context, len(text.tokens), len(text.tokens)))
+    start, place = context.state.after, context.used_slots
+    context, _ = prefill_text(params, context, text, start)
+    return record_text(context, place, start + int(offsets[-1]) + 1)
+
+
+def _question(params: Params, context: Context, question: str, in_video: bool = False) -> Text:
+    """Tokens of a question, which closes the video before it unless a text has done so."""
+    config = context.prefill_config
+    modalities = config.modalities if in_video or bool(context.state.in_video) else None
+    return chat_template.question(params.tokenizer, config.config, question, modalities)
 
 
 def _closing(params: Params, finished: bool) -> np.ndarray:

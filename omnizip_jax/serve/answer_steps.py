@@ -11,23 +11,14 @@ import jax
 import numpy as np
 
 from omnizip_jax.compression import Method
-from omnizip_jax.inference import chat_template as prompts
 from omnizip_jax.inference.api import begin_turn
 from omnizip_jax.inference.context import Context, fork
 from omnizip_jax.inference.decode import SamplingParams, end_tokens
-from omnizip_jax.inference.generation import GenerationState, begin
+from omnizip_jax.inference.generation import GenerationState, append_exchange, begin, finish
 from omnizip_jax.inference.inputs import UserTurn, check_positions
-from omnizip_jax.inference.kv_cache_capacity import ensure_capacity, refresh_usage
-from omnizip_jax.inference.prefill import (
-    encode_blocks,
-    prefill_text,
-    prefill_turn,
-    record_text,
-)
-from omnizip_jax.inference.sequence import pad_text
-from omnizip_jax.inference.streaming import change_method, feed
+from omnizip_jax.inference.prefill import encode_blocks, prefill_turn
+from omnizip_jax.inference.streaming import feed
 from omnizip_jax.media import Clip
-from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.serve.engine import Engine
 from omnizip_jax.serve.jobs import DecodeRequest
 from omnizip_jax.serve.sessions import Session
@@ -43,6 +34,7 @@ class AnswerRequest:
     Attributes:
         history: earlier exchanges about clips; a session keeps its own.
         keep: add question and answer to the session.
+        received: time of the request, of ``time.perf_counter``.
     """
 
     question: str
@@ -50,6 +42,7 @@ class AnswerRequest:
     sampling_params: SamplingParams = SamplingParams()  # noqa: RUF009 (frozen)
     stop: tuple[str, ...] = ()
     keep: bool = False
+    received: float = dataclasses.field(default_factory=time.perf_counter, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,13 +80,6 @@ class AnswerDone:
     seconds: dict[str, float]
 
 
-@dataclasses.dataclass(frozen=True)
-class MethodChanged:
-    """Windows from ``number`` on are compressed with the new method."""
-
-    number: int
-
-
 def answer_about_clips(
     engine: Engine,
     clips: Sequence[Clip] | Context,
@@ -129,7 +115,19 @@ def answer_about_clips(
             del latest
         engine.metrics.clips_read.inc()
         if turn.clips and method.stages(params.config.text.layers):
-            yield from _answer_in_decoder_pruned(engine, turn, encoded, method, request)
+            if request.history:
+                raise ValueError(
+                    f"{type(method).__name__} prunes inside the decoder, so a clip is prefilled "
+                    "with one question: ask without earlier turns, or use another method"
+                )
+            generation, _ = begin_turn(
+                params, turn, method, request.sampling_params, encoded=encoded
+            )
+            context = generation.context.replace(cache=generation.decode_state.cache)
+            _count_media(engine, context)
+            with engine.reserve(context):
+                del context
+                yield from _generate(engine, generation, request)
             return
         context, *_ = prefill_turn(params, turn, method, 256, encoded=encoded)
         del clips, encoded, turn, shown  # frees frames and features
@@ -184,62 +182,6 @@ def answer_about_session(
         yield from _generate(engine, generation, request, keep)
 
 
-def change_session_method(
-    engine: Engine, session: Session, arrived: int, method: Method
-) -> Iterator[MethodChanged]:
-    """The step that changes the method of a session; its context is kept.
-
-    Submit it as ``first``; otherwise windows that arrive later may get the old method.
-
-    Args:
-        arrived: windows with smaller numbers get the old method.
-    """
-    engine.read_pending(session, arrived)
-    context = change_method(engine.params, engine.context_of(session), method)
-    engine.set_context(session, context)
-    yield MethodChanged(arrived)
-
-
-def append_exchange(params: Params, context: Context, question: str, answer: str) -> Context:
-    """Add a question and its answer to a context, which is consumed."""
-    tokenizer, config = params.tokenizer, context.prefill_config.config
-    modalities = context.prefill_config.modalities if bool(context.state.in_video) else None
-    asked = prompts.question(tokenizer, config, question, modalities)
-    words = tokenizer(answer, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    rest = [*words, end_tokens(tokenizer)[0], *prompts.closing(tokenizer).tolist()]
-    offsets = int(asked.offsets[-1]) + 1 + np.arange(len(rest), dtype=np.int32)
-    tokens = np.concatenate([asked.tokens, np.array(rest, np.int32)])
-    streams = context.retention.memory is not None
-    limit = max(context.retention.text_slots, len(tokens)) if streams else None
-    text = pad_text(tokens, np.concatenate([asked.offsets, offsets]), limit=limit)
-    context = refresh_usage(ensure_capacity(context, len(text.tokens), len(text.tokens)))
-    start, place = context.state.after, context.used_slots
-    context, _ = prefill_text(params, context, text, start)
-    return record_text(context, place, start + int(offsets[-1]) + 1)
-
-
-def _answer_in_decoder_pruned(
-    engine: Engine,
-    turn: UserTurn,
-    encoded: list[EncodedWindow],
-    method: Method,
-    request: AnswerRequest,
-) -> Iterator[Any]:
-    """Prefill a clip with its question: the method prunes inside the decoder."""
-    if request.history:
-        raise ValueError(
-            f"{type(method).__name__} prunes inside the decoder, so a clip is prefilled with one "
-            "question: ask without earlier turns, or use another method"
-        )
-    params, sampling_params = engine.params, request.sampling_params
-    generation, _ = begin_turn(params, turn, method, sampling_params, encoded=encoded)
-    context = generation.context.replace(cache=generation.decode_state.cache)
-    _count_media(engine, context)
-    with engine.reserve(context):
-        del context
-        yield from _generate(engine, generation, request)
-
-
 def _generate(
     engine: Engine,
     generation: GenerationState,
@@ -261,21 +203,22 @@ def _generate(
         engine.metrics.tokens.inc(len(generation.ids) - made)
         text = stop.push(generation.piece, last=generation.finished)
         event = TextDelta(text) if text else None
+        if text and text == stop.text:
+            engine.metrics.first_token.observe(time.perf_counter() - request.received)
     yield event
     if keep is not None:
         keep(stop.text)
     ended = stop.stopped or generation.ids[-1] in end_tokens(params.tokenizer)
-    state = generation.context.state
-    (audio, video), (audio_kept, video_kept) = state.seen.tolist(), state.kept.tolist()
+    counts = finish(params, generation)[0].counts
     yield AnswerDone(
         text=stop.text,
         finish="stop" if ended else "length",
         prompt=prompt,
-        made=len(generation.ids),
-        audio=audio,
-        audio_kept=audio_kept,
-        video=video,
-        video_kept=video_kept,
+        made=counts.generated,
+        audio=counts.audio,
+        audio_kept=counts.audio_kept,
+        video=counts.video,
+        video_kept=counts.video_kept,
         seconds=generation.seconds | {"answer": time.perf_counter() - began},
     )
 

@@ -32,11 +32,11 @@ from omnizip_jax.inference.context import Context
 from omnizip_jax.inference.decode import SamplingParams
 from omnizip_jax.inference.generation import GenerationState, begin
 from omnizip_jax.inference.kv_cache_capacity import evict
-from omnizip_jax.inference.streaming import feed, init_stream
+from omnizip_jax.inference.streaming import change_method, feed, init_stream
 from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.serve.config import Limits, MiB
 from omnizip_jax.serve.errors import RequestError, as_request_error
-from omnizip_jax.serve.jobs import EventQueue, Job, notify
+from omnizip_jax.serve.jobs import Job, event_queue, notify
 from omnizip_jax.serve.metrics import Metrics
 from omnizip_jax.serve.sessions import (
     QueuedWindow,
@@ -141,8 +141,8 @@ class Engine:
         Raises:
             RequestError: as ``submit``; that of a step; no event for ``Limits.waiting`` seconds.
         """
-        queue, seconds = EventQueue(), self.limits.waiting
-        job = self.submit(steps, queue.put, first=first)
+        (queue, put), seconds = event_queue(), self.limits.waiting
+        job = self.submit(steps, put, first=first)
         try:
             while True:
                 try:
@@ -173,15 +173,11 @@ class Engine:
         Raises:
             RequestError: there are too many sessions, or the server is closing.
         """
-        sizes: dict[str, Any] = {
-            "capacity": self.limits.capacity,
-            "text_slots": self.limits.text_slots,
-        }
         session = Session(on_event)
 
         def create() -> None:
             if not session.ended:
-                context = init_stream(self.params, method or self.method, **sizes | settings)
+                context = self._init_stream(method or self.method, **settings)
                 self.set_context(session, jax.block_until_ready(context))
 
         def on_end(error: RequestError | None) -> None:
@@ -243,6 +239,23 @@ class Engine:
             return self.end(session)
         self._run_first(lambda: self._store_and_end(session))
 
+    async def change_method(self, session: Session, method: Method) -> int:
+        """Change the method of a session; returns the number of the first window with it.
+
+        Raises:
+            RequestError: as ``events``.
+        """
+        arrived = session.arrived
+
+        def steps() -> Iterator[int]:
+            self.read_pending(session, arrived)
+            self.set_context(session, change_method(self.params, self.context_of(session), method))
+            yield arrived
+
+        async for event in self.events(steps(), first=True):
+            arrived = event
+        return arrived
+
     def context_of(self, session: Session) -> Context:
         """The context of a session; on the engine's thread.
 
@@ -297,6 +310,11 @@ class Engine:
         """Read the queued windows with smaller numbers; on the engine's thread."""
         while session.queue and session.queue[0].number < arrived:
             self._read_window(session)
+
+    def _init_stream(self, method: Method, **settings: Any) -> Context:
+        limits = self.limits
+        sizes: dict[str, Any] = {"capacity": limits.capacity, "text_slots": limits.text_slots}
+        return init_stream(self.params, method, **sizes | settings)
 
     def _add_session(self, session: Session) -> None:
         with self._changed:
@@ -447,9 +465,7 @@ class Engine:
         """Compile a session of the default method, and its answers in batches of every size."""
         limits = self.limits
         try:
-            context = init_stream(
-                self.params, self.method, capacity=limits.capacity, text_slots=limits.text_slots
-            )
+            context = self._init_stream(self.method)
             context = feed(self.params, context, Window.empty(context.prefill_config.spec))
             for count in sorted(batches.BATCH_SIZES):
                 if count <= min(limits.answers, limits.answer_bytes // context_bytes(context)):

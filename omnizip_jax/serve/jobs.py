@@ -1,9 +1,10 @@
-"""Jobs of the engine, their events, and a queue that carries events to a coroutine."""
+"""Jobs of the engine, and their events."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -101,17 +102,9 @@ def notify(on_event: Callable[[Any], Any], event: Any) -> None:
         _LOG.exception("an event could not be delivered")
 
 
-class EventQueue:
-    """Events from any thread, for coroutines of the running loop."""
-
-    def __init__(self):
-        self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[Any] = asyncio.Queue()
-
-    def put(self, event: Any) -> None:
-        """Add an event; from any thread."""
-        self._loop.call_soon_threadsafe(self._events.put_nowait, event)
-
-    async def get(self) -> Any:
-        """Wait for the next event."""
-        return await self._events.get()
+def event_queue() -> tuple[asyncio.Queue[Any], Callable[[Any], Any]]:
+    """A queue of the running loop, and the function that adds an event to it from any thread."""
+    queue: asyncio.Queue[Any] = asyncio.Queue()
+    return queue, functools.partial(
+        asyncio.get_running_loop().call_soon_threadsafe, queue.put_nowait
+    )

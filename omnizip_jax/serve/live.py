@@ -18,7 +18,7 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,12 +33,11 @@ from omnizip_jax.serve.answer_steps import (
     AnswerStarted,
     TextDelta,
     answer_about_session,
-    change_session_method,
 )
 from omnizip_jax.serve.auth import PROTOCOL
 from omnizip_jax.serve.engine import Engine
 from omnizip_jax.serve.errors import RequestError, as_request_error
-from omnizip_jax.serve.jobs import EventQueue
+from omnizip_jax.serve.jobs import event_queue
 from omnizip_jax.serve.live_assembler import LiveAssembler
 from omnizip_jax.serve.media_workers import DecoderPool, decode_frame
 from omnizip_jax.serve.protocol import check_text, field, read_method, read_sampling
@@ -71,7 +70,7 @@ class _Connection:
         self._config: Mapping[str, Any] = {}
         self._session: Session | None = None
         self._assembler: LiveAssembler | None = None
-        self._events = EventQueue()
+        self._events, self._on_event = event_queue()
         self._event_task: asyncio.Task | None = None
         self._answer_task: asyncio.Task | None = None
         self._send_lock = asyncio.Lock()
@@ -121,23 +120,23 @@ class _Connection:
         except (ValueError, RecursionError) as error:
             raise RequestError(f"a message must be a JSON object: {error}") from error
         kind = message.get("type") if isinstance(message, dict) else None
-        if kind == "session.config":
-            await self._configure(message)
-        elif kind == "video.frame":
-            await self._add_frame(message)
-        elif kind == "audio.chunk":
-            await self._add_audio(message)
-        elif kind == "video.query":
-            await self._query(message)
-        elif kind == "video.done":
-            if self._answer_task is not None:
-                await asyncio.wait([self._answer_task])
-            self._done = True
-        else:
+        handlers: dict[Any, Callable[[Mapping[str, Any]], Awaitable[None]]] = {
+            "session.config": self._configure,
+            "video.frame": self._add_frame,
+            "audio.chunk": self._add_audio,
+            "video.query": self._query,
+            "video.done": self._finish,
+        }
+        if not isinstance(kind, str) or kind not in handlers:
             raise RequestError(
-                "a message must be an object of type session.config, video.frame, audio.chunk, "
-                f"video.query or video.done, got {str(kind)[:80]}"
+                f"a message must be an object of type {', '.join(handlers)}, got {str(kind)[:80]}"
             )
+        await handlers[kind](message)
+
+    async def _finish(self, _: Mapping[str, Any]) -> None:
+        if self._answer_task is not None:
+            await asyncio.wait([self._answer_task])
+        self._done = True
 
     async def _configure(self, message: Mapping[str, Any]) -> None:
         self._read_sampling(message)
@@ -166,9 +165,7 @@ class _Connection:
                 param="omnizip.method",
             )
         session, _ = self._active()
-        steps = change_session_method(self._engine, session, session.arrived, method)
-        async for event in self._engine.events(steps, first=True):
-            await self._send("method.changed", **dataclasses.asdict(event))
+        await self._send("method.changed", number=await self._engine.change_method(session, method))
 
     async def _resume(self, message: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         """Continue a stored session."""
@@ -182,7 +179,7 @@ class _Connection:
                 param="omnizip.resume",
             )
         session = await run_in_threadpool(
-            engine.store.take, options["resume"], engine.params, self._events.put
+            engine.store.take, options["resume"], engine.params, self._on_event
         )
         try:
             engine.resume(session)
@@ -212,7 +209,7 @@ class _Connection:
                 "omnizip.video and omnizip.audio must be true or false, not both false, got "
                 f"{str(modalities)[:80]}"
             )
-        self._start_session(self._engine.open(self._events.put, method, **settings), *modalities)
+        self._start_session(self._engine.open(self._on_event, method, **settings), *modalities)
 
     def _start_session(self, session: Session, video: bool, audio: bool) -> None:
         self._assembler = LiveAssembler(self._engine.params.config.spec, video, audio)
@@ -315,7 +312,7 @@ class _Connection:
         request: AnswerRequest,
         frames: list[tuple[str | None, float]],
     ) -> None:
-        engine, began, first = self._engine, time.perf_counter(), True
+        engine = self._engine
         request_id = f"video-{uuid.uuid4().hex}"
         try:
             await self._send("response.start", request_id=request_id)
@@ -331,9 +328,6 @@ class _Connection:
                             model_selected_ts_ms=1e3 * time.time(),
                         )
                     elif isinstance(event, TextDelta):
-                        if first:
-                            engine.metrics.first_token.observe(time.perf_counter() - began)
-                            first = False
                         await self._send(
                             "response.text.delta", request_id=request_id, delta=event.text
                         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
@@ -12,16 +14,10 @@ class Metrics:
 
     def __init__(self):
         self.registry = CollectorRegistry()
-
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(f"omnizip_{name}", text, registry=self.registry)
-
-        def counter(name: str, text: str) -> Counter:
-            return Counter(f"omnizip_{name}", text, registry=self.registry)
-
-        def histogram(name: str, text: str) -> Histogram:
-            return Histogram(f"omnizip_{name}", text, registry=self.registry, buckets=_SECONDS)
-
+        gauge, counter, histogram = (
+            functools.partial(kind, namespace="omnizip", registry=self.registry)
+            for kind in (Gauge, Counter, functools.partial(Histogram, buckets=_SECONDS))
+        )
         self.sessions = gauge("sessions", "open live sessions")
         self.answers = gauge("answers", "answers running or queued")
         self.windows_waiting = gauge("windows_waiting", "queued windows")

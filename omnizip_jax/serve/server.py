@@ -180,8 +180,7 @@ class Server:
 
     async def _answer(self, chat: ChatRequest) -> AsyncGenerator[Any]:
         """Events of an answer, from ``AnswerStarted`` to ``AnswerDone``."""
-        engine, limits, first = self.engine, self.engine.limits, True
-        began = time.perf_counter()
+        engine, limits = self.engine, self.engine.limits
         method = chat.method or engine.method
         with tempfile.TemporaryDirectory(prefix="omnizip_") as scratch:
             files = [
@@ -206,9 +205,6 @@ class Server:
         del clips  # the steps free them after the prefill
         async with contextlib.aclosing(engine.events(steps)) as events:
             async for event in events:
-                if first and isinstance(event, TextDelta):
-                    engine.metrics.first_token.observe(time.perf_counter() - began)
-                    first = False
                 yield event
 
 

@@ -13,7 +13,7 @@ from omnizip_jax import OmniZipConfig, ask, feed, fork, generate, init_stream, r
 from omnizip_jax.compression import AllTokens, FastV
 from omnizip_jax.inference import generation as batches
 from omnizip_jax.inference.decode import DECODE_BLOCK, SamplingParams
-from omnizip_jax.inference.generation import begin
+from omnizip_jax.inference.generation import append_exchange, begin
 from omnizip_jax.serve.answer_steps import (
     AnswerDone,
     AnswerRequest,
@@ -21,7 +21,6 @@ from omnizip_jax.serve.answer_steps import (
     TextDelta,
     answer_about_clips,
     answer_about_session,
-    append_exchange,
 )
 from omnizip_jax.serve.engine import Engine
 from omnizip_jax.serve.errors import RequestError

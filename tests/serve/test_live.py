@@ -15,8 +15,8 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from omnizip_jax import OmniZipConfig, PushSource, ask, feed, fork, init_stream, windows
+from omnizip_jax.inference.generation import append_exchange
 from omnizip_jax.inference.streaming import change_method
-from omnizip_jax.serve.answer_steps import append_exchange
 from omnizip_jax.serve.config import ServerConfig
 from omnizip_jax.serve.engine import Engine
 from omnizip_jax.serve.live_assembler import LiveAssembler

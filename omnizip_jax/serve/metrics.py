@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -14,10 +15,10 @@ class Metrics:
 
     def __init__(self):
         self.registry = CollectorRegistry()
-        gauge, counter, histogram = (
-            functools.partial(kind, namespace="omnizip", registry=self.registry)
-            for kind in (Gauge, Counter, functools.partial(Histogram, buckets=_SECONDS))
-        )
+        common: Any = {"namespace": "omnizip", "registry": self.registry}
+        gauge = functools.partial(Gauge, **common)
+        counter = functools.partial(Counter, **common)
+        histogram = functools.partial(Histogram, buckets=_SECONDS, **common)
         self.sessions = gauge("sessions", "open live sessions")
         self.answers = gauge("answers", "answers running or queued")
         self.windows_waiting = gauge("windows_waiting", "queued windows")

@@ -10,7 +10,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from omnizip_jax.testbed.clip_questions import FAMILIES, Question, draw_question, draw_questions
+from omnizip_jax.testbed.clip_questions import (
+    FAMILIES,
+    Family,
+    Question,
+    all_questions,
+    draw_questions,
+)
 from omnizip_jax.testbed.synthetic_clips import (
     DIFFICULTIES,
     SPEC,
@@ -23,6 +29,26 @@ from omnizip_jax.testbed.synthetic_clips import (
     random_generator,
 )
 
+# Kinds of questions; training numbers them.
+KINDS = (
+    "colour of sound",
+    "shape of sound",
+    "sound of colour",
+    "silent",
+    "colour of first or last",
+    "length",
+    "heard",
+    "count",
+    "first",
+    "last",
+    "next",
+    "times",
+    "heard when",
+    "count when",
+    "shape of colour",
+    "seen",
+    "seen when",
+)
 BLOCK_WINDOWS = 32  # of all clips of a block, which one program processes
 
 
@@ -111,3 +137,20 @@ def clip_and_questions(
     """The clip of a seed and the questions about it."""
     questions = QUESTION_SETS[difficulty]
     return questions.clip(seed, split), questions.questions(seed, split)
+
+
+def draw_question(
+    objects: tuple[ClipObject, ...],
+    random: np.random.Generator,
+    family: Family,
+    seconds: int | None = None,
+) -> Question:
+    """Draw one question of a family.
+
+    Raises:
+        ValueError: the clip allows for no question of that family.
+    """
+    kinds = {question.kind for question in all_questions(objects, family, seconds)}
+    if not kinds:
+        raise ValueError(f"no question of the family {family!r} can be asked about this clip")
+    return draw_questions(objects, random, 1, kinds, seconds)[0]

@@ -15,6 +15,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from benchmarks.prompts import build
+from experiments.accuracy_questions import KINDS
 from experiments.clip_inputs import GRID
 from experiments.streaming_recall_clips import STREAM_WINDOWS
 from experiments.training_clips import (
@@ -28,7 +29,7 @@ from experiments.training_clips import (
 from omnizip_jax.inference import chat_template
 from omnizip_jax.models.qwen2_5_omni import prompt as tmrope
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.testbed.clip_questions import KINDS, Question, draw_questions
+from omnizip_jax.testbed.clip_questions import Question, draw_questions
 from omnizip_jax.testbed.synthetic_clips import (
     DIFFICULTIES,
     SPEC,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import colorsys
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -81,8 +80,13 @@ def background_frames(
     """
     frames = np.empty((count, SIDE, SIDE, 3), np.uint8)
     moved = np.zeros((count, 2))
-    for shot in _shots(random, background, count, fps):
-        length = shot.stop - shot.start
+    start = 0
+    while start < count:
+        # Shots are whole seconds: the frames of a second share a token.
+        length = max(fps, round(random.uniform(*background.shot_seconds)) * fps)
+        length = min(length, count - start)
+        shot = slice(start, start + length)
+        start += length
         frames[shot], camera = _camera_frames(random, background, length, fps)
         moved[shot.start + 1 : shot.stop] = -np.diff(camera, axis=0)
         _add_moving_shapes(random, background, frames[shot], camera)
@@ -90,15 +94,6 @@ def background_frames(
         for frame, light in zip(frames[shot], lights, strict=True):
             frame[:] = np.clip(np.arange(256) * light, 0, 255).astype(np.uint8)[frame]
     return frames, moved
-
-
-def _shots(random, background, count, fps) -> Iterator[slice]:
-    start = 0
-    while start < count:
-        # Shots are whole seconds: the frames of a second share a token.
-        length = max(fps, round(random.uniform(*background.shot_seconds)) * fps)
-        yield slice(start, min(start + length, count))
-        start += length
 
 
 def _camera_frames(random, background, length, fps):
@@ -137,18 +132,13 @@ def _smooth_noise(random, sizes) -> Float[np.ndarray, "256 256"]:
     total = np.zeros((TEXTURE_SIDE, TEXTURE_SIDE), np.float32)
     for octave, size in enumerate(sizes, start=1):
         bumps = random.uniform(-1, 1, (size, size)).astype(np.float32) / octave
-        for _ in range(2):  # along rows, then along columns
-            bumps = _interpolate(bumps).T
+        place = np.arange(TEXTURE_SIDE, dtype=np.float32) * size / TEXTURE_SIDE
+        low = place.astype(int)
+        part = (place - low)[:, None]
+        for _ in range(2):  # interpolate rows, then columns
+            bumps = (bumps[low] * (1 - part) + bumps[(low + 1) % size] * part).T
         total = total + bumps
     return total
-
-
-def _interpolate(bumps: Float[np.ndarray, "N M"]) -> Float[np.ndarray, "256 M"]:
-    """Interpolate the rows of a periodic image."""
-    place = np.arange(TEXTURE_SIDE, dtype=np.float32) * len(bumps) / TEXTURE_SIDE
-    low = place.astype(int)
-    part = (place - low)[:, None]
-    return bumps[low] * (1 - part) + bumps[(low + 1) % len(bumps)] * part
 
 
 def _pale(random, most=PALE) -> Float[np.ndarray, " 3"]:

@@ -20,25 +20,6 @@ from omnizip_jax.testbed.synthetic_clips import COLOURS, SOUNDS, ClipObject
 Family = Literal["audio-visual", "audio", "video"]
 FAMILIES: tuple[Family, ...] = ("audio-visual", "audio", "video")
 
-KINDS = (
-    "colour of sound",
-    "shape of sound",
-    "sound of colour",
-    "silent",
-    "colour of first or last",
-    "length",
-    "heard",
-    "count",
-    "first",
-    "last",
-    "next",
-    "times",
-    "heard when",
-    "count when",
-    "shape of colour",
-    "seen",
-    "seen when",
-)
 NUMBERS = ("none", "one", "two", "three", "four", "five", "six")
 # Seconds in words. No question is asked about what begins too close to the end of a span.
 SPANS = {10: "ten seconds", 30: "thirty seconds", 60: "minute", 120: "two minutes"}
@@ -202,20 +183,3 @@ def draw_questions(
         same = answers[random.integers(len(answers))]
         out.append(same[random.integers(len(same))])
     return out
-
-
-def draw_question(
-    objects: tuple[ClipObject, ...],
-    random: np.random.Generator,
-    family: Family,
-    seconds: int | None = None,
-) -> Question:
-    """Draw one question of a family.
-
-    Raises:
-        ValueError: the clip allows for no question of that family.
-    """
-    kinds = {question.kind for question in all_questions(objects, family, seconds)}
-    if not kinds:
-        raise ValueError(f"no question of the family {family!r} can be asked about this clip")
-    return draw_questions(objects, random, 1, kinds, seconds)[0]

@@ -7,8 +7,9 @@ drawn from (split, seed), so two splits never share a clip.
 from __future__ import annotations
 
 import dataclasses
+import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -78,68 +79,15 @@ class Difficulty:
     max_occurrences: int = 1
 
 
-MOVING_BACKGROUND = Background(
-    shot_seconds=(2, 6),
-    pan=12,
-    shake=4,
-    zoom=1.15,
-    flicker=0.08,
-    contrast=50,
-    moving_shapes=(0, 3),
-    voices=(0, 3),
-    voice_amplitude=(0.01, 0.05),
-    bells=(0, 4),
-    bell_amplitude=(0.02, 0.08),
-)
-CALM_BACKGROUND = Background(
-    shot_seconds=(4, 20),
-    pan=4,
-    shake=1,
-    zoom=1.05,
-    flicker=0.03,
-    contrast=40,
-    moving_shapes=(0, 1),
-    voices=(0, 1),
-    voice_amplitude=(0.01, 0.03),
-    bells=(0, 2),
-    bell_amplitude=(0.02, 0.05),
-)
+def _parameters(kind: type, table: dict[str, Any]) -> Any:
+    if "background" in table:
+        table["background"] = _parameters(Background, table["background"])
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()})
 
-# Chosen on validation clips with all tokens, before any method was measured on them.
-DIFFICULTIES = {
-    # One object at a time, loud and large.
-    "easy": Difficulty((2, 4), (0, 2), 1, (26, 36), (0, 2), 12, 1e-3, (0.2, 0.4), (0, 2)),
-    # Several silent objects at once, small shapes on a rough background, noise: harder than the
-    # training clips.
-    "hard": Difficulty((2, 4), (1, 2), 2, (10, 17), (2, 5), 54, 1.4e-2, (0.03, 0.2), (0, 6)),
-    # Camera and background move; sounds overlap.
-    "moving": Difficulty(
-        (2, 4),
-        (0, 2),
-        2,
-        (14, 24),
-        (0, 0),
-        0,
-        4e-3,
-        (0.1, 0.3),
-        (0, 6),
-        background=MOVING_BACKGROUND,
-    ),
-    # Half a minute to five minutes; the same objects appear several times.
-    "long": Difficulty(
-        (4, 6),
-        (0, 2),
-        1,
-        (20, 34),
-        (0, 0),
-        0,
-        1e-3,
-        (0.15, 0.4),
-        (0, 6),
-        background=CALM_BACKGROUND,
-        windows=(15, 30, 60, 150),
-        max_occurrences=6,
-    ),
+
+_TABLES = tomllib.loads(Path(__file__).with_name("difficulties.toml").read_text())
+DIFFICULTIES: dict[str, Difficulty] = {
+    name: _parameters(Difficulty, table) for name, table in _TABLES.items()
 }
 
 
@@ -247,11 +195,12 @@ def draw_objects(
 ) -> tuple[ClipObject, ...]:
     """Draw objects: those with a sound in about half of the windows, silent ones elsewhere."""
     seconds = windows * SPEC.seconds
+    events, silent = (
+        random.integers(least, most + 1) for least, most in (difficulty.events, difficulty.silent)
+    )
     if difficulty.max_occurrences > 1:
-        return _draw_recurring(random, difficulty, seconds)
-    events = random.integers(difficulty.events[0], difficulty.events[1] + 1)
+        return _draw_recurring(random, events, silent, difficulty.max_occurrences, seconds)
     events = min(events, seconds)
-    silent = random.integers(difficulty.silent[0], difficulty.silent[1] + 1)
     busy = max(windows // 2, -(-events // SPEC.seconds))
     places = random.permutation(windows)[:busy, None] * SPEC.seconds + np.arange(2)
     taken = random.permutation(places.ravel())[:events].tolist()
@@ -271,12 +220,8 @@ def draw_objects(
     return tuple(sorted(objects, key=lambda obj: obj.second))
 
 
-def _draw_recurring(
-    random: np.random.Generator, difficulty: Difficulty, seconds: int
-) -> tuple[ClipObject, ...]:
+def _draw_recurring(random, events, silent, max_occurrences, seconds) -> tuple[ClipObject, ...]:
     """Draw one object per second in at most half of the seconds; some appear several times."""
-    events = random.integers(difficulty.events[0], difficulty.events[1] + 1)
-    silent = random.integers(difficulty.silent[0], difficulty.silent[1] + 1)
     limit = max(seconds // 2, 1)
     colours = random.permutation(list(COLOURS)).tolist()
     sounds = [*random.permutation(SOUNDS)[:events].tolist(), *[None] * silent]
@@ -285,7 +230,7 @@ def _draw_recurring(
         for colour, sound in zip(colours, sounds, strict=False)
     ][:limit]
     # Half of them appear once, the others more often if the clip is long enough.
-    most = max(1, min(difficulty.max_occurrences, seconds // 10))
+    most = max(1, min(max_occurrences, seconds // 10))
     times = random.integers(1, most + 1, len(cast))
     times[random.random(len(cast)) < 0.5] = 1
     more = random.permutation(np.repeat(np.arange(len(cast)), times - 1))

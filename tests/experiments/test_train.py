@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.accuracy_questions import KINDS
 from experiments.train import CURRICULUM, Stage, train
 from experiments.training_batches import CLASSES, MAX_WINDOWS, BatchSpec, DecoderBatch
 from experiments.training_clips import all_audio_content
 from experiments.training_losses import decode_dialogues
 from omnizip_jax.models.decoder import Decoder, KVCache
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.testbed.clip_questions import KINDS
 from omnizip_jax.testbed.synthetic_clips import COLOURS, DIFFICULTIES
 
 ALONE = dataclasses.replace(DIFFICULTIES["easy"], events=(1, 1), silent=(0, 0))

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from benchmarks.prompts import build
+from experiments.accuracy_questions import KINDS
 from experiments.batched_answers import SUFFIX
 from experiments.training_batches import MAX_TURN, BatchSampler, BatchSpec
 from experiments.training_clips import EncodedClips, encoder_function, token_labels
 from experiments.training_losses import decode_dialogues
 from omnizip_jax.inference.api import generate
-from omnizip_jax.testbed.clip_questions import KINDS, NAMES, NUMBERS, all_questions
+from omnizip_jax.testbed.clip_questions import NAMES, NUMBERS, all_questions
 from omnizip_jax.testbed.synthetic_clips import (
     COLOURS,
     DIFFICULTIES,

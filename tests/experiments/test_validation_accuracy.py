@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from experiments import validation_accuracy
+from experiments.accuracy_questions import KINDS
 from experiments.measured_methods import FULL
 from experiments.validation_accuracy import Answer
 from omnizip_jax.compression import AllTokens
-from omnizip_jax.testbed.clip_questions import KINDS
 
 
 def _answers(difficulty, windows, kind, truths, right, fewer=None):

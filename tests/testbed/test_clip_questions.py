@@ -7,12 +7,11 @@ import collections
 import numpy as np
 import pytest
 
+from experiments.accuracy_questions import KINDS, draw_question
 from omnizip_jax.testbed.clip_questions import (
     FAMILIES,
-    KINDS,
     NUMBERS,
     all_questions,
-    draw_question,
     draw_questions,
 )
 from omnizip_jax.testbed.synthetic_clips import DIFFICULTIES, ClipObject, draw_objects

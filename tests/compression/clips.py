@@ -1,5 +1,6 @@
 """Random clips with every kind of hole: no audio, no video, short tails, missing grids."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 from omnizip_jax.compression.omnizip_steps import compress_clip
 from omnizip_jax.types import WindowTokens
 
-_compress = functools.partial(jax.jit, static_argnames="config")(compress_clip)
+compress_program = functools.partial(jax.jit, static_argnames="config")(compress_clip)
 
 
 def counts_of(tokens):
@@ -17,8 +18,14 @@ def counts_of(tokens):
 
 
 def compress(tokens, config):
-    """``compress_clip`` jitted, at the budget that the method plans on the host."""
-    return _compress(tokens, config.plan(*counts_of(tokens)), config=config)
+    """``compress_clip`` jitted, at the budget that the method plans on the host.
+
+    ``keep`` only matters to ``plan``; the program has another, so that all shares have one.
+    """
+    budget = config.plan(*counts_of(tokens))
+    if getattr(config, "keep", None) is not None:
+        config = dataclasses.replace(config, keep=0.5)
+    return compress_program(tokens, budget, config=config)
 
 
 def random_clip(seed, windows=6, audio=20, grids=2, slots=16, width=24, scale=1.0, holes=True):

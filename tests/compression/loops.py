@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
 import numpy as np
 
+from omnizip_jax.compression.per_modality import PerModality, Rates
 from omnizip_jax.types import AudioFeatures, EncodedWindow, VisionFeatures
 from tests.compression.clips import random_clip
 from tests.compression.oracle import half_even
@@ -92,24 +94,39 @@ def select_program(method, windows, budget, key):
 
 
 def select(method, windows, key=KEY):
-    """The selection of a clip, at the budget that the method plans on the host."""
-    return select_program(method, windows, method.plan(*sizes(windows)), key)
+    """The selection of a clip, at the budget that the method plans on the host.
+
+    Settings that say how many tokens are kept only matter to ``plan``: the selection itself runs
+    with others, so that methods that differ in nothing else share a program.
+    """
+    budget = method.plan(*sizes(windows))
+    if "vision" not in method.wants:
+        windows = windows.replace(vision=None)
+    if isinstance(method, PerModality) and not getattr(method, "causal", False):
+        if method.keep is not None:
+            method = dataclasses.replace(method, keep=0.5)
+        if isinstance(method, Rates):
+            rho_audio = 0.5 if method.keep is not None or method.rho_audio else 0.0
+            method = dataclasses.replace(method, rho_audio=rho_audio, rho_video=0.5)
+    return select_program(method, windows, budget, key)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def stream_program(method, windows, key):
+    def step(state, window):
+        state, number = state
+        state, selection = method.step(state, window, jax.random.fold_in(key, number))
+        return (state, number + 1), selection
+
+    first = jax.tree.map(lambda x: x[0], windows)
+    return jax.lax.scan(step, (method.begin(first), 0), windows)[1]
 
 
 def stream(method, windows, key=KEY):
     """The selection of a clip, window by window."""
-    first = jax.tree.map(lambda x: x[0], windows)
-
-    @jax.jit
-    def run(windows):
-        def step(state, window):
-            state, number = state
-            state, selection = method.step(state, window, jax.random.fold_in(key, number))
-            return (state, number + 1), selection
-
-        return jax.lax.scan(step, (method.begin(first), 0), windows)[1]
-
-    return jax.tree.map(np.asarray, run(windows))
+    if "vision" not in method.wants:
+        windows = windows.replace(vision=None)
+    return jax.tree.map(np.asarray, stream_program(method, windows, key))
 
 
 def top(scores, mask, count):

@@ -12,8 +12,6 @@ from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.compression.omnizip_streaming import (
     BALANCE_SLACK,
     causal_scores,
-    compress_window,
-    initial_state,
     running_threshold,
 )
 from omnizip_jax.types import AudioFeatures, EncodedWindow, WindowTokens
@@ -27,6 +25,7 @@ HARD = OmniZipConfig.paper(causal=True, rho_audio=0.4, rho_video=0.7)
 TIGHT = OmniZipConfig.paper(
     causal=True, rho_audio=0.55, rho_video=0.61, rho_max=0.61, merge_size=0, key_windows=2
 )
+KEY = jax.random.key(0)  # not used
 CONFIGS = {"soft": SOFT, "hard": HARD, "tight": TIGHT}
 
 
@@ -77,12 +76,17 @@ def encoded(window):
     )
 
 
+def begin(config, clip):
+    """The state before the first window."""
+    return config.begin(encoded(jax.tree.map(lambda x: x[0], clip)))
+
+
 @functools.cache
 def program(config):
     @jax.jit
     def run(clip):
-        plan = initial_state(config, FRAMES, HEADS, SIZE)
-        return jax.lax.scan(lambda p, w: compress_window(p, encoded(w), config), plan, clip)[1]
+        plan = begin(config, clip)
+        return jax.lax.scan(lambda p, w: config.step(p, encoded(w), KEY), plan, clip)[1]
 
     return lambda clip: jax.tree.map(np.asarray, run(clip))
 
@@ -149,11 +153,11 @@ def test_scores_against_float64_in_one_trace():
 
     def both(plan, window):
         scores = causal_scores(plan, window["queries"], window["keys"], window["frame_mask"])
-        return scores, compress_window(plan, encoded(window), config)[0]
+        return scores, config.step(plan, encoded(window), KEY)[0]
 
     chex.clear_trace_counter()
     step = jax.jit(chex.assert_max_traces(both, n=1))
-    plan = initial_state(config, FRAMES, HEADS, SIZE)
+    plan = begin(config, clip)
     for w in range(9):
         scores, plan = step(plan, jax.tree.map(lambda x, w=w: x[w], clip))
         here, past = clip["frame_mask"][w], slice(max(w - 3, 0), w + 1)

@@ -12,7 +12,6 @@ import pytest
 
 from omnizip_jax import OmniZipConfig, WindowSpec, read
 from omnizip_jax.compression import DyCoke, FastV
-from omnizip_jax.compression.omnizip_streaming import initial_state
 from omnizip_jax.inference import chat_template as prompt
 from omnizip_jax.inference import streaming as stream
 from omnizip_jax.inference.decode import SamplingParams, end_tokens
@@ -163,7 +162,7 @@ def test_kept_turns_read_like_one_conversation(params, random_windows, first_log
     from omnizip_jax.models.qwen2_5_omni import prompt as tmrope
 
     decoder, text = Decoder(params.config.text), {"params": params.weights["text"]}
-    plan = initial_state(CAUSAL, 100, 4, 8)
+    plan = CAUSAL.begin(encode_window(params.weights, one, params.config))
     parts, places, now, base = [], [], 0, None
 
     def say(words, shared=()):

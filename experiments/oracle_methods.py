@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from omnizip_jax.compression.counts import as_fraction, round_share
-from omnizip_jax.compression.method import Budget, Counts, Method, check_share
+from omnizip_jax.compression.method import Budget, Counts, Method, check_shares
 from omnizip_jax.compression.novelty_weights import RunningMeans
 from omnizip_jax.compression.surprise import Surprise
 from omnizip_jax.inference.sequence import interleave
@@ -62,7 +62,7 @@ class Oracle(Method):
         super().__post_init__()
         if self.keep is None:
             raise ValueError("Oracle needs a share of the tokens to keep, as in Oracle(keep=0.25)")
-        check_share("Oracle.keep", self.keep)
+        check_shares(self, "keep")
 
     def plan(self, audio_counts: Counts, video_counts: Counts) -> Budget:
         """The share of all tokens; its division between the modalities depends on the clip."""

@@ -39,12 +39,7 @@ class WindowSpec:
     positions_per_second: int = 25
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"WindowSpec.{field.name} must be a positive integer, got {value!r}"
-                )
+        check_positive(self, *(field.name for field in dataclasses.fields(self)))
 
     @property
     def video_slots(self) -> int:
@@ -74,6 +69,15 @@ class WindowSpec:
     def positions(self) -> int:
         """Position ids in a window."""
         return self.positions_per_second * self.seconds
+
+
+def check_positive(settings: Any, *names: str) -> None:
+    """Raise ``ValueError`` unless the named fields of a dataclass are positive integers."""
+    for name in names:
+        value = getattr(settings, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            field = f"{type(settings).__name__}.{name}"
+            raise ValueError(f"{field} must be a positive integer, got {value!r}")
 
 
 def check_flags(**flags: Any) -> None:

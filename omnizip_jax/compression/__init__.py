@@ -1,23 +1,23 @@
 """Methods that select media tokens, independent of models and files.
 
 ``method`` is the contract, ``counts`` exact arithmetic of token counts. The OmniZip paper on masked
-windows: ``audio`` is section 3.3 (eq. 2-4), ``budget`` eq. 5 and Algorithm 1, ``video`` section 3.4
-(eq. 6-8), ``rule`` the order of the steps, ``omnizip`` the method, ``causal`` its form for streams,
-``published`` the differences of the authors' newest code.
+windows: ``omnizip_audio`` is section 3.3 (eq. 2-4), ``omnizip_budget`` eq. 5 and Algorithm 1,
+``omnizip_video`` section 3.4 (eq. 6-8), ``omnizip_steps`` their order, ``omnizip`` the method,
+``omnizip_streaming`` its form for streams, ``omnizip_official`` the authors' newest code.
 
-The other methods, a file each, derive from ``per_modality``, which also mixes the audio selection
-of one with the video selection of another. ``surprise`` is this package's own rule, with weights
-from ``novelty``; ``stages`` and ``question_guided`` prune inside the decoder.
+The other methods derive from ``per_modality``, which also mixes the audio selection of one with the
+video selection of another. ``surprise`` is this package's own rule, with ``novelty_weights``;
+``fastv``, ``seats`` and ``question_guided`` have ``decoder_stages``.
 """
 
-from omnizip_jax.compression.baselines import AllTokens, RandomTokens, TemporalOnly
+from omnizip_jax.compression.baselines import EVS, AllTokens, RandomTokens, TemporalOnly
 from omnizip_jax.compression.dycoke import DyCoke
-from omnizip_jax.compression.evs import EVS
 from omnizip_jax.compression.fastv import FastV
-from omnizip_jax.compression.method import Budget, Method
+from omnizip_jax.compression.method import Budget as Budget
+from omnizip_jax.compression.method import Method
 from omnizip_jax.compression.omnizip import OmniZipConfig
 from omnizip_jax.compression.omnizip_official import PublishedOmniZip
-from omnizip_jax.compression.per_modality import Mixed
+from omnizip_jax.compression.per_modality import Mixed as Mixed
 from omnizip_jax.compression.question_guided import QuestionGuided
 from omnizip_jax.compression.seats import Seats
 from omnizip_jax.compression.surprise import Surprise
@@ -40,27 +40,6 @@ METHODS: dict[str, type[Method]] = {
     "surprise": Surprise,
     "question_guided": QuestionGuided,
 }
-
-__all__ = [
-    "EVS",
-    "METHODS",
-    "AllTokens",
-    "Budget",
-    "DyCoke",
-    "FastV",
-    "Method",
-    "Mixed",
-    "OmniZipConfig",
-    "PublishedOmniZip",
-    "QuestionGuided",
-    "RandomTokens",
-    "Seats",
-    "Surprise",
-    "TemporalOnly",
-    "VidCom2",
-    "VisionZip",
-    "as_method",
-]
 
 
 def as_method(compression: Method | None) -> Method:

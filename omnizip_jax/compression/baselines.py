@@ -1,4 +1,4 @@
-"""Baselines: all tokens, random tokens, and the tokens that change over time."""
+"""Baselines: all tokens, random tokens, and the tokens that change over time (EVS)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
-from omnizip_jax.compression.counts import top_mask
+from omnizip_jax.compression.counts import floor_share, top_mask
 from omnizip_jax.compression.method import Budget, Method
 from omnizip_jax.compression.omnizip_video import change
 from omnizip_jax.compression.per_modality import ModalitySelection, Rates, join, select_top
@@ -36,8 +36,9 @@ class AllTokens(Method):
     def step_bound(self, audio_slots: int, video_slots: int) -> int:
         return self.audio * audio_slots + self.video * video_slots
 
-    def select(self, windows, budget, key):
-        return self._all(windows)
+    def select(self, windows: EncodedWindow, budget: Budget | None, key: PRNGKeyArray) -> Selection:
+        audio, video = windows.audio.token_mask, windows.video_mask
+        return Selection.of(audio, video, audio & self.audio, video & self.video)
 
     def begin(self, window: EncodedWindow) -> tuple[()]:
         return ()
@@ -45,11 +46,7 @@ class AllTokens(Method):
     def step(
         self, state: tuple[()], window: EncodedWindow, key: PRNGKeyArray
     ) -> tuple[tuple[()], Selection]:
-        return state, self._all(window)
-
-    def _all(self, windows: EncodedWindow) -> Selection:
-        audio, video = windows.audio.token_mask, windows.video_mask
-        return Selection.of(audio, video, audio & self.audio, video & self.video)
+        return state, self.select(window, None, key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,14 +78,12 @@ class RandomTokens(Rates):
         audio, video = windows.audio.token_mask, windows.video_mask
         mask = jnp.concatenate([audio.reshape(-1), video.reshape(-1)])
         scores = jax.random.uniform(key, mask.shape)
-        keep = top_mask(scores, mask, budget.total)
-
-        def part(slots: slice, like: Array) -> ModalitySelection:
-            return ModalitySelection(
-                keep[slots].reshape(like.shape), scores[slots].reshape(like.shape)
-            )
-
-        return join(windows, part(slice(audio.size), audio), part(slice(audio.size, None), video))
+        split = (jnp.split(x, [audio.size]) for x in (top_mask(scores, mask, budget.total), scores))
+        parts = (
+            ModalitySelection(keep.reshape(like.shape), score.reshape(like.shape))
+            for keep, score, like in zip(*split, (audio, video), strict=True)
+        )
+        return join(windows, *parts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,3 +98,31 @@ class TemporalOnly(Rates):
 
     def select_video(self, windows, count, key, audio_keep):
         return select_top(change(windows.video, windows.video_mask), windows.video_mask, count)
+
+
+@dataclasses.dataclass(frozen=True)
+class EVS(TemporalOnly):
+    """EVS, efficient video sampling, as in vLLM (``multimodal/evs.py``): one top K over the clip.
+
+    The score is ``1 - cos(x_t, x_{t-1})``, the first grid ranks before all, and
+    ``K = max(HW, floor((1 - rho_video) T HW))`` for T grids of HW tokens. The audio is kept whole
+    without ``keep``.
+    """
+
+    rho_audio: float = 0.0
+    rho_video: float = 0.75
+
+    def plan(self, audio_counts, video_counts):
+        """Exact, except for clips so short that the first grid exceeds the share."""
+        budget = super().plan(audio_counts, video_counts)
+        if self.keep is not None:
+            return budget
+        video = floor_share(self.shares[1], np.sum(video_counts))
+        first = next((n for n in video_counts if n), 0)  # the first grid has at most its window's
+        return Budget(budget.audio, video, budget.audio + max(video, first)).as_ints()
+
+    def select_video(self, windows, count, key, audio_keep):
+        if self.keep is None:
+            sizes = jnp.sum(windows.video_mask, -1).reshape(-1)
+            count = jnp.maximum(count, sizes[jnp.argmax(sizes > 0)])
+        return super().select_video(windows, count, key, audio_keep)

@@ -59,7 +59,7 @@ def _product(share: Fraction, counts: Any) -> tuple[Any, Any, int]:
 
 def nearest(x: Any) -> Any:
     """The nearest integer; to a thousandth first, so that halves are halves in every program."""
-    xp = _namespace(x)
+    xp = namespace(x)
     return xp.round(xp.round(x * 1024) / 1024).astype(xp.int32)
 
 
@@ -82,10 +82,11 @@ def salience_order(scores: Float[Array, " n"], valid: Bool[Array, " n"]) -> Int[
 
 
 def top_mask(
-    scores: Array, valid: Bool[Array, " n"], count: Num[Array, ""] | int
-) -> Bool[Array, " n"]:
-    """The ``count`` highest scores among the valid ones; of equal scores the lower index wins."""
-    return (salience_order(scores, valid) < count) & valid
+    scores: Array, valid: Bool[Array, "*n"], count: Num[Array, ""] | int
+) -> Bool[Array, "*n"]:
+    """The ``count`` highest scores among the valid ones; of equal scores the earlier wins."""
+    order = salience_order(scores.reshape(-1), valid.reshape(-1))
+    return (order < count).reshape(valid.shape) & valid
 
 
 def salient_share(
@@ -98,25 +99,6 @@ def salient_share(
     """
     tokens = audio + video
     return (total - anchors + gap * video) / (tokens + (tokens == 0))
-
-
-def line_count(total: Any, audio: Any, video: Any, anchors: Any = 0, gap: float = PAPER_GAP) -> Any:
-    """Audio tokens among ``total`` kept tokens, along the line through the paper's settings.
-
-    ``salient_share`` of the audio tokens, rounded, and the anchors; ``within`` bounds it.
-    """
-    return anchors + nearest(salient_share(total, audio, video, anchors, gap) * audio)
-
-
-def within(part: Any, total: Any, audio: Any, video: Any, anchors: Any = 0) -> Any:
-    """``part`` audio tokens of ``total`` kept tokens, limited to the tokens that exist.
-
-    Where a modality has fewer tokens than its part, the other gets the difference. Anchors are
-    always kept.
-    """
-    xp = _namespace(audio)
-    least, most = xp.maximum(total - video, anchors), xp.minimum(total, audio)
-    return xp.clip(part, least, xp.maximum(most, least))
 
 
 class RunningShare(struct.PyTreeNode):
@@ -152,5 +134,6 @@ def running_share_bound(share: Fraction, slots: int) -> int:
     return min(slots * share.numerator // share.denominator + 1, slots)
 
 
-def _namespace(x: Any) -> Any:
+def namespace(x: Any) -> Any:
+    """numpy for numbers and arrays on the host, jax.numpy for those on the device."""
     return np if isinstance(x, int | float | np.generic | np.ndarray) else jnp

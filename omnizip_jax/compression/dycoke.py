@@ -15,8 +15,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from omnizip_jax.compression.counts import apportion, salience_order
 from omnizip_jax.compression.method import Count
-from omnizip_jax.compression.omnizip_video import frame_distance
+from omnizip_jax.compression.omnizip_video import frame_distance, place_in_run
 from omnizip_jax.compression.per_modality import ModalitySelection, Rates
+from omnizip_jax.window_spec import check_positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +49,7 @@ class DyCoke(Rates):
             raise ValueError(
                 f"DyCoke keeps one frame of four whole: the least share is 0.25, got {least:.4g}"
             )
-        if self.audio_frame < 1:
-            raise ValueError(f"DyCoke.audio_frame must be at least 1, got {self.audio_frame}")
+        check_positive(self, "audio_frame")
 
     def select_audio(self, windows, count, key):
         audio, size = windows.audio, self.audio_frame
@@ -87,9 +87,7 @@ def merge_in_time(
         count: tokens to keep of all sequences together.
     """
     exists = mask.any(-1)
-    number = jnp.cumsum(exists) - exists
-    first = jax.ops.segment_min(jnp.where(exists, number, exists.size), sequence, exists.size)
-    place = number - first[sequence]
+    number, place = jnp.cumsum(exists) - exists, place_in_run(exists, sequence)
     length = jax.ops.segment_sum(exists.astype(jnp.int32), sequence, exists.size)[sequence]
     last_group = place // 4 == (length - 1) // 4
     whole = (place % 4 == 0) | ((place % 4 == 2) & last_group)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from omnizip_jax.compression.counts import as_fraction, round_share, top_mask
 from omnizip_jax.compression.decoder_stages import Stage, Tokens, check_after, scaled_layer
-from omnizip_jax.compression.method import Method, check_share
+from omnizip_jax.compression.method import Method, check_shares
 from omnizip_jax.types import Selection, TokenKind
 
 
@@ -38,10 +38,7 @@ class FastV(Method):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.keep is not None:
-            check_share("FastV.keep", self.keep)
-        for name in ("rho_audio", "rho_video"):
-            check_share(f"FastV.{name}", getattr(self, name))
+        check_shares(self, "keep", "rho_audio", "rho_video")
         check_after("FastV.after", self.after)
 
     def select(self, windows, budget, key):

@@ -122,16 +122,6 @@ class Method:
         return jax.lax.scan(step, (begin, key), windows)[1]
 
 
-def add_window_axis(window: EncodedWindow) -> EncodedWindow:
-    """A stream's window as a clip of one window."""
-    return jax.tree.map(lambda x: x[None], window)
-
-
-def drop_window_axis(selection: Selection) -> Selection:
-    """The selection of a clip of one window without the leading axis."""
-    return jax.tree.map(lambda x: x[0], selection)
-
-
 def check_types(settings: Any) -> None:
     """Raise ``ValueError`` unless the fields of a dataclass have the annotated types.
 
@@ -161,7 +151,10 @@ def _is(value: Any, kind: Any) -> bool:
     return isinstance(value, kind) if isinstance(kind, type) else value == kind
 
 
-def check_share(name: str, value: float) -> None:
-    """Raise ``ValueError`` unless the value is between 0 and 1."""
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"{name} is a share between 0 and 1, got {value}")
+def check_shares(settings: Any, *names: str) -> None:
+    """Raise ``ValueError`` unless the named fields are between 0 and 1, or None."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not 0.0 <= value <= 1.0:
+            field = f"{type(settings).__name__}.{name}"
+            raise ValueError(f"{field} is a share between 0 and 1, got {value}")

@@ -11,14 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from omnizip_jax.compression.counts import as_fraction, round_share, salience_order
+from omnizip_jax.compression.counts import as_fraction, round_share, salience_order, top_mask
 from omnizip_jax.compression.method import Budget, Count, Counts
-from omnizip_jax.compression.omnizip_audio import consolidate_window, select_salient
 from omnizip_jax.compression.omnizip_budget import allocate_discards
 from omnizip_jax.compression.omnizip_official import PublishedOmniZip
 from omnizip_jax.compression.omnizip_steps import with_scores
 from omnizip_jax.compression.omnizip_streaming import StreamedOmniZip, anchor_count
-from omnizip_jax.compression.omnizip_video import dpc_knn, istc, over_windows, split_over_grids
+from omnizip_jax.compression.omnizip_video import istc, over_windows, split_over_grids
 from omnizip_jax.compression.per_modality import ModalitySelection
 from omnizip_jax.types import WindowTokens
 
@@ -51,15 +50,11 @@ class OmniZipConfig(StreamedOmniZip):
         super().__post_init__()
         if self.keep is not None:
             return
-        if self.rho_video > self.rho_max:
+        if not self.rho_min <= self.rho_video <= self.rho_max:
+            change = "raise rho_max" if self.rho_video > self.rho_max else "lower rho_min"
             raise ValueError(
-                f"no rates inside the bounds can discard {self.rho_video:.0%} of the video: "
-                f"raise rho_max (now {self.rho_max}) to at least {self.rho_video}"
-            )
-        if self.rho_video < self.rho_min:
-            raise ValueError(
-                f"no rates inside the bounds can discard only {self.rho_video:.0%} of the video: "
-                f"lower rho_min (now {self.rho_min}) to at most {self.rho_video}"
+                f"no rates from rho_min {self.rho_min} to rho_max {self.rho_max} can discard "
+                f"{self.rho_video:.0%} of the video: {change} to {self.rho_video}"
             )
 
     @classmethod
@@ -72,11 +67,12 @@ class OmniZipConfig(StreamedOmniZip):
         """The rule of the authors' newest code, quirks included, with the same settings."""
         return PublishedOmniZip(**settings)
 
-    def own_counts(self, audio_counts: Counts, video_counts: Counts) -> tuple[int, int]:
+    def own_budget(self, audio_counts: Counts, video_counts: Counts) -> Budget:
         audio, video = np.sum(audio_counts), np.sum(video_counts)
         salient = round_share(1 - as_fraction(self.rho_audio), audio)
         kept = min(salient + self.anchor_total(audio_counts), audio)
-        return kept, video - round_share(as_fraction(self.rho_video), video)
+        budget = Budget.of(kept, video - round_share(as_fraction(self.rho_video), video))
+        return budget._replace(anchors=kept - salient)
 
     def anchor_total(self, audio_counts: Counts) -> int:
         return np.sum(anchor_count(self, np.asarray(audio_counts)))
@@ -86,10 +82,7 @@ class OmniZipConfig(StreamedOmniZip):
         budget = super().plan(audio_counts, video_counts)
         audio_counts, video_counts = np.asarray(audio_counts), np.asarray(video_counts)
         audio, video = int(audio_counts.sum()), int(video_counts.sum())
-        if self.keep is None:
-            salient = round_share(1 - as_fraction(self.rho_audio), audio)
-            budget = budget._replace(anchors=budget.audio - salient)
-        elif budget.total < budget.anchors:
+        if budget.total < budget.anchors:
             raise ValueError(
                 f"keep {self.keep} of {audio + video} tokens is less than the {budget.anchors} "
                 f"audio anchors: keep at least {int(budget.anchors) / (audio + video):.3f}, or no "
@@ -111,7 +104,7 @@ class OmniZipConfig(StreamedOmniZip):
     ) -> tuple[Float[Array, "W A D"], Bool[Array, "W A"], Bool[Array, "W A"]]:
         scores, mask = tokens.audio_scores, tokens.audio_mask
         if self.keep is None:
-            salient = select_salient(scores, mask, budget.audio - budget.anchors)
+            salient = top_mask(scores, mask, budget.audio - budget.anchors)
         else:
             salient = self.salient_beside_anchors(scores, mask, budget.audio)
         audio, anchors = self._consolidate(tokens, salient)
@@ -127,16 +120,13 @@ class OmniZipConfig(StreamedOmniZip):
         anchors = anchor_count(self, jnp.sum(mask, -1))
         last = jnp.sum(mask, -1) - anchors
         rank = jax.vmap(salience_order)(scores, mask)
-        return select_salient(scores, mask & (rank < last[:, None]), count - jnp.sum(anchors))
+        return top_mask(scores, mask & (rank < last[:, None]), count - jnp.sum(anchors))
 
     def _consolidate(
         self, tokens: WindowTokens, salient: Bool[Array, "W A"]
     ) -> tuple[Float[Array, "W A D"], Bool[Array, "W A"]]:
-        merge = partial(
-            consolidate_window, merge_size=self.merge_size, anchor_ratio=self.anchor_ratio
-        )
         audio = tokens.audio, tokens.audio_mask, salient
-        return over_windows(merge, *audio, tokens.video, tokens.video_mask)
+        return over_windows(self.consolidate, *audio, tokens.video, tokens.video_mask)
 
     def compress_video(
         self, tokens: WindowTokens, budget: Budget, audio_keep: Bool[Array, "W A"]
@@ -162,8 +152,7 @@ class OmniZipConfig(StreamedOmniZip):
         total = jnp.sum(video_counts) - count
         discards = allocate_discards(retention, audio_counts, video_counts, total, self, rate)
         kept = jax.vmap(split_over_grids)(video_counts - discards, grid_counts)
-        spatial = partial(dpc_knn, knn=self.knn, relative=self.relative_distance)
-        return over_windows(partial(istc, spatial=spatial), video, mask, kept)
+        return over_windows(partial(istc, spatial=self.spatial), video, mask, kept)
 
     def select_audio(self, windows, count, key):
         tokens = with_scores(windows)

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from omnizip_jax.compression.counts import as_fraction, round_share, top_mask
-from omnizip_jax.compression.similarity import cosines
+from omnizip_jax.compression.counts import as_fraction, round_share
+from omnizip_jax.compression.similarity import cosines, products
 
 
 def received_attention(
@@ -33,14 +33,7 @@ def received_attention(
 
     def add_head(total, head):
         query, key = head
-        logits = jnp.einsum(
-            "qh,sh->qs",
-            query,
-            key,
-            precision=jax.lax.Precision.HIGHEST,
-            preferred_element_type=dtype,
-        )
-        logits = jnp.where(key_mask, logits * scale, -jnp.inf)
+        logits = jnp.where(key_mask, products(query, key) * scale, -jnp.inf)
         weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
         share = query_mask / jnp.sum(weights, axis=-1)
         return total + jnp.where(key_mask, share @ weights, 0), None
@@ -90,13 +83,6 @@ def pool_pairs(
     paired = slice(shape[-2] * 2)
     whole = frame_mask[..., paired].reshape(shape).all(-1)
     return jnp.where(whole, scores[..., paired].reshape(shape).mean(-1), 0)
-
-
-def select_salient(
-    scores: Float[Array, "W A"], mask: Bool[Array, "W A"], count: Int[Array, ""] | int
-) -> Bool[Array, "W A"]:
-    """The ``count`` audio tokens with the highest scores of the clip; ties go to the earlier."""
-    return top_mask(scores.reshape(-1), mask.reshape(-1), count).reshape(mask.shape)
 
 
 def sample_anchors(

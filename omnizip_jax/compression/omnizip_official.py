@@ -16,18 +16,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from omnizip_jax.compression.counts import salience_order
+from omnizip_jax.compression.counts import salience_order, top_mask
 from omnizip_jax.compression.method import Budget, Count, Counts
 from omnizip_jax.compression.omnizip_audio import (
     cross_modal_similarity,
     merge_into_anchors,
     sample_anchors,
-    select_salient,
 )
 from omnizip_jax.compression.omnizip_budget import initial_rates
 from omnizip_jax.compression.omnizip_steps import OmniZipSettings
-from omnizip_jax.compression.omnizip_video import density_peaks, novelty, over_windows, previous
-from omnizip_jax.compression.similarity import cosines
+from omnizip_jax.compression.omnizip_video import (
+    density_peaks,
+    novelty,
+    over_windows,
+    place_in_run,
+    previous,
+)
+from omnizip_jax.compression.similarity import cosine_distances
 from omnizip_jax.types import WindowTokens
 
 
@@ -54,7 +59,7 @@ class PublishedOmniZip(OmniZipSettings):
         self, tokens: WindowTokens, budget: Budget
     ) -> tuple[Float[Array, "W A D"], Bool[Array, "W A"], Bool[Array, "W A"]]:
         count = budget.audio - budget.anchors
-        salient = select_salient(tokens.audio_scores, tokens.audio_mask, count)
+        salient = top_mask(tokens.audio_scores, tokens.audio_mask, count)
         audio, anchors = consolidate_clip(tokens, salient, budget.anchors, self)
         return audio, salient, anchors
 
@@ -112,13 +117,6 @@ def runs(
     starts = exists & ((other < 0) | (is_audio[other] != is_audio))
     run = jnp.maximum(jnp.cumsum(starts.reshape(-1, 2), axis=0) - 1, 0)
     return run[:, 1], run[:, 0]
-
-
-def place_in_run(exists: Bool[Array, " n"], run: Int[Array, " n"]) -> Int[Array, " n"]:
-    """Index of every grid among the existing ones of its run."""
-    count = jnp.cumsum(exists) - exists
-    first = jax.ops.segment_min(jnp.where(exists, count, exists.size), run, exists.size)
-    return count - first[run]
 
 
 def round_float(share: float, counts: np.ndarray) -> np.ndarray:
@@ -236,6 +234,5 @@ def grid_keeps(
 
 def dpc_knn(grid: Float[Array, "P D"], mask: Bool[Array, " P"], knn: int) -> Float[Array, " P"]:
     """DPC-KNN in log space with distance 1 - cosine; the density averages it unsquared."""
-    distance = jnp.maximum(1 - cosines(grid, grid), 0)
-    distance = jnp.where(jnp.eye(mask.size, dtype=bool), 0, distance)
+    distance = cosine_distances(grid)
     return density_peaks(distance, distance, mask, knn)

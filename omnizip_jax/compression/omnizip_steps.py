@@ -12,9 +12,10 @@ import jax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from omnizip_jax.compression.counts import salience_order
-from omnizip_jax.compression.method import Budget, Method, check_share
+from omnizip_jax.compression.method import Budget, Method, check_shares
 from omnizip_jax.compression.omnizip_audio import attention_scores
 from omnizip_jax.types import EncodedWindow, Selection, WindowTokens
+from omnizip_jax.window_spec import check_positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,16 +44,12 @@ class OmniZipSettings(Method):
 
     def __post_init__(self):
         super().__post_init__()
-        name = type(self).__name__
-        for share in ("rho_audio", "rho_video", "rho_min", "rho_max", "anchor_ratio"):
-            check_share(f"{name}.{share}", getattr(self, share))
+        check_shares(self, "rho_audio", "rho_video", "rho_min", "rho_max", "anchor_ratio")
         if self.rho_min > self.rho_max:
-            raise ValueError(f"{name}: rho_min {self.rho_min} exceeds rho_max {self.rho_max}")
-        if self.merge_size < 0 or self.knn < 1:
-            raise ValueError(
-                f"{name}: merge_size must be at least 0 and knn at least 1, "
-                f"got {self.merge_size} and {self.knn}"
-            )
+            raise ValueError(f"rho_min {self.rho_min} exceeds rho_max {self.rho_max}")
+        check_positive(self, "knn")
+        if self.merge_size < 0:
+            raise ValueError(f"merge_size must be at least 0, got {self.merge_size}")
 
     def select(self, windows: EncodedWindow, budget: Budget, key: PRNGKeyArray) -> Selection:
         return compress_clip(with_scores(windows), budget, self)
@@ -108,21 +105,20 @@ def compress_clip(tokens: WindowTokens, budget: Budget, config: OmniZipSettings)
 def check_tokens(tokens: WindowTokens) -> None:
     """Raise ``ValueError`` unless the shapes are those of one clip."""
     audio, video = tokens.audio.shape, tokens.video.shape
-    expected = {
+    shapes = {
         "audio_scores": audio[:-1],
         "audio_mask": audio[:-1],
         "video": (*audio[:1], *video[1:3], audio[-1]),
         "video_mask": (*audio[:1], *video[1:3]),
     }
-    found = {name: getattr(tokens, name).shape for name in expected}
-    if found != expected or len(audio) != 3 or len(video) != 4:
-        wrong = "; ".join(
-            f"tokens.{name} should have the shape {shape}, got {found[name]}"
-            for name, shape in expected.items()
-            if found[name] != shape
-        )
+    wrong = [
+        f"; tokens.{name} should have the shape {shape}, got {getattr(tokens, name).shape}"
+        for name, shape in shapes.items()
+        if getattr(tokens, name).shape != shape
+    ]
+    if wrong or len(audio) != 3 or len(video) != 4:
         raise ValueError(
-            f"compress_clip takes audio [W, A, D] and video [W, G, P, D] with a leading axis of "
+            "compress_clip takes audio [W, A, D] and video [W, G, P, D] with a leading axis of "
             f"windows on every leaf (add one for a single window), got {audio} and {video}"
-            + (f"; {wrong}" if wrong else "")
+            + "".join(wrong)
         )

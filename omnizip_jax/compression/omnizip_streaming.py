@@ -8,6 +8,7 @@ measurements behind the settings.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
 from typing import Any, ClassVar
@@ -32,6 +33,7 @@ from omnizip_jax.compression.omnizip_steps import OmniZipSettings
 from omnizip_jax.compression.omnizip_video import dpc_knn, istc, split_over_grids
 from omnizip_jax.compression.per_modality import PerModality
 from omnizip_jax.types import EncodedWindow, Selection
+from omnizip_jax.window_spec import check_positive
 
 # How far a balance may deviate to either side, in windows. Over 64 windows that is 0.8 % of the
 # tokens, so the rates meet their target even where up to 14 of the windows have no audio.
@@ -117,11 +119,19 @@ class StreamedOmniZip(OmniZipSettings, PerModality):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.key_windows < 1 or self.threshold_windows < 1:
-            raise ValueError(
-                f"{type(self).__name__}: key_windows and threshold_windows must be at least 1, got "
-                f"{self.key_windows} and {self.threshold_windows}"
-            )
+        check_positive(self, "key_windows", "threshold_windows")
+
+    @property
+    def consolidate(self) -> Callable[..., tuple[Array, Array]]:
+        """``consolidate_window`` with the method's anchors."""
+        return partial(
+            consolidate_window, merge_size=self.merge_size, anchor_ratio=self.anchor_ratio
+        )
+
+    @property
+    def spatial(self) -> Callable[..., Array]:
+        """``dpc_knn`` with the method's neighbours and distances."""
+        return partial(dpc_knn, knn=self.knn, relative=self.relative_distance)
 
     def salient_target(self, audio: Any, video: Any, anchors: Any) -> Any:
         """``1 - rho_audio`` of a window under ``keep``; may lie outside 0 to 1."""
@@ -137,29 +147,51 @@ class StreamedOmniZip(OmniZipSettings, PerModality):
         return audio_slots + video_slots - int(self.rho_min * video_slots)
 
     def begin(self, window: EncodedWindow) -> CausalState:
-        frames, heads, size = window.audio.keys.shape
-        return initial_state(self, frames, heads, size, window.audio.keys.dtype)
+        history, recent, keys = self.key_windows, self.threshold_windows, window.audio.keys
+        slots = window.audio.token_mask.size
+        return CausalState(
+            keys=jnp.zeros((history, *keys.shape), keys.dtype),
+            key_mask=jnp.zeros((history, keys.shape[0]), bool),
+            scores=jnp.zeros((recent, slots), jnp.float32),
+            score_mask=jnp.zeros((recent, slots), bool),
+            audio_balance=Balance.initial(),
+            video_balance=Balance.initial(),
+            window=jnp.int32(0),
+        )
 
     def step(
         self, state: CausalState, window: EncodedWindow, key: PRNGKeyArray
     ) -> tuple[CausalState, Selection]:
-        return compress_window(state, window, self)
-
-
-def initial_state(
-    config: StreamedOmniZip, frames: int, heads: int, head_dim: int, dtype=jnp.float32
-) -> CausalState:
-    """The state before the first window, for T ``frames`` and T // 2 audio tokens per window."""
-    history, recent = config.key_windows, config.threshold_windows
-    return CausalState(
-        keys=jnp.zeros((history, frames, heads, head_dim), dtype),
-        key_mask=jnp.zeros((history, frames), bool),
-        scores=jnp.zeros((recent, frames // 2), jnp.float32),
-        score_mask=jnp.zeros((recent, frames // 2), bool),
-        audio_balance=Balance.initial(),
-        video_balance=Balance.initial(),
-        window=jnp.int32(0),
-    )
+        audio, video, video_mask = window.audio, window.video, window.video_mask
+        tokens = jnp.sum(video_mask) + (jnp.sum(audio.token_mask) if self.keep is not None else 0)
+        discards = discard_share(self).numerator * tokens
+        state = state.replace(video_balance=state.video_balance.advance(tokens, discards))
+        scores = causal_scores(state, audio.queries, audio.keys, audio.frame_mask)
+        state, salient = select_causal(state, scores, audio.token_mask, video_mask, self)
+        tokens, anchors = self.consolidate(
+            audio.tokens, audio.token_mask, salient, video, video_mask
+        )
+        audio_keep = salient | anchors
+        state, discards = discard_causal(state, audio_keep, audio.token_mask, video_mask, self)
+        grid_counts = jnp.sum(video_mask, axis=-1)
+        kept = split_over_grids(jnp.sum(grid_counts) - discards, grid_counts)
+        video_keep, video_order = istc(video, video_mask, kept, self.spatial)
+        slot = state.window % state.keys.shape[0]
+        state = state.replace(
+            keys=state.keys.at[slot].set(audio.keys),
+            key_mask=state.key_mask.at[slot].set(audio.frame_mask),
+            window=state.window + 1,
+        )
+        return state, Selection.of(
+            audio.token_mask,
+            video_mask,
+            audio_keep,
+            video_keep,
+            audio=tokens,
+            audio_salient=salient,
+            audio_order=salience_order(scores, audio.token_mask),
+            video_order=video_order,
+        )
 
 
 def nominal_rates(
@@ -235,13 +267,11 @@ def select_causal(
         due, unit = share.numerator * tokens, share.denominator
         fewest, most = jnp.int32(0), tokens
     else:
-        video = jnp.sum(video_mask)
-        anchors = anchor_count(config, tokens)
+        video, anchors = jnp.sum(video_mask), anchor_count(config, tokens)
         salient = config.salient_target(tokens, video, anchors)
         due, unit = jnp.round(UNIT * jnp.clip(salient, 0, 1) * tokens).astype(jnp.int32), UNIT
         # Limits of the balance of all tokens if the video discards everything, or nothing.
-        discard = discard_share(config).denominator
-        least, largest = discard_balance(state, tokens + video, config).limits(discard)
+        least, largest = state.video_balance.limits(discard_share(config).denominator)
         fewest, most = tokens - largest, tokens + video - least - anchors
     balance = state.audio_balance.advance(tokens, due)
     count = jnp.clip(jnp.clip(above, *balance.limits(unit)), fewest, most)
@@ -251,13 +281,24 @@ def select_causal(
     return state, (salience_order(scores, mask) < count) & mask
 
 
-def expected_rate(rho_audio: float, slots: int, config: StreamedOmniZip) -> float:
-    """Eq. 5 at the mean retention of windows with ``slots`` audio tokens.
+def guidance(
+    audio_keep: Bool[Array, " A"],
+    audio_mask: Bool[Array, " A"],
+    video_slots: int,
+    config: StreamedOmniZip,
+) -> Float[Array, ""]:
+    """Rate of a window's video by eq. 5, in units of the rate of a window of expected retention.
 
-    The salient tokens keep their balance, so this mean is known without look-ahead.
+    The salient tokens keep their balance, so the mean retention is known without look-ahead. It is
+    1 for a window without audio.
     """
-    retention = min(1 - rho_audio + anchor_count(config, slots) / slots, 1.0)
-    return config.rho_max - (config.rho_max - config.rho_min) * retention
+    slots, (rho_audio, _) = audio_mask.size, nominal_rates(config, audio_mask.size, video_slots)
+    expected = min(1 - rho_audio + anchor_count(config, slots) / slots, 1.0)
+    retention = jnp.sum(audio_keep) / jnp.maximum(jnp.sum(audio_mask), 1)
+    rate, mean = (
+        jnp.maximum(initial_rates(x, config), 1e-6) for x in (retention, jnp.float32(expected))
+    )
+    return jnp.where(jnp.any(audio_mask), rate / mean, 1)
 
 
 def discard_causal(
@@ -267,127 +308,48 @@ def discard_causal(
     video_mask: Bool[Array, "G P"],
     config: StreamedOmniZip,
 ) -> tuple[CausalState, Int[Array, ""]]:
-    """Video tokens that a window discards: eq. 5, scaled to the budget and limited by the balance.
+    """Video tokens that a window discards: ``guidance`` of its part, limited by the balance.
 
-    Eq. 5 is scaled so that a window of expected retention has the rate ``rho_video``, the rate of
-    windows without audio. The tokens discarded so far remain within ``BALANCE_SLACK`` of
-    ``rho_video`` of all, and the rate inside ``[rho_min, rho_max]``; where no integer satisfies
-    both, the rate exceeds a bound by less than one token.
+    The part of a window is ``rho_video`` of its tokens, inside ``[rho_min, rho_max]``; where no
+    integer satisfies both the balance and the bounds, the rate exceeds a bound by less than one
+    token. With ``keep`` it is what the audio leaves of the share of all its tokens, and a bound of
+    the rate on the wrong side of it moves to the middle between it and no tokens, or all.
     """
-    tokens = jnp.sum(video_mask)
-    scale = config.rho_video / max(expected_rate(config.rho_audio, audio_mask.size, config), 1e-6)
-    retention = jnp.sum(audio_keep) / jnp.maximum(jnp.sum(audio_mask), 1)
-    guided = scale * jnp.maximum(initial_rates(retention, config), 1e-6)
-    target = nearest(jnp.where(jnp.any(audio_mask), guided, config.rho_video) * tokens)
-    low, high = as_fraction(config.rho_min), as_fraction(config.rho_max)
-    inside = jnp.maximum(target, ceil_share(low, tokens))
-    inside = jnp.minimum(inside, floor_share(high, tokens))
-
-    share = as_fraction(config.rho_video, STREAM_DENOMINATOR)
-    balance = state.video_balance.advance(tokens, share.numerator * tokens)
-    least, most = balance.limits(share.denominator)
-    least = jnp.minimum(least, ceil_share(high, tokens))
-    most = jnp.maximum(most, floor_share(low, tokens))
-    count = jnp.clip(inside, least, most)
-    return state.replace(video_balance=balance.subtract(count, share.denominator)), count
-
-
-def discard_rest(
-    state: CausalState,
-    audio_keep: Bool[Array, " A"],
-    audio_mask: Bool[Array, " A"],
-    video_mask: Bool[Array, "G P"],
-    config: StreamedOmniZip,
-) -> tuple[CausalState, Int[Array, ""]]:
-    """Video tokens that a window discards under ``keep``, a share of all tokens.
-
-    Eq. 5 is scaled so that a window of expected retention keeps the share ``keep`` of its tokens,
-    the share of windows without audio. The tokens kept so far, audio included, remain within
-    ``BALANCE_SLACK`` of ``keep`` of all. A bound of the rate on the wrong side of the window's
-    target moves to the middle between the target and no tokens, or all.
-    """
-    assert config.keep is not None
-    audio, tokens = jnp.sum(audio_mask), jnp.sum(video_mask)
-    kept = jnp.sum(audio_keep)
-    anchors = anchor_count(config, audio)
-    salient = config.salient_target(audio, tokens, anchors)
-    expected = jnp.minimum(jnp.clip(salient, 0, 1) * audio + anchors, audio)
-    target = jnp.clip(tokens - (config.keep * (audio + tokens) - expected), 0, tokens)
-
-    rho_audio, _ = nominal_rates(config, audio_mask.size, video_mask.size)
-    mean = max(expected_rate(rho_audio, audio_mask.size, config), 1e-6)
-    retention = kept / jnp.maximum(audio, 1)
-    guide = jnp.maximum(initial_rates(retention, config), 1e-6) / mean
-    guided = jnp.where(audio > 0, guide, 1) * target
-    low, high = config.rho_min * tokens, config.rho_max * tokens
-    low = jnp.where(target >= low, low, target / 2)
-    high = jnp.where(target <= high, high, (target + tokens) / 2)
-    count = nearest(jnp.clip(guided, low, high))
-
-    unit = discard_share(config).denominator
-    balance = discard_balance(state, audio + tokens, config).subtract(audio - kept, unit)
-    count = jnp.clip(count, *balance.limits(unit))
-    most = kept_bound(config.keep, audio_mask.size, video_mask.size)
-    count = jnp.clip(jnp.maximum(count, kept + tokens - most), 0, tokens)
+    audio, tokens, kept = jnp.sum(audio_mask), jnp.sum(video_mask), jnp.sum(audio_keep)
+    guide = guidance(audio_keep, audio_mask, video_mask.size, config)
+    balance, unit = state.video_balance, discard_share(config).denominator
+    if config.keep is None:
+        low, high = as_fraction(config.rho_min), as_fraction(config.rho_max)
+        target = nearest(guide * config.rho_video * tokens)
+        inside = jnp.maximum(target, ceil_share(low, tokens))
+        inside = jnp.minimum(inside, floor_share(high, tokens))
+        least, most = balance.limits(unit)
+        least = jnp.minimum(least, ceil_share(high, tokens))
+        count = jnp.clip(inside, least, jnp.maximum(most, floor_share(low, tokens)))
+    else:
+        anchors = anchor_count(config, audio)
+        salient = config.salient_target(audio, tokens, anchors)
+        expected = jnp.minimum(jnp.clip(salient, 0, 1) * audio + anchors, audio)
+        target = jnp.clip(tokens - (config.keep * (audio + tokens) - expected), 0, tokens)
+        low, high = config.rho_min * tokens, config.rho_max * tokens
+        low = jnp.where(target >= low, low, target / 2)
+        high = jnp.where(target <= high, high, (target + tokens) / 2)
+        count = nearest(jnp.clip(guide * target, low, high))
+        balance = balance.subtract(audio - kept, unit)
+        count = jnp.clip(count, *balance.limits(unit))
+        most = kept_bound(config.keep, audio_mask.size, video_mask.size)
+        count = jnp.clip(jnp.maximum(count, kept + tokens - most), 0, tokens)
     return state.replace(video_balance=balance.subtract(count, unit)), count
 
 
 def discard_share(config: StreamedOmniZip) -> Fraction:
-    """The share of all tokens that ``keep`` discards."""
-    assert config.keep is not None
+    """The share of the video tokens to discard; with ``keep``, of all tokens."""
+    if config.keep is None:
+        return as_fraction(config.rho_video, STREAM_DENOMINATOR)
     return 1 - as_fraction(config.keep, STREAM_DENOMINATOR)
-
-
-def discard_balance(state: CausalState, tokens: Int[Array, ""], config: StreamedOmniZip) -> Balance:
-    """The balance of all tokens to discard, after a window of ``tokens`` tokens."""
-    return state.video_balance.advance(tokens, discard_share(config).numerator * tokens)
 
 
 def kept_bound(keep: float, audio_slots: int, video_slots: int) -> int:
     """The most tokens that a stream keeps of a window: its share and a quarter of its slots."""
     slots = audio_slots + video_slots
     return max(min(floor_share(as_fraction(keep), slots) + slots // 4, slots), audio_slots)
-
-
-def compress_window(
-    state: CausalState, window: EncodedWindow, config: StreamedOmniZip
-) -> tuple[CausalState, Selection]:
-    """Compress one window of a stream; a ``Selection`` without the axis of windows."""
-    audio, video, video_mask = window.audio, window.video, window.video_mask
-    scores = causal_scores(state, audio.queries, audio.keys, audio.frame_mask)
-    state, salient = select_causal(state, scores, audio.token_mask, video_mask, config)
-    tokens, anchors = consolidate_window(
-        audio.tokens,
-        audio.token_mask,
-        salient,
-        video,
-        video_mask,
-        config.merge_size,
-        config.anchor_ratio,
-    )
-    audio_keep = salient | anchors
-    discard = discard_causal if config.keep is None else discard_rest
-    state, discards = discard(state, audio_keep, audio.token_mask, video_mask, config)
-    grid_counts = jnp.sum(video_mask, axis=-1)
-    video_keep, video_order = istc(
-        video,
-        video_mask,
-        split_over_grids(jnp.sum(grid_counts) - discards, grid_counts),
-        partial(dpc_knn, knn=config.knn, relative=config.relative_distance),
-    )
-    slot = state.window % state.keys.shape[0]
-    state = state.replace(
-        keys=state.keys.at[slot].set(audio.keys),
-        key_mask=state.key_mask.at[slot].set(audio.frame_mask),
-        window=state.window + 1,
-    )
-    return state, Selection.of(
-        audio.token_mask,
-        video_mask,
-        audio_keep,
-        video_keep,
-        audio=tokens,
-        audio_salient=salient,
-        audio_order=salience_order(scores, audio.token_mask),
-        video_order=video_order,
-    )

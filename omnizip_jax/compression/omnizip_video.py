@@ -121,6 +121,13 @@ def previous(exists: Bool[Array, " n"]) -> Int[Array, " n"]:
     return jnp.concatenate([jnp.array([-1]), jax.lax.cummax(index)[:-1]])
 
 
+def place_in_run(exists: Bool[Array, " n"], run: Int[Array, " n"]) -> Int[Array, " n"]:
+    """Index of every entry among the existing ones of its run; runs are adjacent entries."""
+    count = jnp.cumsum(exists) - exists
+    first = jax.ops.segment_min(jnp.where(exists, count, exists.size), run, exists.size)
+    return count - first[run]
+
+
 def split_over_grids(kept: Int[Array, ""], counts: Int[Array, " G"]) -> Int[Array, " G"]:
     """Divide a window's kept tokens over its grids in proportion; cumulative counts round up."""
     total = jnp.maximum(jnp.sum(counts), 1)

@@ -15,24 +15,19 @@ from omnizip_jax.compression.counts import (
     PAPER_GAP,
     RunningShare,
     as_fraction,
-    line_count,
+    namespace,
+    nearest,
     round_share,
     running_share_bound,
     salience_order,
+    salient_share,
     top_mask,
-    within,
 )
-from omnizip_jax.compression.method import (
-    Budget,
-    Count,
-    Counts,
-    Method,
-    add_window_axis,
-    check_share,
-    drop_window_axis,
-)
+from omnizip_jax.compression.method import Budget, Count, Counts, Method, check_shares
 from omnizip_jax.compression.omnizip_audio import attention_scores
 from omnizip_jax.types import EncodedWindow, Selection, VisionFeatures
+
+Shares = tuple[RunningShare, RunningShare]  # state of a stream
 
 
 class ModalitySelection(NamedTuple):
@@ -55,8 +50,7 @@ def select_top(
     scores: Float[Array, "W *n"], mask: Bool[Array, "W *n"], count: Count
 ) -> ModalitySelection:
     """The ``count`` valid tokens with the highest scores of the clip; ties go to the earlier."""
-    keep = top_mask(scores.reshape(-1), mask.reshape(-1), count).reshape(mask.shape)
-    return ModalitySelection(keep, scores)
+    return ModalitySelection(top_mask(scores, mask, count), scores)
 
 
 def vision_of(windows: EncodedWindow) -> VisionFeatures:
@@ -100,13 +94,14 @@ def join(windows: EncodedWindow, audio: ModalitySelection, video: ModalitySelect
 class PerModality(Method):
     """Selection of a given number of audio tokens and a given number of video tokens.
 
-    Subclasses write ``select_audio``, ``select_video`` and ``own_counts``.
+    Subclasses write ``select_audio``, ``select_video`` and ``own_budget``, and those that follow a
+    stream ``step_counts``; their selection in a window does not depend on other windows.
 
     Args:
         keep: kept share of all media tokens of a clip, met exactly (half to even); it replaces the
             settings that say how much of each modality is kept. None: those settings apply.
         split: division of ``keep`` between the modalities: "paper", along the line through the
-            paper's two settings (``counts.line_count``), or "uniform", the same share of both.
+            paper's two settings (``counts.salient_share``), or "uniform", the same share of both.
 
     Raises:
         ValueError: ``keep`` is not a share; an unknown ``split``.
@@ -119,12 +114,11 @@ class PerModality(Method):
 
     def __post_init__(self):
         super().__post_init__()
-        name = type(self).__name__
-        if self.keep is not None:
-            check_share(f"{name}.keep", self.keep)
+        check_shares(self, "keep")
         if self.split not in self.splits:
             raise ValueError(
-                f"{name}.split must be one of {', '.join(self.splits)}, got {self.split!r}"
+                f"{type(self).__name__}.split must be one of {', '.join(self.splits)}, got "
+                f"{self.split!r}"
             )
 
     def select_audio(
@@ -147,8 +141,12 @@ class PerModality(Method):
         """
         raise NotImplementedError
 
-    def own_counts(self, audio_counts: Counts, video_counts: Counts) -> tuple[Any, Any]:
-        """Audio and video tokens that the method keeps without ``keep``."""
+    def own_budget(self, audio_counts: Counts, video_counts: Counts) -> Budget:
+        """Tokens that the method keeps of a clip without ``keep``."""
+        raise NotImplementedError
+
+    def step_counts(self, shares: Shares, audio: Count, video: Count) -> tuple[Shares, Budget]:
+        """Tokens to keep of a stream's window unless the modalities have one running share."""
         raise NotImplementedError
 
     def anchor_total(self, audio_counts: Counts) -> int:
@@ -168,18 +166,24 @@ class PerModality(Method):
 
     def plan(self, audio_counts: Counts, video_counts: Counts) -> Budget:
         if self.keep is None:
-            return Budget.of(*self.own_counts(audio_counts, video_counts)).as_ints()
+            return self.own_budget(audio_counts, video_counts).as_ints()
         audio, video = np.sum(audio_counts), np.sum(video_counts)
         total = round_share(self.kept_share, audio + video)
         return self.divided(total, audio, video, self.anchor_total(audio_counts)).as_ints()
 
     def divided(self, total: Any, audio: Any, video: Any, anchors: Any = 0) -> Budget:
-        """``total`` tokens divided between the modalities, on the host or on the device."""
+        """``total`` tokens divided between the modalities, on the host or on the device.
+
+        Where a modality has fewer tokens than its part, the other gets the difference. Anchors are
+        always kept.
+        """
         if self.split == "uniform":
             part = round_share(self.kept_share, audio)
         else:
-            part = line_count(total, audio, video, anchors, self.gap)
-        part = within(part, total, audio, video, anchors)
+            part = nearest(salient_share(total, audio, video, anchors, self.gap) * audio) + anchors
+        xp = namespace(audio)
+        least, most = xp.maximum(total - video, anchors), xp.minimum(total, audio)
+        part = xp.clip(part, least, xp.maximum(most, least))
         return Budget(part, total - part, total, anchors)
 
     def select(self, windows: EncodedWindow, budget: Budget, key: PRNGKeyArray) -> Selection:
@@ -188,13 +192,32 @@ class PerModality(Method):
         video = self.select_video(windows, budget.video, video_key, audio.keep)
         return join(windows, audio, video)
 
+    @property
+    def one_share(self) -> bool:
+        """Whether a stream holds one share of all tokens and not one of each modality."""
+        return self.keep is not None and self.split != "uniform"
+
+    def begin(self, window: EncodedWindow) -> Any:
+        if not self.streams:
+            return super().begin(window)
+        return RunningShare.initial(), RunningShare.initial()
+
+    def step(self, state: Any, window: EncodedWindow, key: PRNGKeyArray) -> tuple[Any, Selection]:
+        audio, video = jnp.sum(window.audio.token_mask), jnp.sum(window.video_mask)
+        if self.one_share:
+            share, total = state[0].advance(audio + video, self.kept_share)
+            state, budget = (share, state[1]), self.divided(total, audio, video)
+        else:
+            state, budget = self.step_counts(state, audio, video)
+        selection = self.select(jax.tree.map(lambda x: x[None], window), budget, key)
+        return state, jax.tree.map(lambda x: x[0], selection)
+
 
 @dataclasses.dataclass(frozen=True)
 class Rates(PerModality):
     """A method with one pruning rate per modality; audio tokens are ranked by attention (eq. 2).
 
-    A subclass whose selection in a window does not depend on other windows sets ``streams``; its
-    counts then hold after every window of a stream.
+    Counts of a stream hold after every window.
 
     Args:
         rho_audio, rho_video: share of the tokens to discard, met exactly (half to even).
@@ -208,8 +231,7 @@ class Rates(PerModality):
 
     def __post_init__(self):
         super().__post_init__()
-        for rate in ("rho_audio", "rho_video"):
-            check_share(f"{type(self).__name__}.{rate}", getattr(self, rate))
+        check_shares(self, "rho_audio", "rho_video")
 
     @property
     def shares(self) -> tuple[Fraction, Fraction]:
@@ -218,17 +240,10 @@ class Rates(PerModality):
             return self.kept_share, self.kept_share
         return 1 - as_fraction(self.rho_audio), 1 - as_fraction(self.rho_video)
 
-    @property
-    def _shared(self) -> bool:
-        """Whether a stream holds one share of all tokens and not one of each modality."""
-        return self.keep is not None and self.split != "uniform"
-
-    def own_counts(self, audio_counts: Counts, video_counts: Counts) -> tuple[Any, Any]:
+    def own_budget(self, audio_counts: Counts, video_counts: Counts) -> Budget:
         audio, video = self.shares
-        return (
-            round_share(audio, np.sum(audio_counts)),
-            round_share(video, np.sum(video_counts)),
-        )
+        kept_audio = round_share(audio, np.sum(audio_counts))
+        return Budget.of(kept_audio, round_share(video, np.sum(video_counts)))
 
     def select_audio(
         self, windows: EncodedWindow, count: Count, key: PRNGKeyArray
@@ -242,33 +257,15 @@ class Rates(PerModality):
 
     def step_bound(self, audio_slots: int, video_slots: int) -> int:
         """A running share keeps at most one token more than the share of a window."""
-        if self._shared:
+        if self.one_share:
             return running_share_bound(self.kept_share, audio_slots + video_slots)
         audio, video = self.shares
         return running_share_bound(audio, audio_slots) + running_share_bound(video, video_slots)
 
-    def begin(self, window: EncodedWindow) -> tuple[RunningShare, RunningShare]:
-        if not self.streams:
-            return super().begin(window)
-        return RunningShare.initial(), RunningShare.initial()
-
-    def step(
-        self,
-        state: tuple[RunningShare, RunningShare],
-        window: EncodedWindow,
-        key: PRNGKeyArray,
-    ) -> tuple[tuple[RunningShare, RunningShare], Selection]:
-        audio, video = jnp.sum(window.audio.token_mask), jnp.sum(window.video_mask)
-        first, second = state
-        if self._shared:
-            first, total = first.advance(audio + video, self.kept_share)
-            budget = self.divided(total, audio, video)
-        else:
-            first, audio = first.advance(audio, self.shares[0])
-            second, video = second.advance(video, self.shares[1])
-            budget = Budget.of(audio, video)
-        selection = self.select(add_window_axis(window), budget, key)
-        return (first, second), drop_window_axis(selection)
+    def step_counts(self, shares: Shares, audio: Count, video: Count) -> tuple[Shares, Budget]:
+        first, audio = shares[0].advance(audio, self.shares[0])
+        second, video = shares[1].advance(video, self.shares[1])
+        return (first, second), Budget.of(audio, video)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,12 +287,9 @@ class Mixed(PerModality):
     def wants(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.audio.wants | self.video.wants
 
-    def plan(self, audio_counts, video_counts):
-        if self.keep is not None:
-            return super().plan(audio_counts, video_counts)
-        audio_counts, video_counts = np.asarray(audio_counts), np.asarray(video_counts)
-        audio = self.audio.plan(audio_counts, 0 * video_counts)
-        video = self.video.plan(0 * audio_counts, video_counts)
+    def own_budget(self, audio_counts, video_counts):
+        audio = self.audio.plan(audio_counts, np.zeros_like(video_counts))
+        video = self.video.plan(np.zeros_like(audio_counts), video_counts)
         return Budget(audio.audio, video.video, audio.total + video.total, audio.anchors)
 
     def anchor_total(self, audio_counts: Counts) -> int:

@@ -11,7 +11,7 @@ from omnizip_jax.compression.decoder_stages import (
     scaled_layer,
 )
 from omnizip_jax.compression.fastv import AttentionStage
-from omnizip_jax.compression.method import Method, check_share
+from omnizip_jax.compression.method import Method, check_shares
 from omnizip_jax.compression.surprise import Surprise
 
 
@@ -50,13 +50,12 @@ class QuestionGuided(Method):
                 "QuestionGuided.base must select before the decoder alone, such as Surprise(); "
                 f"{self.base!r} has stages inside it, which would be lost"
             )
-        if self.keep is not None:
-            check_share("QuestionGuided.keep", self.keep)
-            if not hasattr(self.base, "keep"):
-                raise ValueError(
-                    "QuestionGuided(keep=...) needs a method with keep, such as Surprise(); got "
-                    f"{self.base!r}"
-                )
+        check_shares(self, "keep")
+        if self.keep is not None and not hasattr(self.base, "keep"):
+            raise ValueError(
+                "QuestionGuided(keep=...) needs a method with keep, such as Surprise(); got "
+                f"{self.base!r}"
+            )
 
     @property
     def wants(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]

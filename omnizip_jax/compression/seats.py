@@ -14,29 +14,22 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int
 
 from omnizip_jax.compression.counts import (
-    RunningShare,
     apportion,
     as_fraction,
     round_share,
     running_share_bound,
 )
 from omnizip_jax.compression.decoder_stages import Stage, Tokens, scaled_layer
-from omnizip_jax.compression.method import (
-    Budget,
-    Count,
-    add_window_axis,
-    check_share,
-    drop_window_axis,
-)
+from omnizip_jax.compression.method import Budget, Count, check_shares
 from omnizip_jax.compression.omnizip_audio import pool_pairs, received_attention
 from omnizip_jax.compression.omnizip_budget import water_fill, whole_shares
 from omnizip_jax.compression.omnizip_video import over_windows
 from omnizip_jax.compression.per_modality import ModalitySelection, PerModality, vision_of
-from omnizip_jax.compression.similarity import cosines
-from omnizip_jax.types import EncodedWindow, Selection, TokenKind
+from omnizip_jax.compression.similarity import cosine_distances
+from omnizip_jax.types import TokenKind
 
 # Kept shares, in units of the target, up to each of these layers of 28; after the last stage no
 # media token is left. The mean over the layers is the target.
@@ -81,8 +74,7 @@ class Seats(PerModality):
 
     def __post_init__(self):
         super().__post_init__()
-        check_share("Seats.target_audio", self.target_audio)
-        check_share("Seats.target_video", self.target_video)
+        check_shares(self, "target_audio", "target_video")
 
     @property
     def streams(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -131,15 +123,23 @@ class Seats(PerModality):
     def gap(self) -> float:
         return float(self.factor) * GAP
 
+    @property
+    def one_share(self) -> bool:
+        return self.keep is not None
+
     def window_counts(self, target: float, counts: Any) -> Any:
         """Kept tokens of windows with ``counts`` tokens, at least one; host or device."""
         kept = round_share(self.factor * as_fraction(target), counts)
         return kept.clip(counts > 0, counts)
 
-    def own_counts(self, audio_counts, video_counts):
+    def own_budget(self, audio_counts, video_counts):
         audio = self.window_counts(self.target_audio, np.asarray(audio_counts))
         video = self.window_counts(self.target_video, np.asarray(video_counts))
-        return audio.sum(), video.sum()
+        return Budget.of(audio.sum(), video.sum())
+
+    def step_counts(self, shares, audio, video):
+        audio = self.window_counts(self.target_audio, audio)
+        return shares, Budget.of(audio, self.window_counts(self.target_video, video))
 
     def select_audio(self, windows, count, key):
         audio = windows.audio
@@ -176,24 +176,6 @@ class Seats(PerModality):
             return running_share_bound(self.kept_share, audio_slots + video_slots)
         return self.plan(np.array([audio_slots]), np.array([video_slots])).total
 
-    def begin(self, window: EncodedWindow) -> RunningShare:
-        return RunningShare.initial() if self.streams else super().begin(window)
-
-    def step(
-        self, state: RunningShare, window: EncodedWindow, key: PRNGKeyArray
-    ) -> tuple[RunningShare, Selection]:
-        audio, video = jnp.sum(window.audio.token_mask), jnp.sum(window.video_mask)
-        if self.keep is None:
-            budget = Budget.of(
-                self.window_counts(self.target_audio, audio),
-                self.window_counts(self.target_video, video),
-            )
-        else:
-            state, total = state.advance(audio + video, self.kept_share)
-            budget = self.divided(total, audio, video)
-        selection = self.select(add_window_axis(window), budget, key)
-        return state, drop_window_axis(selection)
-
 
 def farthest_first(
     tokens: Float[Array, "n D"],
@@ -207,8 +189,7 @@ def farthest_first(
         received: attention, the weight of each token's distances.
         count: tokens to select.
     """
-    distance = jnp.maximum(1 - cosines(tokens, tokens), 0)
-    distance = jnp.where(jnp.eye(mask.size, dtype=bool), 0, distance) * received
+    distance = cosine_distances(tokens) * received
     distance = jnp.where(mask[:, None], distance, jnp.inf)  # to token j, from each that exists
     nearest = jnp.where(jnp.eye(mask.size, dtype=bool), jnp.inf, distance).min(0)
 

@@ -25,6 +25,11 @@ def cosines(a: Float[Array, "n D"], b: Float[Array, "m D"]) -> Float[Array, "n m
     return products(a, b) / (norms(a) + 1e-6)[:, None] / (norms(b) + 1e-6)[None, :]
 
 
+def cosine_distances(x: Float[Array, "n D"]) -> Float[Array, "n n"]:
+    """``1 - cos`` of all pairs, at least 0, and 0 on the diagonal."""
+    return jnp.where(jnp.eye(len(x), dtype=bool), 0, jnp.maximum(1 - cosines(x, x), 0))
+
+
 def cosine(a: Float[Array, "*n D"], b: Float[Array, "*n D"]) -> Float[Array, "*n"]:
     """Cosines of vectors pair by pair."""
     dtype = jnp.promote_types(a.dtype, jnp.float32)

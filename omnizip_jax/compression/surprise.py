@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 from fractions import Fraction
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from omnizip_jax.compression.counts import RunningShare, nearest, running_share_bound
-from omnizip_jax.compression.method import Count, add_window_axis, drop_window_axis
+from omnizip_jax.compression.method import Count
 from omnizip_jax.compression.novelty_weights import (
     Novelty,
     NoveltyState,
@@ -117,7 +118,7 @@ class Surprise(Rates):
     def step(
         self, state: SurpriseState, window: EncodedWindow, key: PRNGKeyArray
     ) -> tuple[SurpriseState, Selection]:
-        clip = add_window_axis(window)
+        clip = jax.tree.map(lambda x: x[None], window)
         audio_mask, video_mask = clip.audio.token_mask, clip.video_mask
         audio_share, video_share = self.shares
         novelty, audio_weights, video_weights = self.novelty.advance(state.novelty, window)
@@ -125,7 +126,7 @@ class Surprise(Rates):
         audio_selection = sample(audio_weights, audio_mask, count, self.lean)
         video, count = balanced_count(state.video, video_weights, video_mask, video_share)
         selection = join(clip, audio_selection, sample(video_weights, video_mask, count))
-        return SurpriseState(audio, video, novelty), drop_window_axis(selection)
+        return SurpriseState(audio, video, novelty), jax.tree.map(lambda x: x[0], selection)
 
 
 def sample(

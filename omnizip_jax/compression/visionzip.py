@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from omnizip_jax.compression.counts import apportion, as_fraction, round_share, top_mask
-from omnizip_jax.compression.method import Count, check_share
+from omnizip_jax.compression.method import Count, check_shares
 from omnizip_jax.compression.omnizip_audio import sample_anchors
 from omnizip_jax.compression.omnizip_video import over_windows
 from omnizip_jax.compression.per_modality import ModalitySelection, Rates, vision_of
@@ -45,7 +45,7 @@ class VisionZip(Rates):
 
     def __post_init__(self):
         super().__post_init__()
-        check_share("VisionZip.contextual", self.contextual)
+        check_shares(self, "contextual")
 
     @property
     def streams(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]

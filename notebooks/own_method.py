@@ -13,18 +13,20 @@
 # %% [markdown]
 # # A method of your own
 #
-# Write a rule that chooses among the tokens, look at what it keeps, and get its row beside the
-# others. Needs nothing but the package: the small model, its clips and questions come along.
+# Write a method that selects tokens, look at what it keeps, and measure it beside the others. Run
+# it from a clone of the repository: `experiments/` asks the questions, and the package contains the
+# small model and its clips.
 
 # %% [markdown]
-# ## The rule
+# ## The method
 #
-# The idea: tokens far from the mean of their clip are worth keeping. A method is a frozen
-# dataclass, its fields are its settings. `Rates` brings `rho_audio`, `rho_video` and `keep`, and
-# decides exactly how many tokens of each modality are kept. The ranking is left to write:
-# `select_audio` and `select_video` get the clip's windows and a count, and return which are kept.
+# The idea: keep the tokens that are far from the mean of their clip. A method is a frozen dataclass
+# whose fields are its settings. Its base class `Rates` has the settings `rho_audio`, `rho_video`,
+# `keep` and `split`; its `plan` computes on the host how many tokens of each modality are kept.
+# `select_audio` and `select_video` rank the tokens on the device: they receive the windows of a
+# clip, the number of tokens to keep, and a random key.
 #
-# Shapes may not depend on data, so tokens that do not exist are there as well; masks say which do.
+# Shapes are static, so windows contain padding; masks mark the valid tokens.
 
 # %%
 # %matplotlib inline
@@ -71,27 +73,27 @@ class Unusual(Rates):
 
 
 def distance(tokens, mask, axes):
-    """How far each token is from the mean over some axes of those that exist."""
-    tokens, exists = tokens.astype(jnp.float32), mask[..., None]
-    total = jnp.sum(tokens * exists, axes, keepdims=True)
-    mean = total / jnp.maximum(jnp.sum(exists, axes, keepdims=True), 1)
+    """Distance of each token from the mean of the valid tokens over some axes."""
+    tokens, valid = tokens.astype(jnp.float32), mask[..., None]
+    total = jnp.sum(tokens * valid, axes, keepdims=True)
+    mean = total / jnp.maximum(jnp.sum(valid, axes, keepdims=True), 1)
     return jnp.linalg.norm(tokens - mean, axis=-1)
 
 
-METHODS["unusual"] = Unusual  # now `METHODS` knows it, as it knows the others
+METHODS["unusual"] = Unusual  # by name, as the others
 
 # %% [markdown]
 # ## What it keeps
 #
-# `generate` takes it like any other method. The same question under several, each with 35 % of the
-# tokens; frames are dimmed where tokens were dropped, the strips are the sound.
+# `generate` takes it like any other method. The same question under four methods, each with 35 % of
+# the tokens. Frames are dimmed where tokens were dropped; the strips below them are audio tokens.
 
 # %%
 params = omnizip_jax.load("small", dtype="float32")  # bfloat16 on a GPU
-made = sample_clip()
-event = made.events[0]
+sample = sample_clip()
+event = sample.events[0]
 question = f"Which colour was seen during the {NAMES[event.sound]}?"
-clip = made.write(Path(tempfile.mkdtemp()) / "clip.mp4")
+clip = sample.write(Path(tempfile.mkdtemp()) / "clip.mp4")
 methods = {name: METHODS[name](keep=0.35) for name in ("omnizip", "random", "unusual")}
 methods["unusual here"] = Unusual(keep=0.35, same_place=True)
 answers = {
@@ -107,9 +109,9 @@ plot_methods(answers)
 # %% [markdown]
 # ## Its row beside the others
 #
-# The same questions about the same clips under every method: `measure` asks, here about 16 hard
-# clips, one question of each family. That is few: the intervals say how few. The command
-# `python -m experiments.accuracy` asks about a thousand.
+# `measure` asks the same questions about the same clips under every method: here 16 hard clips with
+# one question of each family. The intervals are wide, because 16 clips are few; `python -m
+# experiments.accuracy` asks about a thousand.
 
 # %%
 survey = QUESTION_SETS["hard"]
@@ -128,7 +130,7 @@ for name, right in measured.right.items():
     print(f"{name:>12}  {row.mean:>6.1%}  {row.low:>5.0%} -{row.high:>5.0%}  {families}")
 
 # %% [markdown]
-# To keep a method, put it into a file of `omnizip_jax/compression/` and its class into `METHODS`
-# there: then the command line knows it (`omnizip compare CLIP QUESTION --methods unusual,omnizip`),
-# and so do the tests that hold for every method. `docs/methods.md` says what a method must not do,
-# and how one follows a stream.
+# To add a method to the package, put it into a file of `omnizip_jax/compression/` and its class
+# into `METHODS` there. The command line then offers it (`omnizip compare CLIP QUESTION --methods
+# unusual,omnizip`), and the tests of all methods include it. `docs/methods.md` describes the
+# contract of a method, and of one that follows a stream.

@@ -13,12 +13,11 @@
 # %% [markdown]
 # # Streaming
 #
-# Feed a video window by window as it comes, ask at any moment, and watch what the stream keeps.
+# Feed a video window by window as it arrives, ask at any time, and see what the cache retains.
 #
 # With the released weights, set `CHECKPOINT` to the folder that `omnizip convert` wrote, and
 # `SOURCE` to a file, a URL, or a camera such as `"device:v4l2:/dev/video0"`. Without them the
-# notebook uses the small trained model that comes along, and a minute in which shapes are seen and
-# sounds are heard while the camera moves.
+# notebook uses the small trained model of the package, and a generated minute of shapes and sounds.
 
 # %%
 # %matplotlib inline
@@ -43,9 +42,9 @@ for obj in clip.objects:
 # %% [markdown]
 # ## A stream
 #
-# Its state is a context, handed from call to call. The cache is small here, so that it overflows
-# long before the clip ends; `memory="fading"` then thins out old windows, the older the more. A
-# share to keep is a running balance in a stream. `init_compiled_stream` is
+# The state of a stream is a context, passed from call to call. The cache is small here, so that it
+# is full long before the clip ends; `memory="fading"` then evicts tokens of all windows, more of
+# the older ones. In a stream `keep` is met as a running average. `init_compiled_stream` is
 # `omnizip_jax.init_stream` with its programs compiled, so that the times below exclude compilation.
 
 # %%
@@ -58,7 +57,8 @@ state = init_compiled_stream(
 # ## Feed ten seconds, one window of 2 s at a time
 #
 # `windows` decodes ahead in a thread while the device computes. Each `feed` is one compiled
-# program: encode, score, select, merge, rate, thin, and prefill into the cache.
+# program: it encodes a window, selects tokens and prefills them into the cache; a full cache is
+# evicted first.
 
 # %%
 source = omnizip_jax.windows(SOURCE, params.config.spec)
@@ -68,14 +68,15 @@ log = []
 
 
 def feed(window):
-    """Feed, and note what became of the window."""
+    """Feed a window, and log its rates and time."""
     global state
     began = time.perf_counter()
     state = jax.block_until_ready(omnizip_jax.feed(params, state, window))
+    milliseconds = 1e3 * (time.perf_counter() - began)
     retention(state)  # counts the retained tokens of every window
     log.append(
         {
-            "milliseconds": 1e3 * (time.perf_counter() - began),
+            "milliseconds": milliseconds,
             "fill": state.fill,
             "audio kept, $S_a$": float(state.trace.audio_retention),
             "video pruned, $\\rho_v$": float(state.trace.video_rate),
@@ -90,13 +91,13 @@ print(f"{source.emitted} windows, the cache is {state.fill:.0%} full")
 # %% [markdown]
 # ## Ask
 #
-# About things that are there in these ten seconds and never again. An answer is forgotten: the
-# stream goes on as if nobody had asked. With `keep=True` question and answer stay, so that a later
-# question can refer to them. `feed` uses up the state that it is given, `ask` does not; `fork`
-# makes a copy that goes its own way.
+# About objects that only these ten seconds contain. `ask` does not change the stream; with
+# `keep=True` the returned context contains question and answer, so that a later question can refer
+# to them. `feed` donates the buffers of the state that it receives, `ask` does not; `fork` makes an
+# independent copy.
 
 # %%
-QUESTIONS = {  # and the true answers
+QUESTIONS = {  # and the correct answers
     f"Which colour was seen during the {NAMES[obj.sound]}?": obj.colour
     for obj in objects_only_in_opening(clip.objects)
     if obj.sound
@@ -104,36 +105,36 @@ QUESTIONS = {  # and the true answers
 
 
 def ask(context, who):
-    """Ask everything; nothing of it is kept."""
+    """Ask every question; the context does not change."""
     for question, truth in QUESTIONS.items():
         answer, _ = omnizip_jax.ask(params, context, question, max_new_tokens=4)
-        print(f"{who}, {context.seconds} s: {question} {answer} (truth: {truth})")
+        print(f"{who}, {context.seconds} s: {question} {answer} (correct: {truth})")
     return answer
 
 
 ask(state, "stream")
-state = omnizip_jax.fork(state)  # the first ten seconds, whatever comes
+fork = omnizip_jax.fork(state)  # keeps the first ten seconds
 _, dialogue = omnizip_jax.ask(params, state, "Which sound came first?", max_new_tokens=4, keep=True)
-print(f"{state.cache.length} tokens are remembered without, {dialogue.cache.length} with an answer")
+print(f"{state.cache.length} tokens without the answer, {dialogue.cache.length} with it")
 
 # %% [markdown]
 # ## The rest, and the same questions at the end
 #
-# By then the cache has been full several times, and little is left of the first ten seconds. The
-# fork still has all that was kept of them.
+# By then the cache has been full several times, and few tokens of the first ten seconds are
+# retained. The fork still has all of them.
 
 # %%
 for window in source:
     feed(window)
-left, kept = retention.count(slice(0, OPENING_SECONDS // seconds))
-print(f"of the first {OPENING_SECONDS} s, {left} of {kept} tokens are left in the cache")
+retained, kept = retention.count(slice(0, OPENING_SECONDS // seconds))
+print(f"{retained} of {kept} tokens of the first {OPENING_SECONDS} s are in the cache")
 answer = ask(state, "stream")
 print(answer.counts)
 print({stage: f"{1e3 * seconds:.0f} ms" for stage, seconds in answer.seconds.items()})
-answer = ask(state, "fork")
+answer = ask(fork, "fork")
 
 # %% [markdown]
-# What is left of every window as time goes on:
+# Retained tokens of every window over time:
 
 # %%
 marks = {time: f"asked, {time} s" for time in (OPENING_SECONDS, state.seconds)}
@@ -142,8 +143,9 @@ plot_retention(retention.retained, retention.initial, seconds, marks)
 # %% [markdown]
 # ## What the stream did
 #
-# The cache fills and is thinned when it is full; the rates follow the sound while the balance
-# holds the budget; once the cache has been full, the time per window stays where it is.
+# The cache fills and is evicted when it is full. The rates follow the audio while the running
+# average meets `keep`. The time per window grows until the cache is full for the first time, then
+# stays.
 
 # %%
 figure, axes = plt.subplots(3, 1, figsize=(8, 6), sharex=True, layout="constrained")

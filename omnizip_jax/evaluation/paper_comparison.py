@@ -78,9 +78,9 @@ def compare_with_paper(summaries: Sequence[Summary]) -> str:
         'Rows that begin with "paper" are the results of Tao et al., not measured here. Kept '
         "shares are measured, and averaged over the layers; theirs are nominal.",
         _table_1(methods),
-        _table("Table 2", worldsense, KEPT | operations | domains, paper.TABLE_2),
+        _table("Table 2", worldsense, KEPT | operations | domains, paper.TABLES[2]),
         _table_3(methods),
-        _table("Table 6", worldsense, KEPT | rates | domains, paper.TABLE_6),
+        _table("Table 6", worldsense, KEPT | rates | domains, paper.TABLES[6]),
         _figure_4(worldsense, rates),
         _figure_6(summaries),
         _figure_7(methods),
@@ -161,7 +161,7 @@ def _table_1(methods: Sequence[MergedMethod]) -> str:
     tasks: Columns = {f"AVUT {task}": _accuracy("avut", task) for task in paper.AVUT}
     averages: Columns = {heading: _accuracy(name) for name, heading in TABLE_1.items()}
     columns = BUDGET | tasks | averages | {"of full": of_full}
-    return _table("Table 1", own, columns, paper.TABLE_1)
+    return _table("Table 1", own, columns, paper.TABLES[1])
 
 
 def _table_3(methods: Sequence[MergedMethod]) -> str:
@@ -185,7 +185,7 @@ def _table_3(methods: Sequence[MergedMethod]) -> str:
         "The paper's on WorldSense, an A6000. Memory is given for runs of one method alone; where "
         "the device does not report its own, it is that of the process."
     )
-    return _table("Table 3", methods, columns, paper.TABLE_3, note)
+    return _table("Table 3", methods, columns, paper.TABLES[3], note)
 
 
 def _figure_4(methods: Sequence[MergedMethod], rates: Columns) -> str:

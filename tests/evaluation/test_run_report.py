@@ -208,7 +208,7 @@ def test_the_tables_of_the_paper(tmp_path):
 
 @pytest.mark.parametrize(
     ("rows", "columns"),
-    [(paper.TABLE_1, 13), (paper.TABLE_2, 12), (paper.TABLE_3, 5), (paper.TABLE_6, 13)],
+    [(paper.TABLES[1], 13), (paper.TABLES[2], 12), (paper.TABLES[3], 5), (paper.TABLES[6], 13)],
 )
 def test_the_papers_rows_are_complete(rows, columns):
     for size in rows.values():
@@ -217,7 +217,7 @@ def test_the_papers_rows_are_complete(rows, columns):
 
 def test_the_papers_averages_are_those_of_its_columns():
     """Copied by hand: Table 1's last column follows from the three before it."""
-    for rows in paper.TABLE_1.values():
+    for rows in paper.TABLES[1].values():
         full = [float(x) for x in rows[0][-4:-1]]
         for row in rows[1:]:
             pairs = [(float(x), y) for x, y in zip(row[-4:-1], full, strict=True) if x != "-"]

@@ -16,6 +16,7 @@ from typing import Any
 from omnizip_jax.evaluation.question_file import LETTERS
 
 Columns = dict[str, Any]
+Reader = Callable[[Any], Iterator[Columns]]  # from parsed annotations to questions
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".MP4")
 
 
@@ -25,13 +26,13 @@ class Benchmark:
 
     Attributes:
         name: on the command line and in tables.
-        read: from parsed annotations to questions, with videos as the annotations name them.
+        read: the videos are named as in the annotations.
         frames: limit of the frames of a clip in the paper (section 4.1).
         grouped: the score is the mean over groups of the mean over categories, not over questions.
     """
 
     name: str
-    read: Callable[[Any], Iterator[Columns]]
+    read: Reader
     frames: int = 128
     grouped: bool = False
 
@@ -148,40 +149,24 @@ def _avut(annotations: list[Columns]) -> Iterator[Columns]:
     """[{video_path, question, option_A, ..., answer, task_type, video_id, QA_id}]."""
     for number, each in enumerate(annotations):
         options = [each.get(f"option_{letter}") for letter in LETTERS[:6]]
-        yield {
-            "id": str(number),
-            "video": each["video_path"],
-            "question": each["question"],
+        own = {
             "options": [f"{x}. {o}" for x, o in zip(LETTERS, options, strict=False) if o],
             "answer": each["answer"].strip().upper(),
-            "category": AVUT_TASKS.get(each["task_type"], each["task_type"]),
-            "video_id": each.get("video_id"),
-            "QA_id": each.get("QA_id"),
+            "task": AVUT_TASKS.get(each["task_type"], each["task_type"]),
         }
+        copied = _copied(each | own, "video_id", "QA_id", category="task")
+        yield {"id": str(number), "video": each["video_path"], **copied}
 
 
-def _shortvid(annotations: list[Columns]) -> Iterator[Columns]:
-    """[{video, question, candidates, answer, problem_type, data_type}]."""
-    for number, each in enumerate(annotations):
-        copied = _copied(each, "data_type", options="candidates", category="problem_type")
-        yield {"id": str(number), "video": each["video"], **copied}
+def _listed(video: str, *optional: str, **names: str) -> Reader:
+    """The reader of a list with an object per question; ``video`` is a format with its names."""
 
+    def read(annotations: list[Columns]) -> Iterator[Columns]:
+        for number, each in enumerate(annotations):
+            name = str(each.get("question_id", number))
+            yield {"id": name, "video": video.format_map(each), **_copied(each, *optional, **names)}
 
-def _videomme(annotations: list[Columns]) -> Iterator[Columns]:
-    """[{videoID, question_id, duration, domain, sub_category, task_type, question, options}]."""
-    for number, each in enumerate(annotations):
-        name = str(each.get("question_id", number))
-        copied = _copied(each, "domain", "sub_category", "task_type", category="duration")
-        yield {"id": name, "video": f"{each['videoID']}.mp4", **copied}
-
-
-def _dailyomni(annotations: list[Columns]) -> Iterator[Columns]:
-    """[{Question, Choice, Answer, video_id, Type, video_category, video_duration}]."""
-    names = {"question": "Question", "options": "Choice", "answer": "Answer", "category": "Type"}
-    for number, each in enumerate(annotations):
-        video = "{0}/{0}_video.mp4".format(each["video_id"])
-        copied = _copied(each, "video_category", "video_duration", **names)
-        yield {"id": str(number), "video": video, **copied}
+    return read
 
 
 def _streamingbench(annotations: list[Columns]) -> Iterator[Columns]:
@@ -202,16 +187,12 @@ def _streamingbench(annotations: list[Columns]) -> Iterator[Columns]:
 def _ovobench(annotations: list[Columns]) -> Iterator[Columns]:
     """[{id, task, video, realtime, question, options, gt}], and ``test_info`` in forward tasks.
 
-    The prompts of the forward tasks (REC: count so far; SSR: current step; CRR: enough evidence)
-    are written by us; their answers are a number, Yes or No.
+    The answers of the forward tasks (``OVO_FORWARD``) are a number, Yes or No.
     """
     for each in annotations:
         task = each["task"]
-        common = {
-            "video": each["video"],
-            "category": task,
-            "group": next((g for g, tasks in OVO_GROUPS.items() if task in tasks), "other"),
-        }
+        group = next((name for name, tasks in OVO_GROUPS.items() if task in tasks), "other")
+        common = {"video": each["video"], "category": task, "group": group}
         if "test_info" not in each:
             yield common | {
                 "id": str(each["id"]),
@@ -222,20 +203,10 @@ def _ovobench(annotations: list[Columns]) -> Iterator[Columns]:
             }
             continue
         for place, probe in enumerate(each["test_info"]):
-            if task == "REC":
-                text = f"How many times did they {each['activity']} up to now?"
-            elif task == "SSR":
-                text = f"Is this step being done at the end of the video: {probe['step']}"
-            else:
-                text = f"Has enough been shown to answer this question: {each['question']}"
-            counts = task == "REC"
-            form = " Answer with a number." if counts else "\nAnswer with Yes or No."
-            yield common | {
-                "id": f"{each['id']}/{place}",
-                "question": text + form,
-                "answer": str(probe["count"]) if counts else ("No", "Yes")[probe["type"]],
-                "end": probe["realtime"],
-            }
+            text = OVO_FORWARD.get(task, OVO_FORWARD["CRR"]).format_map(each | probe)
+            answer = str(probe["count"]) if task == "REC" else ("No", "Yes")[probe["type"]]
+            own = {"id": f"{each['id']}/{place}", "question": text, "answer": answer}
+            yield common | own | {"end": probe["realtime"]}
 
 
 def parse_timestamp(text: str) -> float:
@@ -265,14 +236,30 @@ OVO_GROUPS = {
     "forward": ("REC", "SSR", "CRR"),
 }
 
+# Prompts by us. REC: count so far; SSR: current step; CRR: enough evidence.
+OVO_FORWARD = {
+    "REC": "How many times did they {activity} up to now? Answer with a number.",
+    "SSR": "Is this step being done at the end of the video: {step}\nAnswer with Yes or No.",
+    "CRR": "Has enough been shown to answer this question: {question}\nAnswer with Yes or No.",
+}
+
+SHORTVID_NAMES = {"options": "candidates", "category": "problem_type"}
+DAILYOMNI_NAMES = {"question": "Question", "options": "Choice", "answer": "Answer"}
+DAILYOMNI_NAMES |= {"category": "Type"}
+DAILYOMNI_OPTIONAL = ("video_category", "video_duration")
+DAILYOMNI_VIDEO = "{video_id}/{video_id}_video.mp4"
+VIDEOMME_OPTIONAL = ("domain", "sub_category", "task_type")
+
 BENCHMARKS = {
     benchmark.name: benchmark
     for benchmark in (
         Benchmark("worldsense", _worldsense),
         Benchmark("avut", _avut),
-        Benchmark("shortvid", _shortvid),
-        Benchmark("videomme", _videomme, frames=768),
-        Benchmark("dailyomni", _dailyomni),
+        Benchmark("shortvid", _listed("{video}", "data_type", **SHORTVID_NAMES)),
+        Benchmark(
+            "videomme", _listed("{videoID}.mp4", *VIDEOMME_OPTIONAL, category="duration"), 768
+        ),
+        Benchmark("dailyomni", _listed(DAILYOMNI_VIDEO, *DAILYOMNI_OPTIONAL, **DAILYOMNI_NAMES)),
         Benchmark("streamingbench", _streamingbench),
         Benchmark("ovobench", _ovobench, grouped=True),
     )

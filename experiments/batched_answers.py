@@ -54,7 +54,7 @@ class Answered(struct.PyTreeNode):
     Attributes:
         tokens: the first one of each answer.
         kept: audio and video tokens that entered the decoder, and that went on after each of the
-            method's stages inside it (with the eyes of the first question).
+            method's stages inside it (when the first question is asked).
     """
 
     tokens: Int[Array, "B Q"]
@@ -135,7 +135,7 @@ def answers(params: Params, asked: Asked, method: Method, seeds: Sequence[int]) 
     stages = method.stages(params.config.text.layers)
     # Every size includes the question, whose length differs.
     pruning = Pruning.of(stages, text + SUFFIX, budget.total, 1) if stages else None
-    answered, lost = (_with_stages if stages else _without_stages)(
+    answered, lost = _answer_clips(
         params.weights,
         jax.vmap(jax.random.key)(jnp.array(seeds)),
         pad_text(before.tokens),
@@ -150,11 +150,8 @@ def answers(params: Params, asked: Asked, method: Method, seeds: Sequence[int]) 
     return jax.tree.map(np.asarray, answered)
 
 
-STATIC = ("prefill_config", "capacity", "pruning")
-
-
-@functools.partial(jax.jit, static_argnames=STATIC)
-def _without_stages(
+@functools.partial(jax.jit, static_argnames=("prefill_config", "capacity", "pruning"))
+def _answer_clips(
     weights: Any,
     keys: Key[Array, " B"],
     prefix: PaddedText,
@@ -165,26 +162,21 @@ def _without_stages(
     capacity: int,
     pruning: Pruning | None,
 ) -> tuple[Answered, Array]:
-    """The clip is read once; the questions do not see each other."""
-    decoder = family(prefill_config.config).bound_decoder(
-        weights, prefill_config.config, prefill_config.backend
-    )
+    """The answers about every clip, and whether a clip kept more tokens than its bound."""
+    config = prefill_config.config
+    decoder = family(config).bound_decoder(weights, config, prefill_config.backend)
 
-    def of_clip(row: tuple[Array, Asked]) -> tuple[Answered, Array]:
+    def prefill(key: Array, about: Asked, question: PaddedText) -> Any:
+        slots = 0 if pruning else capacity
+        cache = None if pruning else KVCache.empty(config.text, capacity, decoder.dtype)
+        state = StreamState.initial(slots, key)
+        clip, settings = about.clips, {"prefill_config": prefill_config, "pruning": pruning}
+        return prefill_clip(weights, cache, state, prefix, clip, budget, question, **settings)
+
+    def without_stages(row: tuple[Array, Asked]) -> tuple[Answered, Array]:
+        """The clip is prefilled once; the questions do not see each other."""
         key, about = row
-        state = StreamState.initial(capacity, key)
-        cache = KVCache.empty(prefill_config.config.text, capacity, decoder.dtype)
-        no_question = pad_text(np.zeros(0, np.int32))
-        cache, state, *_ = prefill_clip(
-            weights,
-            cache,
-            state,
-            prefix,
-            about.clips,
-            budget,
-            no_question,
-            prefill_config=prefill_config,
-        )
+        cache, state, *_ = prefill(key, about, pad_text(np.zeros(0, np.int32)))
 
         def answer(text: PaddedText) -> Array:
             positions = jnp.broadcast_to(state.after + text.offsets, (3, len(text.tokens)))
@@ -194,41 +186,14 @@ def _without_stages(
         tokens = jax.vmap(answer)(about.questions)
         return Answered(tokens, state.kept[None]), state.overflow
 
-    return jax.lax.map(of_clip, (keys, asked))
-
-
-@functools.partial(jax.jit, static_argnames=STATIC)
-def _with_stages(
-    weights: Any,
-    keys: Key[Array, " B"],
-    prefix: PaddedText,
-    asked: Asked,
-    budget: Budget,
-    *,
-    prefill_config: PrefillConfig,
-    capacity: int,
-    pruning: Pruning | None,
-) -> tuple[Answered, Array]:
-    """Clip and question are read together, once for every question."""
-    layers = prefill_config.config.text.layers
-    stages = prefill_config.method.stages(layers)
-
-    def of_clip(row: tuple[Array, Asked]) -> tuple[Answered, Array]:
+    def with_stages(row: tuple[Array, Asked]) -> tuple[Answered, Array]:
+        """Clip and question are prefilled together, once for every question."""
         key, about = row
 
         def answer(text: PaddedText) -> tuple[Array, Array, Array]:
-            _, state, logits, trace = prefill_clip(
-                weights,
-                None,
-                StreamState.initial(0, key),
-                prefix,
-                about.clips,
-                budget,
-                text,
-                prefill_config=prefill_config,
-                pruning=pruning,
-            )
-            depths = trace.audio_depth, trace.video_depth
+            _, state, logits, trace = prefill(key, about, text)
+            layers, depths = config.text.layers, (trace.audio_depth, trace.video_depth)
+            stages = prefill_config.method.stages(layers)
             passed = [[jnp.sum(d * layers > s.after + 0.5) for d in depths] for s in stages]
             kept = jnp.concatenate([state.kept[None], jnp.array(passed, jnp.int32)])
             return jnp.argmax(logits), kept, state.overflow
@@ -236,4 +201,4 @@ def _with_stages(
         tokens, kept, lost = jax.lax.map(answer, about.questions)
         return Answered(tokens, kept[0]), jnp.max(lost)
 
-    return jax.lax.map(of_clip, (keys, asked))
+    return jax.lax.map(with_stages if pruning else without_stages, (keys, asked))

@@ -15,6 +15,7 @@ from omnizip_jax.cli.console import OutputConsole, right_aligned
 from omnizip_jax.cli.model_setup import load_checkpoint, parse_methods, window_spec
 from omnizip_jax.compression import AllTokens, Method
 from omnizip_jax.evaluation.decoder_cost import cost, without_compression
+from omnizip_jax.evaluation.markdown_tables import seconds, size
 from omnizip_jax.inference.api import generate
 from omnizip_jax.inference.attention_maps import compute_attention_maps
 from omnizip_jax.inference.generation import Answer
@@ -126,7 +127,7 @@ def cost_tables(
 ) -> tuple[Table, Table]:
     """Tokens of each answer; operations relative to all tokens, cache and times."""
     config = params.config
-    size = family(config).compute_dtype(params.weights).itemsize
+    value_bytes = family(config).compute_dtype(params.weights).itemsize
     counts = without_compression(next(iter(answers.values())).counts)
     full = cost(config.text, AllTokens(), counts)
     columns = right_aligned("audio", "video", "kept", "with text", "layers")
@@ -137,7 +138,7 @@ def cost_tables(
     costs = Table("method", *columns, title=title)
     for name, answer in answers.items():
         counts, trace = answer.counts, answer.compression
-        spent = cost(config.text, methods[name], counts, trace, value_bytes=size)
+        spent = cost(config.text, methods[name], counts, trace, value_bytes=value_bytes)
         tokens.add_row(
             name,
             f"{counts.audio_kept}/{counts.audio}",
@@ -146,10 +147,10 @@ def cost_tables(
         )
         costs.add_row(
             name,
-            f"{_scaled(spent.operations)} {spent.operations / full.operations:4.0%}",
+            f"{size(spent.operations, ' ')} {spent.operations / full.operations:4.0%}",
             f"{spent.paper_operations / full.paper_operations:.0%}",
-            f"{_scaled(spent.cache_bytes)}B",
-            *(_time(answer.seconds[stage]) for stage in ("encoders", "prefill", "generation")),
+            f"{size(spent.cache_bytes, ' ')}B",
+            *(seconds(answer.seconds[stage]) for stage in ("encoders", "prefill", "generation")),
         )
     return tokens, costs
 
@@ -157,14 +158,3 @@ def cost_tables(
 def _draw_kept(answers: Mapping[str, Answer], folder: Path, console: Console) -> None:
     plot_methods(answers).savefig(folder / KEPT, dpi=DPI)
     console.print(f"Kept tokens: [bold]{folder / KEPT}[/]", soft_wrap=True)
-
-
-def _scaled(number: float) -> str:
-    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number:.0f} "
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds * 1e3:.0f} ms" if seconds < 10 else f"{seconds:.1f} s"

@@ -27,19 +27,14 @@ from omnizip_jax.cli.stream_loop import (
 )
 
 _ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[@-~]|O.|.)?")  # arrow and function keys
-_NAMES = {
-    WindowEvent: "window",
-    AnswerEvent: "answer",
-    RefusedEvent: "refused",
-    EndEvent: "end",
-}
 
 
 def print_json(event: Event) -> None:
     """Print an event as one line of JSON: its name as "event", and its fields."""
     fields = dataclasses.asdict(event).items()
     rounded = {name: round(x, 4) if isinstance(x, float) else x for name, x in fields}
-    print(json.dumps({"event": _NAMES[type(event)], **rounded}), flush=True)
+    name = type(event).__name__.removesuffix("Event").lower()
+    print(json.dumps({"event": name, **rounded}), flush=True)
 
 
 class StreamDisplay:

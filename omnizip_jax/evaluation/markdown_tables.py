@@ -52,13 +52,13 @@ def tera(value: float | None) -> str:
     return MISSING if value is None else f"{value / 1e12:.3g}"
 
 
-def size(value: float | None) -> str:
-    """Bytes with a decimal prefix: 563k, 35.2G."""
+def size(value: float | None, space: str = "") -> str:
+    """Bytes or operations with a decimal prefix: 563k, 35.2G."""
     if value is None:
         return MISSING
-    steps = [(1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")]
+    steps = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")]
     unit, name = next((step for step in steps if value >= step[0]), steps[-1])
-    return f"{value / unit:.3g}{name}"
+    return f"{value / unit:.3g}{space}{name}"
 
 
 def with_interval(figure: dict[str, Any] | None) -> str:

@@ -148,6 +148,7 @@ def _worldsense(annotations: dict[str, Columns]) -> Iterator[Columns]:
 def _avut(annotations: list[Columns]) -> Iterator[Columns]:
     """[{video_path, question, option_A, ..., answer, task_type, video_id, QA_id}]."""
     for number, each in enumerate(annotations):
+        video = each["video_path"]
         options = [each.get(f"option_{letter}") for letter in LETTERS[:6]]
         own = {
             "options": [f"{x}. {o}" for x, o in zip(LETTERS, options, strict=False) if o],
@@ -155,7 +156,7 @@ def _avut(annotations: list[Columns]) -> Iterator[Columns]:
             "task": AVUT_TASKS.get(each["task_type"], each["task_type"]),
         }
         copied = _copied(each | own, "video_id", "QA_id", category="task")
-        yield {"id": str(number), "video": each["video_path"], **copied}
+        yield {"id": str(number), "video": video, **copied}
 
 
 def _listed(video: str, *optional: str, **names: str) -> Reader:

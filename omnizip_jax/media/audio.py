@@ -183,7 +183,7 @@ class MelStream:
     def finish(self) -> None:
         """End the audio, with silence for the last frames and two more.
 
-        Those two overlap the audio; only ``take_power`` returns them, for the maximum.
+        Those two overlap the audio; they count for the maximum alone.
         """
         if not self._finished:
             self._finished = True
@@ -201,10 +201,11 @@ class MelStream:
         """
         self._transform()
         ready = max(0, min(end, self.frames) - self._taken)
-        power, self._power = self._power[:, :ready], self._power[:, end - self._taken :]
+        power, self._power = self._power, self._power[:, end - self._taken :]
         self._taken = end
-        self._maximum = max(self._maximum, float(log_power(power).max(initial=-np.inf)))
-        return log_mel(power, self._maximum if maximum is None else maximum)
+        loud = power if self._finished and end >= self.frames else power[:, :ready]
+        self._maximum = max(self._maximum, float(log_power(loud).max(initial=-np.inf)))
+        return log_mel(power[:, :ready], self._maximum if maximum is None else maximum)
 
     def take_power(self) -> Float[np.ndarray, "bins frames"]:
         """Remove and return the mel power of all complete frames."""
@@ -234,8 +235,7 @@ def clip_log_mel(
     stream = MelStream(bins)
     stream.push(samples)
     stream.finish()
-    power = stream.take_power()
-    return log_mel(power[:, : stream.frames], float(log_power(power).max(initial=-np.inf)))
+    return stream.take(stream.frames)
 
 
 def max_log_power(chunks: Iterable[AudioChunk], bins: int) -> float:

@@ -14,21 +14,13 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from omnizip_jax.media.audio import clip_log_mel
 from omnizip_jax.media.bounded_queue import prefetch, run_in_thread
 from omnizip_jax.media.deferred_warnings import DeferredWarnings
 from omnizip_jax.media.pixels import unpatchify
 from omnizip_jax.media.sources import PREFETCHED_EVENTS, close_at_end, is_local, open_media
-from omnizip_jax.media.timeline import (
-    SAMPLE_RATE,
-    AudioChunk,
-    Excerpt,
-    FrameSampler,
-    VideoFrame,
-    align_audio,
-)
+from omnizip_jax.media.timeline import AudioChunk, Excerpt, VideoFrame
 from omnizip_jax.media.validation import check_selection, check_timeout, check_windows
-from omnizip_jax.media.windowing import GridBuilder, build_windows, count_windows
+from omnizip_jax.media.windowing import WindowBuilder
 from omnizip_jax.types import Window
 from omnizip_jax.window_spec import WindowSpec
 
@@ -136,12 +128,10 @@ def load_clip(
             end = run_in_thread(media.video_end, media.name) if blocks else media.video_end()
             spacing = max(spacing, part.length(end) / max_frames)
         on_error.pop_all()
-    sampler = FrameSampler(spacing)
-    grids = GridBuilder(spec, max_frames)
-    chunks, written, video_end = [np.zeros(0, np.float32)], 0, 0.0
+    builder = WindowBuilder(spec, spacing, max_frames)
     kinds = ((VideoFrame, media.has_video), (AudioChunk, media.has_audio))
     events = part.select(
-        media.decode(part.on_source_clock(sampler.needs)),
+        media.decode(part.on_source_clock(builder.sampler.needs)),
         [kind for kind, exists in kinds if exists],
     )
     events = close_at_end([media], events)
@@ -156,39 +146,34 @@ def load_clip(
             check_length(event.start)
             try:
                 if isinstance(event, AudioChunk):
-                    chunks.append(align_audio(written, event))
-                    written += len(chunks[-1])
+                    builder.push_audio(event)
                 else:
-                    video_end = max(video_end, event.end)
-                    grids.add(sampler.push(event))
+                    builder.push_frame(event)
             except ValueError as error:
                 raise ValueError(f"{media.name}: {error}") from error
-            now = int(max(video_end, written / SAMPLE_RATE))
+            now = int(builder.duration)
             bar.update(max(0, min(now, total or now) - bar.n))
+    video_end, has_audio = builder.video_end, builder.mel.written > 0
     check_length(video_end)
-    grids.add(sampler.finish())
-    if not (written or grids.end):
+    builder.finish_video()
+    builder.mel.finish()
+    if builder.count == 0:
         where = "" if part.is_whole else f" {part}"
         raise ValueError(f"{media.name}: no video and no audio could be decoded{where}")
-    duration = max(video_end, written / SAMPLE_RATE)
     if use_audio and use_video:
-        deferred.add_if_short(media.name, duration, stated)
+        deferred.add_if_short(media.name, builder.duration, stated)
     if max_frames is not None and video_end > (max_frames + 0.5) * spacing:
         deferred.add(
             f"{media.name}: longer than its container states; max_frames ended its video at "
             f"{max_frames * spacing:.1f} s"
         )
     deferred.emit()
-
-    mel = clip_log_mel(np.concatenate(chunks), spec.mel_bins)
-    per_grid = spacing * spec.temporal_patch
-    count = count_windows(grids.end, mel.shape[1], per_grid, spec)
     return Clip(
-        windows=build_windows(grids.take(), mel, per_grid, spec, grids.cells, count),
-        duration=duration,
-        seconds_per_grid=per_grid,
-        has_video=grids.cells is not None,
-        has_audio=written > 0,
+        windows=builder.build(builder.count),
+        duration=builder.duration,
+        seconds_per_grid=builder.seconds_per_grid,
+        has_video=builder.cells is not None,
+        has_audio=has_audio,
         spec=spec,
     )
 

@@ -32,125 +32,143 @@ from omnizip_jax.window_spec import WindowSpec
 _MEL_FOR_TOKEN = 3  # fewer mel frames at the end of a clip do not make an audio token
 
 
-class GridBuilder:
-    """Collects sampled frames into grids of patches.
+class WindowBuilder:
+    """Samples frames, transforms audio, and builds windows of both, in order.
 
     Args:
         spec: shape of the windows.
-        limit: samples from this one on are ignored.
+        spacing: seconds from one sampled frame to the next; None: ``spec.seconds / spec.frames``.
+        max_frames: samples from this one on are ignored.
 
     Attributes:
+        sampler: selects the frames.
+        mel: the audio so far.
         cells: rows and columns of tokens, from the first frame; None before it.
-        end: one more than the last grid so far.
+        video_end: end of the video so far, seconds.
+        emitted: windows built.
     """
 
-    def __init__(self, spec: WindowSpec, limit: int | None = None):
+    def __init__(
+        self, spec: WindowSpec, spacing: float | None = None, max_frames: int | None = None
+    ):
+        self.spec = spec
+        self.sampler = FrameSampler(spacing or spec.seconds / spec.frames)
+        self.mel = MelStream(spec.mel_bins)
         self.cells: tuple[int, int] | None = None
-        self.end = 0
-        self._spec, self._limit = spec, limit
-        self._grids: dict[int, np.ndarray] = {}
-        self._frames: dict[int, np.ndarray] = {}  # of the current grid
+        self.video_end, self.emitted = 0.0, 0
+        self._max_frames = max_frames
+        self._grids: dict[int, np.ndarray] = {}  # patches of each grid
+        self._end = 0  # one more than the last grid so far
+        self._frames: dict[int, np.ndarray] = {}  # of the last grid
         self._rendered, self._pixels = None, np.zeros(0)
 
-    def fit(self, frame: VideoFrame) -> tuple[int, int]:
-        """Rows and columns of tokens, which the first frame decides.
+    @property
+    def seconds_per_grid(self) -> float:
+        return self.sampler.spacing * self.spec.temporal_patch
+
+    @property
+    def duration(self) -> float:
+        """End of all video and audio so far, seconds."""
+        return max(self.video_end, self.mel.written / SAMPLE_RATE)
+
+    @property
+    def count(self) -> int:
+        """Number of windows of the media so far; 0 if there were none, else at least 1."""
+        if not (self._end or self.mel.written):
+            return 0
+        by_audio = -(-(self.mel.frames - _MEL_FOR_TOKEN + 1) // self.spec.mel_frames)
+        return max(1, self._place(self._end - 1)[0] + 1 if self._end else 0, by_audio)
+
+    def push_frame(self, frame: VideoFrame) -> None:
+        """Add the next frame; the first one decides the shape of all grids.
 
         Raises:
-            ValueError: a frame of a shape that cannot be used.
+            ValueError: a frame of a shape that cannot be used, or a jump of its time.
         """
         if self.cells is None:
-            self.cells = fit_grid(frame.height, frame.width, self._spec.grid_slots)
-        return self.cells
+            self.cells = fit_grid(frame.height, frame.width, self.spec.grid_slots)
+        self.video_end = max(self.video_end, frame.end)
+        self._add(self.sampler.push(frame))
 
-    def add(self, samples: list[tuple[int, VideoFrame]]) -> None:
-        """Add samples of a ``FrameSampler``."""
+    def push_audio(self, chunk: AudioChunk) -> Float[np.ndarray, " samples"]:
+        """Add audio; returns the samples that were added, see ``align_audio``."""
+        # Audio that resumes is placed at its own time exactly, or it would stay shifted.
+        new = align_audio(self.mel.written, chunk, 0.0 if self.mel.padded else JITTER)
+        self.mel.push(new)
+        return new
+
+    def finish_video(self) -> None:
+        """Add the last frames, when none follows."""
+        self._add(self.sampler.finish())
+
+    def build(self, count: int, maximum: float | None = None) -> Window:
+        """The next ``count`` windows of the media so far: numpy leaves with a leading axis.
+
+        Args:
+            maximum: see ``MelStream.take``.
+        """
+        spec, first = self.spec, self.emitted
+        self.emitted += count
+        if self._end and self._place(self._end - 1)[0] < self.emitted:
+            self._close()
+        windows = Window.empty(spec, count)
+        # Pages of zeros that are never written to take no memory.
+        patches = np.zeros(windows.patches.shape, np.uint8) if self._grids else windows.patches
+        mask, time = np.asarray(windows.grid_mask), np.asarray(windows.grid_time)
+        for grid in sorted(self._grids):
+            window, offset = self._place(grid)
+            if window >= self.emitted:
+                break
+            values = self._grids.pop(grid)  # one by one: a long clip is not stored twice
+            slot = mask[window - first].sum()
+            patches[window - first, slot, : len(values)] = values
+            mask[window - first, slot] = True
+            time[window - first, slot] = offset
+
+        frames = spec.mel_frames
+        mel = self.mel.take(self.emitted * frames, maximum)
+        bins, length = mel.shape
+        padded = np.pad(mel, ((0, 0), (0, count * frames - length)))
+        leaves: dict[str, Any] = {  # numpy here; arrays of the device once they are used
+            "patches": patches,
+            "grid_size": np.tile(np.array(self.cells or (1, 1), np.int32), (count, 1)),
+            "mel": np.ascontiguousarray(padded.reshape(bins, count, -1).transpose(1, 0, 2)),
+            "mel_length": np.clip(length - frames * np.arange(count), 0, frames).astype(np.int32),
+        }
+        return windows.replace(**leaves)
+
+    def _add(self, samples: list[tuple[int, VideoFrame]]) -> None:
+        spec, late = self.spec, self.emitted * self.spec.frames
         for index, frame in samples:
-            if self._limit is not None and index >= self._limit:
-                return  # the container stated a shorter video
-            rows, columns = self.fit(frame)
+            if index < late or (self._max_frames is not None and index >= self._max_frames):
+                continue
             if frame is not self._rendered:
-                side = self._spec.merge * self._spec.patch
-                self._rendered, self._pixels = frame, frame.render(rows * side, columns * side)
-            grid, place = divmod(index, self._spec.temporal_patch)
-            if grid >= self.end:
+                assert self.cells is not None
+                height, width = (cells * spec.merge * spec.patch for cells in self.cells)
+                self._rendered, self._pixels = frame, frame.render(height, width)
+            grid, place = divmod(index, spec.temporal_patch)
+            if grid >= self._end:
                 self._close()
-                self.end = grid + 1
+                self._end = grid + 1
             self._frames[place] = self._pixels
 
-    def take(self, before: float = np.inf) -> dict[int, np.ndarray]:
-        """Remove and return the patches of each grid before this one, by its index."""
-        if self.end <= before:
-            self._close()
-        return {grid: self._grids.pop(grid) for grid in sorted(self._grids) if grid < before}
-
     def _close(self) -> None:
-        spec = self._spec
+        """Cut the frames of the last grid into patches; a grid of fewer frames repeats them."""
+        spec = self.spec
         if self._frames:
             first, last = min(self._frames), max(self._frames)
             frames = [self._frames[min(max(i, first), last)] for i in range(spec.temporal_patch)]
-            self._grids[self.end - 1] = patchify(np.stack(frames), spec.patch, spec.merge)
+            self._grids[self._end - 1] = patchify(np.stack(frames), spec.patch, spec.merge)
             self._frames = {}
 
-
-def count_windows(end: int, mel_frames: int, seconds_per_grid: float, spec: WindowSpec) -> int:
-    """Number of windows for the grids before ``end`` and for the mel frames; at least one."""
-    last = grid_position(end - 1, seconds_per_grid, spec.positions_per_second)
-    return max(
-        1,
-        last // spec.positions + 1 if end else 0,
-        -(-(mel_frames - _MEL_FOR_TOKEN + 1) // spec.mel_frames),
-    )
+    def _place(self, grid: int) -> tuple[int, int]:
+        """Window of a grid, and its position there."""
+        per_second = self.spec.positions_per_second
+        position = grid_position(grid, self.seconds_per_grid, per_second)
+        return divmod(position, self.spec.positions)
 
 
-def build_windows(
-    grids: dict[int, np.ndarray],
-    mel: Float[np.ndarray, "bins frames"],
-    seconds_per_grid: float,
-    spec: WindowSpec,
-    cells: tuple[int, int] | None,
-    count: int,
-    first: int = 0,
-) -> Window:
-    """Place grids and mel frames into ``count`` windows, numpy leaves with a leading axis.
-
-    Args:
-        grids: patches of each grid, by its index; all within these windows. They are removed one
-            by one, so that a long clip is not stored twice.
-        mel: features from the start of window ``first`` on.
-        seconds_per_grid: time that each grid stands for.
-        spec: shape of the windows.
-        cells: see ``GridBuilder``.
-        count, first: number of windows, and index of the first one.
-    """
-    windows = Window.empty(spec, count)
-    bins, length = mel.shape
-    # Pages of zeros that are never written to take no memory.
-    patches = np.zeros(windows.patches.shape, np.uint8) if grids else windows.patches
-    mask, time = np.asarray(windows.grid_mask), np.asarray(windows.grid_time)
-    for grid in sorted(grids):
-        values = grids.pop(grid)
-        position = grid_position(grid, seconds_per_grid, spec.positions_per_second)
-        window, offset = divmod(position, spec.positions)
-        window -= first
-        slot = mask[window].sum()
-        patches[window, slot, : len(values)] = values
-        mask[window, slot] = True
-        time[window, slot] = offset
-
-    frames = spec.mel_frames
-    padded = np.zeros((bins, count * frames), np.float32)
-    used = min(length, padded.shape[1])
-    padded[:, :used] = mel[:, :used]
-    leaves: dict[str, Any] = {  # numpy here; arrays of the device once they are used
-        "patches": patches,
-        "grid_size": np.tile(np.array(cells or (1, 1), np.int32), (count, 1)),
-        "mel": np.ascontiguousarray(padded.reshape(bins, count, -1).transpose(1, 0, 2)),
-        "mel_length": np.clip(used - frames * np.arange(count), 0, frames).astype(np.int32),
-    }
-    return windows.replace(**leaves)
-
-
-class WindowAssembler:
+class WindowAssembler(WindowBuilder):
     """Cuts a stream into windows by the clock: window j starts at ``j * spec.seconds``.
 
     A window is ready when video and audio have both passed its end, or have ended. Media that
@@ -165,11 +183,9 @@ class WindowAssembler:
 
     Attributes:
         maximum: largest log power of the whole audio; set it before the first window if known.
-        emitted: windows emitted.
-        incomplete: those among them that were emitted without waiting for both streams.
+        incomplete: windows that were emitted without waiting for both streams.
         late_frames: frames dropped because their window had been emitted.
         late_audio: seconds of audio dropped for that reason.
-        duration: end of all video and audio so far, seconds.
     """
 
     def __init__(
@@ -180,14 +196,11 @@ class WindowAssembler:
         has_audio: bool,
         max_lead: float | None = None,
     ):
+        super().__init__(spec)
         self.maximum: float | None = None
-        self.emitted = self.incomplete = self.late_frames = 0
-        self.late_audio = self.duration = 0.0
-        self._spec, self._max_lead = spec, max_lead
-        self._spacing = spec.seconds / spec.frames
-        self._sampler = FrameSampler(self._spacing)
-        self._grids = GridBuilder(spec)
-        self._mel = MelStream(spec.mel_bins)
+        self.incomplete = self.late_frames = 0
+        self.late_audio = 0.0
+        self._max_lead = max_lead
         self._last_frame = 0.0  # its start
         kinds = ((VideoFrame, has_video), (AudioChunk, has_audio))
         self._open = {kind for kind, exists in kinds if exists}
@@ -200,13 +213,20 @@ class WindowAssembler:
             ValueError: a frame or audio that cannot be used.
         """
         if isinstance(event, StreamEnd):
-            self._end(VideoFrame if event.video else AudioChunk)
-        elif isinstance(event, VideoFrame):
-            self._not_awaited.discard(VideoFrame)
-            self._push_frame(event)
+            self._end_stream(VideoFrame if event.video else AudioChunk)
         else:
-            self._not_awaited.discard(AudioChunk)
-            self._push_audio(event)
+            self._not_awaited.discard(type(event))
+            late = self._time() - event.start
+            if isinstance(event, AudioChunk):
+                lost = len(event.samples) - len(self.push_audio(event))
+                if late > 0 and lost > 0:
+                    self.late_audio += min(late, len(event.samples) / SAMPLE_RATE)
+            elif self.sampler.intervals_before(event.start) < self.emitted * self.spec.frames:
+                self.late_frames += 1
+            else:
+                check_jump(max(self._last_frame, self._time()), event.start, "video")
+                self._last_frame = event.start
+                self.push_frame(event)
         yield from self._emit_ready()
 
     @property
@@ -225,22 +245,12 @@ class WindowAssembler:
         if missing:
             self.incomplete += 1
         if VideoFrame in missing:  # the last frame is not held across a gap that was given up
-            self._add_samples(self._sampler.finish())
-            self._sampler = FrameSampler(self._spacing)
-        self.emitted += 1
-        spec = self._spec
-        windows = build_windows(
-            self._grids.take(self.emitted * spec.grids),
-            self._mel.take(self.emitted * spec.mel_frames, self.maximum),
-            spec.seconds / spec.grids,
-            spec,
-            self._grids.cells,
-            count=1,
-            first=self.emitted - 1,
-        )
+            self.finish_video()
+            self.sampler = FrameSampler(self.sampler.spacing)
+        window = jax.tree.map(lambda leaf: np.asarray(leaf[0]), self.build(1, self.maximum))
         if AudioChunk in self._open:
-            self._mel.pad_silence(self.emitted * spec.seconds * SAMPLE_RATE)
-        return jax.tree.map(lambda leaf: np.asarray(leaf[0]), windows)
+            self.mel.pad_silence(self.emitted * self.spec.seconds * SAMPLE_RATE)
+        return window
 
     def finish(self) -> Iterator[Window]:
         """Yield the last windows, when no event follows.
@@ -248,56 +258,31 @@ class WindowAssembler:
         Raises:
             ValueError: the stream was empty.
         """
-        self._end(VideoFrame)
-        self._end(AudioChunk)
-        if not (self.emitted or self._grids.end or self._mel.written):
+        self._end_stream(VideoFrame)
+        self._end_stream(AudioChunk)
+        if not (self.emitted or self.count):
             raise ValueError("no video and no audio could be decoded")
-        seconds = self._spec.seconds / self._spec.grids
-        count = count_windows(self._grids.end, self._mel.frames, seconds, self._spec)
-        while self.emitted < count:
+        while self.emitted < max(1, self.count):
             yield self.emit()
 
-    def _push_frame(self, frame: VideoFrame) -> None:
-        self._grids.fit(frame)
-        if self._sampler.intervals_before(frame.start) < self.emitted * self._spec.frames:
-            self.late_frames += 1
-            return
-        check_jump(max(self._last_frame, self._time()), frame.start, "video")
-        self._last_frame = frame.start
-        self.duration = max(self.duration, frame.end)
-        self._add_samples(self._sampler.push(frame))
-
-    def _add_samples(self, samples: list[tuple[int, VideoFrame]]) -> None:
-        first = self.emitted * self._spec.frames
-        self._grids.add([(index, frame) for index, frame in samples if index >= first])
-
-    def _push_audio(self, chunk: AudioChunk) -> None:
-        # Audio that resumes is placed at its own time exactly, or it would stay shifted.
-        new = align_audio(self._mel.written, chunk, 0.0 if self._mel.padded else JITTER)
-        late = self._time() - chunk.start
-        if late > 0 and len(new) < len(chunk.samples):
-            self.late_audio += min(late, len(chunk.samples) / SAMPLE_RATE)
-        self._mel.push(new)
-        self.duration = max(self.duration, self._mel.written / SAMPLE_RATE)
-
-    def _end(self, kind: type) -> None:
+    def _end_stream(self, kind: type) -> None:
         if kind in self._open:
             self._open.discard(kind)
             if kind is VideoFrame:
-                self._add_samples(self._sampler.finish())
+                self.finish_video()
             else:
-                self._mel.finish()
+                self.mel.finish()
 
     def _time(self) -> float:
         """Start of the next window."""
-        return float(self.emitted * self._spec.seconds)
+        return float(self.emitted * self.spec.seconds)
 
     def _passed(self) -> set[type]:
         """Streams that are past the end of the next window."""
         passed = set()
-        if self._sampler.decided >= (self.emitted + 1) * self._spec.frames:
+        if self.sampler.decided >= (self.emitted + 1) * self.spec.frames:
             passed.add(VideoFrame)
-        if self._mel.frames >= (self.emitted + 1) * self._spec.mel_frames:
+        if self.mel.frames >= (self.emitted + 1) * self.spec.mel_frames:
             passed.add(AudioChunk)
         return passed
 
@@ -305,8 +290,8 @@ class WindowAssembler:
         passed = self._passed()
         missing = self._open - passed
         if passed and missing and self._max_lead is not None:
-            lead = max(self._last_frame, self._mel.written / SAMPLE_RATE) - self._time()
-            if lead >= self._spec.seconds + self._max_lead:
+            lead = max(self._last_frame, self.mel.written / SAMPLE_RATE) - self._time()
+            if lead >= self.spec.seconds + self._max_lead:
                 self._not_awaited |= missing
         return bool(passed) and missing <= self._not_awaited
 

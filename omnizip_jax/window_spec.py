@@ -8,10 +8,10 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class WindowSpec:
-    """The fixed shape of one window: what every clip and every stream is cut into.
+    """The fixed shape of the windows of a clip or a stream.
 
-    ``grid_slots`` bounds the tokens of one temporal grid (two frames); pictures are resized to
-    fit. 16:9 pictures use all 144 of the default (448 x 252 pixels). The shape belongs to a
+    ``grid_slots`` bounds the tokens of one temporal grid (two frames); frames are resized to fit.
+    16:9 frames use all 144 of the default (448 x 252 pixels). The shape belongs to a
     checkpoint: ``params.config.spec``.
 
     Args:
@@ -52,7 +52,7 @@ class WindowSpec:
 
     @property
     def frames(self) -> int:
-        """Pictures in a window."""
+        """Frames in a window."""
         return self.grids * self.temporal_patch
 
     @property

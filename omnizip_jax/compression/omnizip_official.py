@@ -173,7 +173,7 @@ def video_rates(
     """Share of each run's video to discard; the budget is met only roughly.
 
     Runs without audio have the rate ``rho_video``. With one or two runs that have both, the rates
-    of eq. 5 stay as they are. With more, the first run with the lowest rate and the first with the
+    of eq. 5 are not changed. With more, the first run with the lowest rate and the first with the
     highest keep theirs, the others are scaled towards the budget, clipped, corrected once by a
     constant and clipped again. Where all rates are equal, one run is the lowest and the highest
     and counts twice.

@@ -53,7 +53,7 @@ def encoded_clip(seed: int, *, scattered: bool = False, vision: bool = False, **
 
 
 def eventful(windows: int = 40, at: int = 20):
-    """A still picture under a steady sound, but for one window that shows something else."""
+    """A static video with steady audio, except for one window that shows something else."""
     clip = encoded_clip(3, windows=windows, holes=False)
     rng = np.random.default_rng(0)
     video = np.tile(clip.video[:1, :1], (windows, 2, 1, 1))

@@ -71,7 +71,7 @@ def fill(weights, lower, upper, total):
 
 
 def salient_of_share(scores, mask, count, anchors):
-    """Those of ``count`` kept audio tokens that are no anchors; a window's last ones always are."""
+    """The salient ones of ``count`` kept audio tokens; the lowest of a window are anchors."""
     candidates = []
     for w in range(len(mask)):
         tokens = [(w, i) for i in np.flatnonzero(mask[w])]

@@ -93,7 +93,7 @@ def spatial(features, knn):
 
 
 def choose_video(run, rate, tokens, knn):
-    """Tokens of one run that stay: grids are counted from its start."""
+    """Kept tokens of one run; grids are counted from its start."""
     grids = {}
     for window, grid, place in run:
         grids.setdefault((window, grid), []).append((window, grid, place))

@@ -87,7 +87,7 @@ def visionzip(tokens, received, keys, features, count, contextual):
 
 
 def vidcom2(windows, count):
-    """Which video tokens stay, and how many in each grid."""
+    """The kept video tokens, and their number in each grid."""
     grids = loops.grids_in_order(windows)
     tokens = {g: np.float64(windows.video[g][windows.video_mask[g]]) for g in grids}
     everything = np.concatenate(list(tokens.values()))

@@ -74,7 +74,7 @@ def test_random_tokens_are_drawn_uniformly():
 
 
 @pytest.mark.parametrize("share", [0.35, 0.5, 0.123457, 0.0, 1.0])
-def test_a_running_share_is_rounded_at_every_moment(share):
+def test_a_running_share_is_rounded_after_every_window(share):
     rng = np.random.default_rng(0)
     running, tokens, taken = RunningShare.initial(), 0, 0
     for _ in range(300):

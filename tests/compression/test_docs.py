@@ -61,7 +61,7 @@ def test_every_method_has_its_row():
     assert rows == {name: method.__name__ for name, method in METHODS.items()}
 
 
-def test_what_can_stream():
+def test_streaming_methods_are_those_of_the_table():
     said = dict(re.findall(r"^\| `(\w+)` \|.*\| ([a-z ]+) \|$", DOCS, re.MULTILINE))
     # A stream begins before there is a window: its shapes and types must do.
     first = jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], loops.encoded_clip(0)))

@@ -1,4 +1,4 @@
-"""How new tokens are, against float64 loops over all that came before."""
+"""Novelty of tokens against float64 loops over all tokens before them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ advance = jax.jit(NOVELTY.advance)
 
 
 class Modality:
-    """What is known of all tokens so far."""
+    """Statistics of all tokens so far."""
 
     def __init__(self):
         self.units, self.surprises, self.weights = [], [], []
@@ -38,7 +38,7 @@ class Modality:
         return np.array(weight) / u / np.mean(self.weights)
 
 
-def test_a_streams_worth_equals_float64_loops():
+def test_importance_in_a_stream_equals_float64_loops():
     windows = loops.encoded_clip(2, windows=6, scattered=True)
     expected = NoveltyState.initial(jax.tree.map(lambda x: x[0], windows))
     sound, picture, before = Modality(), Modality(), None
@@ -71,7 +71,7 @@ def test_a_streams_worth_equals_float64_loops():
         np.testing.assert_allclose(found, importance, rtol=3e-3)
 
 
-def test_what_was_new_long_ago_is_worth_more_than_what_is_usual():
+def test_tokens_that_were_novel_long_ago_are_more_important_than_usual_ones():
     """The new tokens of a window weigh many times the others."""
     clip = loops.eventful(windows=12, at=6)
     expected, importance = NoveltyState.initial(jax.tree.map(lambda x: x[0], clip)), []
@@ -83,8 +83,8 @@ def test_what_was_new_long_ago_is_worth_more_than_what_is_usual():
     assert importance[6][:, :4].min() > 50 * np.median(importance[6:])
 
 
-def test_the_usual_is_that_of_the_last_two_minutes():
-    """After a change for good, what is new becomes usual."""
+def test_the_means_cover_the_last_two_minutes():
+    """After a lasting change, new tokens become usual ones."""
     clip = loops.encoded_clip(3, windows=2, holes=False)
     first, second = (jax.tree.map(lambda x, at=at: x[at], clip) for at in (0, 1))
     expected = NoveltyState.initial(first)

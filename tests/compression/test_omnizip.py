@@ -120,7 +120,7 @@ def test_windows_do_not_see_each_other_but_for_ranking_and_budget():
 
 
 @pytest.mark.parametrize("config", [PAPER, OmniZipConfig.published()], ids=["paper", "pub"])
-def test_one_trace_whatever_the_content(config):
+def test_one_program_for_all_contents(config):
     programs = compress_program._cache_size()
     full = random_clip(0)
     initial = full.replace(

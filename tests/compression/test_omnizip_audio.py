@@ -24,6 +24,6 @@ def test_scores_equal_the_whole_matrix():
     assert not np.any(np.asarray(scores)[~token])
 
 
-def test_a_clip_without_sound_has_scores_of_zero():
+def test_a_clip_without_audio_has_scores_of_zero():
     x = np.ones((2, 4, 2, 4), np.float32)
     assert not np.any(attention_scores(x, x, np.zeros((2, 4), bool)))

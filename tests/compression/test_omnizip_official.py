@@ -1,4 +1,4 @@
-"""The published rule where sound and picture are not equally long: run by run."""
+"""The published rule where audio and video differ in length, run by run."""
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ SECONDS, WINDOWS, PLACES = 8.0, 7, 12
 
 
 def tokens_of(path):
-    """Random features with the tokens that the file's windows have, small grids, 7 windows."""
+    """Random features for the tokens of a file's 7 windows, with small grids."""
     clip = load_clip(path, WindowSpec()).windows
     count = len(clip.mel_length)
     tokens = random_clip(0, windows=WINDOWS, audio=50, slots=PLACES, holes=False)
@@ -52,7 +52,7 @@ def assert_equal_run_by_run(tokens, config=PUBLISHED):
     [(0.03, (4, 4)), (1.0, (4, 4)), (5.0, (4, 4)), (-0.03, (4, 4)), (-1.0, (4, 4)), (-5.0, (2, 3))],
 )
 @pytest.mark.slow
-def test_a_clip_whose_sound_outlasts_the_picture_or_the_reverse(tmp_path, longer, shape):
+def test_clips_whose_audio_is_longer_than_the_video_or_shorter(tmp_path, longer, shape):
     frames = grey([50] * round(SECONDS * 10), height=28, width=28)
     path = write(tmp_path / "a.mkv", frames, fps=10, sound=tone(SECONDS + longer))
     expected = assert_equal_run_by_run(tokens_of(path))

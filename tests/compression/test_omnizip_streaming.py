@@ -1,4 +1,4 @@
-"""The causal plan: budgets at every moment, scores, threshold, and what it may not see."""
+"""The causal rule: budgets after every window, scores, threshold, independence of later windows."""
 
 import dataclasses
 import functools
@@ -92,7 +92,7 @@ def program(config):
 
 
 def attention(queries, keys):
-    """What each key receives of a query on average, times the number of keys; in float64."""
+    """Mean attention of a query to each key, times the number of keys; in float64."""
     by_head = (np.moveaxis(np.float64(x), 1, 0) for x in (queries, keys))
     weights = np.exp(next(by_head) @ next(by_head).transpose(0, 2, 1) / np.sqrt(SIZE))
     return (weights / weights.sum(-1, keepdims=True)).mean((0, 1)) * len(keys)
@@ -103,7 +103,7 @@ def overlap(a, b):
 
 
 def shortfalls(clip, plan, config):
-    """After every window: tokens kept beyond the budget of what came, of sound and of picture."""
+    """Audio and video tokens kept beyond the budget after every window."""
     audio = plan.audio_salient.sum(1) - (1 - config.rho_audio) * clip["audio_mask"].sum(1)
     video = plan.video_keep.sum((1, 2)) - (1 - config.rho_video) * clip["video_mask"].sum((1, 2))
     return np.cumsum(audio), np.cumsum(video)
@@ -111,7 +111,7 @@ def shortfalls(clip, plan, config):
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("seed", range(4))
-def test_the_budget_holds_at_every_moment(name, seed):
+def test_the_budget_holds_after_every_window(name, seed):
     config, clip = CONFIGS[name], make(seed)
     plan = program(config)(clip)
     assert not np.any(plan.audio_keep & ~clip["audio_mask"])
@@ -138,8 +138,8 @@ def test_the_budget_holds_at_every_moment(name, seed):
 
 @pytest.mark.parametrize("loudness", [np.zeros(96), np.arange(96) / 24, np.arange(96) % 48 / 12])
 @pytest.mark.slow
-def test_the_budget_holds_on_ramps_and_small_pictures(loudness):
-    """A slack measured in slots instead of tokens would be five windows of so small a picture."""
+def test_the_budget_holds_on_ramps_and_small_frames(loudness):
+    """A slack measured in slots instead of tokens would be five windows of such small frames."""
     clip = make(7, loudness=loudness, places=3, holes=False)
     plan = program(SOFT)(clip)
     audio, video = shortfalls(clip, plan, SOFT)
@@ -199,7 +199,7 @@ def test_later_windows_change_nothing():
     assert np.any(a.audio_keep[40:] != b.audio_keep[40:])
 
 
-def test_windows_without_sound_or_picture():
+def test_windows_without_audio_or_video():
     clip = make(5)
     clip["frame_mask"][20:40] = False
     clip["audio_mask"][20:40] = False
@@ -214,8 +214,8 @@ def test_windows_without_sound_or_picture():
     assert all(np.all(np.isfinite(x)) for x in (plan.audio, plan.audio_retention, plan.video_rate))
 
 
-def test_what_is_heard_guides_what_is_seen():
-    """Single loud windows among quiet ones keep more of their sound and of their picture."""
+def test_audio_guides_the_video():
+    """Single loud windows among quiet ones keep more of their audio and video."""
     loud = np.arange(96) % 4 == 0
     for config in (SOFT, HARD):
         plan = program(config)(make(11, loudness=1.5 * loud, holes=False))

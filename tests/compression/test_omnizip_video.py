@@ -31,7 +31,7 @@ def test_repeated_tokens_rank_above_padding():
 
 
 def test_relative_distances_do_not_depend_on_the_scale():
-    """A thing of three tokens on a quiet ground: large features hide it from the paper's score."""
+    """Large features hide an object of three tokens from the paper's score."""
     grid = 0.1 * np.float32(RNG.standard_normal((30, 16)))
     thing = [4, 5, 10]
     grid[thing] += np.float32(1 + 0.5 * RNG.standard_normal((3, 16)))
@@ -56,7 +56,7 @@ def test_a_grid_of_equal_tokens_and_a_grid_of_one():
     assert one.tolist() == [[True]]
 
 
-def test_odd_grids_keep_what_has_changed():
+def test_odd_grids_keep_changed_tokens():
     first = np.float32(RNG.standard_normal((8, 16)))
     second = first.copy()
     second[[2, 5]] *= -1

@@ -37,7 +37,7 @@ from omnizip_jax.inference.chat_template import Modalities
 from omnizip_jax.inference.context import PrefillConfig, StreamState
 from omnizip_jax.inference.decode import DECODE_BLOCK, DecodeState, SamplingArrays, generate_tokens
 from omnizip_jax.inference.kv_cache_capacity import _evict
-from omnizip_jax.inference.prefill import CHUNK, ENCODE_BLOCK, append_text, prefill_clip
+from omnizip_jax.inference.prefill import CHUNKS, ENCODE_BLOCK, append_text, prefill_clip
 from omnizip_jax.inference.sequence import (
     CACHE_BUCKETS,
     WINDOW_BUCKETS,
@@ -237,7 +237,7 @@ def _first_token(
     layout = pad_windows(geometry(windows), len(encoded.video_mask))
     budget = prefill_config.method.plan(*counts)
     used = budget.total + len(prompt.prefix) + len(prompt.suffix)
-    capacity = bucket(used + ROOM + CHUNK, CACHE_BUCKETS)
+    capacity = bucket(used + ROOM + CHUNKS[-1], CACHE_BUCKETS)
 
     def begin(weights: Any) -> tuple[KVCache, StreamState]:
         cache = KVCache.empty(config.text, capacity, compute_dtype(weights))

@@ -57,7 +57,7 @@ from omnizip_jax.models.registry import Config, family
 from omnizip_jax.types import EncodedClip, EncodedWindow, Selection, TokenKind, Window
 
 ENCODE_BLOCK = 8  # windows per encoder dispatch
-CHUNK = 256  # tokens per decoder block of a chunked prefill
+CHUNKS = (2048, 256)  # tokens per decoder block: large blocks are faster, small ones pad less
 
 
 class Pruning(NamedTuple):
@@ -101,31 +101,32 @@ def extend_cache(
     slots: SlotMetadata,
     sequence: TokenSequence,
     limit: Int[Array, ""] | int,
-    chunk: int,
+    chunks: tuple[int, ...],
 ) -> tuple[KVCache, SlotMetadata, Float[Array, " D"], Int[Array, ""]]:
     """Pack the kept tokens of a sequence, run the decoder over them, append them to the cache.
 
-    The decoder reads ``chunk`` tokens at a time. The number of chunks is data: one program serves
-    sequences of all lengths, and padding costs less than a chunk.
+    The decoder reads as many blocks of the first chunk size as are full, then of the next; the last
+    block is padded. The number of blocks is data, so one program serves sequences of all lengths.
 
     Args:
         slots: metadata of the cache's slots.
         limit: the most tokens that are appended. The cache has as many free slots, rounded up to
-            whole chunks.
+            the last chunk size.
+        chunks: tokens per block, in descending order.
 
     Returns:
         The cache, the metadata, the hidden state of the last token, and the number of kept tokens
         beyond ``limit``, which are dropped.
     """
     size = sequence.keep.shape[0]
-    chunk = min(chunk, size)
+    chunks = tuple(chunk for chunk in chunks if chunk <= size) or (size,)
     wanted = jnp.sum(sequence.keep)
     count = jnp.minimum(wanted, limit)
-    (index,) = jnp.nonzero(sequence.keep, size=size + -size % chunk, fill_value=0)
+    (index,) = jnp.nonzero(sequence.keep, size=size + -size % chunks[-1], fill_value=0)
 
-    def append(number: Array, carry: tuple[KVCache, SlotMetadata, Array]):
+    def append(number: Array, carry: tuple[KVCache, SlotMetadata, Array], first: Any, chunk: int):
         cache, slots, _ = carry
-        start = number * chunk
+        start = first + number * chunk
         used = start + jnp.arange(chunk) < count
         block = sequence.gather(jax.lax.dynamic_slice(index, (start,), (chunk,)), used)
         tokens = jnp.sum(used)
@@ -134,9 +135,12 @@ def extend_cache(
         return cache, slots, hidden[tokens - 1]
 
     last = jnp.zeros(sequence.embeddings.shape[1:], sequence.embeddings.dtype)
-    chunks = -(-count // chunk)
-    cache, slots, last = jax.lax.fori_loop(0, chunks, append, (cache, slots, last))
-    return cache, slots, last, wanted - count
+    carry, first = (cache, slots, last), 0
+    for chunk in chunks:
+        blocks = (count - first) // chunk if chunk > chunks[-1] else -(-(count - first) // chunk)
+        step = functools.partial(append, first=first, chunk=chunk)
+        carry, first = jax.lax.fori_loop(0, blocks, step, carry), first + blocks * chunk
+    return *carry, wanted - count
 
 
 def prefill_windows(
@@ -147,7 +151,7 @@ def prefill_windows(
     clip: EncodedClip,
     selection: Selection,
     limit: Int[Array, ""] | int,
-    chunk: int,
+    chunks: tuple[int, ...],
     *,
     before: PaddedText | None = None,
     question: PaddedText | None = None,
@@ -159,7 +163,7 @@ def prefill_windows(
     Args:
         cache: to append to; None for a pruned prefill, which makes its own.
         limit: the most media tokens, start tokens included, that are appended.
-        chunk: tokens per decoder block.
+        chunks: tokens per decoder block, see ``extend_cache``.
         before: text before the windows.
         question: text after the windows. It enters the cache, but not the state: ``finish``
             records it together with the answer.
@@ -186,7 +190,7 @@ def prefill_windows(
     if pruning is None:
         assert cache is not None
         cache, slots, last, lost = extend_cache(
-            decoder, cache, state.slots, sequence, limit + text, chunk
+            decoder, cache, state.slots, sequence, limit + text, chunks
         )
         state = state.replace(slots=slots)
     else:
@@ -250,7 +254,7 @@ def prefill_clip(
     selection = prefill_config.method.select(clip.windows, budget, key)
     limit = jnp.int32(budget.total) + len(prefill_config.markers)
     return prefill_windows(
-        decoder, prefill_config, cache, state, clip, selection, limit, CHUNK,
+        decoder, prefill_config, cache, state, clip, selection, limit, CHUNKS,
         before=before, question=question, pruning=pruning,
     )  # fmt: skip
 
@@ -375,7 +379,7 @@ def prefill_turn(
     # Short clips and long ones have one cache size each, so that they share their programs.
     short = all(len(clip.windows.mel_length) <= WINDOW_BUCKETS[0] for clip in turn.clips)
     sizes = CACHE_BUCKETS if short else CACHE_BUCKETS[1:]
-    capacity = 0 if stages else bucket(text + sum(limits) + reserve + CHUNK, sizes)
+    capacity = 0 if stages else bucket(text + sum(limits) + reserve + CHUNKS[-1], sizes)
     context = Context.initial(params, base, retention, seed, capacity)
     seconds, logits = {"encoders": 0.0, "prefill": 0.0}, None
     if not turn.clips:

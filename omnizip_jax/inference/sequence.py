@@ -16,8 +16,8 @@ from omnizip_jax.models.registry import Config, family
 from omnizip_jax.types import EncodedClip, Selection, TokenKind, Window
 
 TEXT_BUCKETS = (64, 256, 512)  # then multiples of the last
-WINDOW_BUCKETS = (8, 64)  # then multiples of the last
-CACHE_BUCKETS = (4096, 16384)  # slots; then multiples of the last
+WINDOW_BUCKETS = (16, 64)  # then multiples of the last
+CACHE_BUCKETS = (8192, 16384)  # slots; then multiples of the last
 
 
 def bucket(size: int, sizes: tuple[int, ...]) -> int:

@@ -26,6 +26,7 @@ def test_ruff(command):
     run("ruff", *command)
 
 
+@pytest.mark.slow  # half a minute; pre-commit runs it at every commit
 def test_pyright():
     """Of what pyproject.toml includes; with the interpreter, and so the packages, of the tests."""
     run("pyright", "--pythonpath", sys.executable)

@@ -6,13 +6,10 @@ converted; the speech parts (talker, token2wav) are counted and left out.
 
 from __future__ import annotations
 
-import argparse
 import collections
 import dataclasses
-import logging
 import math
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -25,7 +22,6 @@ from omnizip_jax.checkpoint.atomic_directory import atomic_directory
 from omnizip_jax.checkpoint.checksums import array_checksum, digest, write_checksums
 from omnizip_jax.checkpoint.folder import (
     CONFIG,
-    DTYPES,
     FINGERPRINT,
     TOKENIZER,
     WEIGHTS,
@@ -262,29 +258,3 @@ def _count_not_finite(array: np.ndarray) -> int:
     bits = np.dtype(f"u{array.itemsize}")
     exponent = np.array(np.inf, array.dtype).view(bits)
     return int(np.count_nonzero(array.view(bits) & exponent == exponent))
-
-
-def main(argv: list[str] | None = None, prog: str | None = None) -> int:
-    """The command line of the conversion; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Convert released Qwen2.5-Omni weights (3B or 7B) to a Flax checkpoint.",
-    )
-    parser.add_argument("source", type=Path, help="folder of the released files")
-    parser.add_argument("target", type=Path, help="folder to create")
-    parser.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        help="type of the converted weights (default: as stored, bfloat16 in the released files)",
-    )
-    arguments = parser.parse_args(argv)
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it also raises
-    try:
-        print(convert(arguments.source, arguments.target, arguments.dtype))
-    except (ConversionError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; nothing was kept", file=sys.stderr)
-        return 130
-    return 0

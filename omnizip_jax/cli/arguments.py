@@ -112,7 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
         text, defaults = command["help"], command.get("defaults", {})
         settings = {"description": command.get("description", text)}
         added = commands.add_parser(name, help=text, formatter_class=HelpFormatter, **settings)
-        added.set_defaults(module=command.get("module"))
+        added.set_defaults(module=command["module"])
         for option in command.get("options", "").split():
             _add_option(added, option, options[option], defaults)
     return parser

@@ -49,18 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # no warning that torch is missing
     try:
-        if argv[:1] == ["convert"]:  # the script convert/hf_to_flax.py has the same arguments
-            convert = importlib.import_module("omnizip_jax.checkpoint.convert")
-            code = convert.main(argv[1:], prog="omnizip convert")
-        else:
-            arguments = build_parser().parse_args(argv)
-            check_arguments(arguments)
-            if arguments.command == "serve":
-                limit_malloc_arenas()
-            # Imported here: help and bad arguments do not wait for jax.
-            module = importlib.import_module(f"omnizip_jax.cli.{arguments.module}")
-            getattr(module, f"run_{arguments.command}")(arguments)
-            code = 0
+        arguments = build_parser().parse_args(argv)
+        check_arguments(arguments)
+        if arguments.command == "serve":
+            limit_malloc_arenas()
+        # Imported here: help and bad arguments do not wait for jax.
+        module = importlib.import_module(f"omnizip_jax.cli.{arguments.module}")
+        getattr(module, f"run_{arguments.command}")(arguments)
+        code = 0
     except KeyboardInterrupt:
         code = INTERRUPTED
     except (ValueError, OSError) as error:

@@ -1,16 +1,18 @@
-"""The checkpoint, window shape and compression methods that command-line options select."""
+"""Checkpoint, window shape and compression methods of a command line, and ``omnizip convert``."""
 
 from __future__ import annotations
 
 import argparse
 import ast
 import dataclasses
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 
+from omnizip_jax.checkpoint import convert
 from omnizip_jax.checkpoint.load import load
 from omnizip_jax.checkpoint.small_model import cache_folder
 from omnizip_jax.compression import METHODS, Method
@@ -28,6 +30,12 @@ def load_checkpoint(path: str, dtype: str | None = None, notice: bool = True) ->
     if notice and sys.stderr.isatty():
         print(f"[loading {path}]", file=sys.stderr)
     return load(path, dtype=dtype)
+
+
+def run_convert(arguments: argparse.Namespace) -> None:
+    """Convert a released checkpoint, and print what was written and what was left out."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it also raises
+    print(convert.convert(arguments.released, arguments.target, arguments.stored_dtype))
 
 
 def enable_compilation_cache() -> None:

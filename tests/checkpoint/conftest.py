@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from omnizip_jax.checkpoint import convert
+from omnizip_jax.cli.main import main
 
 
 @pytest.fixture(scope="session")
 def converted(released_folder, tmp_path_factory):
     """The converted checkpoint; do not change it."""
     target = tmp_path_factory.mktemp("converted") / "model"
-    assert convert.main([str(released_folder), str(target)]) == 0
+    assert main(["convert", str(released_folder), str(target)]) == 0
     return target
 
 

@@ -22,6 +22,7 @@ REPOSITORY = Path(__file__).parents[2]
 PAUSED = """
 import pathlib, sys, time
 from omnizip_jax.checkpoint import convert
+from omnizip_jax.cli.main import main
 save, signs = convert.ocp.partial.save, pathlib.Path(sys.argv[3])
 def pause(*arguments):
     (signs / "ready").touch()
@@ -29,7 +30,7 @@ def pause(*arguments):
         time.sleep(0.01)
     save(*arguments)
 convert.ocp.partial.save = pause
-sys.exit(convert.main(sys.argv[1:3]))
+sys.exit(main(["convert", *sys.argv[1:3]]))
 """
 
 

@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from omnizip_jax.checkpoint import convert
 from omnizip_jax.checkpoint.load import load
+from omnizip_jax.cli.main import main
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -33,12 +34,12 @@ def fails(tmp_path, capfd):
         before = fingerprint(source)
         target = target or tmp_path / "out" / "model"
         existed = target.exists()
-        assert convert.main([str(source), str(target)]) == 1
+        assert main(["convert", str(source), str(target)]) == 1
         assert fingerprint(source) == before
         assert target.exists() == existed
         assert not target.with_name("model.unfinished").exists()
         message = capfd.readouterr().err
-        assert "error: " in message and "Traceback" not in message
+        assert "omnizip: " in message and "Traceback" not in message
         return message
 
     return run
@@ -105,7 +106,7 @@ def test_all_weights_equal_those_of_transformers(converted, thinker):
 
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_dtype_of_the_conversion(released_folder, converted, tmp_path, dtype):
-    convert.main([str(released_folder), str(tmp_path / "model"), "--dtype", dtype])
+    main(["convert", str(released_folder), str(tmp_path / "model"), "--dtype", dtype])
     leaves = jax.tree.leaves(load(tmp_path / "model").weights)
     assert {leaf.dtype for leaf in leaves} == {np.dtype(dtype)}
     stored = jax.tree.leaves(load(converted).weights)
@@ -219,7 +220,7 @@ def test_a_single_file_of_the_thinker_without_its_prefix(source, converted, tmp_
 
 def test_the_report_lists_what_is_left_out(released_folder, tmp_path, capfd):
     before = fingerprint(released_folder)
-    assert convert.main([str(released_folder), str(tmp_path / "model")]) == 0
+    assert main(["convert", str(released_folder), str(tmp_path / "model")]) == 0
     assert fingerprint(released_folder) == before
     out, err = capfd.readouterr()
     assert "left out: talker (3 tensors)" in out
@@ -338,7 +339,7 @@ def test_something_else_in_the_way(released_folder, tmp_path, capfd):
     work = tmp_path / "model.unfinished"
     work.mkdir()
     (work / "precious").write_text("do not lose")
-    assert convert.main([str(released_folder), str(tmp_path / "model")]) == 1
+    assert main(["convert", str(released_folder), str(tmp_path / "model")]) == 1
     assert "in the way" in capfd.readouterr().err
     assert (work / "precious").exists()
 
@@ -408,14 +409,15 @@ def test_interrupted_by_the_keyboard(released_folder, tmp_path, monkeypatch, cap
         raise KeyboardInterrupt
 
     monkeypatch.setattr(convert.ocp.partial, "save", stop)
-    assert convert.main([str(released_folder), str(tmp_path / "model")]) == 130
-    assert "interrupted" in capfd.readouterr().err
+    assert main(["convert", str(released_folder), str(tmp_path / "model")]) == 130
+    assert "omnizip: stopped" in capfd.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 KILLED_IN_THE_SECOND_BATCH = """
 import os, signal, sys
 from omnizip_jax.checkpoint import convert
+from omnizip_jax.cli.main import main
 save, calls = convert.ocp.partial.save, []
 def die(*arguments):
     calls.append(1)
@@ -423,7 +425,7 @@ def die(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     save(*arguments)
 convert.ocp.partial.save = die
-convert.main(sys.argv[1:])
+main(["convert", *sys.argv[1:]])
 """
 
 

@@ -41,9 +41,9 @@ SECONDS = 60  # beyond them a call hangs
 
 CONVERSION = """
 import sys
-from omnizip_jax.checkpoint.convert import main
+from omnizip_jax.cli.main import main
 print("ready", flush=True)
-sys.exit(main(sys.argv[1:]))
+sys.exit(main(["convert", *sys.argv[1:]]))
 """
 
 pytestmark = pytest.mark.slow

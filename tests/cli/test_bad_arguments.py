@@ -90,7 +90,7 @@ OTHERS = [
     ("convert {here} {here}/target", "{here}"),
     ("convert {released} {here}", "{here}"),
     ("convert {released} {here}/text.mp4", "{here}/text.mp4"),
-    ("convert {released}", "target"),
+    ("convert {released}", "TARGET"),
 ]
 # With a redirection; the message is None where stderr is closed.
 REDIRECTED = [

@@ -14,55 +14,23 @@ if TYPE_CHECKING:
     from omnizip_jax.media import PushSource, windows
     from omnizip_jax.window_spec import WindowSpec
 
-__all__ = [
-    "METHODS",
-    "Answer",
-    "Context",
-    "Method",
-    "OmniZipConfig",
-    "PushSource",
-    "WindowSpec",
-    "ask",
-    "converse",
-    "feed",
-    "fork",
-    "generate",
-    "init_stream",
-    "load",
-    "read",
-    "restore",
-    "save",
-    "stream_answer",
-    "warmup",
-    "windows",
-]
-
 _MODULES = {
-    "METHODS": "compression",
-    "Answer": "inference.generation",
-    "Context": "inference.context",
-    "Method": "compression",
-    "OmniZipConfig": "compression",
-    "PushSource": "media",
-    "WindowSpec": "window_spec",
-    "ask": "inference.generation",
-    "converse": "inference.api",
-    "feed": "inference.streaming",
-    "fork": "inference.context",
-    "generate": "inference.api",
-    "init_stream": "inference.streaming",
-    "load": "checkpoint.load",
-    "read": "inference.api",
-    "restore": "inference.snapshot",
-    "save": "inference.snapshot",
-    "stream_answer": "inference.generation",
-    "warmup": "inference.api",
-    "windows": "media",
+    "checkpoint.load": ["load"],
+    "compression": ["METHODS", "Method", "OmniZipConfig"],
+    "inference.api": ["converse", "generate", "read", "warmup"],
+    "inference.context": ["Context", "fork"],
+    "inference.generation": ["Answer", "ask", "stream_answer"],
+    "inference.snapshot": ["restore", "save"],
+    "inference.streaming": ["feed", "init_stream"],
+    "media": ["PushSource", "windows"],
+    "window_spec": ["WindowSpec"],
 }
+__all__ = sorted(name for names in _MODULES.values() for name in names)  # pyright: ignore
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that `omnizip --help` does not import jax."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,22 +22,3 @@ from omnizip_jax.models.qwen2_5_omni.weight_mapping import (
     abstract_params,
     released_leaves,
 )
-
-__all__ = [
-    "DEFAULT_SYSTEM",
-    "LEFT_OUT",
-    "Leaf",
-    "ModelConfig",
-    "abstract_params",
-    "audio_tokens",
-    "bound_decoder",
-    "check_spec",
-    "compute_dtype",
-    "encode_window",
-    "encode_windows",
-    "end_markers",
-    "position_after",
-    "released_leaves",
-    "start_markers",
-    "window_positions",
-]

@@ -35,7 +35,7 @@ from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.inference import streaming as stream
 from omnizip_jax.inference.chat_template import Modalities
 from omnizip_jax.inference.context import PrefillConfig, StreamState
-from omnizip_jax.inference.decode import DECODE_BLOCK, DecodeState, SamplingArrays, generate_tokens
+from omnizip_jax.inference.decode import DECODE_BLOCK, DecodeState, SamplingParams, generate_tokens
 from omnizip_jax.inference.kv_cache_capacity import _evict
 from omnizip_jax.inference.prefill import CHUNKS, ENCODE_BLOCK, append_text, prefill_clip
 from omnizip_jax.inference.sequence import (
@@ -258,7 +258,7 @@ def _decoding(target: Target, weights: Any, decode_state: Any, config: Any) -> C
         weights,
         generate_tokens,
         *target.abstract(
-            (weights["text"], [decode_state], [SamplingArrays.of(0.0, 1.0)], [jnp.int32(1)])
+            (weights["text"], [decode_state], [SamplingParams().sampling], [jnp.int32(1)])
         ),
         config=config.text,
         steps=DECODE_BLOCK,

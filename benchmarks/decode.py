@@ -13,7 +13,7 @@ from benchmarks.harness import Call, Row, program_bytes
 from benchmarks.noise_clip import FULL, KEEP_45, NoiseClip
 from benchmarks.run_state import Bench
 from omnizip_jax.evaluation.decoder_cost import cache_values, decode_weights
-from omnizip_jax.inference.decode import DECODE_BLOCK, DecodeState, SamplingArrays, generate_tokens
+from omnizip_jax.inference.decode import DECODE_BLOCK, DecodeState, SamplingParams, generate_tokens
 from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.decoder import KVCache
 
@@ -23,7 +23,7 @@ class Decoding:
 
     def __init__(self, weights: Any, config: Any, decode_state: DecodeState):
         self.weights, self.state = weights["text"], decode_state
-        self.sampling, self.limit = SamplingArrays.of(0.0, 1.0), jnp.int32(DECODE_BLOCK)
+        self.sampling, self.limit = SamplingParams().sampling, jnp.int32(DECODE_BLOCK)
         self.program = generate_tokens.lower(
             self.weights,
             [decode_state],

@@ -24,7 +24,6 @@ from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
 from omnizip_jax.inference.decode import (
     DECODE_BLOCK,
     DecodeState,
-    SamplingArrays,
     SamplingParams,
     generate_tokens,
 )
@@ -89,7 +88,7 @@ class _Answers:
         self.states: tuple[DecodeState, ...] = tuple(
             prefill(prefill.clip.encoded) for _ in range(count)
         )
-        self.sampling, self.limit = SamplingArrays.of(0.0, 1.0), jnp.int32(DECODE_BLOCK)
+        self.sampling, self.limit = SamplingParams().sampling, jnp.int32(DECODE_BLOCK)
         self.static: Any = {
             "config": bench.config.text,
             "steps": DECODE_BLOCK,

@@ -1,8 +1,8 @@
-"""The words of a conversation: what the tokenizer and the chat template make of them.
+"""Text of a conversation to token ids, by the tokenizer and its chat template.
 
-The template is rendered once for a whole turn, with a mark in place of every text of the user, and
-split at the media. Only the template's own markup becomes control tokens: in the words of a
-question or a system prompt ``<|im_end|>`` is ten characters of text.
+The template is rendered once for a whole turn, with a placeholder for each text of the user, and
+split at the media. Only the template's own markup becomes control tokens: in a question or a system
+prompt ``<|im_end|>`` is ten characters of text.
 """
 
 from __future__ import annotations
@@ -18,12 +18,10 @@ from jaxtyping import Int
 from omnizip_jax.models.qwen2_5_omni import DEFAULT_SYSTEM
 from omnizip_jax.models.registry import Config, family
 
-__all__ = ["DEFAULT_SYSTEM", "Modalities", "Text", "closing", "segments"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Modalities:
-    """A place in a conversation where sound, pictures, or both stand."""
+    """A medium in a conversation: audio, video, or both."""
 
     audio: bool
     video: bool
@@ -31,26 +29,30 @@ class Modalities:
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """Tokens between media, and their positions from where the text begins.
-
-    End markers of a clip come first; a pair of them shares a position.
-    """
+    """Tokens between media, and their positions relative to the beginning of the text."""
 
     tokens: Int[np.ndarray, " T"]
     offsets: Int[np.ndarray, " T"]
+
+    @classmethod
+    def after(cls, clip: Modalities | None, tokens: Int[np.ndarray, " T"], config: Config) -> Text:
+        """The end markers of a clip (or None), which share a position, and tokens after them."""
+        ends = () if clip is None else family(config).end_markers(config, clip.audio, clip.video)
+        offsets = np.arange(len(ends) + len(tokens), dtype=np.int32) - (len(ends) > 1)
+        return cls(np.concatenate([np.array(ends, np.int32), tokens]), np.maximum(offsets, 0))
 
 
 def segments(
     tokenizer: Any, config: Config, parts: Sequence[str | Modalities], system: str = DEFAULT_SYSTEM
 ) -> list[Text]:
-    """The texts before, between and after the media of one turn; start markers are left to media.
+    """The texts before, between and after the media of one turn, without their start markers.
 
     Args:
         tokenizer: the checkpoint's, with its chat template.
         parts: the user's turn, in order; the last one is the question.
 
     Raises:
-        ValueError: a text that is none, or a template that does not show the media.
+        ValueError: a text that is not Unicode, or a template without placeholders for media.
     """
     media = [part for part in parts if isinstance(part, Modalities)]
     texts = [part for part in parts if not isinstance(part, Modalities)]
@@ -58,7 +60,7 @@ def segments(
     for text in texts:
         _check_text("a part of the conversation", text)
     _check_text("the system prompt", system)
-    mark = _unused(texts, system)
+    mark = _unused([*texts, system])
     content = [
         {"type": "text", "text": mark + str(i) + mark}
         if not isinstance(part, Modalities)
@@ -82,28 +84,24 @@ def segments(
     for place, before, after in zip(
         [*places, len(ids)], [None, *media], [*media, None], strict=True
     ):
-        # The template puts one marker on each side of a medium; the family knows them all.
-        ends = () if before is None else _ends(config, before)
+        # The template puts one marker on each side of a medium; the family has all of them.
         text = ids[start + (before is not None) : place - (after is not None)]
-        offsets = np.maximum(np.arange(len(ends) + len(text), dtype=np.int32) - (len(ends) > 1), 0)
-        out.append(Text(np.concatenate([np.array(ends, np.int32), text]), offsets))
+        out.append(Text.after(before, text, config))
         start = place + 1
     return out
 
 
 def question(tokenizer: Any, config: Config, text: str, closes: Modalities | None = None) -> Text:
-    """A question that follows on what was said and shown; ``closes`` the clip that is open."""
-    whole = segments(tokenizer, config, [Modalities(True, True), text])[-1]
-    ends = len(_ends(config, Modalities(True, True)))
-    tokens = whole.tokens[ends:]
-    before = np.array(() if closes is None else _ends(config, closes), np.int32)
-    offsets = np.arange(len(before) + len(tokens), dtype=np.int32) - (len(before) > 1)
-    return Text(np.concatenate([before, tokens]), np.maximum(offsets, 0))
+    """A question that continues a conversation; ``closes`` is the open clip."""
+    clip = Modalities(True, True)
+    ends = Text.after(clip, np.array([], np.int32), config).tokens
+    tokens = segments(tokenizer, config, [clip, text])[-1].tokens[len(ends) :]
+    return Text.after(closes, tokens, config)
 
 
 def closing(tokenizer: Any) -> Int[np.ndarray, " T"]:
-    """What stands between an answer's end token and the user's next words."""
-    mark = _unused([], "")
+    """Tokens between an answer's end token and the user's next text."""
+    mark = _unused([])
     messages = [
         {"role": role, "content": [{"type": "text", "text": f"{mark}{i}{mark}"}]}
         for i, role in enumerate(("system", "user", "assistant", "user"))
@@ -113,12 +111,8 @@ def closing(tokenizer: Any) -> Int[np.ndarray, " T"]:
     return _tokenize(tokenizer, between, {})[1:]  # without the end token itself
 
 
-def _ends(config: Config, modalities: Modalities) -> tuple[int, ...]:
-    return family(config).end_markers(config, modalities.audio, modalities.video)
-
-
 def check_question(question: Any) -> None:
-    """Raise ``ValueError`` unless it is a text with something in it."""
+    """Raise ``ValueError`` unless it is a text that is not blank."""
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"the question must be a text, got {question!r}")
 
@@ -135,11 +129,9 @@ def _check_text(name: str, text: Any) -> None:
         ) from error
 
 
-def _unused(texts: Sequence[str], system: str) -> str:
-    """A character that no text holds (of Unicode's private area)."""
-    return next(
-        c for c in map(chr, range(0xE000, 0xF900)) if all(c not in t for t in (*texts, system))
-    )
+def _unused(texts: Sequence[str]) -> str:
+    """A character of Unicode's private area that no text contains."""
+    return next(c for c in map(chr, range(0xE000, 0xF900)) if all(c not in t for t in texts))
 
 
 def _render(tokenizer: Any, messages: list[dict[str, Any]]) -> str:
@@ -148,7 +140,7 @@ def _render(tokenizer: Any, messages: list[dict[str, Any]]) -> str:
 
 
 def _tokenize(tokenizer: Any, rendered: str, words: Mapping[str, str]) -> Int[np.ndarray, " T"]:
-    """Tokens of a rendered template, its marks replaced by words that stay words."""
+    """Tokens of a rendered template whose placeholders are replaced by plain text."""
     added = tokenizer.get_added_vocab()
     control = "|".join(map(re.escape, sorted(added, key=len, reverse=True)))
     ids: list[int] = []

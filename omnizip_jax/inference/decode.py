@@ -28,12 +28,6 @@ class SamplingArrays(struct.PyTreeNode):
     temperature: Float[Array, ""]
     top_p: Float[Array, ""]
 
-    @classmethod
-    def of(cls, temperature: float, top_p: float) -> SamplingArrays:
-        """Check and convert; raises ``ValueError`` for values out of range."""
-        check_sampling(temperature, top_p)
-        return cls(jnp.float32(temperature), jnp.float32(top_p))
-
 
 @dataclasses.dataclass(frozen=True)
 class SamplingParams:
@@ -56,23 +50,19 @@ class SamplingParams:
 
     def __post_init__(self):
         check_count("max_new_tokens", self.max_new_tokens, 1)
-        check_sampling(self.temperature, self.top_p)
         check_seed(self.seed)
+        temperature, top_p = self.temperature, self.top_p
+        for name, value in (("temperature", temperature), ("top_p", top_p)):
+            if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+                raise ValueError(f"{name} must be a number, got {value!r}")
+        if not (math.isfinite(temperature) and temperature >= 0 and 0 < top_p <= 1):
+            raise ValueError(
+                f"temperature must be >= 0 and top_p in (0, 1], got {temperature} and {top_p}"
+            )
 
     @property
     def sampling(self) -> SamplingArrays:
-        return SamplingArrays.of(self.temperature, self.top_p)
-
-
-def check_sampling(temperature: float, top_p: float) -> None:
-    """Raise ``ValueError`` for values out of range; runs on the host alone."""
-    for name, value in (("temperature", temperature), ("top_p", top_p)):
-        if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-            raise ValueError(f"{name} must be a number, got {value!r}")
-    if not (math.isfinite(temperature) and temperature >= 0 and 0 < top_p <= 1):
-        raise ValueError(
-            f"temperature must be >= 0 and top_p in (0, 1], got {temperature} and {top_p}"
-        )
+        return SamplingArrays(jnp.float32(self.temperature), jnp.float32(self.top_p))
 
 
 def check_seed(seed: int) -> None:

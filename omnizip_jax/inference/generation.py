@@ -104,23 +104,23 @@ class GenerationState:
         decode_state: state of the decoding loop.
         question: number of tokens of the question.
         begin: slot of the cache at which the question begins.
+        sampling_params: settings of the answer.
+        seconds: wall time by stage so far.
         ids: tokens generated so far, the end token included.
         text: whole characters generated so far; ``piece`` is what the last step added.
         finished: no more tokens will be generated.
-        sampling_params: settings of the answer.
-        seconds: wall time by stage so far.
     """
 
     context: Context
     decode_state: DecodeState
     question: int
     begin: int
-    ids: tuple[int, ...]
-    text: str
-    piece: str
-    finished: bool
     sampling_params: SamplingParams
     seconds: dict[str, float]
+    ids: tuple[int, ...] = ()
+    text: str = ""
+    piece: str = ""
+    finished: bool = False
 
 
 def ask(
@@ -147,11 +147,7 @@ def ask(
             can refer to them.
         window: a window of a stream that is only partly filled. It is part of the input of this
             answer (and, with ``keep``, of the context that is returned).
-        max_new_tokens: the most tokens that are generated.
-        temperature: 0 is greedy.
-        top_p: nucleus sampling: sample from the most probable tokens that hold this mass.
-        seed: of the sampling.
-        on_text: called with every new piece of text.
+        max_new_tokens, temperature, top_p, seed, on_text: as for ``generate``.
 
     Returns:
         The answer, and the context to continue from.
@@ -184,14 +180,8 @@ def stream_answer(
     not exhausted.
     """
     sampling_params = SamplingParams(max_new_tokens, temperature, top_p, seed)
-    return _pieces(params, begin(params, context, question, sampling_params, window=window))
-
-
-def _pieces(params: Params, state: GenerationState) -> Iterator[str]:
-    while not state.finished:
-        state = step(params, state)
-        if state.piece:
-            yield state.piece
+    state = begin(params, context, question, sampling_params, window=window)
+    return (state.piece for state in _steps(params, state) if state.piece)
 
 
 def begin(
@@ -259,14 +249,10 @@ def begin_from_logits(
         finished=commit(jnp.bool_(False), logits),
     )
     return GenerationState(
-        context=context.replace(cache=None),
-        decode_state=decode_state,
+        context.replace(cache=None),
+        decode_state,
         question=len(question.tokens),
         begin=context.used_slots,
-        ids=(),
-        text="",
-        piece="",
-        finished=False,
         sampling_params=sampling_params,
         seconds={"prefill": 0.0, "generation": 0.0},
     )
@@ -362,11 +348,17 @@ def run(
     params: Params, state: GenerationState, on_text: Callable[[str], None] | None = None
 ) -> GenerationState:
     """Step until the answer is finished; ``on_text`` is called with every piece."""
+    last = state
+    for last in _steps(params, state):
+        if on_text and last.piece:
+            on_text(last.piece)
+    return last
+
+
+def _steps(params: Params, state: GenerationState) -> Iterator[GenerationState]:
     while not state.finished:
         state = step(params, state)
-        if on_text and state.piece:
-            on_text(state.piece)
-    return state
+        yield state
 
 
 def finish(
@@ -376,26 +368,17 @@ def finish(
     stream = state.context.state
     (audio, video), (audio_kept, video_kept) = stream.seen.tolist(), stream.kept.tolist()
     counts = TokenCounts(audio, audio_kept, video, video_kept, state.question, len(state.ids))
-    answer = Answer(
-        text=state.text,
-        token_ids=state.ids,
-        counts=counts,
-        compression=None,
-        clip=None,
-        seconds=state.seconds,
-    )
-    return answer, _append_turn(params, state) if keep else None
-
-
-def _append_turn(params: Params, state: GenerationState) -> Context:
-    """Close the assistant's turn, open the user's next one, and record both in the context."""
+    answer = Answer(state.text, state.ids, counts, None, None, state.seconds)
+    if not keep:
+        return answer, None
+    # Close the assistant's turn, open the user's next one, and record both in the context.
     decode_state = state.decode_state
     closing = _closing(params, bool(decode_state.finished))
     context = state.context.replace(cache=decode_state.cache)
     used = state.begin + state.question + len(state.ids)
     text = pad_text(closing, limit=context.capacity - used)
     context, _ = prefill_text(params, context, text, decode_state.position)
-    return record_text(context, state.begin, decode_state.position + text.count)
+    return answer, record_text(context, state.begin, decode_state.position + text.count)
 
 
 def append_exchange(params: Params, context: Context, question: str, answer: str) -> Context:

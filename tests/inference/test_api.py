@@ -11,7 +11,7 @@ import pytest
 
 import omnizip_jax
 from omnizip_jax import OmniZipConfig, WindowSpec
-from omnizip_jax.inference.decode import SamplingArrays, end_tokens, new_text, sample
+from omnizip_jax.inference.decode import SamplingParams, end_tokens, new_text, sample
 from omnizip_jax.inference.prefill import prefill_clip
 from omnizip_jax.inference.sequence import fine_bucket
 
@@ -106,7 +106,7 @@ def test_sampling_follows_the_seed(params, arrays):
 def test_top_p_keeps_the_smallest_set_that_holds_the_mass():
     logits = jnp.log(jnp.array([0.1, 0.5, 0.15, 0.25]))
     for top_p, allowed in ((0.4, {1}), (0.6, {1, 3}), (0.8, {1, 2, 3}), (1.0, {0, 1, 2, 3})):
-        settings = SamplingArrays.of(1, top_p)
+        settings = SamplingParams(temperature=1, top_p=top_p).sampling
         keys = jax.random.split(jax.random.key(0), 300)
         drawn = jax.vmap(lambda key, s=settings: sample(logits, s, key))(keys)
         assert set(drawn.tolist()) == allowed

@@ -14,7 +14,7 @@ from benchmarks.presets import PRESETS
 from benchmarks.run_state import Bench
 from omnizip_jax.inference.decode import (
     DecodeState,
-    SamplingArrays,
+    SamplingParams,
     generate_tokens,
 )
 from omnizip_jax.models import cpu_kernels as cpu
@@ -33,7 +33,7 @@ def test_decoding_makes_no_copy_of_the_weights(batch):
         cache = KVCache.empty(config, 3072, jnp.bfloat16)
         logits = jnp.zeros(config.vocabulary)
         state = DecodeState(cache, logits, jnp.int32(0), jax.random.key(0), jnp.bool_(False))
-        return state, SamplingArrays.of(0.0, 1.0), jnp.int32(8)
+        return state, SamplingParams().sampling, jnp.int32(8)
 
     given = jax.eval_shape(begin)
     many = [[each] * batch for each in given]

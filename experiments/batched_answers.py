@@ -127,7 +127,7 @@ def answers(params: Params, asked: Asked, method: Method, seeds: Sequence[int]) 
     Raises:
         ValueError: the method kept more than its bound.
     """
-    prefill_config = PrefillConfig.of(params, method, SPEC, BOTH)
+    prefill_config = PrefillConfig(params.config, method, SPEC, BOTH, Backend.of(params.weights))
     before = opening(params)
     text = len(before.tokens) + len(prefill_config.markers)
     one = jax.tree.map(lambda x: x[0], asked.clips.layout)

@@ -17,7 +17,7 @@ from omnizip_jax.window_spec import WindowSpec
 
 
 class TokenKind(enum.IntEnum):
-    """Kind of a token of the sequence that the decoder reads; media kinds come last.
+    """Kind of a token of the decoder's sequence; media kinds come last.
 
     PREFIX is the chat template up to the first clip, TEXT any later text, START the tokens that
     open a video.
@@ -164,8 +164,8 @@ class Selection(struct.PyTreeNode):
         video_order: rank of each video token in its grid's order.
         audio_retention: S_a, kept share of each window's audio tokens; 0 without audio.
         video_rate: discarded share of each window's video tokens; 0 without video.
-        audio_depth, video_depth: share of the decoder's layers that read each token, where a method
-            has stages inside the decoder; None: all layers read all kept tokens.
+        audio_depth, video_depth: share of the decoder's layers that process each token, where a
+            method has stages inside the decoder; None: all layers process all kept tokens.
     """
 
     audio: Float[Array, "*W A D"] | None
@@ -199,19 +199,16 @@ class Selection(struct.PyTreeNode):
         Without an order, all tokens have equal salience; without ``audio_salient``, all kept audio
         tokens are salient.
         """
-
-        def zeros(mask: Array) -> Array:
-            return jnp.zeros(mask.shape, jnp.int32)
-
+        audio_first, video_first = (jnp.zeros_like(x, jnp.int32) for x in (audio_mask, video_mask))
         audio_count, video_count = jnp.sum(audio_mask, -1), jnp.sum(video_mask, (-2, -1))
         return cls(
             audio=audio,
             video=video,
             audio_keep=audio_keep,
             audio_salient=audio_keep if audio_salient is None else audio_salient,
-            audio_order=zeros(audio_mask) if audio_order is None else audio_order,
+            audio_order=audio_first if audio_order is None else audio_order,
             video_keep=video_keep,
-            video_order=zeros(video_mask) if video_order is None else video_order,
+            video_order=video_first if video_order is None else video_order,
             audio_retention=jnp.sum(audio_keep, -1) / jnp.maximum(audio_count, 1),
             video_rate=(video_count - jnp.sum(video_keep, (-2, -1))) / jnp.maximum(video_count, 1),
         )

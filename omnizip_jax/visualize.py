@@ -13,8 +13,8 @@ from matplotlib.colors import LinearSegmentedColormap, ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from omnizip_jax.inference.attention_maps import AttentionMaps
-from omnizip_jax.inference.generation import Answer
+from omnizip_jax.inference.attention_maps import AttentionMaps, layer_shares
+from omnizip_jax.inference.generation import Answer, TokenCounts
 from omnizip_jax.media import Clip, window_frames
 from omnizip_jax.types import Selection, TokenKind
 
@@ -51,41 +51,35 @@ def plot_methods(answers: Mapping[str, Answer]) -> Figure:
     Raises:
         ValueError: an answer has no clip.
     """
-    for answer in answers.values():
+    several, shown = len(answers) > 1, []
+    for name, answer in answers.items():
         if answer.clip is None or answer.compression is None:
             raise ValueError("an answer without a video has nothing to draw: ask about a clip")
-    several = len(answers) > 1
+        clip = answer.clip.sample(FRAME_COLUMNS // 2 if several else FRAME_COLUMNS)
+        title = _title(name, answer.counts, answer.compression)
+        shown.append((clip, answer.compression, title, several))
     rows = -(-len(answers) // METHODS_PER_ROW)
     columns = -(-len(answers) // rows)
-    width, height = map(max, zip(*(_size(each, several) for each in answers.values()), strict=True))
+    width, height = map(max, zip(*(_size(clip, several) for clip, *_ in shown), strict=True))
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     parts = figure.subfigures(rows, columns, squeeze=False, hspace=0.03, wspace=0.02)
-    for (name, answer), part in zip(answers.items(), parts.flat, strict=False):
-        _draw(part, name, answer, several)
+    for each, part in zip(shown, parts.flat, strict=False):
+        _draw(part, *each)
     return figure
 
 
-def _shown(answer: Answer, several: bool) -> Clip:
-    """The clip with only the windows whose frames are drawn."""
-    assert answer.clip is not None
-    return answer.clip.sample(FRAME_COLUMNS // 2 if several else FRAME_COLUMNS)
-
-
-def _size(answer: Answer, several: bool) -> tuple[float, float]:
-    """Width and height of an answer's plot in inches."""
-    clip = _shown(answer, several)
+def _size(clip: Clip, several: bool) -> tuple[float, float]:
+    """Width and height in inches of a plot of the windows of ``clip``."""
     grids = clip.windows.grid_mask.shape[1] if clip.has_video else 0
     width, height = (1.2, 1.15) if several else (1.9, 1.25)
     windows = max(len(clip.windows.mel_length), 4)
     return width * windows + 1, height * grids + 0.4 * clip.has_audio + 2.4
 
 
-def _draw(figure: Any, name: str, answer: Answer, several: bool) -> None:
-    clip, trace = _shown(answer, several), answer.compression
-    assert trace is not None
+def _draw(figure: Any, clip: Clip, trace: Selection, title: str, several: bool) -> None:
     shown = clip.window_indices or tuple(range(len(clip.windows.mel_length)))
     grids = clip.windows.grid_mask.shape[1] if clip.has_video else 0
-    audio, video = read_shares(trace)
+    audio, video = layer_shares(trace)
     rows = [[f"{grid}/{window}" for window in shown] for grid in range(grids)]
     if clip.has_audio:
         rows.append([f"audio/{window}" for window in shown])
@@ -106,20 +100,17 @@ def _draw(figure: Any, name: str, answer: Answer, several: bool) -> None:
             else:
                 ax.axis("off")
         if clip.has_audio:
+            ax, read = axes[f"audio/{window}"], audio[window]
             retention = float(trace.audio_retention[window])
-            _draw_audio(axes[f"audio/{window}"], audio[window], retention)
+            exist = round(np.count_nonzero(read) / retention) if retention > 0 else len(read)
+            ax.set(xticks=[], yticks=[])
+            ax.imshow(read[None, :exist], cmap=SHARE_COLOURS, vmin=0, vmax=1, aspect="auto")
+            ax.set_xlabel(f"{_count(read)} of {exist}", fontsize=8)
         if rows:
             begins, ends = window * clip.spec.seconds, (window + 1) * clip.spec.seconds
             axes[rows[0][place]].set_title(f"{begins}-{ends} s", fontsize=9)
     _draw_rates(axes["rates"], trace, clip.spec.seconds)
-    figure.suptitle(_title(name, answer), fontsize=10 if several else 11)
-
-
-def read_shares(trace: Selection) -> tuple[Float[np.ndarray, "W A"], Float[np.ndarray, "W G P"]]:
-    """Share of the decoder's layers that process each audio and video token."""
-    audio = trace.audio_keep if trace.audio_depth is None else trace.audio_depth
-    video = trace.video_keep if trace.video_depth is None else trace.video_depth
-    return np.asarray(audio, np.float32), np.asarray(video, np.float32)
+    figure.suptitle(title, fontsize=10 if several else 11)
 
 
 def dim(
@@ -131,26 +122,15 @@ def dim(
     return (frame * brightness[..., None]).astype(np.uint8)
 
 
-def _title(name: str, answer: Answer) -> str:
-    counts, trace = answer.counts, answer.compression
-    assert trace is not None
+def _title(name: str, counts: TokenCounts, trace: Selection) -> str:
     title = (
         f"kept {counts.kept} of {counts.media} tokens ({counts.retained:.0%}): "
         f"audio {counts.audio_kept} of {counts.audio}, video {counts.video_kept} of {counts.video}"
     )
     if trace.audio_depth is not None:
-        layers = sum(float(shares.sum()) for shares in read_shares(trace)) / max(counts.media, 1)
+        layers = sum(float(shares.sum()) for shares in layer_shares(trace)) / max(counts.media, 1)
         name = f"{name or 'pruned inside the decoder'}: {layers:.0%} averaged over the layers"
     return f"{name}\n{title}" if name else title
-
-
-def _draw_audio(ax: Any, read: Float[np.ndarray, " A"], retention: float) -> None:
-    """A window's audio tokens as a strip, without padding."""
-    kept = np.count_nonzero(read)
-    exist = round(kept / retention) if retention > 0 else len(read)
-    ax.set(xticks=[], yticks=[])
-    ax.imshow(read[None, :exist], cmap=SHARE_COLOURS, vmin=0, vmax=1, aspect="auto")
-    ax.set_xlabel(f"{_count(read)} of {exist}", fontsize=8)
 
 
 def _count(read: np.ndarray) -> str:
@@ -161,7 +141,7 @@ def _count(read: np.ndarray) -> str:
 def _draw_rates(ax: Any, trace: Selection, seconds: int) -> None:
     kept, pruned = np.asarray(trace.audio_retention), np.asarray(trace.video_rate)
     if trace.audio_depth is not None:
-        audio, video = read_shares(trace)
+        audio, video = layer_shares(trace)
         kept = kept * audio.sum(1) / np.maximum((audio > 0).sum(1), 1)
         pruned = 1 - (1 - pruned) * video.sum((1, 2)) / np.maximum((video > 0).sum((1, 2)), 1)
     windows = np.arange(len(pruned))
@@ -174,7 +154,7 @@ def _draw_rates(ax: Any, trace: Selection, seconds: int) -> None:
 
 
 def plot_attention(attentions: Mapping[str, AttentionMaps]) -> Figure:
-    """Draw where the last token of a prompt attends with several methods: the paper's Fig. 2.
+    """Draw the attention of a prompt's last token with several methods: the paper's Fig. 2.
 
     A row is a layer, a column a token of the clip, grey where a layer does not process it. The
     strip below marks audio and video tokens: bands above the audio are the paper's finding. The
@@ -254,8 +234,7 @@ def _draw_means(ax: Any, each: AttentionMaps) -> None:
     layers = np.arange(1, len(each.media) + 1)
     for kind, colour, label in ((True, AUDIO_COLOUR, "audio"), (False, VIDEO_COLOUR, "video")):
         media = each.media[:, (each.kind == TokenKind.AUDIO) == kind]
-        read = (~np.isnan(media)).sum(1)
-        mean = np.where(read > 0, np.nansum(media, 1) / np.maximum(read, 1), np.nan)
+        mean = np.ma.masked_invalid(media).mean(1).filled(np.nan)
         ax.plot(mean, layers, "o-", color=colour, label=label, markersize=3)
     ax.set_xscale("log")
     ax.xaxis.set_minor_formatter(NullFormatter())

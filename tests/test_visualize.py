@@ -11,7 +11,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from omnizip_jax.inference.attention_maps import AttentionMaps
+from omnizip_jax.inference.attention_maps import AttentionMaps, layer_shares
 from omnizip_jax.types import TokenKind
 from omnizip_jax.visualize import (
     DIMMED,
@@ -20,7 +20,6 @@ from omnizip_jax.visualize import (
     plot_compression,
     plot_methods,
     plot_retention,
-    read_shares,
 )
 from tests.sample_answer import WINDOWS, make_answer
 
@@ -33,7 +32,7 @@ def answer():
 def pruned_inside(answer):
     """The same answer with every other token processed by half of the layers."""
     trace = answer.compression
-    audio, video = read_shares(trace)
+    audio, video = layer_shares(trace)
     audio[:, ::2] /= 2
     video[..., ::2] /= 2
     trace = trace.replace(audio_depth=audio, video_depth=video)
@@ -84,7 +83,7 @@ def test_several_methods_side_by_side(answer, count):
     answers = {f"method {i}": answer if i % 2 else pruned_inside(answer) for i in range(count)}
     figure = plot_methods(answers)
     texts = " ".join(check_readable(figure))
-    audio, video = read_shares(pruned_inside(answer).compression)
+    audio, video = layer_shares(pruned_inside(answer).compression)
     average = (audio.sum() + video.sum()) / 800
     assert all(name in texts for name in answers)
     assert f"{average:.0%} averaged over the layers" in texts

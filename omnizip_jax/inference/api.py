@@ -110,7 +110,8 @@ def _answer(
     method: Method,
     media: MediaOptions,
     sampling_params: SamplingParams,
-    on_text: Callable[[str], None] | None,
+    on_text: Callable[[str], None] | None = None,
+    encoded: Sequence[EncodedWindow] | None = None,
 ) -> Answer:
     check_params(params)
     check_callback(on_text)
@@ -119,10 +120,20 @@ def _answer(
         turn = load_turn(params, parts, media)
     check_positions(turn, sampling_params.max_new_tokens, params.config)
     shown, text = turn.shown, turn.text_before(params.config)
-    state, took = begin_turn(params, turn, method, sampling_params, progress=media.progress)
+    state, took = begin_turn(
+        params, turn, method, sampling_params, progress=media.progress, encoded=encoded
+    )
     del turn  # the pixels are not needed to decode
-    answer = _completed(params, run(params, state, on_text), text, seconds | took)
-    return dataclasses.replace(answer, clip=shown)
+    state = run(params, state, on_text)
+    answer, _ = finish(params, state)
+    prefill = took["prefill"] + answer.seconds["prefill"]
+    return dataclasses.replace(
+        answer,
+        counts=dataclasses.replace(answer.counts, text=text + answer.counts.text),
+        compression=state.context.trace,
+        clip=shown,
+        seconds=seconds | took | answer.seconds | {"prefill": prefill},
+    )
 
 
 def begin_turn(
@@ -174,25 +185,8 @@ def answer_encoded(
     For several questions about one clip under a method without stages inside the decoder,
     ``read_encoded`` and ``ask`` prefill the clip once.
     """
-    turn = UserTurn.of(params, [clip, question], system)
-    check_positions(turn, max_new_tokens, params.config)
-    sampling_params = SamplingParams(max_new_tokens, seed=seed)
-    state, seconds = begin_turn(params, turn, method, sampling_params, encoded=[encoded])
-    return _completed(params, run(params, state), turn.text_before(params.config), seconds)
-
-
-def _completed(
-    params: Params, state: GenerationState, text: int, seconds: dict[str, float]
-) -> Answer:
-    """The finished answer with the costs of the turn: text tokens before the question, seconds."""
-    answer, _ = finish(params, state)
-    prefill = seconds["prefill"] + answer.seconds["prefill"]
-    return dataclasses.replace(
-        answer,
-        counts=dataclasses.replace(answer.counts, text=text + answer.counts.text),
-        compression=state.context.trace,
-        seconds=seconds | answer.seconds | {"prefill": prefill},
-    )
+    media, sampling_params = MediaOptions(system), SamplingParams(max_new_tokens, seed=seed)
+    return _answer(params, [clip, question], method, media, sampling_params, encoded=[encoded])
 
 
 def read(

@@ -34,8 +34,8 @@ class AttentionMaps:
     """Attention of the last token of a prompt, mean over the heads of every layer.
 
     Attributes:
-        media: to each token of the clip, in the order of the prompt; NaN where the layer did not
-            read it. A row and the two of ``text`` sum to 1.
+        media: to each token of the clip, in the order of the prompt; NaN where the layer does not
+            process it. A row and its value of ``text`` sum to 1.
         text: to all tokens of text together.
         kind: ``TokenKind`` of each token of the clip.
         window: the window that it belongs to.
@@ -77,11 +77,8 @@ def compute_attention_maps(
     )
     before = len(turn.texts[0].tokens) + len(context.prefill_config.markers)
     exists, kind, window = _tokens(clip, config)
-    audio = trace.audio_keep if trace.audio_depth is None else trace.audio_depth
-    video = trace.video_keep if trace.video_depth is None else trace.video_depth
-    depth = np.rint(
-        np.asarray(interleave(*map(jnp.asarray, (video, audio))))[exists] * config.text.layers
-    )
+    shares = interleave(*map(jnp.asarray, reversed(layer_shares(trace))))
+    depth = np.rint(np.asarray(shares)[exists] * config.text.layers)
     media, text, first = [], [], 0
     for row in map(np.asarray, rows):
         read = depth > first
@@ -90,13 +87,15 @@ def compute_attention_maps(
         media.append(part)
         text.append(row.sum(1) - np.nansum(part, 1))
         first += len(row)
-    return AttentionMaps(
-        media=np.concatenate(media),
-        text=np.concatenate(text),
-        kind=kind,
-        window=window,
-        seconds=clip.spec.seconds,
-    )
+    media, text = np.concatenate(media), np.concatenate(text)
+    return AttentionMaps(media, text, kind, window, clip.spec.seconds)
+
+
+def layer_shares(trace: Selection) -> tuple[Float[np.ndarray, "W A"], Float[np.ndarray, "W G P"]]:
+    """Share of the decoder's layers that process each audio and video token."""
+    audio = trace.audio_keep if trace.audio_depth is None else trace.audio_depth
+    video = trace.video_keep if trace.video_depth is None else trace.video_depth
+    return np.asarray(audio, np.float32), np.asarray(video, np.float32)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -78,19 +78,6 @@ class PrefillConfig:
     backend: Backend
     importance: bool = False
 
-    @classmethod
-    def of(
-        cls,
-        params: Params,
-        method: Method,
-        spec: WindowSpec,
-        modalities: Modalities,
-        importance: bool = False,
-    ) -> PrefillConfig:
-        """Settings with the backend of the weights' device."""
-        backend = Backend.of(params.weights)
-        return cls(params.config, method, spec, modalities, backend, importance)
-
     @property
     def markers(self) -> tuple[int, ...]:
         """Start tokens of a clip; all have one position."""
@@ -165,23 +152,11 @@ class StreamState(struct.PyTreeNode):
         cls, slots: int, key: PRNGKeyArray, plan: Any = None, expected: NoveltyState | None = None
     ) -> StreamState:
         """The state before the first token, for a cache of ``slots``."""
-        zero = jnp.int32(0)
-        return cls(
-            slots=SlotMetadata.empty(slots),
-            plan=plan,
-            expected=expected,
-            key=key,
-            origin=zero,
-            time=zero,
-            base=zero,
-            after=zero,
-            unit=zero,
-            in_video=jnp.bool_(False),
-            windows=zero,
-            seen=jnp.zeros(2, jnp.int32),
-            kept=jnp.zeros(2, jnp.int32),
-            overflow=zero,
-        )
+        counters = ("origin", "time", "base", "after", "unit", "windows", "overflow")
+        zeros: dict[str, Any] = dict.fromkeys(counters, jnp.int32(0))
+        zeros |= dict.fromkeys(("seen", "kept"), jnp.zeros(2, jnp.int32))
+        metadata = SlotMetadata.empty(slots)
+        return cls(metadata, plan, expected, key, in_video=jnp.bool_(False), **zeros)
 
 
 class Context(struct.PyTreeNode):

@@ -13,7 +13,7 @@ from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM, Modalities, Text
 from omnizip_jax.media import Clip, check_clip, load_clip
 from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.models.registry import Config, family
-from omnizip_jax.window_spec import WindowSpec, check_flags, check_spec
+from omnizip_jax.window_spec import WindowSpec, check_flags
 
 SHOWN = 8  # windows of a clip whose frames an answer keeps
 
@@ -54,7 +54,7 @@ class UserTurn:
             ValueError: a part that is not a text, or no question.
         """
         tokenizer, config = params.tokenizer, params.config
-        shapes = [p if isinstance(p, str) else Modalities(p.has_audio, p.has_video) for p in parts]
+        shapes = [part if isinstance(part, str) else modalities_of(part) for part in parts]
         texts = segments(tokenizer, config, shapes, system)
         if len(texts) == 1:
             opening = segments(tokenizer, config, [Modalities(True, True), "?"], system)[0]
@@ -73,9 +73,14 @@ class UserTurn:
 
     def text_before(self, config: Config) -> int:
         """Number of text tokens before the question, start tokens of clips included."""
-        shapes = [(clip.has_audio, clip.has_video) for clip in self.clips]
-        markers = sum(len(family(config).start_markers(config, *shape)) for shape in shapes)
+        start_markers, shapes = family(config).start_markers, map(modalities_of, self.clips)
+        markers = sum(len(start_markers(config, each.audio, each.video)) for each in shapes)
         return markers + sum(len(text.tokens) for text in self.texts[:-1])
+
+
+def modalities_of(clip: Clip) -> Modalities:
+    """The modalities that a clip has."""
+    return Modalities(clip.has_audio, clip.has_video)
 
 
 def load_turn(params: Params, parts: Sequence[Any], media_options: MediaOptions) -> UserTurn:
@@ -84,10 +89,10 @@ def load_turn(params: Params, parts: Sequence[Any], media_options: MediaOptions)
     Raises:
         ValueError: an unreadable clip, a part that is neither text nor clip, an invalid option.
     """
-    spec = params.config.spec if media_options.spec is None else media_options.spec
-    check_spec(spec)
+    config = params.config
+    spec = config.spec if media_options.spec is None else media_options.spec
     check_flags(use_audio=media_options.use_audio, use_video=media_options.use_video)
-    family(params.config).check_spec(spec, params.config)
+    family(config).check_spec(spec, config)
     if not isinstance(parts, list | tuple):
         raise ValueError(
             f"parts must be a list of texts and clips with the question last, got "
@@ -105,7 +110,7 @@ def load_turn(params: Params, parts: Sequence[Any], media_options: MediaOptions)
             source,
             spec,
             max_frames=media_options.max_frames,
-            max_windows=params.config.text.max_positions // params.config.window_positions,
+            max_windows=config.text.max_positions // config.window_positions,
             use_audio=media_options.use_audio,
             use_video=media_options.use_video,
             progress=media_options.progress,

@@ -28,33 +28,27 @@ def ensure_capacity(context: Context, slots: int, positions: int) -> Context:
     Raises:
         ValueError: that many cannot be freed, or a method dropped tokens before.
     """
-    if _fits(context, slots, positions):
+    most = context.prefill_config.config.text.max_positions
+
+    def fits(context: Context) -> bool:
+        enough = context.used_slots + slots <= context.capacity
+        return enough and context.used_positions + positions <= most
+
+    if fits(context):
         return context
     context = refresh_usage(context)
-    if not _fits(context, slots, positions):
+    if not fits(context):
         if context.retention.memory is not None:
             context = refresh_usage(evict(context))
-        elif _reaches(context, positions):
+        elif context.used_positions + positions <= most:
             context = _resize(context, bucket(context.used_slots + slots, CACHE_BUCKETS))
-    if not _fits(context, slots, positions):
+    if not fits(context):
         raise ValueError(
             f"no capacity for {slots} more tokens: {context.used_slots} of {context.capacity} "
-            f"slots and {context.used_positions} of {_max_positions(context)} positions are in use "
+            f"slots and {context.used_positions} of {most} positions are in use "
             "and cannot be evicted; take a larger capacity, a lower low_water, or less media"
         )
     return context
-
-
-def _fits(context: Context, slots: int, positions: int) -> bool:
-    return context.used_slots + slots <= context.capacity and _reaches(context, positions)
-
-
-def _reaches(context: Context, positions: int) -> bool:
-    return context.used_positions + positions <= _max_positions(context)
-
-
-def _max_positions(context: Context) -> int:
-    return context.prefill_config.config.text.max_positions
 
 
 def refresh_usage(context: Context) -> Context:

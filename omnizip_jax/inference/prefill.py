@@ -30,7 +30,7 @@ from omnizip_jax.inference.context import (
     SlotMetadata,
     StreamState,
 )
-from omnizip_jax.inference.inputs import UserTurn
+from omnizip_jax.inference.inputs import UserTurn, modalities_of
 from omnizip_jax.inference.kv_cache_capacity import refresh_usage
 from omnizip_jax.inference.sequence import (
     CACHE_BUCKETS,
@@ -197,8 +197,10 @@ def prefill_windows(
         segments, last, lost, depth = _prefill_pruned(decoder, sequence, clip, pruning)
         # The depths of the windows' own slots, without start tokens.
         begin = start + len(prefill_config.markers)
-        depth = depth[begin : start + windows.keep.size]
-        trace = _with_depth(trace, depth / prefill_config.config.text.layers)
+        share = depth[begin : start + windows.keep.size] / prefill_config.config.text.layers
+        count, grids, cells = trace.video_keep.shape
+        video, audio = jnp.split(share.reshape(count, -1), [grids * cells], axis=1)
+        trace = trace.replace(audio_depth=audio, video_depth=video.reshape(count, grids, cells))
     logits = decoder.logits(last[None])[0]
     state = state.replace(overflow=state.overflow + lost)
     return Prefilled(cache if pruning is None else segments, state, logits, trace)
@@ -219,13 +221,6 @@ def _prefill_pruned(
     for stage, size in zip(pruning.stages, pruning.sizes, strict=True):
         lost += jnp.maximum(jnp.sum(depth > stage.after) - size, 0)
     return cache, x[tokens.count - 1], lost, unpacked(depth, sequence.keep)
-
-
-def _with_depth(trace: Selection, depth: Float[Array, " slots"]) -> Selection:
-    """The trace with the share of the decoder's layers that each token passes."""
-    windows, grids, cells = trace.video_keep.shape
-    video, audio = jnp.split(depth.reshape(windows, -1), [grids * cells], axis=1)
-    return trace.replace(audio_depth=audio, video_depth=video.reshape(trace.video_keep.shape))
 
 
 @functools.partial(jax.jit, static_argnames=("prefill_config", "pruning"), donate_argnames="cache")
@@ -348,13 +343,11 @@ def prefill_turn(
 
     Args:
         question: prefill the question together with the last clip.
-        seed: of methods that sample randomly.
-        progress: show a progress bar of the encoders.
         encoded: each clip's windows, if they are encoded already.
 
     Returns:
-        The context; the logits after the question, None if it has not been read; and the wall
-        seconds of "encoders" and "prefill".
+        The context; the logits after the question, None without it; and the wall seconds of
+        "encoders" and "prefill".
 
     Raises:
         ValueError: several clips, or no question, for a method that prunes inside the decoder; a
@@ -367,8 +360,12 @@ def prefill_turn(
             f"together with its question; got {len(turn.clips)} clips"
             + ("" if question else " without a question")
         )
-    base = PrefillConfig.of(params, method, params.config.spec, Modalities(True, True))
-    configs = [clip_config(base, clip) for clip in turn.clips]
+    both, backend = Modalities(True, True), Backend.of(params.weights)
+    base = PrefillConfig(params.config, method, params.config.spec, both, backend)
+    configs = [
+        dataclasses.replace(base, spec=clip.spec, modalities=modalities_of(clip))
+        for clip in turn.clips
+    ]
     counts = [token_counts(clip.windows, params.config) for clip in turn.clips]
     budgets = [method.plan(*count) for count in counts]
     limits = [
@@ -413,22 +410,12 @@ def prefill_turn(
                 pruning=pruning,
             )
             del windows
-            trace = clip_trace(trace, clip)
+            count = len(clip.windows.mel_length)
+            trace = jax.tree.map(lambda x, count=count: np.asarray(x)[:count], trace)
             context = context.replace(cache=cache, state=state, trace=trace, prefill_config=config)
             context = refresh_usage(context)
             context = context.replace(used_slots=context.used_slots - len(asked.tokens))
     return context, logits if question else None, seconds
-
-
-def clip_config(prefill_config: PrefillConfig, clip: Clip) -> PrefillConfig:
-    """The settings with the window shape and the modalities of a clip."""
-    modalities = Modalities(clip.has_audio, clip.has_video)
-    return dataclasses.replace(prefill_config, spec=clip.spec, modalities=modalities)
-
-
-def clip_trace(trace: Selection, clip: Clip) -> Selection:
-    """The trace of the clip's own windows, without padding, on the host."""
-    return jax.tree.map(lambda x: np.asarray(x)[: len(clip.windows.mel_length)], trace)
 
 
 def encode_clip(
@@ -440,9 +427,7 @@ def encode_clip(
 ) -> EncodedWindow:
     """Encode a clip; the result is padded with empty windows to the window bucket of the clip.
 
-    Args:
-        progress: show a progress bar.
-        wants: encoder features that a method needs beyond embeddings (``Method.wants``).
+    ``wants`` are the encoder features that a method needs beyond embeddings (``Method.wants``).
     """
     total, encoded = -(-len(windows.mel_length) // ENCODE_BLOCK), None
     blocks = encode_blocks(weights, windows, config, wants)
@@ -469,16 +454,14 @@ def encode_blocks(
             weights, pad_windows(block, ENCODE_BLOCK), config=config, backend=backend, wants=wants
         )
         if total == ENCODE_BLOCK:
-            encoded = new
-        else:
-            if encoded is None:
-                encoded = jax.tree.map(lambda x: _zeros_like(x, total), new)
-            encoded = _write_block(encoded, new, start)
+            yield new
+            continue
+        if encoded is None:
+            encoded = jax.tree.map(
+                lambda x: jnp.zeros((total, *x.shape[1:]), x.dtype, device=x.sharding), new
+            )
+        encoded = _write_block(encoded, new, start)
         yield encoded
-
-
-def _zeros_like(block: Array, count: int) -> Array:
-    return jnp.zeros((count, *block.shape[1:]), block.dtype, device=block.sharding)
 
 
 @functools.partial(jax.jit, donate_argnames="encoded")

@@ -25,10 +25,10 @@ def bucket(size: int, sizes: tuple[int, ...]) -> int:
     return next((each for each in sizes if size <= each), -(-size // sizes[-1]) * sizes[-1])
 
 
-def fine_bucket(size: int, smallest: int = 64) -> int:
-    """Round up to one of eight sizes an octave, where padding costs computation."""
-    if size <= smallest:
-        return smallest
+def fine_bucket(size: int) -> int:
+    """Round up to one of eight sizes an octave, at least 64, where padding costs computation."""
+    if size <= 64:
+        return 64
     step = 1 << max((size - 1).bit_length() - 4, 0)
     return -(-size // step) * step
 
@@ -108,12 +108,7 @@ def pad_text(
     offsets: Int[np.ndarray, " T"] | None = None,
     limit: int | None = None,
 ) -> PaddedText:
-    """Pad text tokens to their bucket.
-
-    Args:
-        offsets: positions relative to the first token; consecutive by default.
-        limit: slots that are available, at least as many as there are tokens.
-    """
+    """Pad text tokens, by default at consecutive positions, to a bucket of at most ``limit``."""
     length = len(tokens)
     offsets = np.arange(length, dtype=np.int32) if offsets is None else offsets
     size = bucket(length, TEXT_BUCKETS)

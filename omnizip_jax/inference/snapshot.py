@@ -34,6 +34,7 @@ from omnizip_jax.inference.context import (
 )
 from omnizip_jax.inference.kv_cache_capacity import refresh_usage
 from omnizip_jax.inference.streaming import initial_plan
+from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.decoder import KVCache
 from omnizip_jax.models.loaded_model import Params, WeightsIdentity, check_params
 from omnizip_jax.models.registry import Config
@@ -49,9 +50,6 @@ def save(context: Context, path: str | os.PathLike[str]) -> None:
 
     The folder gets its name when all files are written.
 
-    Args:
-        path: folder to create.
-
     Raises:
         ValueError: the folder exists or cannot be made; a donated context, or one that lost
             tokens; a method without a name in ``METHODS``.
@@ -62,7 +60,9 @@ def save(context: Context, path: str | os.PathLike[str]) -> None:
     target = _folder(path)
     if target.exists():
         raise ValueError(f"{target}: exists already; choose another folder or remove it")
-    arrays = _arrays(context)
+    key_data = context.state.replace(key=jax.random.key_data(context.state.key))
+    tree = {"cache": context.cache, "state": key_data, "trace": context.trace}
+    arrays = {name: np.asarray(x) for name, x in jax.device_get(_by_name(tree)).items()}
     about = {
         "layout": LAYOUT,
         "jax": jax.__version__,
@@ -112,13 +112,18 @@ def restore(params: Params, path: str | os.PathLike[str]) -> Context:
         weights["fingerprint"], weights["values"]
     ):
         raise ValueError(
-            f"{folder}: was read with another model: load the weights that it was read with"
+            f"{folder}: was saved with another model: load the weights that it was saved with"
         )
-    method = _method(about["method"], folder)
+    try:
+        method = _made(about["method"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{folder}: was saved with a method that omnizip_jax.METHODS does not have, or "
+            f"not with these settings: {about['method']}"
+        ) from error
     spec, modalities = WindowSpec(**about["spec"]), Modalities(**about["modalities"])
-    prefill_config = PrefillConfig.of(
-        params, method, spec, modalities, importance=about["memory"] == "fading"
-    )
+    backend, importance = Backend.of(params.weights), about["memory"] == "fading"
+    prefill_config = PrefillConfig(params.config, method, spec, modalities, backend, importance)
     shapes = {
         name: jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype))
         for name, (dtype, shape) in about["arrays"].items()
@@ -165,12 +170,12 @@ def _read(folder: Path) -> dict[str, Any]:
         )
     problems = damaged_files(folder)
     if problems:
-        raise ValueError(f"{folder}: damaged, read and save it again\n  " + "\n  ".join(problems))
+        raise ValueError(f"{folder}: damaged, save the context again\n  " + "\n  ".join(problems))
     about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     if about["layout"] != LAYOUT:
         raise ValueError(
             f"{folder}: saved in layout {about['layout']}, this version of omnizip_jax has "
-            f"{LAYOUT}: read and save it again"
+            f"{LAYOUT}: save the context again"
         )
     return about
 
@@ -204,29 +209,12 @@ def _described(method: Method) -> dict[str, Any]:
     return found
 
 
-def _method(described: dict[str, Any], folder: Path) -> Method:
-    try:
-        return _made(described)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{folder}: was read with a method that omnizip_jax.METHODS does not have, or not with "
-            f"these settings: {described}"
-        ) from error
-
-
 def _made(described: dict[str, Any]) -> Method:
     settings = {
         name: _made(value) if isinstance(value, dict) else value
         for name, value in described["settings"].items()
     }
     return METHODS[described["name"]](**settings)
-
-
-def _arrays(context: Context) -> dict[str, np.ndarray]:
-    """Cache, state and trace by name, on the host; the random key as numbers."""
-    state = context.state.replace(key=jax.random.key_data(context.state.key))
-    tree = {"cache": context.cache, "state": state, "trace": context.trace}
-    return {name: np.asarray(x) for name, x in jax.device_get(_by_name(tree)).items()}
 
 
 def _by_name(tree: Any) -> dict[str, Any]:

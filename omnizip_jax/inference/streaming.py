@@ -27,16 +27,17 @@ from omnizip_jax.inference.context import (
     check_context,
     commit,
 )
-from omnizip_jax.inference.decode import check_seed
+from omnizip_jax.inference.decode import check_count, check_seed
 from omnizip_jax.inference.kv_cache_capacity import ensure_capacity
 from omnizip_jax.inference.prefill import prefill_prefix, prefill_windows
 from omnizip_jax.inference.sequence import geometry
 from omnizip_jax.media import check_windows
+from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.decoder import KVCache
 from omnizip_jax.models.loaded_model import Params, WeightsIdentity, check_params
 from omnizip_jax.models.registry import family
 from omnizip_jax.types import EncodedClip, Selection, Window
-from omnizip_jax.window_spec import WindowSpec, check_flags, check_spec
+from omnizip_jax.window_spec import WindowSpec, check_flags
 
 
 def init_stream(
@@ -75,18 +76,22 @@ def init_stream(
     """
     check_params(params)
     config = params.config
-    spec = params.config.spec if spec is None else spec
-    check_spec(spec)
+    spec = config.spec if spec is None else spec
     family(config).check_spec(spec, config)
     check_seed(seed)
     check_flags(audio=audio, video=video)
-    _check_settings(capacity, memory, low_water, text_slots)
+    check_count("capacity", capacity, 1)
+    check_count("text_slots", text_slots, 1)
+    if memory not in ("recent", "fading"):
+        raise ValueError(f'memory must be "recent" or "fading", got {memory!r}')
+    number = isinstance(low_water, int | float) and not isinstance(low_water, bool)
+    if not (number and 0.1 <= low_water <= 0.95):
+        raise ValueError(f"low_water must be a share between 0.1 and 0.95, got {low_water!r}")
     if not (audio or video):
         raise ValueError("audio and video are both False: at least one is needed")
-    method = _checked_method(params, compression)
-    prefill_config = PrefillConfig.of(
-        params, method, spec, Modalities(audio, video), importance=memory == "fading"
-    )
+    method, modalities = _checked_method(params, compression), Modalities(audio, video)
+    backend, importance = Backend.of(params.weights), memory == "fading"
+    prefill_config = PrefillConfig(config, method, spec, modalities, backend, importance)
     prefix = segments(params.tokenizer, config, [prefill_config.modalities, "?"], system)[0].tokens
     window = prefill_config.window_capacity
     history = capacity - window - text_slots
@@ -113,7 +118,8 @@ def init_stream(
     retention = RetentionPolicy(system, WeightsIdentity(params), memory, low, text_slots)
     plan = initial_plan(params.weights, prefill_config)
     context = Context.initial(params, prefill_config, retention, seed, capacity, *plan)
-    return prefill_prefix(params, context, prefix).replace(trace=_empty_trace(spec))
+    masks = jnp.zeros(spec.audio_slots, bool), jnp.zeros((spec.grids, spec.grid_slots), bool)
+    return prefill_prefix(params, context, prefix).replace(trace=Selection.of(*masks, *masks))
 
 
 def change_method(params: Params, state: Context, compression: Method | None) -> Context:
@@ -265,22 +271,3 @@ def _checked_method(params: Params, compression: Method | None) -> Method:
             "the prefill, and does not support streams; Seats(before_only=True) does"
         )
     return method
-
-
-def _check_settings(capacity: int, memory: str, low_water: float, text_slots: int) -> None:
-    if memory not in ("recent", "fading"):
-        raise ValueError(f'memory must be "recent" or "fading", got {memory!r}')
-    if isinstance(low_water, bool) or not isinstance(low_water, int | float):
-        raise ValueError(f"low_water must be a number, got {low_water!r}")
-    if not 0.1 <= low_water <= 0.95:
-        raise ValueError(f"low_water is a share between 0.1 and 0.95, got {low_water}")
-    for name, value in (("capacity", capacity), ("text_slots", text_slots)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive number of slots, got {value!r}")
-
-
-def _empty_trace(spec: WindowSpec) -> Selection:
-    """The trace before the first window."""
-    audio = jnp.zeros(spec.audio_slots, bool)
-    video = jnp.zeros((spec.grids, spec.grid_slots), bool)
-    return Selection.of(audio, video, audio, video)

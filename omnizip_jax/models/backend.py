@@ -1,8 +1,8 @@
 """Device-dependent choices, made once from the device that holds the weights.
 
-The kernels written for XLA on a CPU are in ``cpu.py``. Rows are those of ``python -m benchmarks``,
-the log is in docs/performance.md. GPU choices are justified by what XLA compiles for an H200
-(``python -m benchmarks.ahead``); their times have not been measured.
+The kernels written for XLA on a CPU are in ``cpu_kernels.py``. Rows are those of ``python -m
+benchmarks``, the log is in docs/performance.md. GPU choices are justified by what XLA compiles for
+an H200 (``python -m benchmarks.ahead``); their times have not been measured.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Backend(enum.Enum):
 
     @property
     def holds_weights(self) -> bool:
-        """Whether loops hold their weights with ``cpu.hold_in_loop``."""
+        """Whether loops hold their weights with ``cpu_kernels.hold_in_loop``."""
         # Rows memory.*: temporaries of the 3B in bfloat16 13.8 to 0.1 GiB (decoding), 10.8 to 0.4
         # (prefill), 2.6 to 0.3 (encoders).
         return self is Backend.CPU
@@ -69,7 +69,7 @@ class Backend(enum.Enum):
         return self is Backend.GPU and 1 < tokens <= UNROLLED_TOKENS
 
     def tiles_weights(self, rows: int) -> bool:
-        """Whether products read their weights through ``cpu.StackedMatrix``."""
+        """Whether products read their weights through ``cpu_kernels.StackedMatrix``."""
         # Row serve.batch: eight answers take 2.7 instead of 4.0 ms of processor time a token.
         return self is Backend.CPU and 1 < rows <= TILED_ROWS
 

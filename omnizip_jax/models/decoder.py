@@ -185,14 +185,14 @@ class Attention(nn.Module):
             out = cache.attend(q, layer, fused)
         return self.o_proj(out.reshape(x.shape[0], -1)), cache
 
-    def last_token_weights(self, x, angle, last: Int[Array, ""]) -> Float[Array, "N T"]:
-        """Attention weights of the token at ``last`` over the tokens up to it."""
-        row, row_angle = (jax.lax.dynamic_slice_in_dim(y, last, 1) for y in (x, angle))
-        k = rope.rotate(self._heads(self.k_proj(x)), angle)
-        return self.attention_weights(row, row_angle, k, last)
+    def attention_weights(self, x, angle, last: Int[Array, ""], keys=None) -> Float[Array, "N S"]:
+        """Attention weights of one token over the rotated keys up to ``last``.
 
-    def attention_weights(self, x, angle, keys, last: Int[Array, ""]) -> Float[Array, "N S"]:
-        """Attention weights of one token over the rotated keys up to ``last``."""
+        Without ``keys``: of the token at ``last`` of a sequence ``x`` over those up to it.
+        """
+        if keys is None:
+            keys = rope.rotate(self._heads(self.k_proj(x)), angle)
+            x, angle = (jax.lax.dynamic_slice_in_dim(y, last, 1) for y in (x, angle))
         q = rope.rotate(self._heads(self.q_proj(x)), angle)
         return attention.attention_weights(q, keys, last)
 
@@ -236,13 +236,9 @@ class Layer(nn.Module):
         x = x + out
         return x + self.mlp(self.post_attention_layernorm(x)), cache
 
-    def last_token_weights(self, x, angle, last: Int[Array, ""]) -> Float[Array, "N T"]:
-        """``Attention.last_token_weights`` from the layer's input."""
-        return self.self_attn.last_token_weights(self.input_layernorm(x), angle, last)
-
-    def attention_weights(self, x, angle, keys, last: Int[Array, ""]) -> Float[Array, "N S"]:
+    def attention_weights(self, x, angle, last: Int[Array, ""], keys=None) -> Float[Array, "N S"]:
         """``Attention.attention_weights`` from the layer's input."""
-        return self.self_attn.attention_weights(self.input_layernorm(x), angle, keys, last)
+        return self.self_attn.attention_weights(self.input_layernorm(x), angle, last, keys)
 
 
 class Decoder(nn.Module):
@@ -361,7 +357,7 @@ class Decoder(nn.Module):
                 exists = jnp.arange(x.shape[0]) < tokens.count
                 params = layers.layer_params(self.layers, jnp.int32(observed), self.backend)
                 layer = self._layer(True).bind({"params": params})
-                weights = layer.last_token_weights(inputs, angle, tokens.count - 1)
+                weights = layer.attention_weights(inputs, angle, tokens.count - 1)
                 keep = stage.keep(weights, tokens) & exists
                 depth = depth.at[origin].max(jnp.where(keep, ends[len(segments)], 0))
                 index, used = front(keep, size)
@@ -397,7 +393,7 @@ class Decoder(nn.Module):
                 params = {"params": layers.layer_params(self.layers, index, self.backend)}
                 inputs, (x, filled) = carry[0], apply(params, carry, index, angle, first)
                 keys = jax.lax.dynamic_index_in_dim(filled.keys, index - first, keepdims=False)
-                arguments = inputs, angle, keys, filled.length
+                arguments = inputs, angle, filled.length, keys
                 weights = apply(params, *arguments, method=Layer.attention_weights)
                 return (x, filled), jnp.mean(weights, axis=0)
 

@@ -98,13 +98,13 @@ def test_other_weights_are_refused(params, folder):
     text = dataclasses.replace(params.config.text, max_positions=1000)
     shorter = params.replace(config=dataclasses.replace(params.config, text=text))
     for given in (other, shorter):
-        with pytest.raises(ValueError, match="read with another model"):
+        with pytest.raises(ValueError, match="saved with another model"):
             restore(given, folder)
 
 
 def test_fingerprints_tell_weights_apart(params, tmp_path):
     save(read(params.replace(fingerprint="one"), None), tmp_path / "one")
-    with pytest.raises(ValueError, match="read with another model"):
+    with pytest.raises(ValueError, match="saved with another model"):
         restore(params.replace(fingerprint="two"), tmp_path / "one")
     assert restore(params.replace(fingerprint="one"), tmp_path / "one").seconds == 0
     assert restore(params, tmp_path / "one").seconds == 0  # made by hand: its numbers decide

@@ -36,7 +36,7 @@ from omnizip_jax.inference.generation import Answer
 from omnizip_jax.inference.generation import TokenCounts as KeptCounts
 from omnizip_jax.media import Clip, load_clip
 from omnizip_jax.models.registry import family
-from omnizip_jax.window_spec import check_flags, check_spec
+from omnizip_jax.window_spec import check_flags
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,6 @@ class OmniZip(lmms):
         spec = config.spec
         if grid_slots is not None:
             spec = dataclasses.replace(spec, grid_slots=grid_slots)
-        check_spec(spec)
         family(config).check_spec(spec, config)
         if max_frames is not None:
             check_count("max_frames", max_frames, spec.temporal_patch)

@@ -31,10 +31,8 @@ class AudioAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x, mask):
-        dense = functools.partial(
-            nn.Dense, self.config.hidden, dtype=self.dtype, param_dtype=self.dtype
-        )
-        heads = (x.shape[0], self.config.heads, self.config.head_dim)
+        width, heads = self.config.hidden, (x.shape[0], self.config.heads, self.config.head_dim)
+        dense = functools.partial(nn.Dense, width, dtype=self.dtype, param_dtype=self.dtype)
         q = dense(name="q_proj")(x).reshape(heads)
         k = dense(name="k_proj", use_bias=False)(x).reshape(heads)
         v = dense(name="v_proj")(x).reshape(heads)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from omnizip_jax import window_spec
 from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.decoder import Decoder
 from omnizip_jax.models.qwen2_5_omni.audio import AudioEncoder
@@ -31,6 +32,7 @@ def bound_decoder(weights: Any, config: ModelConfig, backend: Backend = Backend.
 
 def check_spec(spec: WindowSpec, config: ModelConfig) -> None:
     """Raise ``ValueError`` unless the model's encoders accept windows of this shape."""
+    window_spec.check_spec(spec)
     frames = 2 * config.audio.n_window
     if spec.seconds * 100 != frames or spec.audio_slots != frames // 4:
         raise ValueError(

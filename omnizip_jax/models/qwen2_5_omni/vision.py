@@ -39,10 +39,8 @@ class VisionAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x, full, angle, windows, real):
-        dense = functools.partial(
-            nn.Dense, self.config.hidden, dtype=self.dtype, param_dtype=self.dtype
-        )
-        heads = (x.shape[0], self.config.heads, self.config.head_dim)
+        width, heads = self.config.hidden, (x.shape[0], self.config.heads, self.config.head_dim)
+        dense = functools.partial(nn.Dense, width, dtype=self.dtype, param_dtype=self.dtype)
         q = rope.rotate(dense(name="q")(x).reshape(heads), angle)
         k = rope.rotate(dense(name="k")(x).reshape(heads), angle)
         v = dense(name="v")(x).reshape(heads)
@@ -101,13 +99,8 @@ class PatchEmbed(nn.Module):
 
     @nn.compact
     def __call__(self, pixels):
-        return nn.Dense(
-            self.config.hidden,
-            use_bias=False,
-            dtype=self.dtype,
-            param_dtype=self.dtype,
-            name="proj",
-        )(pixels)
+        dense = functools.partial(nn.Dense, dtype=self.dtype, param_dtype=self.dtype)
+        return dense(self.config.hidden, use_bias=False, name="proj")(pixels)
 
 
 class PatchMerger(nn.Module):

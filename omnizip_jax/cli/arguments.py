@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import math
 import os
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from omnizip_jax.evaluation.dataset_readers import BENCHMARKS
 
@@ -81,6 +83,24 @@ TYPES: dict[str, tuple[Callable[[str], Any], str | None]] = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose messages say what to do about file names that begin with a dash."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._words = list(args or ())
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        for word in itertools.takewhile(lambda word: word != "--", self._words):
+            file = re.fullmatch(r"-(?![\d.]+$)[^=]*\.\w+", word) or Path(word).exists()
+            if word.startswith("-") and file:
+                message += (
+                    f"; {word!r} begins with a dash and is read as an option: write './{word}', or "
+                    "put '--' before it, after all options"
+                )
+        super().error(message)
+
+
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Appends the default to the help of each option that has one."""
 
@@ -95,7 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     The namespace that it returns names the command (``command``) and the module of this folder
     that runs it (``module``).
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="omnizip",
         description="Answer questions about videos with sound from 35-45 % of their audio and "
         "video tokens (Qwen2.5-Omni).",

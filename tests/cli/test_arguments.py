@@ -54,6 +54,30 @@ def test_arguments_that_cannot_be_parsed_are_named(arguments, name, capsys):
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
+        (["generate", "-clip.mp4", *GENERATE[2:]], "-clip.mp4"),
+        (["generate", "-h.mp4", *GENERATE[2:]], "-h.mp4"),
+        (["generate", "-here", *GENERATE[2:]], "-here"),
+        (["stream", "-clip.mp4", *STREAM[2:]], "-clip.mp4"),
+        (["report", "runs.jsonl", "-r.jsonl"], "-r.jsonl"),
+        (["evaluate", "q.jsonl", "--checkpoint", "nowhere", "--out", "-o.jsonl"], "-o.jsonl"),
+    ],
+)
+def test_names_that_begin_with_a_dash_are_explained(arguments, name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-here").touch()
+    code, message = outcome(arguments, capsys)
+    assert code == 2 and f"write './{name}', or put '--' before it, after all options" in message
+
+
+@pytest.mark.parametrize("bad", [["--seed", "-1.5"], ["--max-frames", "-3"], ["--nonsense"]])
+def test_other_words_with_a_dash_are_not_names(bad, capsys):
+    code, message = outcome([*GENERATE, *bad], capsys)
+    assert code == 2 and "begins with a dash" not in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
         ([*GENERATE, "--no-audio", "--no-video"], "--no-audio and --no-video"),
         ([*STREAM, "--no-audio", "--no-video"], "--no-audio and --no-video"),
         ([*STREAM, "--no-audio", "--sound", "other.wav"], "--sound"),

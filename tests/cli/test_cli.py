@@ -55,6 +55,13 @@ def test_generate_passes_its_options_and_prints_the_answer(stub_generate, capsys
     }
 
 
+@pytest.mark.parametrize("words", [["./-clip.mp4", "Why?"], ["--", "-clip.mp4", "Why?"]])
+def test_a_clip_whose_name_begins_with_a_dash(stub_generate, words, capsys):
+    assert main(["generate", "--checkpoint", "any", "--max-new-tokens", "8", *words]) == 0
+    ((clip, question, _),) = stub_generate
+    assert (clip, question) == (words[-2], "Why?")
+
+
 @pytest.mark.slow
 def test_generate(folder, capsys, tmp_path):
     picture = tmp_path / "kept.png"

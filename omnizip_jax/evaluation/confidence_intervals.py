@@ -6,6 +6,7 @@ Questions about one clip are not independent: the bootstrap resamples whole clip
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,11 +26,11 @@ class Mean:
 
 @dataclasses.dataclass(frozen=True)
 class Median:
-    """A median, and its 95 % interval by order statistics."""
+    """A median, and its 95 % interval by order statistics; None for fewer than six values."""
 
     median: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 def mean_over(values: Sequence[float], clips: Sequence[str], seed: int = 0) -> Mean:
@@ -51,11 +52,21 @@ def mean_over(values: Sequence[float], clips: Sequence[str], seed: int = 0) -> M
 
 def median_of(values: Sequence[float]) -> Median:
     """The median of values such as times."""
-    ordered, count = np.sort(np.asarray(values, np.float64)), len(values)
-    reach = 0.98 * np.sqrt(count)  # 1.96 standard deviations of a binomial with one half
-    low, high = int(np.floor(count / 2 - reach)), int(np.ceil(count / 2 + reach)) - 1
-    return Median(
-        float(np.median(ordered)),
-        float(ordered[max(low, 0)]),
-        float(ordered[min(high, count - 1)]),
-    )
+    ordered, k = np.sort(np.asarray(values, np.float64)).tolist(), _rank(len(values))
+    low, high = (ordered[k - 1], ordered[-k]) if k else (None, None)
+    return Median(float(np.median(ordered)), low, high)
+
+
+@functools.cache
+def _rank(count: int) -> int:
+    """The largest k for which the k-th smallest and k-th largest values bound a 95 % interval.
+
+    At most 2.5 % of samples have fewer than k of ``count`` values below the true median (a binomial
+    with one half); 0 if there is no such k.
+    """
+    k, term, below = 0, 1, 1  # of 2^count: with k values below, and with at most k
+    while 40 * below <= 2**count:
+        k += 1
+        term = term * (count - k + 1) // k
+        below += term
+    return k

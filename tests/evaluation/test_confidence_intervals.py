@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -45,9 +47,20 @@ def test_intervals_cover_the_true_median():
     assert 180 <= held <= 200
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_the_interval_of_few_values_is_their_range(count):
-    values = [3.0, 1.0, 2.0][:count]
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_the_median_of_few_values_has_no_interval(count):
+    """The range of five values contains their median in 1 - 2 / 2^5 = 94 % of samples."""
+    values = [3.0, 1.0, 2.0, 5.0, 4.0][:count]
     found = median_of(values)
-    assert (found.low, found.high) == (min(values), max(values))
+    assert (found.low, found.high) == (None, None)
     assert found.median == np.median(values)
+
+
+@pytest.mark.parametrize("count", [*range(6, 40), 101, 1000])
+def test_the_interval_of_a_median_is_the_narrowest_with_95_percent(count):
+    """Ranks by the binomial distribution: the interval covers 95 %, the next narrower less."""
+    found = median_of(np.random.default_rng(count).permutation(count).tolist())
+    rank = round(found.low) + 1  # of the smaller bound, from 1; the values are their own ranks
+    assert found.high == count - rank and found.median == (count - 1) / 2
+    below = [sum(math.comb(count, i) for i in range(k)) / 2**count for k in (rank, rank + 1)]
+    assert 1 - 2 * below[0] >= 0.95 > 1 - 2 * below[1]

@@ -24,6 +24,7 @@ from omnizip_jax.evaluation.lmms.request_parsing import (
     make_method,
     parse_messages,
     parse_sampling,
+    until_stop,
 )
 from omnizip_jax.evaluation.protocols import PROTOCOLS
 from omnizip_jax.testbed.synthetic_clips import make_clip
@@ -310,6 +311,20 @@ def test_stop_strings_and_loglikelihood(make, questions):
     assert short.text == reply.text[:1]
     with pytest.raises(NotImplementedError, match="output_type is generate_until"):
         make().loglikelihood([])
+
+
+@pytest.mark.parametrize(
+    ("until", "text"),
+    [
+        ("\n\n", "a.b"),
+        (["\n\n", "b"], "a."),
+        (None, "a.b\n\nc"),
+        ([], "a.b\n\nc"),
+        ("", "a.b\n\nc"),
+    ],
+)
+def test_a_stop_string_or_several(until, text):
+    assert until_stop("a.b\n\nc", {"until": until}) == text
 
 
 def test_a_device_for_each_process(make, monkeypatch):

@@ -28,6 +28,7 @@ from omnizip_jax.evaluation.lmms.request_parsing import (
     make_method,
     parse_messages,
     parse_sampling,
+    until_stop,
 )
 from omnizip_jax.inference.api import converse
 from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
@@ -192,10 +193,7 @@ class OmniZip(lmms):
             return GenerationResult("")
         self._counts.append(answer.counts)
         self._seconds += sum(answer.seconds.values())
-        text = answer.text
-        for stop in settings.get("until") or ():
-            text = text.partition(stop)[0] if stop else text
-        counts = answer.counts
+        counts, text = answer.counts, until_stop(answer.text, settings)
         return GenerationResult(text, TokenCounts(counts.kept + counts.text, counts.generated))
 
     def _answer(

@@ -90,6 +90,14 @@ def parse_sampling(settings: Mapping[str, Any], seed: int) -> SamplingParams:
     )
 
 
+def until_stop(text: str, settings: Mapping[str, Any]) -> str:
+    """A reply up to the first of a task's stop strings (``until``: a string, or several)."""
+    until = settings.get("until") or ()
+    for stop in [until] if isinstance(until, str) else until:
+        text = text.partition(stop)[0] if stop else text
+    return text
+
+
 def _part(content: Any) -> str | MediaPart:
     if isinstance(content, str):
         return content

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from omnizip_jax.evaluation.question_file import LETTERS
+from omnizip_jax.evaluation.question_file import LETTERS, as_letter
 
 Columns = dict[str, Any]
 Reader = Callable[[Any], Iterator[Columns]]  # from parsed annotations to questions
@@ -61,6 +61,8 @@ def read_benchmark(
     try:
         for columns in BENCHMARKS[name].read(_parsed(path)):
             present = {key: value for key, value in columns.items() if value is not None}
+            if "options" in present:  # benchmarks answer with letters
+                present["answer"] = as_letter(present["answer"], present["options"])
             out.append(present | {"video": index.find(columns["video"]), "benchmark": name})
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         missing = isinstance(error, KeyError)
@@ -150,8 +152,9 @@ def _avut(annotations: list[Columns]) -> Iterator[Columns]:
     for number, each in enumerate(annotations):
         video = each["video_path"]
         options = [each.get(f"option_{letter}") for letter in LETTERS[:6]]
+        count = max((number for number, option in enumerate(options, 1) if option), default=0)
         own = {
-            "options": [f"{x}. {o}" for x, o in zip(LETTERS, options, strict=False) if o],
+            "options": [f"{x}. {o or '-'}" for x, o in zip(LETTERS, options[:count], strict=False)],
             "answer": each["answer"].strip().upper(),
             "task": AVUT_TASKS.get(each["task_type"], each["task_type"]),
         }

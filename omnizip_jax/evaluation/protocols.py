@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from omnizip_jax.evaluation.question_file import LETTERS, Question
+from omnizip_jax.evaluation.question_file import LETTERS, Question, normalised
+from omnizip_jax.evaluation.reply_reading import read_choice, read_free
 from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
 
 
@@ -19,7 +20,8 @@ class Protocol:
 
     Attributes:
         name: on the command line.
-        letter: the option that a reply names, or "".
+        read: the letter that a reply to a question names; None, or no letter of an option, if the
+            reply cannot be read.
         max_new_tokens: default limit of a reply.
         system: the system prompt.
         before, heading, after: lines before the question, before the options and after them; ""
@@ -27,7 +29,7 @@ class Protocol:
     """
 
     name: str
-    letter: Callable[[str, int], str]
+    read: Callable[[str, Sequence[str]], str | None]
     max_new_tokens: int
     system: str = DEFAULT_SYSTEM
     before: str = ""
@@ -41,45 +43,48 @@ class Protocol:
         lines = [self.before, question.text, self.heading, *question.choices, self.after]
         return "\n".join(line for line in lines if line)
 
+    def answer_in(self, question: Question, reply: str) -> str | None:
+        """The letter or the free answer in a reply; None if it cannot be read, or is unknown."""
+        if question.answer is None:
+            return None
+        if not question.options:
+            return read_free(reply, question.answer)
+        letter = self.read(reply, question.texts)
+        return letter if letter and letter in LETTERS[: len(question.options)] else None
+
     def score(self, question: Question, reply: str) -> bool | None:
         """Whether a reply is right; None if the answer is unknown."""
         if question.answer is None:
             return None
-        if question.options:
-            return self.letter(reply, len(question.options)) == question.answer
-        return normalised(reply) == normalised(question.answer)
+        found = self.answer_in(question, reply)
+        return found == (question.answer if question.options else normalised(question.answer))
 
     def system_of(self, question: Question) -> str:
         """The system prompt; free answers use the model's default."""
         return self.system if question.options else DEFAULT_SYSTEM
 
 
-def first_letter(reply: str, options: int) -> str:
+def first_letter(reply: str, options: Sequence[str]) -> str:
     """The first character in upper case, as the authors' scripts read replies."""
     return reply.strip()[:1].upper()
 
 
-def named_letter(reply: str, options: int) -> str:
-    """The first capital letter of an option, as lmms-eval reads replies to VideoMME.
+def named_letter(reply: str, options: Sequence[str]) -> str:
+    """The first capital letter of an option, as lmms-eval 0.7 reads replies to VideoMME.
 
-    Phrases that announce an answer begin with capitals themselves and are removed first.
+    It removes these announcements first, in this order and case, and no others: "Best option: C"
+    is read as B. It reads A to D; questions with more options, which VideoMME has not, have more.
     """
-    found = re.search(f"[{LETTERS[:options]}]", _ANNOUNCEMENT.sub("", reply))
+    for announcement in _ANNOUNCEMENTS:
+        reply = reply.replace(announcement, "")
+    found = re.search(f"[{LETTERS[: max(4, len(options))]}]", reply)
     return found[0] if found else ""
 
 
-_ANNOUNCEMENT = re.compile(
-    r"The (?:best|correct) (?:answer|option) is|The answer(?: is)?|Best \w+:"
-)
-
-
-def normalised(text: str) -> str:
-    """The words in lower case, separated by single spaces, without punctuation at either end."""
-    return " ".join(text.casefold().split()).strip(" .,:;!?\"'")
-
+_ANNOUNCEMENTS = ("The best answer is", "The correct answer is", "The answer is", "The answer")
 
 # Captions: the prompt alone, and a paragraph in reply.
-OPEN_ENDED = Protocol("open", first_letter, max_new_tokens=256)
+OPEN_ENDED = Protocol("open", read_choice, max_new_tokens=256)
 
 _AFTER = "Answer with the option's letter from the given choices directly."
 
@@ -94,6 +99,9 @@ _AUTHORS = Protocol(
     after=_AFTER,
 )
 
+# The authors' prompt; replies are read as a person reads them.
+DEFAULT = dataclasses.replace(_AUTHORS, name="default", read=read_choice)
+
 # The task videomme of lmms-eval 0.7.
 _LMMS_EVAL = Protocol(
     "lmms-eval",
@@ -104,4 +112,4 @@ _LMMS_EVAL = Protocol(
     after=_AFTER,
 )
 
-PROTOCOLS = {protocol.name: protocol for protocol in (_AUTHORS, _LMMS_EVAL)}
+PROTOCOLS = {protocol.name: protocol for protocol in (DEFAULT, _AUTHORS, _LMMS_EVAL)}

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-RESULT_COLUMNS = ("method", "seed", "reply", "correct", "tokens", "cost", "error")
+RESULT_COLUMNS = ("method", "seed", "reply", "read", "correct", "tokens", "cost", "error")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 VIDEO_LIST = ".txt"  # suffix of a list of videos
 VIDEO_SUFFIXES = (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg")
@@ -57,11 +57,33 @@ class Question:
     @property
     def choices(self) -> tuple[str, ...]:
         """The options, each with its letter in front."""
-        found = [_LETTERED.match(option) for option in self.options]
-        if [match and match[1] for match in found] == list(LETTERS[: len(self.options)]):
-            return self.options
-        pairs = zip(LETTERS, self.options, strict=False)
-        return tuple(f"{letter}. {option}" for letter, option in pairs)
+        return lettered(self.options)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The options without letters in front."""
+        return unlettered(self.options)
+
+
+def lettered(options: Sequence[str]) -> tuple[str, ...]:
+    """Options, each with its letter in front; unchanged if they have them."""
+    found = [_LETTERED.match(option) for option in options]
+    if [match and match[1] for match in found] == list(LETTERS[: len(options)]):
+        return tuple(options)
+    return tuple(f"{letter}. {each}" for letter, each in zip(LETTERS, options, strict=False))
+
+
+def unlettered(options: Sequence[str]) -> tuple[str, ...]:
+    """Options without the letters that ``lettered`` adds."""
+    if lettered(options) != tuple(options):
+        return tuple(options)
+    return tuple(_LETTERED.sub("", option, count=1).strip() for option in options)
+
+
+def normalised(text: str) -> str:
+    """The words in lower case, separated by single spaces, without punctuation around them."""
+    words = " ".join(text.casefold().split())
+    return words.lstrip("\"'([{").rstrip(" .,:;!?\"')]}") or words
 
 
 def read_questions(path: str | os.PathLike[str]) -> list[Question]:
@@ -165,6 +187,7 @@ def caption_questions(sources: Sequence[str], prompt: str) -> list[Question]:
     """
     first: dict[str, str] = {}
     problems = []
+    sources = [sources] if isinstance(sources, str) else sources
     for video, place in (found for source in sources for found in _videos(source)):
         if video in first:
             problems.append(f"{place}: {video} is named a second time, first by {first[video]}")
@@ -231,12 +254,32 @@ def _answer(answer: Any, options: tuple[str, ...]) -> str | None:
         return None
     expected = "a text" + " (there are options)" * bool(options)
     _expect("answer", answer, expected, _is_text(answer))
-    letters, letter = LETTERS[: len(options)], str(answer).strip().upper()
-    if not options or (len(letter) == 1 and letter in letters):
-        return letter if options else answer
-    valid = options.count(answer) == 1
-    _expect("answer", answer, f"a letter from A to {letters[-1]} or one of the options", valid)
-    return letters[options.index(answer)]
+    if not options:
+        return answer
+    letters, choices, given = LETTERS[: len(options)], lettered(options), str(answer).strip()
+    texts = unlettered(options)
+    if given in choices:
+        return letters[choices.index(given)]
+    if given not in texts and (match := re.fullmatch(r"\(([A-Za-z])\)", given)):
+        given, texts = match[1], ()  # as ``as_letter`` writes it
+    named = [letters[n] for n, text in enumerate(texts) if normalised(text) == normalised(given)]
+    if (letter := given.upper()) in set(letters):
+        if other := [each for each in named if each != letter]:
+            raise ValueError(
+                f"'answer' {given!r} is the letter of {choices[letters.index(letter)]!r} and the "
+                f"text of another option: write '({given})' for the letter, or "
+                f"{choices[letters.index(other[0])]!r} for the text"
+            )
+        return letter
+    expected = f"a letter from A to {letters[-1]} or one of the options"
+    _expect("answer", answer, expected, len(named) == 1)
+    return named[0]
+
+
+def as_letter(letter: str, options: Sequence[str]) -> str:
+    """An ``answer`` that is a letter, in brackets if it is the text of an option as well."""
+    texts = [normalised(text) for text in unlettered(options)]
+    return f"({letter})" if len(letter) == 1 and normalised(letter) in texts else letter
 
 
 def _seconds(name: str, value: Any) -> float | None:

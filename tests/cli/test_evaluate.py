@@ -74,7 +74,10 @@ def test_from_questions_to_a_report(tmp_path, small, monkeypatch, capsys):
         (["--compare", "some"], "--method some: unknown"),
         (["--compare", "omnizip:keep"], "each written key=value"),
         (["--compare", "all", "--set", "video=true"], "--set goes with --method"),
-        (["--protocol", "mine"], "--protocol mine: unknown; take one of authors, lmms-eval"),
+        (
+            ["--protocol", "mine"],
+            "--protocol mine: unknown; take one of default, authors, lmms-eval",
+        ),
         (["--no-audio", "--no-video"], "leave nothing"),
     ],
 )

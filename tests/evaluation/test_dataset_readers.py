@@ -30,6 +30,27 @@ def test_every_layout_becomes_questions(name, tmp_path):
         assert question.columns["benchmark"] == name
 
 
+def test_a_blank_option_keeps_the_letters_of_the_others(tmp_path):
+    """AVUT has a question whose right option is blank."""
+    annotations, videos = write_layout("avut", tmp_path, lambda path: path.touch())
+    data = json.loads(annotations.read_text())
+    data[0] |= {"option_B": "", "option_D": "yellow", "answer": "D"}
+    annotations.write_text(json.dumps(data))
+    columns = read_benchmark("avut", annotations, videos)[0]
+    assert columns["options"] == ["A. red", "B. -", "C. blue", "D. yellow"]
+
+
+def test_letters_are_told_from_texts_that_are_letters(tmp_path):
+    """Which chord? An answer of a benchmark is always a letter."""
+    annotations, videos = write_layout("shortvid", tmp_path, lambda path: path.touch())
+    data = json.loads(annotations.read_text())
+    data[0] |= {"candidates": ["C", "D", "E", "A"], "answer": "C"}
+    annotations.write_text(json.dumps(data))
+    write_questions(read_benchmark("shortvid", annotations, videos), tmp_path / "q.jsonl")
+    (question,) = read_questions(tmp_path / "q.jsonl")
+    assert question.answer == "C" and question.choices[2] == "C. E"
+
+
 def test_a_folder_with_one_json_file(tmp_path):
     annotations, videos = write_layout("avut", tmp_path, lambda path: path.touch())
     assert read_benchmark("avut", annotations.parent, videos)

@@ -28,22 +28,47 @@ def test_free_questions_are_the_whole_prompt():
 
 
 @pytest.mark.parametrize(
-    ("reply", "authors", "lmms_eval"),
+    ("reply", "authors", "lmms_eval", "default"),
     [
-        ("B", True, True),
-        (" b. she", True, False),  # lmms-eval looks for capitals
-        ("B. she", True, True),
-        ("The answer is B", False, True),
-        ("The best answer is: B.", False, True),
-        ("Both of them", True, True),  # both scripts count it as right
-        ("she", False, False),
-        ("A or B", False, False),
-        ("", False, False),
+        ("B", True, True, True),
+        (" b. she", True, False, True),  # lmms-eval looks for capitals
+        ("B. she", True, True, True),
+        ("The answer is B", False, True, True),
+        ("The best answer is: B.", False, True, True),
+        ("Both of them", True, True, False),  # both scripts count it as right
+        ("Best option: C", True, True, False),  # lmms-eval does not remove this announcement
+        ("Answer: B", False, False, True),
+        ("she", False, False, True),
+        ("A or B", False, False, False),
+        ("", False, False, False),
     ],
 )
-def test_letters_in_replies(reply, authors, lmms_eval):
+def test_letters_in_replies(reply, authors, lmms_eval, default):
     assert PROTOCOLS["authors"].score(CHOICE, reply) is authors
     assert PROTOCOLS["lmms-eval"].score(CHOICE, reply) is lmms_eval
+    assert PROTOCOLS["default"].score(CHOICE, reply) is default
+
+
+@pytest.mark.parametrize(
+    ("protocol", "unread"),
+    [
+        ("authors", ["The answer is B", "", "none"]),
+        ("lmms-eval", ["she", "", "none"]),
+        ("default", ["A or B", "", "none"]),
+    ],
+)
+def test_replies_that_cannot_be_read(protocol, unread):
+    assert [PROTOCOLS[protocol].answer_in(CHOICE, reply) for reply in unread] == [None] * 3
+    assert PROTOCOLS[protocol].answer_in(CHOICE, "C") == "C"
+
+
+def test_the_default_asks_as_the_authors_do():
+    assert PROTOCOLS["default"].prompt(CHOICE) == PROTOCOLS["authors"].prompt(CHOICE)
+
+
+def test_lmms_eval_reads_the_letters_of_four_options():
+    """A reply of D to three options is not searched for another letter."""
+    assert PROTOCOLS["lmms-eval"].score(CHOICE, "D or B") is False
 
 
 @pytest.mark.parametrize(

@@ -56,9 +56,30 @@ def test_existing_letters_are_kept(write):
     assert read_questions(write(GOOD | {"options": odd}))[0].choices == ("A. A. he", "B. C. she")
 
 
-@pytest.mark.parametrize(("answer", "letter"), [("b", "B"), (" A ", "A"), ("she", "B")])
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [("b", "B"), (" A ", "A"), ("she", "B"), ("She.", "B"), ("(b)", "B"), ("B. she", "B")],
+)
 def test_answers_name_an_option(write, answer, letter):
     assert read_questions(write(GOOD | {"answer": answer}))[0].answer == letter
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "letter", "text"),
+    [
+        (["C", "D", "E", "A"], "C", "(C)", "A. C"),
+        (["A. C", "B. D", "C. E"], "C", "(C)", "A. C"),
+        (["b", "a"], "a", "(a)", "B. a"),
+    ],
+)
+def test_a_letter_that_is_the_text_of_another_option(write, options, answer, letter, text):
+    line = GOOD | {"options": options, "answer": answer}
+    with pytest.raises(InvalidQuestions, match="the text of another option: write") as caught:
+        read_questions(write(line))
+    assert repr(letter) in str(caught.value) and repr(text) in str(caught.value)
+    for unambiguous, expected in ((letter, letter[1].upper()), (text, text[0])):
+        assert read_questions(write(line | {"answer": unambiguous}))[0].answer == expected
+    assert read_questions(write(GOOD | {"options": ["A", "B"], "answer": "B"}))[0].answer == "B"
 
 
 def test_free_answers_and_unknown_ones(write):
@@ -177,6 +198,12 @@ def test_bad_sources_are_named(videos, sources, message):
     Path("twice.txt").write_text("a.mp4\nb.mp4\n./a.mp4\n")
     with pytest.raises(ValueError, match=message):
         caption_questions(sources, "Describe it.")
+
+
+def test_one_source_may_be_a_string(videos):
+    assert [question.video for question in caption_questions("videos/b.mp4", "Describe it.")] == [
+        "videos/b.mp4"
+    ]
 
 
 def test_many_problems_are_shortened(videos):

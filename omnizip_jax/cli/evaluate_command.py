@@ -62,7 +62,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
 
 def run_report(arguments: argparse.Namespace) -> None:
     """Tabulate runs side by side, printed or written."""
-    runs = [run for run in arguments.results if run.suffixes[-2:-1] != TIMES]
+    runs = dict.fromkeys(x for x in arguments.results if x.suffixes[-2:-1] != TIMES)
     text = compare_with_paper([summarise(run) for run in runs])
     if arguments.report is None:
         print(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -101,20 +101,29 @@ class EvaluationSettings:
         ]
 
 
+class Encoding(NamedTuple):
+    """An encoded clip, or the reason why there is none, and the wall time in seconds."""
+
+    windows: EncodedWindow | None
+    error: str | None
+    seconds: float
+
+
 @dataclasses.dataclass(frozen=True)
 class PreparedClip:
     """A decoded and encoded clip, or the reason why there is none.
 
     Attributes:
-        encoded: None if the clip is read as a stream, which encodes each window when it is fed.
-        seconds: wall time of "media" and "encoders".
+        media: wall time of decoding in seconds.
+        encodings: by the encoder outputs that methods want (``Method.wants``); empty if the clip
+            is read as a stream, which encodes each window when it is fed.
         peak: peak memory in bytes after encoding.
     """
 
     clip: Clip | None
-    encoded: EncodedWindow | None
     error: str | None
-    seconds: dict[str, float]
+    media: float
+    encodings: dict[frozenset[str], Encoding]
     peak: int
 
 
@@ -135,7 +144,7 @@ class Evaluator:
         self._max_windows = None  # a stream may be longer than the model has positions
         if settings.stream is None:
             self._max_windows = params.config.text.max_positions // params.config.window_positions
-        self._wants = frozenset().union(*(method.wants for method in settings.methods.values()))
+        self._wants = dict.fromkeys(method.wants for method in settings.methods.values())
         self._dtype = family(params.config).compute_dtype(params.weights)
 
     def check(self) -> None:
@@ -192,17 +201,17 @@ class Evaluator:
                 use_video=settings.use_video,
             )
         except (ValueError, OSError) as error:
-            seconds = {"media": time.perf_counter() - began}
-            return PreparedClip(None, None, str(error), seconds, peak_bytes())
-        decoded, encoded, error = time.perf_counter(), None, None
-        if settings.stream is None:
+            return PreparedClip(None, str(error), time.perf_counter() - began, {}, peak_bytes())
+        media, encodings = time.perf_counter() - began, {}
+        for wants in self._wants if settings.stream is None else ():
+            began, encoded, error = time.perf_counter(), None, None
             try:
-                encoded = encode_clip(self.params.weights, clip.windows, config, wants=self._wants)
+                encoded = encode_clip(self.params.weights, clip.windows, config, wants=wants)
                 jax.block_until_ready(encoded)
             except jax.errors.JaxRuntimeError as problem:
                 error = out_of_memory(problem, clip)
-        seconds = {"media": decoded - began, "encoders": time.perf_counter() - decoded}
-        return PreparedClip(clip, encoded, error, seconds, peak_bytes())
+            encodings[wants] = Encoding(encoded, error, time.perf_counter() - began)
+        return PreparedClip(clip, None, media, encodings, peak_bytes())
 
     def answer(
         self, prepared: PreparedClip, questions: Sequence[Question], done: Collection[Key] = ()
@@ -222,7 +231,9 @@ class Evaluator:
 
     def _row(self, reader: _ClipReader, question: Question, row: Row) -> tuple[Row, Times]:
         began, prepared, answer = time.perf_counter(), reader.prepared, None
-        seconds, read, error = dict(prepared.seconds), 0.0, prepared.error
+        seconds, read, error = {"media": prepared.media}, 0.0, prepared.error
+        if reader.encoding is not None:
+            seconds["encoders"], error = reader.encoding.seconds, reader.encoding.error
         times: Times = {key: row[key] for key in ("id", "method", "seed")} | {"seconds": seconds}
         if error is None:
             try:
@@ -234,8 +245,8 @@ class Evaluator:
         if answer is None:
             seconds["failed"] = time.perf_counter() - began
             correct = None if question.answer is None else False  # as in the authors' scripts
-            row |= {"reply": None, "correct": correct, "tokens": None, "cost": None, "error": error}
-            return row, times
+            row |= {"reply": None, "read": None, "correct": correct, "tokens": None, "cost": None}
+            return row | {"error": error}, times
         found = cost(
             self.params.config.text,
             reader.method,
@@ -245,6 +256,7 @@ class Evaluator:
         )
         row |= {
             "reply": answer.text,
+            "read": self.settings.protocol.answer_in(question, answer.text),
             "correct": self.settings.protocol.score(question, answer.text),
             "tokens": dataclasses.asdict(answer.counts) | {"planned": reader.planned},
             "cost": found.columns(),
@@ -252,7 +264,7 @@ class Evaluator:
         }
         seconds["prefill"] = read + answer.seconds["prefill"]
         seconds["decoding"] = answer.seconds["generation"]
-        seconds["first token"] = seconds["encoders"] + seconds["prefill"]
+        seconds["first token"] = seconds.get("encoders", 0.0) + seconds["prefill"]
         seconds["latency"] = seconds["media"] + seconds["first token"] + seconds["decoding"]
         peaks = {"encoders": prepared.peak, "prefill": reader.peak, "decoding": peak_bytes()}
         return row, times | {"peak bytes": peaks}
@@ -262,6 +274,7 @@ class _ClipReader:
     """A prepared clip under one method: prefilled for the first question, shared by the others.
 
     Attributes:
+        encoding: with the features that the method wants; None if the clip is not encoded.
         planned: upper limit of the media tokens that the method keeps.
         peak: peak memory in bytes after the prefill.
     """
@@ -270,6 +283,7 @@ class _ClipReader:
         self.prepared, self.method = prepared, method
         self._evaluator, self._seed = evaluator, seed
         self._contexts: dict[str, tuple[Context, float]] = {}  # by system prompt
+        self.encoding = prepared.encodings.get(method.wants)
         self.planned = self.peak = 0
         if prepared.clip is not None:
             counts = token_counts(prepared.clip.windows, evaluator.params.config)
@@ -277,7 +291,7 @@ class _ClipReader:
 
     def ask(self, question: Question) -> tuple[Answer, float]:
         """The answer, and the seconds of the clip's prefill that the answer does not contain."""
-        clip, encoded = self.prepared.clip, self.prepared.encoded
+        clip, encoded = self.prepared.clip, self.encoding and self.encoding.windows
         params, settings = self._evaluator.params, self._evaluator.settings
         prompt = settings.protocol.prompt(question)
         system, limit = settings.protocol.system_of(question), settings.reply_tokens

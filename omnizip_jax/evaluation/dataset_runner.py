@@ -25,7 +25,12 @@ from tqdm import tqdm
 from omnizip_jax.evaluation.clip_evaluator import EvaluationSettings, Evaluator, Row, Times
 from omnizip_jax.evaluation.hardware import describe_machine
 from omnizip_jax.evaluation.question_file import Question
-from omnizip_jax.evaluation.result_files import Key, ResultFiles
+from omnizip_jax.evaluation.result_files import (
+    Key,
+    ResultFiles,
+    read_times,
+    session_remarks,
+)
 from omnizip_jax.models.loaded_model import Params
 
 LOCAL = "local"  # a Ray cluster of this machine alone, for the duration of the run
@@ -83,7 +88,8 @@ def evaluate(
         evaluator.check()
     groups = [(group, evaluator.keys(group)) for group in group_by_clip(questions)]
     total = sum(len(keys) for _, keys in groups)
-    run = {"checkpoint": checkpoint, **evaluator.describe()}
+    asked = {"questions": len(questions), "runs": len(evaluator.settings.runs())}
+    run = {"checkpoint": checkpoint, **asked, **evaluator.describe()}
     with ResultFiles(out, run, questions) as results:
         work = [
             (group, results.done.intersection(keys))
@@ -102,6 +108,8 @@ def evaluate(
                 if (where := {**machine, "date": None}) not in known:
                     known.append(where)
                     results.append_times({"session": machine | {"one by one": one_by_one}})
+                    for remark in session_remarks(read_times(out)):
+                        warnings.warn(f"{out}: {remark}", stacklevel=2)
                 for row, times in rows:
                     results.append(row, times)
                     bar.update()

@@ -62,7 +62,7 @@ def size(value: float | None, space: str = "") -> str:
 
 
 def with_interval(figure: dict[str, Any] | None) -> str:
-    """A mean in percent and its interval."""
+    """A mean in percent and its interval, if it has one."""
     return _with_interval(figure, "mean", percent)
 
 
@@ -79,5 +79,7 @@ def seconds_with_interval(figure: dict[str, Any] | None) -> str:
 def _with_interval(figure: dict[str, Any] | None, middle: str, form: Callable[[float], str]) -> str:
     if not figure:
         return MISSING
+    if figure["low"] is None:
+        return form(figure[middle])
     value, low, high = (form(figure[name]) for name in (middle, "low", "high"))
     return f"{value} ({low} to {high})"

@@ -23,36 +23,55 @@ from omnizip_jax.evaluation.markdown_tables import (
 
 Summary = dict[str, Any]
 PAPER = "paper: "
+# Of a run, beside its settings; those of the methods are compared one by one.
+NOT_SETTINGS = {"checkpoint", "questions", "runs", "methods", "name", "file"}
 RATES = ("rho_audio", "rho_video")
 TABLE_1 = {"avut": "AVUT", "videomme": "VideoMME", "shortvid": "ShortVid-Bench"}
 
 
 @dataclasses.dataclass
 class MergedMethod:
-    """A method with its settings, over all runs with the same weights and protocol.
+    """A method over runs that agree in all settings and ask about different benchmarks.
 
     Attributes:
         name: in its first run.
+        run: settings of the runs that may change an answer, as JSON.
         size: the released model with the same width; None for another.
-        settings: of the method.
-        accuracy: by benchmark.
         parts: its summary in every run, and that run's summary.
     """
 
     name: str
+    run: str
     size: str | None
-    settings: dict[str, Any]
-    accuracy: dict[str, Any]
     parts: list[tuple[dict[str, Any], Summary]]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.parts[0][0]["settings"]
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """Digest of the questions of each benchmark."""
+        return {name: digest for part, _ in self.parts for name, digest in part["asked"].items()}
+
+    @property
+    def accuracy(self) -> dict[str, Any]:
+        """By benchmark."""
+        return {name: each for part, _ in self.parts for name, each in part["accuracy"].items()}
+
+    @property
+    def full(self) -> bool:
+        return self.settings["method"] == "AllTokens"
 
     def mean(self, *path: str) -> float | None:
         """The mean over the runs of a number in them."""
         found = [value for part, _ in self.parts if (value := _get(part, path)) is not None]
         return float(np.mean(found)) if found else None
 
-    @property
-    def full(self) -> bool:
-        return self.settings["method"] == "AllTokens"
+    def seconds(self, stage: str) -> str:
+        """The mean median of a stage, if all runs were timed under the same conditions."""
+        conditions = {each for _, summary in self.parts for each in _timing_conditions(summary)}
+        return MISSING if len(conditions) > 1 else seconds(self.mean("seconds", stage, "median"))
 
     def accuracy_of(self, benchmark: str, category: str | None = None) -> float | None:
         path = (benchmark,) if category is None else (benchmark, "categories", category)
@@ -65,7 +84,8 @@ Columns = dict[str, Callable[[MergedMethod], str]]  # the cells of a table by he
 def compare_with_paper(summaries: Sequence[Summary]) -> str:
     """Tables 1, 2, 3 and 6 and Figures 4, 6 and 7, those for which the runs have data."""
     methods = merge_runs(summaries)
-    worldsense = [method for method in methods if "worldsense" in method.accuracy]
+    worldsense = _about(methods, "worldsense")
+    runs = [_run_cells(summary) for summary in summaries]
     operations = {
         "operations, eq. 9, 10^12": lambda each: tera(
             each.mean("operations", "paper_operations", "median")
@@ -76,13 +96,15 @@ def compare_with_paper(summaries: Sequence[Summary]) -> str:
     rates: Columns = {name: _setting(name) for name in RATES}
     parts = [
         'Rows that begin with "paper" are the results of Tao et al., not measured here. Kept '
-        "shares are measured, and averaged over the layers; theirs are nominal.",
+        "shares are measured, and averaged over the layers; theirs are nominal. A row has the runs "
+        "that agree in all settings.",
+        aligned_table(list(runs[0]), [list(each.values()) for each in runs]) if runs else "",
         _table_1(methods),
         _table("Table 2", worldsense, KEPT | operations | domains, paper.TABLES[2]),
         _table_3(methods),
         _table("Table 6", worldsense, KEPT | rates | domains, paper.TABLES[6]),
         _figure_4(worldsense, rates),
-        _figure_6(summaries),
+        _figure_6(methods),
         _figure_7(methods),
         _other_benchmarks(methods),
     ]
@@ -90,21 +112,68 @@ def compare_with_paper(summaries: Sequence[Summary]) -> str:
 
 
 def merge_runs(summaries: Sequence[Summary]) -> list[MergedMethod]:
-    """One entry for each method, weights and protocol, with the benchmarks of all runs."""
-    out: dict[str, MergedMethod] = {}
+    """The methods of all runs; runs that agree in all settings and share no benchmark are merged.
+
+    Where a name occurs several times, that of the run is put before it.
+    """
+    out: list[MergedMethod] = []
     for summary in summaries:
-        run = summary["run"]
+        settings = {key: value for key, value in summary["run"].items() if key not in NOT_SETTINGS}
+        run, size = (
+            json.dumps(settings, sort_keys=True),
+            paper.SIZES.get(settings["decoder"]["hidden"]),
+        )
         for name, part in summary["methods"].items():
-            key = json.dumps([run["weights"], run["protocol"], part["settings"]], sort_keys=True)
-            size = paper.SIZES.get(run["decoder"]["hidden"])
-            merged = out.setdefault(key, MergedMethod(name, size, part["settings"], {}, []))
-            merged.accuracy |= part["accuracy"]
-            merged.parts.append((part, summary))
-    names = [merged.name for merged in out.values()]
-    for merged in out.values():
-        if names.count(merged.name) > 1:
-            merged.name = f"{merged.parts[0][1]['run']['name']}: {merged.name}"
-    return list(out.values())
+            name += " (partial)" * part["partial"]
+            new = MergedMethod(name, run, size, [(part, summary)])
+            for each in out:
+                equal = (each.run, each.settings) == (run, new.settings)
+                if equal and each.asked.keys().isdisjoint(new.asked):
+                    each.parts += new.parts
+                    break
+            else:
+                out.append(new)
+    for label in ("name", "file"):  # files in several folders may have the same name
+        names = [method.name for method in out]
+        for method in out:
+            if names.count(method.name) > 1:
+                method.name = f"{method.parts[0][1]['run'][label]}: {method.name}"
+    return out
+
+
+def _about(methods: Sequence[MergedMethod], *benchmarks: str) -> list[MergedMethod]:
+    """The methods over their runs about one of these benchmarks."""
+    out = []
+    for method in methods:
+        parts = [each for each in method.parts if not {*each[0]["accuracy"]}.isdisjoint(benchmarks)]
+        if parts:
+            out.append(dataclasses.replace(method, parts=parts))
+    return out
+
+
+def _timing_conditions(summary: Summary) -> set[tuple[Any, ...]]:
+    return {(each["device"], each["one by one"]) for each in summary["sessions"]}
+
+
+def _run_cells(summary: Summary) -> dict[str, str]:
+    """The settings of a run, and what limits it, by heading."""
+    run, stream = summary["run"], summary["run"].get("stream")
+    accuracies = [
+        each for part in summary["methods"].values() for each in part["accuracy"].values()
+    ]
+    unread = sum(each["unread"] for each in accuracies)
+    return {
+        "run": run["name"],
+        "checkpoint": run.get("checkpoint") or MISSING,
+        "dtype": run["dtype"],
+        "protocol": run["protocol"],
+        "frames": str(run.get("max_frames") or "all"),
+        "grid": str(_get(run, ("window", "grid_slots")) or MISSING),
+        "reads": " and ".join(name for name in ("audio", "video") if run.get(name, True)),
+        "stream": f"{stream['memory']}, {stream['capacity']}" if stream else MISSING,
+        "remarks": "; ".join(summary["remarks"] + [f"{unread} replies unread"] * bool(unread))
+        or MISSING,
+    }
 
 
 def _get(tree: Any, path: Iterable[str]) -> Any:
@@ -150,12 +219,19 @@ def _table(
 
 
 def _table_1(methods: Sequence[MergedMethod]) -> str:
-    own = [method for method in methods if not TABLE_1.keys().isdisjoint(method.accuracy)]
-    full = next((method for method in own if method.full), None)
+    own = _about(methods, *TABLE_1)
 
     def of_full(method: MergedMethod) -> str:
-        pairs = [(method.accuracy_of(name), full and full.accuracy_of(name)) for name in TABLE_1]
-        shares = [value / whole for value, whole in pairs if value is not None and whole]
+        """Over all tokens under the same settings, on the same questions."""
+        shares = [
+            value / whole
+            for name in TABLE_1
+            for full in own
+            if full.full and full.run == method.run
+            if name in method.asked and full.asked.get(name) == method.asked[name]
+            if (whole := full.accuracy_of(name))
+            if (value := method.accuracy_of(name)) is not None
+        ]
         return share(float(np.mean(shares))) if shares else MISSING
 
     tasks: Columns = {f"AVUT {task}": _accuracy("avut", task) for task in paper.AVUT}
@@ -166,7 +242,7 @@ def _table_1(methods: Sequence[MergedMethod]) -> str:
 
 def _table_3(methods: Sequence[MergedMethod]) -> str:
     def peak(method: MergedMethod) -> str:
-        alone = [run["peak bytes"] for _, run in method.parts if len(run["methods"]) == 1]
+        alone = [each["peak bytes"] for _, each in method.parts if len(each["run"]["methods"]) == 1]
         return size(max((max(peaks.values()) for peaks in alone if peaks), default=None))
 
     def accuracy(method: MergedMethod) -> str:
@@ -175,11 +251,9 @@ def _table_3(methods: Sequence[MergedMethod]) -> str:
 
     columns: Columns = {
         "peak memory": peak,
-        "prefill": lambda method: seconds(method.mean("seconds", "prefill", "median")),
+        "prefill": lambda method: method.seconds("prefill"),
         "accuracy": accuracy,
-        "latency of an example": lambda method: seconds(
-            method.mean("seconds", "latency", "median")
-        ),
+        "latency of an example": lambda method: method.seconds("latency"),
     }
     note = (
         "The paper's on WorldSense, an A6000. Memory is given for runs of one method alone; where "
@@ -196,22 +270,22 @@ def _figure_4(methods: Sequence[MergedMethod], rates: Columns) -> str:
     return _table("Figure 4", own, columns, note=note) if len(own) > 1 else ""
 
 
-def _figure_6(summaries: Sequence[Summary]) -> str:
-    """Prefill time of all tokens over that of each method, by benchmark, on the same device."""
-    full: dict[tuple[str, str], float] = {}
-    times = []
-    for summary in summaries:
-        device = summary["sessions"][-1]["device"] if summary["sessions"] else ""
-        for name, part in summary["methods"].items():
+def _figure_6(methods: Sequence[MergedMethod]) -> str:
+    """Prefill time of all tokens over that of each method, under the same conditions."""
+    times, full = [], {}
+    for method in methods:
+        for part, summary in method.parts:
             prefill = _get(part, ("seconds", "prefill", "median"))
-            for benchmark in part["accuracy"] if prefill else ():
-                times.append((benchmark, device, name, prefill))
-                if part["settings"]["method"] == "AllTokens":
-                    full[benchmark, device] = prefill
+            conditions = _timing_conditions(summary)
+            if prefill and len(conditions) == 1:
+                key = method.run, json.dumps(part["asked"]), *conditions
+                times.append((key, method.name, ", ".join(part["asked"]), prefill))
+                if method.full:
+                    full[key] = prefill
     rows = [
-        [name, benchmark, seconds(prefill), f"{full[benchmark, device] / prefill:.2f}x"]
-        for benchmark, device, name, prefill in times
-        if (benchmark, device) in full
+        [name, benchmarks, seconds(prefill), f"{full[key] / prefill:.2f}x"]
+        for key, name, benchmarks, prefill in times
+        if key in full
     ]
     if len(rows) < 2:
         return ""

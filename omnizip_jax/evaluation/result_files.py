@@ -17,7 +17,8 @@ from typing import Any
 from omnizip_jax.evaluation.question_file import RESULT_COLUMNS, Question, decode_line
 
 Key = tuple[str, str, int]  # id, method, seed
-NOT_COMPARED = "checkpoint"  # the same weights may be stored elsewhere
+# The same weights may be stored elsewhere, and questions may be added.
+NOT_COMPARED = {"checkpoint", "questions", "runs"}
 
 
 class ResultFiles:
@@ -49,6 +50,8 @@ class ResultFiles:
             self._times = stack.enter_context(_LineFile(self.path.with_suffix(".times.jsonl")))
             for file in (self._rows, self._times):  # nothing has been changed before
                 file.drop_partial_line()
+            if run.get("questions", 0) > (before := read_run(self.path)).get("questions", 0):
+                _write_run(self.path, before | {name: run[name] for name in ("questions", "runs")})
             self._stack = stack.pop_all()
 
     def __enter__(self) -> ResultFiles:
@@ -103,6 +106,19 @@ def read_times(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """All lines of times of a run; empty if there is no such file."""
     path = Path(path).with_suffix(".times.jsonl")
     return read_rows(path) if path.exists() else []
+
+
+def session_remarks(times: Sequence[dict[str, Any]]) -> list[str]:
+    """Package versions and devices in which the sessions of a run differ."""
+    sessions = [line["session"] for line in times if "session" in line]
+    facts = [{"device": each["device"], **each["versions"]} for each in sessions]
+    names = dict.fromkeys(name for each in facts for name in each)
+    values = {name: dict.fromkeys(str(each.get(name)) for each in facts) for name in names}
+    return [
+        f"rows of several sessions with {name} {', '.join(found)}"
+        for name, found in values.items()
+        if len(found) > 1
+    ]
 
 
 def write_text(path: Path, text: str) -> None:
@@ -162,13 +178,11 @@ class _LineFile:
 def _check_run(path: Path, run: dict[str, Any]) -> None:
     """Compare the settings with those of the existing rows; write them if there are no rows."""
     if path.stat().st_size == 0:
-        text = json.dumps(run, ensure_ascii=False, indent=1) + "\n"
-        write_text(path.with_suffix(".run.json"), text)
-        return
+        return _write_run(path, run)
     before, now = read_run(path), json.loads(json.dumps(run))
     differ = [
         f"{name} {_shortened(before.get(name))}, not {_shortened(now.get(name))}"
-        for name in sorted((before.keys() | now.keys()) - {NOT_COMPARED})
+        for name in sorted((before.keys() | now.keys()) - NOT_COMPARED)
         if before.get(name) != now.get(name)
     ]
     if differ:
@@ -176,6 +190,11 @@ def _check_run(path: Path, run: dict[str, Any]) -> None:
             f"{path}: holds the results of another run: {'; '.join(differ)}. Give another --out, "
             "or the same settings to resume"
         )
+
+
+def _write_run(path: Path, run: dict[str, Any]) -> None:
+    text = json.dumps(run, ensure_ascii=False, indent=1) + "\n"
+    write_text(path.with_suffix(".run.json"), text)
 
 
 def _shortened(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -25,7 +26,13 @@ from omnizip_jax.evaluation.markdown_tables import (
     tera,
     with_interval,
 )
-from omnizip_jax.evaluation.result_files import read_rows, read_run, read_times, write_text
+from omnizip_jax.evaluation.result_files import (
+    read_rows,
+    read_run,
+    read_times,
+    session_remarks,
+    write_text,
+)
 from omnizip_jax.models.config import TextConfig
 
 Row = dict[str, Any]
@@ -64,9 +71,10 @@ def summarise(path: str | os.PathLike[str]) -> Summary:
         path: of the rows, ``NAME.jsonl``.
 
     Returns:
-        Settings, machines, peak memory, and for each method: questions, errors, accuracy by
-        benchmark and category with intervals, paired differences from the first method, shares
-        kept (planned and measured), three counts of operations, seconds by stage.
+        Settings, machines, peak memory, what limits the run (``remarks``), and for each method:
+        questions, errors, accuracy by benchmark and category with intervals, paired differences
+        from the first method, shares kept (planned and measured), three counts of operations,
+        seconds by stage.
 
     Raises:
         ValueError: ``path`` is not a file of results, or has no row.
@@ -76,26 +84,40 @@ def summarise(path: str | os.PathLike[str]) -> Summary:
         raise ValueError(f"{path}: no row in it yet")
     by_method = {name: [row for row in rows if row["method"] == name] for name in run["methods"]}
     by_method = {name: own for name, own in by_method.items() if own}
+    questions = max(run.get("questions", 0), len({row["id"] for row in rows}))
     first = next(iter(by_method))
     timed = [line for line in times if "peak bytes" in line]
+    sessions = [line["session"] for line in times if "session" in line]
     methods = {}
     for name, own in by_method.items():
         seconds = [line["seconds"] for line in timed if line["method"] == name]
         methods[name] = {
             "settings": run["methods"][name],
             "questions": len({row["id"] for row in own}),
-            "seeds": len({row["seed"] for row in own}),
+            "seeds": (seeds := len({row["seed"] for row in own})),
+            "partial": len(own) < questions * seeds,
             "errors": sum(row["error"] is not None for row in own),
+            "asked": {
+                benchmark: _digest([row["id"], row.get("question")] for row in part)
+                for benchmark, part in _split(own, "benchmark", OWN).items()
+            },
             "accuracy": _accuracy(own),
             "minus first": {} if name == first else _difference(own, by_method[first]),
             **_cost([row for row in own if row["error"] is None], TextConfig(**run["decoder"])),
             "seconds": {
-                stage: _median(line[stage] for line in seconds) for stage in STAGES if seconds
+                stage: _median(measured)
+                for stage in STAGES
+                if (measured := [line[stage] for line in seconds if stage in line])
             },
         }
+    total = questions * run.get("runs", len(methods))
     return {
-        "run": {"name": Path(path).stem, **run},
-        "sessions": [line["session"] for line in times if "session" in line],
+        "run": {"name": Path(path).stem, "file": str(path), **run},
+        "remarks": [
+            *[f"partial: {len(rows)} of {total} rows"] * (len(rows) < total),
+            *session_remarks(times),
+        ],
+        "sessions": sessions,
         "peak bytes": {
             stage: max(line["peak bytes"][stage] for line in timed)
             for stage in ("encoders", "prefill", "decoding")
@@ -106,13 +128,22 @@ def summarise(path: str | os.PathLike[str]) -> Summary:
     }
 
 
+def _digest(asked: Iterable[Any]) -> str:
+    """A digest of the questions of rows: equal ones are about the same questions."""
+    lines = sorted({json.dumps(each) for each in asked})
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
 def _accuracy(rows: Sequence[Row]) -> dict[str, Any]:
     """Accuracy by benchmark: over all its questions, by category, and by groups if it has any."""
     out: dict[str, Any] = {}
     for benchmark, own in _scored_by_benchmark(rows).items():
         categories = _split(own, "category", None)
         means = {category: _mean(part) for category, part in categories.items()}
-        out[benchmark] = _mean(own) | {"categories": means}
+        unread = [row for row in own if row["error"] is None and row.get("read", "") is None]
+        errors = sum(row["error"] is not None for row in own)
+        counts = {"errors": errors, "unread": len(unread)}
+        out[benchmark] = _mean(own) | counts | {"categories": means}
         if benchmark in BENCHMARKS and BENCHMARKS[benchmark].grouped:
             groups = [_split(part, "category", "") for part in _split(own, "group", "").values()]
             of_groups = [np.mean([_mean(x)["mean"] for x in each.values()]) for each in groups]
@@ -129,7 +160,7 @@ def _difference(rows: Sequence[Row], reference: Sequence[Row]) -> dict[str, Any]
         if shared:
             values = [correct - others[key][0] for key, (correct, _) in shared.items()]
             clips = [clip for _, clip in shared.values()]
-            out[benchmark] = dataclasses.asdict(mean_over(values, clips))
+            out[benchmark] = _with_interval(values, clips)
     return out
 
 
@@ -157,7 +188,13 @@ def _by_question(rows: Sequence[Row]) -> dict[str, tuple[float, str]]:
 
 def _mean(rows: Sequence[Row]) -> dict[str, Any]:
     values, clips = zip(*_by_question(rows).values(), strict=True)
-    return dataclasses.asdict(mean_over(values, clips))
+    return _with_interval(values, clips)
+
+
+def _with_interval(values: Sequence[float], clips: Sequence[str]) -> dict[str, Any]:
+    """The mean with its interval, which the questions about one clip do not have."""
+    none = {"low": None, "high": None} if len(set(clips)) == 1 else {}
+    return dataclasses.asdict(mean_over(values, clips)) | none
 
 
 def _median(values: Iterable[float]) -> dict[str, float]:
@@ -203,7 +240,7 @@ def markdown(summary: Summary) -> str:
     benchmarks = dict.fromkeys(name for each in methods.values() for name in each["accuracy"])
     return "\n\n".join(
         [
-            f"# {run['name']}\n\n{title}",
+            "\n\n".join([f"# {run['name']}", title, *map(_sentence, summary["remarks"])]),
             *(_accuracy_section(summary, benchmark) for benchmark in benchmarks),
             _kept_section(methods),
             _operations_section(methods),
@@ -222,6 +259,8 @@ def _accuracy_section(summary: Summary, benchmark: str) -> str:
     compared = len(found) > 1
     heading = ["method", "questions", *categories, "all (95 %)"]
     heading += ["mean of groups"] * grouped + [f"minus {first} (95 %)"] * compared
+    unread = any(each["unread"] for each in found.values())
+    heading += ["unread"] * unread
     rows = []
     for name, accuracy in found.items():
         cells = [accuracy["categories"].get(category) for category in categories]
@@ -230,10 +269,15 @@ def _accuracy_section(summary: Summary, benchmark: str) -> str:
         row += [with_interval(accuracy)]
         row += [percent(accuracy.get("mean of groups"))] * grouped
         row += [difference(methods[name]["minus first"].get(benchmark))] * compared
-        rows.append(row)
-    errors = sum(each["errors"] for each in methods.values())
-    note = f"{errors} rows hold an error and count as wrong." if errors else ""
-    return section(f"Accuracy, {benchmark}, %", aligned_table(heading, rows), note)
+        rows.append(row + [str(accuracy["unread"])] * unread)
+    errors = sum(each["errors"] for each in found.values())
+    notes = [f"{errors} rows hold an error and count as wrong."] * bool(errors)
+    notes += ["Unread replies name no option, or several, and count as wrong."] * unread
+    return section(f"Accuracy, {benchmark}, %", aligned_table(heading, rows), *notes)
+
+
+def _sentence(remark: str) -> str:
+    return remark[0].upper() + remark[1:] + "."
 
 
 def _kept_section(methods: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -29,8 +30,10 @@ from omnizip_jax.compression import (
 from omnizip_jax.evaluation import clip_evaluator as evaluator_module
 from omnizip_jax.evaluation.clip_evaluator import StreamSettings
 from omnizip_jax.evaluation.dataset_runner import Cluster, evaluate, group_by_clip
+from omnizip_jax.evaluation.hardware import describe_machine
 from omnizip_jax.evaluation.question_file import read_questions, write_questions
 from omnizip_jax.evaluation.result_files import read_times
+from omnizip_jax.evaluation.run_report import summarise
 from omnizip_jax.media import load_clip
 from tests.evaluation.conftest import made_questions, make_evaluator, rows_of
 
@@ -309,6 +312,36 @@ def test_streams_that_are_refused(small):
             make_evaluator(small, {"it": method}, stream=stream).check()
     with pytest.raises(ValueError, match="raise capacity to at least"):
         make_evaluator(small, {"all": AllTokens()}, stream=StreamSettings("recent", 400)).check()
+
+
+def test_every_method_has_the_encoder_time_of_its_own_features(small, questions, monkeypatch):
+    """VisionZip needs features of the vision encoder; other methods do not wait for them."""
+    methods = {"all": AllTokens(), "visionzip": VisionZip(keep=0.45)}
+    evaluator, group = make_evaluator(small, methods), group_by_clip(questions)[0]
+    wanted = []
+
+    def encode_clip(weights, windows, config, wants):
+        wanted.append(wants)
+        time.sleep(0.5 * bool(wants))
+        return np.zeros(1)
+
+    monkeypatch.setattr(evaluator_module, "encode_clip", encode_clip)
+    encodings = evaluator.prepare(group).encodings
+    assert wanted == [AllTokens.wants, VisionZip.wants] and VisionZip.wants
+    assert encodings[AllTokens.wants].seconds < 0.5 <= encodings[VisionZip.wants].seconds
+
+
+def test_a_run_resumed_under_other_versions_warns(evaluator, questions, tmp_path, monkeypatch):
+    path = tmp_path / "results.jsonl"
+    evaluate(evaluator, questions[3:4], path)  # its video is missing: nothing is computed
+    machine = describe_machine()
+    machine["versions"] = machine["versions"] | {"jax": "9.9"}
+    monkeypatch.setattr("omnizip_jax.evaluation.dataset_runner.describe_machine", lambda: machine)
+    with pytest.warns(UserWarning, match=r"rows of several sessions with jax .*, 9\.9"):
+        gone = dataclasses.replace(questions[3], id="2", columns=questions[3].columns | {"id": "2"})
+        evaluate(evaluator, [questions[3], gone], path)
+    (remark,) = summarise(path)["remarks"]
+    assert remark.startswith("rows of several sessions with jax ") and remark.endswith(", 9.9")
 
 
 @pytest.mark.parametrize("stage", ["encode_clip", "read_encoded", "ask_context"])

@@ -99,6 +99,14 @@ def test_damaged_rows_are_named(path, line, message):
     assert path.read_bytes() == before
 
 
+def test_the_number_of_questions_is_that_of_the_largest_call(path):
+    """A run is partial until all questions that were ever asked have rows."""
+    for asked, known in ((3, 3), (5, 5), (2, 5)):
+        with ResultFiles(path, RUN | {"questions": asked, "runs": 2}, QUESTIONS):
+            pass
+        assert read_run(path) == RUN | {"questions": known, "runs": 2}
+
+
 def test_two_runs_at_once(path):
     with (
         ResultFiles(path, RUN, QUESTIONS),

@@ -12,7 +12,7 @@ from omnizip_jax.evaluation import paper_results as paper
 from omnizip_jax.evaluation.dataset_readers import BENCHMARKS, read_benchmark
 from omnizip_jax.evaluation.dataset_runner import evaluate
 from omnizip_jax.evaluation.markdown_tables import aligned_table
-from omnizip_jax.evaluation.paper_comparison import compare_with_paper
+from omnizip_jax.evaluation.paper_comparison import compare_with_paper, merge_runs
 from omnizip_jax.evaluation.question_file import read_questions, write_questions
 from omnizip_jax.evaluation.run_report import summarise, write_report
 from omnizip_jax.testbed.synthetic_clips import make_clip
@@ -201,9 +201,120 @@ def test_the_tables_of_the_paper(tmp_path):
     assert "| worldsense: omnizip | - | 1.00 s |" in sections["Table 3"]
     assert "| paper: OmniZip, 7B | 35% | 21.4 | 48.3 |" in sections["Table 2"]
     assert "3B" not in text  # the decoder has the width of the 7B
-    assert "| omnizip | videomme | 1.00 s | 3.00x |" in sections["Figure 6"]
+    assert "| worldsense: omnizip | videomme | 1.00 s | 3.00x |" in sections["Figure 6"]
     assert "2.7 to 3.8 times" in sections["Figure 6"]
     assert "| alone: omnizip | 15 |" in sections["Figure 7"]
+
+
+def rows_of(*methods, right=True, benchmark="videomme", questions=8):
+    return [
+        row(str(i), method, right, clip=f"{i}.mp4", benchmark=benchmark)
+        for method in methods
+        for i in range(questions)
+    ]
+
+
+@pytest.mark.parametrize(
+    "differing",
+    [
+        {"weights": "def"},
+        {"dtype": "bfloat16"},
+        {"protocol": "lmms-eval"},
+        {"max_frames": 2},
+        {"window": {"grid_slots": 36}},
+        {"window": {"seconds": 4}},
+        {"stream": {"memory": "fading", "capacity": 8192}},
+        {"audio": False},
+        {"video": False},
+        {"seeds": 5},
+        {"max_new_tokens": 1},
+    ],
+    ids=lambda setting: next(iter(setting)),
+)
+def test_runs_that_differ_in_a_setting_are_not_merged(tmp_path, differing):
+    one = write_run(tmp_path, "one", rows_of("all", "omnizip", right=True))
+    other = write_run(tmp_path, "other", rows_of("omnizip", right=False), **differing)
+    for runs in ([one, other], [other, one]):
+        text = compare_with_paper([summarise(run) for run in runs])
+        table = re.sub(" +", " ", text).split("## Table 1\n")[1].split("##")[0]
+        cells = {line.split(" | ")[0]: line.strip(" |").split(" | ") for line in table.split("\n")}
+        assert cells["| one: omnizip"][10:] == ["100.0", "-", "100.0%"]
+        assert cells["| other: omnizip"][10:] == ["0.0", "-", "-"]  # no full run with its settings
+        assert "| other: omnizip | 2G | 1.00 s | 0.0 |" in re.sub(" +", " ", text)
+
+
+def test_runs_about_the_same_benchmark_are_not_merged(tmp_path):
+    """A repetition, another part of a benchmark; and files of the same name."""
+    for folder, right in (("a", True), ("b", False)):
+        (tmp_path / folder).mkdir()
+        write_run(tmp_path / folder, "run", rows_of("all", right=right))
+    summaries = [summarise(tmp_path / folder / "run.jsonl") for folder in "ab"]
+    names = {method.name: method.accuracy_of("videomme") for method in merge_runs(summaries)}
+    assert names == {f"{tmp_path}/{x}/run.jsonl: run: all": float(x == "a") for x in "ab"}
+
+
+def test_costs_and_times_are_those_of_the_runs_in_a_table(tmp_path):
+    """Table 2 has the runs about WorldSense; times on two devices have no mean."""
+    rows = rows_of("omnizip", benchmark="worldsense")
+    one = write_run(tmp_path, "one", rows)
+    for each in (rows := rows_of("omnizip", benchmark="videomme")):
+        each["cost"]["by_layer"] = 0.8
+    other = write_run(tmp_path, "other", rows)
+    times = other.with_suffix(".times.jsonl")
+    times.write_text(times.read_text().replace("a device", "another"))
+    text = re.sub(" +", " ", compare_with_paper([summarise(one), summarise(other)]))
+    assert "| omnizip | 40.0% | 2 |" in text.split("## Table 2\n")[1]
+    assert "| omnizip | 80.0% |" in text.split("## Table 1\n")[1]
+    assert "| omnizip | 2G | - | 100.0 | - |" in text.split("## Table 3\n")[1]
+
+
+def test_all_tokens_on_other_questions_are_no_reference(tmp_path):
+    full = write_run(tmp_path, "full", rows_of("all", questions=4))
+    own = write_run(tmp_path, "own", rows_of("omnizip"))
+    text = re.sub(" +", " ", compare_with_paper([summarise(full), summarise(own)]))
+    assert "| omnizip | 40.0% |" in text and "| 100.0 | - | - |" in text and "Figure 6" not in text
+
+
+def test_a_partial_run_says_so(tmp_path):
+    rows = rows_of("all", questions=8) + rows_of("omnizip", questions=6)
+    path = write_run(tmp_path, "r", rows, questions=8, runs=2)
+    assert "\nPartial: 14 of 16 rows.\n" in write_report(path).read_text()
+    text = re.sub(" +", " ", compare_with_paper([summarise(path)]))
+    assert "partial: 14 of 16 rows |" in text and "| omnizip (partial) |" in text
+    assert "| all (partial) |" not in text
+    path = write_run(tmp_path, "r", rows_of("all", questions=8), questions=10, runs=2)
+    assert "Partial: 8 of 20 rows." in write_report(path).read_text()  # no row of a second method
+    path = write_run(tmp_path, "r", rows_of("all", questions=8), questions=8, runs=1)
+    assert "Partial" not in write_report(path).read_text()
+
+
+def test_a_run_resumed_under_other_versions_says_so(path):
+    times = path.with_suffix(".times.jsonl")
+    later = SESSION | {"versions": {"jax": "1"}, "date": "tomorrow"}
+    times.write_text(times.read_text() + json.dumps({"session": later}) + "\n")
+    assert "\nRows of several sessions with jax 0, 1.\n" in write_report(path).read_text()
+    assert "rows of several sessions with jax 0, 1 |" in compare_with_paper([summarise(path)])
+
+
+def test_unread_replies_and_errors_are_counted_by_benchmark(tmp_path):
+    rows = rows_of("all", questions=8) + rows_of("all", benchmark="avut")
+    for number, each in enumerate(rows):
+        each |= {"id": str(number), "read": "A"}
+    rows[0] |= {"read": None, "correct": False}
+    rows[1] |= {"read": None, "correct": False, "reply": None, "error": "gone", "cost": None}
+    path = write_run(tmp_path, "r", rows)
+    videomme, avut = collapsed(write_report(path)).split("## Accuracy")[1:3]
+    assert "| unread |" in videomme and "| 1 |" in videomme and "1 rows hold an error" in videomme
+    assert "unread" not in avut and "error" not in avut
+    assert "1 replies unread" in compare_with_paper([summarise(path)])
+
+
+def test_few_questions_have_no_intervals(tmp_path):
+    """Times of fewer than six questions; the accuracy of questions about one clip."""
+    rows = [row(str(i), "all", i > 0, clip="a.mp4") for i in range(5)]
+    text = collapsed(write_report(write_run(tmp_path, "r", rows)))
+    assert "| all | 5 | 80.0 | 80.0 |" in text
+    assert "| all | 1.00 s | 1.00 s | 3.00 s | 4.00 s | 500 ms | 5.50 s |" in text
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,9 @@ class MergedMethod:
 
     @property
     def full(self) -> bool:
-        return self.settings["method"] == "AllTokens"
+        """Whether it keeps all tokens of both modalities."""
+        kept = (self.settings.get(modality, True) for modality in ("audio", "video"))
+        return self.settings["method"] == "AllTokens" and all(kept)
 
     def mean(self, *path: str) -> float | None:
         """The mean over the runs of a number in them."""

@@ -275,6 +275,13 @@ def test_all_tokens_on_other_questions_are_no_reference(tmp_path):
     assert "| omnizip | 40.0% |" in text and "| 100.0 | - | - |" in text and "Figure 6" not in text
 
 
+def test_all_tokens_of_one_modality_are_no_reference(tmp_path):
+    methods = {"all": METHODS_OF["all"] | {"video": False}, "omnizip": METHODS_OF["omnizip"]}
+    path = write_run(tmp_path, "r", rows_of("all", "omnizip"), methods=methods)
+    text = re.sub(" +", " ", compare_with_paper([summarise(path)]))
+    assert text.count("| 100.0 | - | - |") == 2 and "Figure 6" not in text
+
+
 def test_a_partial_run_says_so(tmp_path):
     rows = rows_of("all", questions=8) + rows_of("omnizip", questions=6)
     path = write_run(tmp_path, "r", rows, questions=8, runs=2)

@@ -28,9 +28,9 @@ class MediaArrays:
     """Frames and a waveform with the interface of a ``MediaFile``.
 
     Args:
-        source: (frames, fps, waveform, sample rate): frames uint8 RGB [T, H, W, 3] or None,
-            waveform mono float [S], normally within -1..1, or None. A rate is ignored where its
-            stream is absent.
+        source: (frames, fps, waveform, sample rate): frames uint8 RGB [T, H, W, 3], RGBA over
+            white, or None; waveform mono float [S], normally within -1..1, or None. A rate is
+            ignored where its stream is absent.
         use_video, use_audio: False ignores that stream.
 
     Raises:
@@ -59,14 +59,15 @@ class MediaArrays:
         self._rate = 0 if self._waveform is None else int(rate)
         self.has_video, self.has_audio = self._frames is not None, self._waveform is not None
 
-    def video_end(self) -> float:
-        """Seconds from the start of the clip to the end of the video."""
-        return 0.0 if self._frames is None else len(self._frames) / self._fps
+    def count(self, until: float = math.inf) -> tuple[float, float]:
+        """Ends of the video and of all media, seconds."""
+        video = 0.0 if self._frames is None else len(self._frames) / self._fps
+        audio = 0.0 if self._waveform is None else len(self._waveform) / self._rate
+        return video, max(video, audio)
 
     @property
     def duration(self) -> float:
-        audio = 0.0 if self._waveform is None else len(self._waveform) / self._rate
-        return max(self.video_end(), audio)
+        return self.count()[1]
 
     def __enter__(self) -> MediaArrays:
         return self
@@ -132,12 +133,12 @@ class PushSource:
         self._last, self._gap = 0.0, 1 / 25  # of the frames, seconds
 
     def push_frames(
-        self, frames: UInt8[np.ndarray, "*T H W 3"], times: float | Iterable[float]
+        self, frames: UInt8[np.ndarray, "*T H W channels"], times: float | Iterable[float]
     ) -> None:
         """Add video frames. They are copied.
 
         Args:
-            frames: uint8 RGB [T, H, W, 3], or one frame [H, W, 3].
+            frames: uint8 RGB [T, H, W, 3], or one frame [H, W, 3]; RGBA is shown over white.
             times: when each appears, seconds since the start of the stream, never decreasing.
 
         Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import numbers
 import os
@@ -68,6 +69,8 @@ def load_clip(
     timeout: float | None = 10.0,
     use_audio: bool = True,
     use_video: bool = True,
+    audio_stream: int | None = None,
+    video_stream: int | None = None,
     progress: bool = False,
 ) -> Clip:
     """Decode a clip and cut it into windows.
@@ -90,6 +93,8 @@ def load_clip(
             duration, and otherwise as soon as it is too long.
         timeout: seconds without data after which a URL is an error; None waits.
         use_audio, use_video: False ignores that stream.
+        audio_stream, video_stream: which stream of a file with several of a kind, numbered from
+            0; None takes the one that FFmpeg prefers, and warns.
         progress: show a bar of stream time.
 
     Raises:
@@ -108,13 +113,21 @@ def load_clip(
     check_timeout(timeout)
     check_selection(use_video, use_audio)
     deferred, blocks = DeferredWarnings(), not is_local(source)
-    media = open_media(source, use_video, use_audio, timeout=timeout, deferred=deferred)
+    media = open_media(
+        source,
+        use_video,
+        use_audio,
+        timeout=timeout,
+        deferred=deferred,
+        audio_stream=audio_stream,
+        video_stream=video_stream,
+    )
     stated = None if media.duration is None else part.length(media.duration)
+    longest = math.inf if max_windows is None else (max_windows + 1) * spec.seconds
     spacing = spec.seconds / spec.frames
 
     def check_length(seconds: float) -> None:
-        # A window more, as some milliseconds of audio make no window.
-        if max_windows is not None and seconds >= (max_windows + 1) * spec.seconds:
+        if seconds >= longest:  # a window more, as some milliseconds of audio make no window
             raise ValueError(
                 f"{media.name}: lasts {seconds:.0f} s or longer, too long for {max_windows} "
                 f"windows of {spec.seconds} s: shorten the clip, or stream it"
@@ -122,11 +135,18 @@ def load_clip(
 
     with contextlib.ExitStack() as on_error:
         on_error.enter_context(media)
-        check_length(stated or 0.0)
-        if max_frames is not None and media.has_video:
-            max_frames -= max_frames % spec.temporal_patch
-            end = run_in_thread(media.video_end, media.name) if blocks else media.video_end()
-            spacing = max(spacing, part.length(end) / max_frames)
+        if blocks:
+            check_length(stated or 0.0)
+        spread = max_frames if media.has_video else None
+        unsure = stated is None or stated >= longest  # a track may be wrong about its length
+        if spread or (unsure and not blocks and max_windows is not None):
+            until = part.start + min(longest, part.length(math.inf))
+            count = functools.partial(media.count, until)
+            video_end, end = run_in_thread(count, media.name) if blocks else count()
+            check_length(part.length(end))
+            if spread:
+                max_frames = spread - spread % spec.temporal_patch
+                spacing = max(spacing, part.length(video_end) / max_frames)
         on_error.pop_all()
     builder = WindowBuilder(spec, spacing, max_frames)
     kinds = ((VideoFrame, media.has_video), (AudioChunk, media.has_audio))
@@ -164,7 +184,7 @@ def load_clip(
         deferred.add_if_short(media.name, builder.duration, stated)
     if max_frames is not None and video_end > (max_frames + 0.5) * spacing:
         deferred.add(
-            f"{media.name}: longer than its container states; max_frames ended its video at "
+            f"{media.name}: longer than stated; max_frames ended its video at "
             f"{max_frames * spacing:.1f} s"
         )
     deferred.emit()

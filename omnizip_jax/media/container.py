@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
+import math
+import numbers
 import os
 import select
 from collections import deque
@@ -11,28 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
 from av.error import ExitError, FFmpegError
-from av.video.reformatter import Interpolation
 
 from omnizip_jax.media.audio import Resampler
 from omnizip_jax.media.deferred_warnings import DeferredWarnings
-from omnizip_jax.media.timeline import AudioChunk, TimestampRepair, VideoFrame
+from omnizip_jax.media.rendering import Picture
+from omnizip_jax.media.timeline import AudioChunk, ContinuousClock, TimestampRepair, VideoFrame
 from omnizip_jax.media.truncated_files import is_truncated
 
-# swscale's bicubic is antialiased; without the other flags it rounds coarsely and halves the
-# resolution of colour. Scaling and conversion to RGB in one step agree with RGB at full size
-# resized by Pillow to 0.1-0.4 of 255 levels on average, at a fifth of the time.
-_SCALER = (
-    Interpolation.BICUBIC
-    | Interpolation.ACCURATE_RND
-    | Interpolation.FULL_CHR_H_INT
-    | Interpolation.FULL_CHR_H_INP
-)
 # PyAV 18 fails on mistyped metadata without this option; PyAV 19 does not have it.
 _LENIENT: dict[str, Any] = (
     {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 )
+_JUMPING_CLOCK = 0x200  # FFmpeg's AVFMT_TS_DISCONT
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own ones ignore alpha
 _REORDER = 16  # H.264 shows a frame at most 16 frames later than it is decoded
 
 
@@ -67,6 +63,7 @@ class MediaFile:
     Args:
         source: path, URL, or a device as (FFmpeg's input format, name).
         use_video, use_audio: False ignores that stream.
+        video_stream, audio_stream: which one of its kind, from 0; None: FFmpeg's best stream.
         options: FFmpeg's, for opening it: {"video_size": "1280x720"}.
         timeout: seconds after which opening or one read fails; None waits.
         live: decode for low delay rather than for speed; timestamps are not repaired.
@@ -85,6 +82,8 @@ class MediaFile:
         *,
         use_video: bool = True,
         use_audio: bool = True,
+        video_stream: int | None = None,
+        audio_stream: int | None = None,
         options: dict[str, str] | None = None,
         timeout: float | None = None,
         live: bool = False,
@@ -111,49 +110,110 @@ class MediaFile:
         except ValueError as error:  # PyAV, on an unknown format
             raise ValueError(f"{self.name}: cannot be opened: {error}") from error
         streams = self._container.streams
-        # Cover art of an audio file is not a video; a stream of unknown codec has no context.
-        videos = [s for s in streams.video if not s.disposition & s.disposition.attached_pic]
-        self._video = next((s for s in videos if use_video and s.codec_context), None)
-        self._audio = next((s for s in streams.audio if use_audio and s.codec_context), None)
-        self.has_video, self.has_audio = self._video is not None, self._audio is not None
-        used = [s for s in (self._video, self._audio) if s is not None]
-        if not used:
-            found = ", ".join(s.type for s in streams) or "nothing"
+        try:
+            self._video = self._chosen("video", video_stream) if use_video else None
+            self._audio = self._chosen("audio", audio_stream) if use_audio else None
+            self.has_video, self.has_audio = self._video is not None, self._audio is not None
+            self._used = [s for s in (self._video, self._audio) if s is not None]
+            if not self._used:
+                found = ", ".join(s.type for s in streams) or "nothing"
+                expected = " or ".join(["video"] * use_video + ["audio"] * use_audio) or "nothing"
+                raise ValueError(f"{self.name}: expected {expected}, but the file has {found}")
+        except ValueError:
             self.close()
-            expected = " or ".join(["video"] * use_video + ["audio"] * use_audio) or "nothing"
-            raise ValueError(f"{self.name}: expected {expected}, but the file has {found}")
+            raise
+        self._decoders = {stream: stream.codec_context for stream in self._used}
         if self._video is not None:
-            self._video.thread_type = "SLICE" if live else "AUTO"
+            alpha = _ALPHA_DECODERS.get(self._video.codec_context.name)
+            has_alpha = self._video.metadata.get("alpha_mode") == "1"
+            if has_alpha and alpha in av.codecs_available:
+                self._decoders[self._video] = av.CodecContext.create(alpha, "r")
+            self._decoders[self._video].thread_type = "SLICE" if live else "AUTO"
         self._origin = min(
-            (s.start_time * _tick(s) for s in used if s.start_time is not None), default=0.0
+            (s.start_time * _tick(s) for s in self._used if s.start_time is not None), default=0.0
         )
+        self._read = _packets(self._container, self._used)
+
+    def _chosen(self, kind: str, number: int | None):
+        """The stream of a kind that is used, None if there is none that can be decoded."""
+        streams = [s for s in self._container.streams if s.type == kind]
+        if number is not None:
+            valid = isinstance(number, numbers.Integral) and 0 <= number < len(streams)
+            if not (valid and streams[number].codec_context):
+                raise ValueError(
+                    f"{self.name}: {kind}_stream={number!r}, but it has {len(streams)} streams of "
+                    f"{kind}, numbered from 0"
+                )
+            return streams[number]
+        # Cover art of an audio file is not a video; a stream of unknown codec has no context.
+        usable = [
+            s for s in streams if s.codec_context and not s.disposition & s.disposition.attached_pic
+        ]
+        related = self._video if kind == "audio" else None
+        best = self._container.streams.best(kind, related=related)
+        best = best if best in usable else next(iter(usable), None)
+        if len(usable) > 1:
+            self._deferred.add(
+                f"{self.name}: has {len(usable)} streams of {kind}, of which {kind}_stream="
+                f"{streams.index(best)} is used, as by FFmpeg; pass {kind}_stream to choose"
+            )
+        return best
 
     @property
     def duration(self) -> float | None:
-        """Seconds stated by the container, or None."""
-        duration = self._container.duration
-        return None if duration is None else duration / av.time_base
+        """Seconds stated by the tracks that are used; None if one of them states nothing.
 
-    def video_end(self) -> float:
-        """Seconds from the start of the clip to the end of the video.
-
-        As the container states it, else by reading the file's packets.
+        What the container states may include other tracks, or be a guess from the bit rate.
         """
-        if self._video is None:
-            return 0.0
-        if self._video.duration:
-            return self._time((self._video.start_time or 0) + self._video.duration)
-        if self.duration:
-            return self.duration
-        if self._pipe:
-            raise ValueError(f"{self.name}: max_frames needs a length, and this pipe states none")
-        try:
-            with av.open(self.name, timeout=self._timeout, **_LENIENT) as container:
-                packets = container.demux(container.streams[self._video.index])
-                ends = [p.pts + (p.duration or 0) for p in packets if p.pts is not None]
-                return self._time(max(ends, default=0))
-        except (FFmpegError, OSError) as error:
-            raise ValueError(f"{self.name}: reading failed: {self._reason(error)}") from error
+        ends = [self._stated_end(stream) for stream in self._used]
+        return None if None in ends else max(filter(None, ends), default=None)
+
+    def _stated_end(self, stream) -> float | None:
+        if "DURATION" in stream.metadata:  # of Matroska
+            times = stream.metadata["DURATION"].split(":")
+            try:
+                seconds = sum(float(t) * 60**i for i, t in enumerate(reversed(times)))
+            except ValueError:
+                return None
+            return max(0.0, seconds - self._origin)
+        # An index of all samples, unlike that of the first fragment; or the header of a FLAC file.
+        complete = stream.frames and stream.frames == len(stream.index_entries)
+        if stream.duration and (complete or self._container.format.name == "flac"):
+            end = (stream.start_time or 0) + stream.duration
+            return end * _tick(stream) - self._origin
+        return None
+
+    def count(self, until: float = math.inf) -> tuple[float, float]:
+        """Ends of the video and of all media in seconds, from the packets up to ``until``.
+
+        Files, and URLs that state nothing, are opened once more for it; the packets of a pipe are
+        kept in memory.
+        """
+        if self.duration is not None and not (self._pipe or os.path.isfile(self.name)):
+            video_end = self._video and self._stated_end(self._video)
+            return video_end or 0.0, self.duration
+        ends, read = {"video": 0.0, "audio": 0.0}, []
+        with self._reading(), contextlib.ExitStack() as stack:
+            packets = self._read
+            if not self._pipe:
+                opened = av.open(self.name, timeout=self._timeout, **_LENIENT)
+                container = stack.enter_context(opened)
+                packets = _packets(container, [container.streams[s.index] for s in self._used])
+            for packet in packets:
+                if self._pipe:
+                    read.append(packet)
+                if not packet.size or packet.is_discard:
+                    continue
+                kind, stream = packet.stream.type, packet.stream
+                start = ends[kind]
+                if packet.pts is not None:
+                    start = packet.pts * _tick(stream) - self._origin
+                ends[kind] = max(ends[kind], start + _duration(packet, stream))
+                if start > until:
+                    break
+        self._read = itertools.chain(read, self._read)
+        video_end, audio_end = (round(end, 6) for end in ends.values())  # 20.000000000000004
+        return video_end, max(video_end, audio_end)
 
     def __enter__(self) -> MediaFile:
         return self
@@ -184,8 +244,14 @@ class MediaFile:
             ValueError: reading fails.
         """
         streams = [s for s, used in ((self._video, video), (self._audio, audio)) if s and used]
-        try:
+        with self._reading():
             yield from self._decode(streams, is_needed)
+
+    @contextlib.contextmanager
+    def _reading(self):
+        """Errors of FFmpeg as ``ValueError``s that name the source."""
+        try:
+            yield
         except (FFmpegError, OSError) as error:
             # A response without a length ends like this: FFmpeg cannot tell the end from a loss.
             if error.errno == errno.EIO and self._container.size < 0:
@@ -220,23 +286,19 @@ class MediaFile:
         yield from repaired(resampler.finish())
         if repair:
             yield from repair.finish()
-        if os.path.isfile(self.name) and is_truncated(self.name):
+        if self.duration is None and os.path.isfile(self.name) and is_truncated(self.name):
             self._deferred.add(f"{self.name}: ends in the middle of a packet; is it cut off?")
 
     def _decoded(self, streams, is_needed):
         """All frames of PyAV; damaged packets are counted."""
         damaged = dict.fromkeys(streams, 0)
-        for packet in self._packets(streams, is_needed):
-            if packet.size:  # an empty one repeats a frame, or has no content
+        last = ((stream, None) for stream in streams)  # frames still inside the decoder
+        for stream, packet in itertools.chain(self._packets(streams, is_needed), last):
+            if packet is None or packet.size:  # an empty one repeats a frame, or has no content
                 try:
-                    yield from packet.decode()
+                    yield from self._decoders[stream].decode(packet)
                 except FFmpegError:
-                    damaged[packet.stream] += 1
-        for stream in streams:
-            try:
-                yield from stream.decode()  # frames still inside the decoder
-            except FFmpegError:
-                damaged[stream] += 1
+                    damaged[stream] += 1
         for stream, count in damaged.items():
             if count:
                 kind = "video" if stream is self._video else "audio"
@@ -244,17 +306,17 @@ class MediaFile:
 
     def _packets(self, streams, is_needed):
         """All packets; the decoder skips frames that neither the caller nor other frames need."""
-        packets = self._container.demux(streams)
+        packets = (packet for packet in self._read if packet.stream in streams)
         # Only in H.264 a non-reference frame is one that no other frame ever needs.
         video = self._video if self._video in streams else None
         if is_needed is None or video is None or video.codec_context.name != "h264":
-            yield from packets
+            yield from ((packet.stream, packet) for packet in packets)
             return
         for packet, following in _with_following(packets, video):
             if packet.stream is video:
                 use = following is None or is_needed(self._time(packet.pts), self._time(following))
                 video.codec_context.skip_frame = "DEFAULT" if use else "NONREF"
-            yield packet
+            yield packet.stream, packet
 
     def _time(self, pts: int) -> float:
         return pts * _tick(self._video) - self._origin
@@ -264,25 +326,9 @@ class MediaFile:
         start = previous_end if pts is None else self._time(pts)
         stream = self._video
         assert stream is not None
-        end = start + (
-            frame.duration * _tick(stream)
-            if frame.duration
-            else 1 / float(stream.average_rate or 25)
-        )
-        turns = round(frame.rotation / 90) % 4  # counterclockwise
-        height, width = frame.height, frame.width * float(stream.sample_aspect_ratio or 1)
-
-        def render(height: int, width: int) -> np.ndarray:
-            if turns % 2:
-                height, width = width, height
-            scaled = frame.reformat(
-                width=width, height=height, format="rgb24", interpolation=_SCALER, threads=1
-            )
-            return np.rot90(scaled.to_ndarray(), turns)
-
-        if turns % 2:
-            height, width = width, height
-        return VideoFrame(start, end, height, width, render)
+        end = start + _duration(frame, stream)
+        picture = Picture(frame, float(stream.sample_aspect_ratio or 1))
+        return VideoFrame(start, end, picture.height, picture.width, picture.render)
 
 
 def local_path(source: str | os.PathLike[str]) -> str:
@@ -293,6 +339,37 @@ def local_path(source: str | os.PathLike[str]) -> str:
 def _tick(stream) -> float:
     """Seconds per unit of the stream's timestamps."""
     return float(stream.time_base)
+
+
+def _duration(part: av.Packet | av.VideoFrame, stream) -> float:
+    """Seconds that a packet or a frame lasts."""
+    if part.duration or stream.type != "video":
+        return (part.duration or 0) * _tick(stream)
+    return 1 / float(stream.average_rate or 25)
+
+
+def _packets(container, streams) -> Iterator[av.Packet]:
+    """The packets of some streams, on a clock that goes on where the container's restarts."""
+    jumps = bool(container.format.flags & _JUMPING_CLOCK)  # and times of decoding are stored
+    clock = ContinuousClock(jumps)
+    ticks_of = {stream.index: _tick(stream) for stream in streams}
+    for packet in container.demux(streams):
+        start = packet.dts if packet.pts is None else packet.pts
+        if packet.size and start is not None and not packet.is_discard:
+            stream, tick = packet.stream, ticks_of[packet.stream_index]
+            time = packet.dts if jumps and packet.dts is not None else start
+            seconds = clock.offset(
+                stream.index,
+                time * tick,
+                start * tick,
+                (packet.duration or 0) * tick,
+                audio=stream.type == "audio",
+                ordered=jumps or packet.is_keyframe,
+            )
+            ticks = round(seconds / tick)
+            packet.pts = None if packet.pts is None else packet.pts + ticks
+            packet.dts = None if packet.dts is None else packet.dts + ticks
+        yield packet
 
 
 def _with_following(packets, stream):

@@ -28,7 +28,7 @@ class DeferredWarnings:
                 self._texts.append(text)
 
     def add_if_short(self, name: str, duration: float, stated: float | None) -> None:
-        """Store a warning if a source ended well before the duration stated by its container."""
+        """Store a warning if a source ended well before the duration stated by its tracks."""
         if stated is not None and duration < 0.9 * stated:
             self.add(f"{name}: ends at {duration:.1f} s of {stated:.1f} s; is it cut off?")
 

@@ -38,10 +38,18 @@ def fit_grid(height: float, width: float, slots: int) -> tuple[int, int]:
     return max(candidates, key=quality)
 
 
-def resize(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> np.ndarray:
-    """Bicubic, antialiased resize, as in the released image processor."""
-    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(resized)
+def over_white(image: UInt8[np.ndarray, "h w channels"]) -> UInt8[np.ndarray, "h w 3"]:
+    """An RGBA image on a white background, as in the released image processor; RGB as it is."""
+    if image.shape[-1] == 3:
+        return image
+    alpha = image[..., 3:].astype(np.uint16)
+    return ((image[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def resize(image: UInt8[np.ndarray, "h w channels"], height: int, width: int) -> np.ndarray:
+    """Bicubic, antialiased resize of RGB or RGBA to RGB, as in the released image processor."""
+    opaque = Image.fromarray(over_white(image))
+    return np.asarray(opaque.resize((width, height), Image.Resampling.BICUBIC))
 
 
 def patchify(

@@ -9,7 +9,7 @@ import heapq
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -67,6 +67,7 @@ def open_source(
     use_audio: bool,
     options: dict[str, str] | None,
     timeout: float | None,
+    **chosen: int | None,
 ) -> OpenedSource:
     """Open a source, and a second one for the audio if there is one; see ``windows``.
 
@@ -75,10 +76,12 @@ def open_source(
 
     Args:
         is_needed: see ``MediaFile.decode``.
+        chosen: ``video_stream`` and ``audio_stream`` of ``MediaFile``.
     """
     if isinstance(source, PushSource):
         if audio is not None:
             raise ValueError("a PushSource takes its audio by push_audio: leave out audio=")
+        _check_not_chosen(chosen)
         return OpenedSource(source.name, use_video, use_audio, source.events, pushed=True)
     if audio is not None and not use_audio:
         raise ValueError("audio= names a source, but use_audio is False: drop one of them")
@@ -90,6 +93,7 @@ def open_source(
         timeout=None if timeout is None else _READ_TIMEOUTS * timeout,
         live=not local,
         deferred=deferred,
+        **chosen,
     )
 
     first = open_one(source, use_video, use_audio and audio is None)
@@ -143,6 +147,7 @@ def open_media(
     if device is not None:
         source, name = device, ":".join(device)
     elif isinstance(source, tuple):
+        _check_not_chosen(settings)
         return MediaArrays(source, use_video=use_video, use_audio=use_audio)
     elif isinstance(source, str | os.PathLike):
         name = local_path(source)
@@ -188,6 +193,13 @@ def _device(source) -> tuple[str, str] | None:
             raise ValueError(f'a device is written "device:v4l2:/dev/video0", got {source!r}')
         return kind, name
     return None
+
+
+def _check_not_chosen(settings: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` if a stream is chosen of arrays."""
+    for name in ("video_stream", "audio_stream"):
+        if settings.get(name) is not None:
+            raise ValueError(f"{name} chooses a stream of a file; arrays have one of each: drop it")
 
 
 def _decode_stream(media, video: bool, is_needed=None) -> Iterator[Event]:

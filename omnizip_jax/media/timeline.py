@@ -20,6 +20,8 @@ SAMPLE_RATE = 16_000
 JITTER = 0.05  # s; smaller disagreements of audio timestamps are ignored
 
 _TICK = 1e-3  # s; containers round timestamps, Matroska to the millisecond
+_RESTART = 0.25  # s back that are a restart of the clock
+_DISCONTINUITY = 10.0  # s forwards, as in ffmpeg's -dts_delta_threshold
 _LOOKAHEAD = SAMPLE_RATE  # samples that must confirm a change of the timestamps' offset
 
 
@@ -131,6 +133,66 @@ def check_jump(before: float, after: float, stream: str) -> None:
         raise ValueError(f"timestamps of the {stream} jump from {before:.1f} s to {after:.1f} s")
 
 
+class ContinuousClock:
+    """Offsets that let time go on where the clock of a container restarts.
+
+    In joined transport streams and in broadcasts, timestamps go back, or jump. The first stream
+    that does so begins a new section after all that came before; the others follow into the same
+    section when they restart too, so that audio and video stay in step.
+
+    Args:
+        jumps: whether the container's clock may also jump forwards, as in transport streams; then
+            no more than 10 s pass without a packet.
+    """
+
+    def __init__(self, jumps: bool):
+        self._jump = _DISCONTINUITY if jumps else math.inf
+        self._offsets = [0.0]  # of each section
+        self._section: dict[int, int] = {}  # of each stream
+        self._least: dict[int, float] = {}  # time of each stream below which it restarts
+        self._last: dict[int, float] = {}  # time of each stream's last packet
+        self._end = 0.0  # of everything so far, on the clock that goes on
+
+    def offset(
+        self,
+        stream: int,
+        time: float,
+        start: float,
+        duration: float,
+        *,
+        audio: bool,
+        ordered: bool,
+    ) -> float:
+        """Seconds to add to the time of a stream's next packet.
+
+        Args:
+            stream: its index.
+            time: of decoding if it is known, else of display, seconds.
+            start, duration: of display.
+            audio: the packet goes back only if it does even without the gaps so far, which are
+                wrong in Ogg files with empty packets.
+            ordered: False for a packet that may be earlier than the one before without a restart.
+        """
+        section = self._section.setdefault(stream, len(self._offsets) - 1)
+        least = self._least.get(stream, time)
+        latest = max(
+            (t for s, t in self._last.items() if self._section[s] == section), default=time
+        )
+        if (time < least - _RESTART and (audio or ordered)) or time > latest + self._jump:
+            section = min(
+                range(section + 1, len(self._offsets)),
+                key=lambda other: abs(start + self._offsets[other] - self._end),
+                default=len(self._offsets),
+            )
+            if section == len(self._offsets):
+                self._offsets.append(self._end - start)
+            self._section[stream], least = section, time
+        self._last[stream] = time
+        self._least[stream] = min(least, time) + duration if audio else max(least, time)
+        self._end = max(self._end, start + duration + self._offsets[section])
+        return self._offsets[section]
+
+
 def grid_position(grid: int, seconds_per_grid: float, positions_per_second: int) -> int:
     """Position ids between the start of the clip and a grid."""
     return int(grid * seconds_per_grid * positions_per_second + 1e-6)
@@ -162,7 +224,7 @@ class TimestampRepair:
         """Add the next chunk; yields those whose time is now decided."""
         self._pending.append((chunk, self._received))
         self._received += len(chunk.samples)
-        while self._received - self._pending[0][1] > _LOOKAHEAD:
+        while self._pending and self._received - self._pending[0][1] > _LOOKAHEAD:
             yield self._release()
 
     def finish(self) -> Iterator[AudioChunk]:
@@ -207,7 +269,7 @@ class Excerpt:
 
     @property
     def is_whole(self) -> bool:
-        return self.start == 0 and self.end is None
+        return self.start == 0 and self._end == math.inf
 
     def length(self, duration: float) -> float:
         """Length of the excerpt of a clip of ``duration`` seconds."""
@@ -225,7 +287,7 @@ class Excerpt:
         """Yield the events inside the excerpt, at their times of the excerpt.
 
         A frame is on display until the next one appears, whatever its own end says: the last one
-        before the start is the first one of the excerpt.
+        before the start is the first one of the excerpt, and the last one before the end is held.
 
         Args:
             events: in the order of time, by kind.
@@ -236,19 +298,16 @@ class Excerpt:
             return
         open_kinds, current = set(kinds), None
         for event in events:
+            if isinstance(event, VideoFrame):
+                if current is not None and event.start > self.start:
+                    yield self._clip_frame(current, event.start)
+                current = event if event.start < self._end else None
+            elif event.start < self._end:
+                yield from self._clip_audio(event)
             if event.start >= self._end:
                 open_kinds.discard(type(event))
                 if not open_kinds:
                     break
-            elif isinstance(event, AudioChunk):
-                yield from self._clip_audio(event)
-            elif event.start <= self.start:
-                current = event
-            else:
-                if current is not None:
-                    yield self._clip_frame(current, event.start)
-                    current = None
-                yield self._clip_frame(event, event.end)
         if current is not None and current.end > self.start:
             yield self._clip_frame(current, current.end)
 
@@ -263,11 +322,11 @@ class Excerpt:
     def _clip_audio(self, chunk: AudioChunk) -> Iterator[AudioChunk]:
         first = max(0, round((self.start - chunk.start) * SAMPLE_RATE))
         last = len(chunk.samples)
-        if self.end is not None:
-            last = min(last, round((self.end - chunk.start) * SAMPLE_RATE))
+        last = round(min(last, (self._end - chunk.start) * SAMPLE_RATE))
         if first < last:
             start = chunk.start + first / SAMPLE_RATE - self.start
             yield AudioChunk(max(0.0, start), chunk.samples[first:last])
 
     def __str__(self) -> str:
-        return f"from {self.start:g} s to {'its end' if self.end is None else f'{self.end:g} s'}"
+        end = f"{self.end:g} s" if math.isfinite(self._end) else "its end"
+        return f"from {self.start:g} s to {end}"

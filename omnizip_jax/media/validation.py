@@ -31,15 +31,17 @@ def check_selection(use_video: bool, use_audio: bool) -> None:
 
 
 def check_frames(frames: np.ndarray, shape: str = "[T, H, W, 3]", at_least: int = 1) -> None:
-    """Raise ValueError unless they are uint8 RGB [T, H, W, 3]; ``shape`` is for the message."""
+    """Raise ValueError unless they are uint8 RGB or RGBA; ``shape`` is for the message."""
     if (
         frames.dtype != np.uint8
         or frames.ndim != 4
-        or frames.shape[-1] != 3
+        or frames.shape[-1] not in (3, 4)
         or len(frames) < at_least
         or 0 in frames.shape[1:]
     ):
-        raise ValueError(f"frames must be uint8 RGB {shape}, got {frames.dtype} {frames.shape}")
+        raise ValueError(
+            f"frames must be uint8 RGB {shape} or RGBA, got {frames.dtype} {frames.shape}"
+        )
 
 
 def check_fps(fps: Any) -> None:

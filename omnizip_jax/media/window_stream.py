@@ -28,6 +28,8 @@ def windows(
     *,
     use_audio: bool = True,
     use_video: bool = True,
+    audio_stream: int | None = None,
+    video_stream: int | None = None,
     audio: Source | None = None,
     options: dict[str, str] | None = None,
     timeout: float | None = 10.0,
@@ -57,6 +59,7 @@ def windows(
             (frames, fps, waveform, sample rate) as for ``load_clip``; or a ``PushSource``.
         spec: shape of the windows.
         use_audio, use_video: False ignores that stream.
+        audio_stream, video_stream: as for ``load_clip``.
         audio: a second path, URL or device, whose audio replaces that of the first one: the
             microphone next to a camera, ("alsa", "default"). Unless both are local, their clocks
             start when each delivers its first data.
@@ -102,6 +105,8 @@ def windows(
         use_audio=use_audio,
         options=options,
         timeout=timeout,
+        audio_stream=audio_stream,
+        video_stream=video_stream,
     )
     assembler = WindowAssembler(
         spec,

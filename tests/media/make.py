@@ -70,12 +70,11 @@ def _audio_frame(samples, codec, layout):
     return av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), "fltp", layout)
 
 
-def turn(path, degrees):
-    """Set the display matrix of an mp4's first track: clockwise by 90, 180 or 270 degrees."""
+def orient(path, a, b, c, d):
+    """Set the display matrix of an mp4's first track: (x, y) is shown at (ax + cy, bx + dy)."""
     data = bytearray(path.read_bytes())
-    a, b, c, d = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}[degrees]
-    one, unit = 1 << 16, 1 << 30
-    matrix = struct.pack(">9i", a * one, b * one, 0, c * one, d * one, 0, 0, 0, unit)
+    a, b, c, d = (round(value * (1 << 16)) for value in (a, b, c, d))
+    matrix = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     start = data.index(b"tkhd") + 4 + 40
     data[start : start + len(matrix)] = matrix
     path.write_bytes(data)

@@ -19,7 +19,7 @@ from omnizip_jax.media.audio import clip_log_mel
 from omnizip_jax.media.container import MediaFile
 from omnizip_jax.media.timeline import FrameSampler
 from omnizip_jax.window_spec import WindowSpec
-from tests.media.make import grey, tone, turn, write
+from tests.media.make import grey, tone, write
 
 SMALL = WindowSpec(grid_slots=12)  # 4:3 frames become 3 x 4 tokens: 84 x 112 pixels
 load = functools.partial(load_clip, spec=SMALL)
@@ -92,21 +92,6 @@ def test_skipped_frames_change_nothing(tmp_path):
         np.testing.assert_array_equal(pixels, every[start])
     on_display = [max(t for t in every if t <= 0.25 + 0.5 * i) for i in range(8)]
     assert set(on_display) <= set(some)
-
-
-@pytest.mark.parametrize("degrees", [90, 180, 270])
-def test_rotation_metadata(tmp_path, degrees):
-    frames = grey(np.full(30, 60))
-    frames[:, :24, :32] = (250, 0, 0)  # top left, as stored
-    clip = load(turn(write(tmp_path / "a.mp4", frames), degrees))
-    assert clip.windows.grid_size[0].tolist() == ([3, 4] if degrees == 180 else [4, 3])
-    expected = np.rot90(frames[0], -degrees // 90)  # clockwise
-    picture = window_frames(clip.windows)[0].astype(int)
-    rows, columns = np.array(picture.shape[:2]) // 4
-    for y in (1, 3):
-        for x in (1, 3):
-            inside = expected[expected.shape[0] * y // 4, expected.shape[1] * x // 4]
-            np.testing.assert_allclose(picture[rows * y, columns * x], inside, atol=8)
 
 
 def test_odd_sizes(tmp_path):

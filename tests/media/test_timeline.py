@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from omnizip_jax.media import load_clip
 from omnizip_jax.media.timeline import (
     AudioChunk,
+    ContinuousClock,
     Excerpt,
     FrameSampler,
     VideoFrame,
@@ -166,3 +167,79 @@ def test_invalid_times(start, end):
 def test_an_empty_excerpt():
     with pytest.raises(ValueError, match="no audio could be decoded from 7 s to 9 s"):
         load_clip(arrays(), WindowSpec(), start=7.0, end=9.0)
+
+
+def test_an_excerpt_of_a_held_frame_shows_it():
+    """As in a recording of a screen, whose frames are stored when something changes."""
+    pictures = [video_frame(start, start + 0.04) for start in (0.0, 1.0, 12.0, 25.0)]
+    times = [(e.start, e.end) for e in Excerpt(2.0, 8.0).select(pictures, (VideoFrame,))]
+    assert times == [(0.0, 6.0)]
+    times = [(e.start, e.end) for e in Excerpt(10.0, 20.0).select(pictures, (VideoFrame,))]
+    assert times == [(0.0, 2.0), (2.0, 10.0)]
+    assert list(Excerpt(26.0, 30.0).select(pictures, (VideoFrame,))) == []
+
+
+@pytest.mark.parametrize("end", [float("inf"), np.inf, np.float32("inf")])
+def test_an_infinite_end_is_the_end(end):
+    for start in (0.0, 2.0):
+        part = load_clip(arrays(), start=start, end=end)
+        expected = load_clip(arrays(), start=start)
+        assert part.duration == expected.duration
+        np.testing.assert_array_equal(part.windows.mel, expected.windows.mel)
+    with pytest.raises(ValueError, match="decoded from 7 s to its end"):
+        load_clip(arrays(), WindowSpec(), start=7.0, end=end)
+
+
+# A clock that restarts
+
+VIDEO, AUDIO = 0, 1
+
+
+def continued(packets, jumps=False, ordered=True):
+    """Times of (stream, time), each 0.5 s, on the clock that goes on."""
+    clock = ContinuousClock(jumps)
+    return [
+        time + clock.offset(stream, time, time, 0.5, audio=stream == AUDIO, ordered=ordered)
+        for stream, time in packets
+    ]
+
+
+def interleaved(*times):
+    return [(stream, time) for time in times for stream in (VIDEO, AUDIO)]
+
+
+def test_a_clock_that_goes_on_is_unchanged():
+    packets = interleaved(*(3.0 + 0.5 * np.arange(20)), 100.0, 100.5)
+    assert continued(packets) == [time for _, time in packets]
+    reordered = [(VIDEO, time) for time in (0.0, 2.0, 1.0, 1.5, 4.0, 3.0)]
+    assert continued(reordered, ordered=False) == [time for _, time in reordered]
+
+
+@pytest.mark.parametrize("again", [0.0, 1.0, 2.0])
+def test_a_clock_that_goes_back_goes_on(again):
+    packets = interleaved(2.0, 2.5, 3.0) + interleaved(again, again + 0.5) + interleaved(0.0, 0.5)
+    expected = np.repeat([2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0], 2)
+    np.testing.assert_allclose(continued(packets), expected)
+
+
+def test_streams_restart_one_after_the_other_and_stay_in_step():
+    packets = [(VIDEO, 0.0), (VIDEO, 0.5), (AUDIO, 0.0), (AUDIO, 0.5), (VIDEO, 0.0), (AUDIO, 1.0)]
+    packets += [(VIDEO, 0.5), (AUDIO, 0.1), (AUDIO, 0.6), (VIDEO, 1.0)]
+    expected = [0.0, 0.5, 0.0, 0.5, 1.0, 1.0, 1.5, 1.1, 1.6, 2.0]
+    np.testing.assert_allclose(continued(packets), expected)
+
+
+def test_a_clock_that_jumps_forward():
+    packets = interleaved(0.0, 0.5, 1000.0, 1000.5, 5.0, 5.5)
+    expected = np.repeat([0.0, 0.5, 1.0, 1.5, 2.0, 2.5], 2)
+    np.testing.assert_allclose(continued(packets, jumps=True), expected)
+    assert continued(packets[:8]) == [time for _, time in packets[:8]]  # a pause, elsewhere
+    # Audio went on: the frame was held.
+    held = [(VIDEO, 0.0), *((AUDIO, 0.5 * i) for i in range(80)), (VIDEO, 39.0)]
+    assert continued(held, jumps=True) == [time for _, time in held]
+
+
+def test_timestamps_of_audio_that_run_ahead_and_return_are_no_restart():
+    """Of an Ogg file with empty packets: each page begins where the packets before it end."""
+    packets = [(AUDIO, 2.0 * page + 1.5 * i) for page in range(5) for i in range(4)]
+    assert continued(packets) == [time for _, time in packets]

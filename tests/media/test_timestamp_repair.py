@@ -156,3 +156,16 @@ def test_the_first_sample_lies_at_its_time(tmp_path, late):
     expected = clip_log_mel(np.concatenate([silence, sound[0]]), 128)[:, :200]
     for given in (load_clip(path, SMALL).windows.mel[0], next(windows(path, SMALL)).mel):
         np.testing.assert_allclose(given, expected, atol=1e-4)
+
+
+def test_audio_in_packets_of_more_than_a_second(tmp_path):
+    path = tmp_path / "a.mkv"
+    samples = np.round(tone(4.0) * 32767).astype(np.int16)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        for start in (0, 32_000):
+            frame = av.AudioFrame.from_ndarray(samples[:, start : start + 32_000], "s16", "mono")
+            frame.sample_rate, frame.pts = 16_000, start
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert load_clip(path, SMALL).duration == 4.0

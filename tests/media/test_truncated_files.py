@@ -15,7 +15,7 @@ import pytest
 
 from omnizip_jax.media import load_clip, windows
 from omnizip_jax.window_spec import WindowSpec
-from tests.media.make import tone
+from tests.media.make import tone, write
 
 SMALL = WindowSpec(grid_slots=12)
 CODECS = {
@@ -23,6 +23,7 @@ CODECS = {
     "mpg": ("mpeg2video", "mp2"),
     "mp4": ("mpeg4", "aac"),
     "mkv": ("mpeg4", "aac"),
+    "flv": ("flv", "aac"),
     "wav": (None, "pcm_s16le"),
     "ogg": (None, "libopus"),
 }
@@ -74,6 +75,22 @@ def test_a_truncated_file_warns_once(whole, tmp_path, way):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         WAYS[way](whole)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", ["mkv", "mp4"])
+def test_a_truncated_file_whose_tracks_state_no_duration(tmp_path, kind, way):
+    options = {"movflags": "frag_keyframe+empty_moov"} if kind == "mp4" else {}
+    path = tmp_path / f"a.{kind}"
+    write(path, sound=tone(6.0), audio_codec="aac", container_options=options)
+    data = path.read_bytes().replace(b"DURATION", b"SOMETHIN")
+    path.write_bytes(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        WAYS[way](path)
+    path.write_bytes(data[: len(data) * 6 // 10])
+    with pytest.warns(UserWarning, match="cut off"):
+        WAYS[way](path)
 
 
 @contextlib.contextmanager

@@ -15,9 +15,10 @@ import av
 import numpy as np
 from av.error import FFmpegError
 from pebble import ProcessPool
-from PIL import Image
+from PIL import Image, ImageOps
 
 from omnizip_jax.media import Clip, load_clip
+from omnizip_jax.media.pixels import over_white
 from omnizip_jax.serve.errors import RequestError
 from omnizip_jax.window_spec import WindowSpec
 
@@ -118,7 +119,7 @@ def decode_clip(
 
 
 def decode_frame(data: bytes, pixels: int) -> np.ndarray:
-    """Decode a JPEG or PNG to uint8 RGB [H, W, 3].
+    """Decode a JPEG or PNG to uint8 RGB [H, W, 3], upright by its EXIF data, over white.
 
     Raises:
         ValueError: it is neither, or has more pixels.
@@ -130,6 +131,8 @@ def decode_frame(data: bytes, pixels: int) -> np.ndarray:
                 raise ValueError(
                     f"a frame of {width} x {height} pixels, at most {pixels} are accepted"
                 )
-            return np.asarray(image.convert("RGB"))
+            upright = ImageOps.exif_transpose(image)
+            mode = "RGBA" if upright.has_transparency_data else "RGB"
+            return over_white(np.asarray(upright.convert(mode)))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError("expected a JPEG or PNG that can be decoded") from error

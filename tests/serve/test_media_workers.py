@@ -72,3 +72,38 @@ def test_frames_and_clips(process, request, tmp_path):
     for data, pixels in ((file.getvalue(), 23), (file.getvalue()[:40], 24), (b"GIF89a", 24)):
         with pytest.raises(RequestError):
             call(decode_frame, data, pixels)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_frames_are_upright_by_their_exif_orientation(kind, orientation):
+    picture = np.full((48, 64, 3), 128, np.uint8)
+    picture[:24, :32], picture[24:, :32] = (200, 40, 40), (40, 200, 40)
+    y, x = np.mgrid[:48, :64]
+    place = {  # row and column of each stored pixel on display, by the EXIF standard
+        1: (y, x),
+        2: (y, 63 - x),
+        3: (47 - y, 63 - x),
+        4: (47 - y, x),
+        5: (x, y),
+        6: (x, 47 - y),
+        7: (63 - x, 47 - y),
+        8: (63 - x, y),
+    }[orientation]
+    expected = np.zeros((48, 64, 3) if orientation < 5 else (64, 48, 3), np.uint8)
+    expected[place] = picture
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    Image.fromarray(picture).save(file, kind, exif=exif, quality=95, subsampling=0)
+    frame = decode_frame(file.getvalue(), 10_000)
+    assert frame.shape == expected.shape
+    assert np.abs(frame.astype(int) - expected).mean() < 4
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_frames_are_shown_over_white(mode):
+    picture, file = np.zeros((8, 8, 4), np.uint8), io.BytesIO()
+    picture[:4, :, 3] = 255  # black above; below black that is hidden
+    Image.fromarray(picture).convert(mode).save(file, "PNG")
+    frame = decode_frame(file.getvalue(), 100)
+    assert frame.shape == (8, 8, 3) and not frame[:4].any() and (frame[4:] == 255).all()

@@ -50,8 +50,8 @@ def _positive(argument: str) -> int:
     return _number(argument, int, lambda x: x >= 1, "a whole number from 1")
 
 
-def _seed(argument: str) -> int:
-    """A seed; jax drops all but 32 bits."""
+def _index(argument: str) -> int:
+    """From 0; of a seed, jax drops all but 32 bits."""
     return _number(argument, int, lambda x: 0 <= x < 2**32, "a whole number from 0 to 2^32 - 1")
 
 
@@ -75,7 +75,7 @@ def _number(
 TYPES: dict[str, tuple[Callable[[str], Any], str | None]] = {
     "text": (_utf8, "TEXT"),
     "count": (_positive, "N"),
-    "seed": (_seed, "N"),
+    "index": (_index, "N"),
     "number": (_finite, None),
     "float": (float, None),
     "file": (Path, "FILE"),

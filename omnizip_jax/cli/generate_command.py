@@ -37,6 +37,8 @@ def run_generate(arguments: argparse.Namespace) -> None:
         temperature=arguments.temperature,
         top_p=arguments.top_p,
         seed=arguments.seed,
+        audio_stream=arguments.audio_stream,
+        video_stream=arguments.video_stream,
         on_text=lambda text: print(text, end="", flush=True),
         progress=sys.stderr.isatty(),
     )

@@ -31,6 +31,8 @@ def run_stream(arguments: argparse.Namespace) -> None:
                 spec,
                 use_audio=not arguments.no_audio,
                 use_video=not arguments.no_video,
+                audio_stream=arguments.audio_stream,
+                video_stream=arguments.video_stream,
                 audio=arguments.sound,
                 timeout=arguments.timeout,
                 realtime=arguments.realtime,

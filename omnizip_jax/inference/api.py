@@ -49,6 +49,8 @@ def generate(
     seed: int = 0,
     on_text: Callable[[str], None] | None = None,
     progress: bool = False,
+    audio_stream: int | None = None,
+    video_stream: int | None = None,
 ) -> Answer:
     """Answer a question about a video with audio.
 
@@ -70,6 +72,8 @@ def generate(
         seed: of the sampling, and of methods that sample randomly.
         on_text: called with every new piece of text.
         progress: show progress bars for long clips.
+        audio_stream, video_stream: which stream of a file with several of a kind, numbered from
+            0; None takes the one that FFmpeg prefers, and warns.
 
     Raises:
         ValueError: an unreadable video, an empty question, a setting out of range, or a prompt
@@ -77,7 +81,8 @@ def generate(
     """
     check_question(question)
     parts = [question] if video is None else [{"video": video}, question]
-    media = MediaOptions(system, use_audio, use_video, max_frames, spec, progress)
+    shape = (max_frames, spec, progress, audio_stream, video_stream)
+    media = MediaOptions(system, use_audio, use_video, *shape)
     sampling_params = SamplingParams(max_new_tokens, temperature, top_p, seed)
     return _answer(params, parts, as_method(compression), media, sampling_params, on_text)
 
@@ -205,8 +210,8 @@ def read(
         compression: the method; None keeps all tokens.
         reserve: slots of the cache for a question and its answer; it is resized if they need more.
         seed: of methods that sample randomly.
-        options: ``system``, ``use_audio``, ``use_video``, ``max_frames``, ``spec`` and ``progress``
-            of ``generate``, which also lists the errors.
+        options: ``system``, ``use_audio``, ``use_video``, ``max_frames``, ``spec``, ``progress``,
+            ``audio_stream`` and ``video_stream`` of ``generate``, which also lists the errors.
     """
     check_params(params)
     check_seed(seed)

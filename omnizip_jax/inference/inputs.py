@@ -28,6 +28,8 @@ class MediaOptions:
     max_frames: int | None = None
     spec: WindowSpec | None = None
     progress: bool = False
+    audio_stream: int | None = None
+    video_stream: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +115,8 @@ def load_turn(params: Params, parts: Sequence[Any], media_options: MediaOptions)
             max_windows=config.text.max_positions // config.window_positions,
             use_audio=media_options.use_audio,
             use_video=media_options.use_video,
+            audio_stream=media_options.audio_stream,
+            video_stream=media_options.video_stream,
             progress=media_options.progress,
         )
 

@@ -31,7 +31,7 @@ def test_generate_passes_its_options_and_prints_the_answer(stub_generate, capsys
             *("generate", "clip.mp4", "What happens?", "--checkpoint", "any", "--no-audio"),
             *("--max-new-tokens", "8", "--set", "rho_audio=0.4", "--set", "rho-video=0.7"),
             *("--max-frames", "6", "--grid-slots", "16", "--temperature", "0.5", "--top-p", "0.9"),
-            *("--seed", "3", "--picture", str(picture)),
+            *("--seed", "3", "--picture", str(picture), "--audio-stream", "1"),
         ]
     )
     out, err = capsys.readouterr()
@@ -48,6 +48,8 @@ def test_generate_passes_its_options_and_prints_the_answer(stub_generate, capsys
         "system": DEFAULT_SYSTEM,
         "use_audio": False,
         "use_video": True,
+        "audio_stream": 1,
+        "video_stream": None,
         "max_frames": 6,
         "temperature": 0.5,
         "top_p": 0.9,

@@ -25,12 +25,15 @@ from omnizip_jax.window_spec import WindowSpec
 
 MAPPINGS = 25_000
 NO_THREADS = " --xla_cpu_multi_thread_eigen=false"
+FAST_COMPILATION = "--xla_backend_optimization_level=0"
 
 
 def pytest_configure(config):
     """One compilation cache for the run, so that its processes compile a program once."""
     # A shell lets its background jobs ignore Ctrl-C, and so would all that the tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if config.option.markexpr == "not slow":  # compilation is three quarters of the fast tier
+        os.environ.setdefault("XLA_FLAGS", FAST_COMPILATION)
     if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: threads would only wait
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + NO_THREADS
         os.environ.setdefault("OMP_NUM_THREADS", "1")

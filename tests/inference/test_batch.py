@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from omnizip_jax import OmniZipConfig, WindowSpec, ask, feed, init_stream, read
-from omnizip_jax.compression import AllTokens, FastV
+from omnizip_jax.compression import FastV
 from omnizip_jax.inference.api import begin_turn
 from omnizip_jax.inference.decode import DECODE_BLOCK, SamplingParams, end_tokens, generate_tokens
 from omnizip_jax.inference.generation import (
@@ -48,8 +48,8 @@ def windows(random_windows):
 def streams(params, windows):
     """Four streams whose caches are filled to different lengths."""
     states = []
-    for count, method in zip((1, 4, 2, 3), (OmniZipConfig(), AllTokens()) * 2, strict=True):
-        state = init_stream(params, method, capacity=768, text_slots=192, spec=SPEC)
+    for count in (1, 4, 2, 3):
+        state = init_stream(params, capacity=768, text_slots=192, spec=SPEC)
         for window in windows[:count]:
             state = feed(params, state, window)
         states.append(state)

@@ -137,6 +137,18 @@ def test_a_fork_lives_alone(params, stream, windows):
     assert int(asked.cache.length) > int(again.cache.length)
 
 
+def test_resizing_keeps_the_slots_in_use(clip_context):
+    before, used = plain(clip_context), clip_context.used_slots
+    large = ensure_capacity(fork(clip_context), clip_context.capacity, 0)
+    assert large.capacity == 2 * clip_context.capacity
+    for name in ("keys", "values"):
+        old, new = (np.asarray(getattr(c.cache, name)) for c in (clip_context, large))
+        np.testing.assert_array_equal(old[:, :used], new[:, :used])
+    for a, b in zip(plain(clip_context), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow  # answers from two more cache sizes
 def test_a_resized_cache_equals_one_that_had_the_capacity(params, clip, monkeypatch):
     for module in ("prefill", "kv_cache_capacity"):
         monkeypatch.setattr(f"omnizip_jax.inference.{module}.CACHE_BUCKETS", (768, 1536, 4096))
@@ -257,13 +269,15 @@ class Lavish(AllTokens):
     """Says that it keeps all, and does."""
 
 
-def test_a_bound_that_is_too_low_is_an_error(params, clip, windows):
-    for call in (
-        read,
-        lambda *given: generate_whole(given[0], given[1], QUESTION, compression=given[2]),
-    ):
-        with pytest.raises(ValueError, match=r"TooLow.*kept \d+ tokens more than its bound"):
-            call(params, clip, TooLow())
+def test_a_bound_that_is_too_low_is_an_error(params, clip):
+    with pytest.raises(ValueError, match=r"TooLow.*kept \d+ tokens more than its bound"):
+        read(params, clip, TooLow())
+
+
+@pytest.mark.slow  # programs of two more methods
+def test_a_bound_that_is_too_low_is_an_error_everywhere(params, clip, windows):
+    with pytest.raises(ValueError, match=r"TooLow.*kept \d+ tokens more than its bound"):
+        generate_whole(params, clip, QUESTION, compression=TooLow())
     state = fed(params, new_stream(params, TooLow()), windows, 1)
     for _ in range(2):
         with pytest.raises(ValueError, match=r"TooLow.*kept \d+ tokens more than its bound"):

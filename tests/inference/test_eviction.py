@@ -116,6 +116,19 @@ def new_positions(kept: list[Token], tokens: list[Token], now: int) -> tuple[lis
 PLANS = ["wwwwww", "twwwtww", "wwtwwtttwwww", "t", "ww"]
 
 
+evict_all = jax.jit(evict_slots, static_argnums=5)
+
+
+@jax.jit
+def rotate_layers(keys, positions):
+    return jax.vmap(lambda layer: rope.rotate(layer, rope.angles(positions, CONFIG)))(keys)
+
+
+def rotated(keys, positions):
+    """Keys of all layers, rotated to their positions."""
+    return np.asarray(rotate_layers(keys, positions))
+
+
 @pytest.mark.parametrize("memory", ["recent", "fading"])
 @pytest.mark.parametrize("plan", PLANS)
 def test_eviction(plan, memory):
@@ -144,29 +157,30 @@ def test_eviction(plan, memory):
     values = rng.standard_normal((2, SIZE, 2, 16)).astype(np.float32)
     old = np.zeros((3, SIZE), np.int32)
     old[:, : len(tokens)] = np.array([t.position for t in tokens]).T
-    rotated = jnp.stack([rope.rotate(k, rope.angles(old, CONFIG)) for k in keys])
-    cache = KVCache(rotated, jnp.asarray(values), length)
-    cache, slots, moved_now = jax.jit(evict_slots, static_argnums=5)(
+    cache = KVCache(jnp.asarray(rotated(keys, old)), jnp.asarray(values), length)
+    cache, slots, moved_now = evict_all(
         cache, slots, keep, jnp.int32(now), jnp.int32(PREFIX_LENGTH), CONFIG
     )
     places, expected_now = new_positions(kept, tokens, now)
     count = len(kept)
     assert cache.length == count and moved_now == expected_now
-    order = np.flatnonzero(keep)
-    fresh = rope.angles(np.array(places).T, CONFIG)
-    for layer in range(2):
-        expected = rope.rotate(keys[layer][order], fresh)
-        np.testing.assert_allclose(cache.keys[layer, :count], expected, atol=1e-4)
-        np.testing.assert_array_equal(cache.values[layer, :count], values[layer][order])
+    order = np.zeros(SIZE, int)
+    order[:count] = np.flatnonzero(keep)
+    fresh = np.zeros((3, SIZE), np.int32)
+    fresh[:, :count] = np.array(places).T
+    kept_keys, kept_values = np.asarray(cache.keys)[:, :count], np.asarray(cache.values)[:, :count]
+    np.testing.assert_allclose(kept_keys, rotated(keys[:, order], fresh)[:, :count], atol=1e-4)
+    np.testing.assert_array_equal(kept_values, values[:, order[:count]])
 
     # A second eviction that keeps everything changes nothing.
     everything = jnp.arange(SIZE) < count
-    again, slots_again, now_again = evict_slots(
+    again, slots_again, now_again = evict_all(
         cache, slots, everything, moved_now, jnp.int32(PREFIX_LENGTH), CONFIG
     )
-    np.testing.assert_allclose(again.keys[:, :count], cache.keys[:, :count], atol=1e-5)
-    np.testing.assert_array_equal(slots_again.time[:count], slots.time[:count])
-    np.testing.assert_array_equal(slots_again.base[:count], slots.base[:count])
+    np.testing.assert_allclose(np.asarray(again.keys)[:, :count], kept_keys, atol=1e-5)
+    for name in ("time", "base"):
+        before, after = (np.asarray(getattr(each, name)) for each in (slots, slots_again))
+        np.testing.assert_array_equal(after[:count], before[:count])
     assert now_again == moved_now
 
 

@@ -53,7 +53,10 @@ def test_a_clip(params, windows, tmp_path):
 
 @pytest.mark.parametrize(
     "method",
-    [OmniZipConfig(), RandomTokens(), pytest.param(AllTokens(), marks=pytest.mark.slow)],
+    [
+        OmniZipConfig(),
+        *(pytest.param(m, marks=pytest.mark.slow) for m in (RandomTokens(), AllTokens())),
+    ],
     ids=lambda m: type(m).__name__,
 )
 def test_a_stream(params, windows, tmp_path, method):

@@ -360,23 +360,10 @@ def prefill_turn(
             f"together with its question; got {len(turn.clips)} clips"
             + ("" if question else " without a question")
         )
-    both, backend = Modalities(True, True), Backend.of(params.weights)
-    base = PrefillConfig(params.config, method, params.config.spec, both, backend)
-    configs = [
-        dataclasses.replace(base, spec=clip.spec, modalities=modalities_of(clip))
-        for clip in turn.clips
-    ]
-    counts = [token_counts(clip.windows, params.config) for clip in turn.clips]
-    budgets = [method.plan(*count) for count in counts]
-    limits = [
-        budget.total + len(config.markers) for budget, config in zip(budgets, configs, strict=True)
-    ]
+    base, configs, budgets = _plan_turn(params, turn, method)
     text = sum(len(each.tokens) for each in turn.texts)
     retention = RetentionPolicy(turn.system, WeightsIdentity(params))
-    # Short clips and long ones have one cache size each, so that they share their programs.
-    short = all(len(clip.windows.mel_length) <= WINDOW_BUCKETS[0] for clip in turn.clips)
-    sizes = CACHE_BUCKETS if short else CACHE_BUCKETS[1:]
-    capacity = 0 if stages else bucket(text + sum(limits) + reserve + CHUNKS[-1], sizes)
+    capacity = 0 if stages else _cache_slots(turn, configs, budgets, reserve)
     context = Context.initial(params, base, retention, seed, capacity)
     seconds, logits = {"encoders": 0.0, "prefill": 0.0}, None
     if not turn.clips:
@@ -393,8 +380,8 @@ def prefill_turn(
                 windows = encoded[i]
         before, after, pruning = turn.texts[i], turn.texts[i + 1], None
         if stages:  # start tokens count as text: no stage prunes them
-            total = budgets[i].total
-            pruning = Pruning.of(stages, text + limits[i] - total, total, reserve)
+            markers = len(config.markers)
+            pruning = Pruning.of(stages, text + markers, budgets[i].total, reserve)
         asks = question and i == len(turn.clips) - 1
         asked = after if asks else Text(after.tokens[:0], after.offsets[:0])
         with timed(seconds, "prefill"):
@@ -416,6 +403,42 @@ def prefill_turn(
             context = refresh_usage(context)
             context = context.replace(used_slots=context.used_slots - len(asked.tokens))
     return context, logits if question else None, seconds
+
+
+def cache_bytes(params: Params, turn: UserTurn, method: Method, reserve: int) -> int:
+    """Size of the cache of ``prefill_turn``; an upper bound if the method prunes in the decoder."""
+    _, configs, budgets = _plan_turn(params, turn, method)
+    slots = _cache_slots(turn, configs, budgets, reserve)
+    dtype = family(params.config).compute_dtype(params.weights)
+    cache = jax.eval_shape(lambda: KVCache.empty(params.config.text, slots, dtype))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))
+
+
+def _plan_turn(
+    params: Params, turn: UserTurn, method: Method
+) -> tuple[PrefillConfig, list[PrefillConfig], list[Budget]]:
+    """The settings of the turn, and the settings and the budget of each clip."""
+    both, backend = Modalities(True, True), Backend.of(params.weights)
+    base = PrefillConfig(params.config, method, params.config.spec, both, backend)
+    configs = [
+        dataclasses.replace(base, spec=clip.spec, modalities=modalities_of(clip))
+        for clip in turn.clips
+    ]
+    counts = [token_counts(clip.windows, params.config) for clip in turn.clips]
+    return base, configs, [method.plan(*count) for count in counts]
+
+
+def _cache_slots(
+    turn: UserTurn, configs: list[PrefillConfig], budgets: list[Budget], reserve: int
+) -> int:
+    media = sum(
+        budget.total + len(config.markers) for budget, config in zip(budgets, configs, strict=True)
+    )
+    text = sum(len(each.tokens) for each in turn.texts)
+    # Short clips and long ones have one cache size each, so that they share their programs.
+    short = all(len(clip.windows.mel_length) <= WINDOW_BUCKETS[0] for clip in turn.clips)
+    sizes = CACHE_BUCKETS if short else CACHE_BUCKETS[1:]
+    return bucket(text + media + reserve + CHUNKS[-1], sizes)
 
 
 def encode_clip(

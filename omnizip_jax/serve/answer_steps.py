@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
@@ -16,15 +17,16 @@ from omnizip_jax.inference.context import Context, fork
 from omnizip_jax.inference.decode import SamplingParams, end_tokens
 from omnizip_jax.inference.generation import GenerationState, append_exchange, begin, finish
 from omnizip_jax.inference.inputs import UserTurn, check_positions
-from omnizip_jax.inference.prefill import encode_blocks, prefill_turn
+from omnizip_jax.inference.prefill import cache_bytes, encode_blocks, prefill_turn
 from omnizip_jax.inference.streaming import feed
 from omnizip_jax.media import Clip
-from omnizip_jax.serve.engine import Engine
+from omnizip_jax.serve.engine import Engine, context_bytes
 from omnizip_jax.serve.jobs import DecodeRequest
 from omnizip_jax.serve.sessions import Session
 from omnizip_jax.types import EncodedWindow, Window
 
 Exchange = tuple[str, str]  # a question and its answer
+_RESERVE = 256  # slots behind the cached context of a clip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,54 +98,64 @@ def answer_about_clips(
         parts: texts and indices of clips before the question.
         key: under which the context is cached.
     """
-    params = engine.params
-    context = clips if isinstance(clips, Context) else engine.cached_clip(key)
+    params, sampling_params = engine.params, request.sampling_params
+    context, turn = clips if isinstance(clips, Context) else engine.cached_clip(key), None
     if context is None:
         assert not isinstance(clips, Context)
         shown = [part if isinstance(part, str) else clips[part] for part in parts]
         first = request.history[0][0] if request.history else request.question
         turn = UserTurn.of(params, [*shown, first], system)
-        check_positions(turn, request.sampling_params.max_new_tokens, params.config)
-        encoded: list[EncodedWindow] = []
-        for clip in turn.clips:
-            config, latest = params.config, None
-            for latest in encode_blocks(params.weights, clip.windows, config, method.wants):
-                jax.block_until_ready(latest)
-                yield None
-            assert latest is not None, "a clip has at least one window"
-            encoded.append(latest)
-            del latest
-        engine.metrics.clips_read.inc()
-        if turn.clips and method.stages(params.config.text.layers):
-            if request.history:
-                raise ValueError(
-                    f"{type(method).__name__} prunes inside the decoder, so a clip is prefilled "
-                    "with one question: ask without earlier turns, or use another method"
-                )
-            generation, _ = begin_turn(
-                params, turn, method, request.sampling_params, encoded=encoded
+        check_positions(turn, sampling_params.max_new_tokens, params.config)
+        prunes = bool(turn.clips and method.stages(params.config.text.layers))
+        if prunes and (request.history or len(turn.clips) > 1):
+            raise ValueError(
+                f"{type(method).__name__} prunes inside the decoder, so a clip is prefilled with "
+                "one question: ask about one clip without earlier turns, or use another method"
             )
-            context = generation.context.replace(cache=generation.decode_state.cache)
-            _count_media(engine, context)
-            with engine.reserve(context):
-                del context
-                yield from _generate(engine, generation, request)
-            return
-        context, *_ = prefill_turn(params, turn, method, 256, encoded=encoded)
-        del clips, encoded, turn, shown  # frees frames and features
-        _count_media(engine, context)
-        engine.cache_clip(key, context)
-        yield None
+        size = cache_bytes(params, turn, method, max(_RESERVE, sampling_params.max_new_tokens))
+        del clips, shown
     else:
+        prunes, size = False, context_bytes(context)
         engine.metrics.clip_cache_hits.inc()
-    with engine.reserve(context):
+    with engine.reserve(size):
+        if turn is not None:
+            encoded = yield from _encode(engine, turn, method)
+            if prunes:
+                generation, _ = begin_turn(params, turn, method, sampling_params, encoded=encoded)
+                _count_media(engine, generation.context)
+                del turn, encoded
+                yield from _generate(engine, generation, request)
+                return
+            context, *_ = prefill_turn(params, turn, method, _RESERVE, encoded=encoded)
+            del turn, encoded  # frees frames and features
+            _count_media(engine, context)
+            engine.cache_clip(key, context)
+            yield None
+        assert context is not None
         context = fork(context)
         for exchange in request.history:
             context = append_exchange(params, context, *exchange)
             yield None
-        generation = begin(params, context, request.question, request.sampling_params, copy=False)
+        generation = begin(params, context, request.question, sampling_params, copy=False)
         del context
         yield from _generate(engine, generation, request)
+
+
+def _encode(
+    engine: Engine, turn: UserTurn, method: Method
+) -> Generator[None, None, list[EncodedWindow]]:
+    """Steps that encode the clips of a turn, a block of windows each."""
+    params, encoded = engine.params, []
+    for clip in turn.clips:
+        latest = None
+        for latest in encode_blocks(params.weights, clip.windows, params.config, method.wants):
+            jax.block_until_ready(latest)
+            yield None
+        assert latest is not None, "a clip has at least one window"
+        encoded.append(latest)
+        del latest
+    engine.metrics.clips_read.inc()
+    return encoded
 
 
 def answer_about_session(
@@ -162,7 +174,7 @@ def answer_about_session(
         partial: incomplete windows, included for this answer only.
     """
     engine.read_pending(session, arrived)
-    with engine.reserve(engine.context_of(session)):
+    with _counted(session), engine.reserve(context_bytes(engine.context_of(session))):
         context = fork(engine.context_of(session))
         yield None
         for window in partial:
@@ -180,6 +192,17 @@ def answer_about_session(
                 engine.set_context(session, after)
 
         yield from _generate(engine, generation, request, keep)
+
+
+@contextlib.contextmanager
+def _counted(session: Session) -> Iterator[None]:
+    """Count an answer about a session, which is not idle meanwhile."""
+    session.answers += 1
+    try:
+        yield
+    finally:
+        session.answers -= 1
+        session.used = time.monotonic()
 
 
 def _generate(

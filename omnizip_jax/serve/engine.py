@@ -19,8 +19,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -50,6 +50,7 @@ from omnizip_jax.serve.sessions import (
 from omnizip_jax.types import Window
 
 _LOG = logging.getLogger("omnizip.serve")
+T = TypeVar("T")
 
 
 def context_bytes(context: Context) -> int:
@@ -92,6 +93,7 @@ class Engine:
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._writer = ThreadPoolExecutor(1, "session-store")
+        self._storing: dict[str, Future[None]] = {}  # by name of the session
 
     def start(self, warmup: bool = True) -> None:
         """Start the thread.
@@ -139,7 +141,8 @@ class Engine:
         """Queue an answer and yield its events; closing the generator cancels the answer.
 
         Raises:
-            RequestError: as ``submit``; that of a step; no event for ``Limits.waiting`` seconds.
+            RequestError: as ``submit``; that of a step; no step began for ``Limits.waiting``
+                seconds.
         """
         (queue, put), seconds = event_queue(), self.limits.waiting
         job = self.submit(steps, put, first=first)
@@ -149,7 +152,10 @@ class Engine:
                     async with asyncio.timeout(seconds):
                         event = await queue.get()
                 except TimeoutError:
-                    message = f"no step has ended for {seconds:g} s; try again"
+                    since = job.queued
+                    if since is None or time.monotonic() - since < seconds:
+                        continue
+                    message = f"no step of the answer has begun for {seconds:g} s; try again"
                     raise RequestError(message, 504) from None
                 if event is None:
                     return
@@ -188,24 +194,80 @@ class Engine:
         self._run_first(create, on_end)
         return session
 
-    def resume(self, session: Session) -> None:
-        """Continue a session from the store.
+    async def call(self, function: Callable[[], T]) -> T:
+        """Run a function as a step that precedes windows and answers, and return its result.
 
         Raises:
-            RequestError: as ``open``.
+            RequestError: as ``events``.
         """
+        steps = ((function(),) for _ in range(1))
+        async with contextlib.aclosing(self.events(steps, first=True)) as events:
+            (result,) = await anext(events)
+        return result
+
+    async def resume(self, name: str, on_event: Callable[[SessionEvent], Any]) -> Session:
+        """Continue a session: that of another connection, which ends, or one in the store.
+
+        Raises:
+            RequestError: as ``events``, ``open``, and ``SessionStore.load``.
+        """
+
+        def take_over() -> Session | None:
+            old = next((each for each in self._sessions if each.name == name), None)
+            if old is not None:
+                self.read_pending(old, old.arrived)
+            if old is None or old.context is None:
+                return None
+            session = dataclasses.replace(
+                old, on_event=on_event, queue=deque(), used=time.monotonic()
+            )
+            self.end(old, "the session was resumed by another connection")
+            with self._changed:
+                self._sessions.append(session)
+                self._update_gauges()
+            return session
+
+        if (session := await self.call(take_over)) is not None:
+            return session
+        if (storing := self._storing.get(name)) is not None:
+            await asyncio.wrap_future(storing)
+        assert self.store is not None
+        session = await asyncio.to_thread(self.store.load, name, self.params, on_event)
         assert session.context is not None
         self._add_session(session)
         self.set_context(session, session.context)
+        if await asyncio.to_thread(self.store.delete, name):
+            return session
+        self.end(session)
+        return await self.resume(name, on_event)  # another client was faster
 
-    def push(self, session: Session, window: Window) -> None:
-        """Queue the next window of a session; beyond ``Limits.windows`` the oldest is dropped."""
+    async def change_method(self, session: Session, method: Method) -> int:
+        """Change the method of a session; returns the number of the first window with it.
+
+        Raises:
+            RequestError: as ``events``.
+        """
+        arrived = session.arrived
+
+        def change() -> int:
+            self.read_pending(session, arrived)
+            self.set_context(session, change_method(self.params, self.context_of(session), method))
+            return arrived
+
+        return await self.call(change)
+
+    def push(self, session: Session, window: Window, start: float = 0.0) -> None:
+        """Queue the next window of a session; beyond ``Limits.windows`` the oldest is dropped.
+
+        Args:
+            start: its begin on the client's clock, for the events.
+        """
         dropped = None
         with self._changed:
             if session.ended:
                 return
             session.used = time.monotonic()
-            session.queue.append(QueuedWindow(window, session.arrived, session.used))
+            session.queue.append(QueuedWindow(window, session.arrived, session.used, start))
             session.arrived += 1
             if len(session.queue) > self.limits.windows:
                 dropped = session.queue.popleft()
@@ -214,7 +276,7 @@ class Engine:
             self._update_gauges()
             self._changed.notify_all()
         if dropped is not None:
-            notify(session.on_event, WindowSkipped(dropped.number, session.skipped))
+            notify(session.on_event, WindowSkipped(dropped.number, session.skipped, dropped.start))
 
     def end(self, session: Session, reason: str | None = None) -> None:
         """End a session and free its cache; calling it again has no effect.
@@ -239,23 +301,6 @@ class Engine:
             return self.end(session)
         self._run_first(lambda: self._store_and_end(session))
 
-    async def change_method(self, session: Session, method: Method) -> int:
-        """Change the method of a session; returns the number of the first window with it.
-
-        Raises:
-            RequestError: as ``events``.
-        """
-        arrived = session.arrived
-
-        def steps() -> Iterator[int]:
-            self.read_pending(session, arrived)
-            self.set_context(session, change_method(self.params, self.context_of(session), method))
-            yield arrived
-
-        async for event in self.events(steps(), first=True):
-            arrived = event
-        return arrived
-
     def context_of(self, session: Session) -> Context:
         """The context of a session; on the engine's thread.
 
@@ -270,7 +315,7 @@ class Engine:
         """Replace the context of a session unless it has ended; on the engine's thread."""
         with self._changed:
             if not session.ended:
-                session.context = context
+                session.context, session.used = context, time.monotonic()
                 session.size = context_bytes(context)
             self._update_gauges()
 
@@ -286,13 +331,16 @@ class Engine:
         self.metrics.clip_cache_bytes.set(self.clip_contexts.currsize)
 
     @contextlib.contextmanager
-    def reserve(self, context: Context) -> Iterator[None]:
-        """Reserve memory for a copy of a context; on the engine's thread.
+    def reserve(self, size: int) -> Iterator[None]:
+        """Reserve memory for the cache of an answer; on the engine's thread.
+
+        Args:
+            size: in bytes.
 
         Raises:
             RequestError: answers would hold more than ``Limits.answer_bytes``.
         """
-        size, limit = context_bytes(context), self.limits.answer_bytes
+        limit = self.limits.answer_bytes
         if self._reserved + size > limit:
             raise self._overloaded(
                 f"answers hold {self._reserved / MiB:.0f} of {limit / MiB:.0f} MiB, and this one "
@@ -335,6 +383,7 @@ class Engine:
         self._queue(Job(steps(), on_end), first=True)
 
     def _queue(self, job: Job, first: bool) -> None:
+        job.queued = time.monotonic()
         with self._changed:
             (self._first if first else self._jobs).append(job)
             self._update_gauges()
@@ -394,6 +443,7 @@ class Engine:
         with self._changed:
             for (job, _), unfinished in zip(batch, more, strict=True):
                 if unfinished:
+                    job.queued = time.monotonic()
                     self._jobs.append(job)
                 else:
                     self._answers -= job.is_answer
@@ -413,6 +463,7 @@ class Engine:
             batch = [jobs[number] for number in batches.next_batch(kinds)]
             for job, _ in batch:
                 queue.remove(job)
+                job.queued = None
             return batch
 
     def _decode(self, pending: list[GenerationState]) -> Sequence[GenerationState | Exception]:
@@ -451,14 +502,17 @@ class Engine:
     def _end_idle(self) -> None:
         idle = self.limits.idle
         for session in tuple(self._sessions):
-            if time.monotonic() - session.used > idle:
+            if not session.answers and time.monotonic() - session.used > idle:
                 self._store_and_end(session, f"the session was idle for {idle:g} s")
 
     def _store_and_end(self, session: Session, reason: str | None = None) -> None:
         if self.store is not None and session.name is not None:
+            name = session.name
             self.read_pending(session, session.arrived)
             if session.context is not None:
-                self._writer.submit(self.store.put, dataclasses.replace(session))
+                storing = self._writer.submit(self.store.put, dataclasses.replace(session))
+                self._storing[name] = storing
+                storing.add_done_callback(lambda _: self._storing.pop(name))
         self.end(session, reason)
 
     def _warmup(self) -> None:

@@ -39,6 +39,9 @@ class Job:
         on_event: called on the engine's thread with every event; at the end with None, or with the
             ``RequestError`` that ended the job. Not called after ``cancel``.
         is_answer: it counts against ``Limits.answers``.
+
+    Attributes:
+        queued: time since which it waits for its next step; None while one runs.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Job:
     ):
         self._steps: Any = steps
         self._on_event, self.is_answer = on_event, is_answer
+        self.queued: float | None = None
         self._generation: GenerationState | None = None
         self._cancelled = threading.Event()
         self.finished = threading.Event()

@@ -4,8 +4,10 @@ Clients send ``session.config`` (optional), ``video.frame``, ``audio.chunk``, ``
 ``video.done``. The server sends ``video.frame.ack``, ``response.start``, ``video.frames.consumed``,
 ``response.text.delta``, ``response.text.done``, ``session.done`` and ``error``, and beyond that
 protocol ``response.cancelled``, ``window.read``, ``window.skipped``, ``method.changed`` and
-``session.created``. A new query cancels the answer before it. A later ``session.config`` changes
-the method. With a session store, a client that was disconnected can resume its session.
+``session.created``, ``stream.jump``. A new query cancels the answer before it. A later
+``session.config`` changes the method. With a session store, a client that was disconnected can
+resume its session. Messages about a ``session.config`` or a ``video.query``, errors included, have
+its ``request_id``.
 """
 
 from __future__ import annotations
@@ -87,17 +89,21 @@ class _Connection:
                 async with asyncio.timeout(limits.idle):
                     message = await self._socket.receive()
             except TimeoutError:
-                await self._send_error(RequestError(f"no message for {limits.idle:g} s", 408))
+                if self._answer_task is not None and not self._answer_task.done():
+                    continue
+                await self._send_error(RequestError(f"no message for {limits.idle:g} s", 408), {})
                 return await self._close_socket(1001)
             if message["type"] == "websocket.disconnect":
                 return
+            request: Mapping[str, Any] = {}
             try:
-                await self._handle(message.get("text") or message.get("bytes") or "")
+                request = _parse(message.get("text") or message.get("bytes") or "")
+                await self._handle(request)
             except (WebSocketDisconnect, RuntimeError):
                 raise
             except Exception as error:
                 refusal = as_request_error(error)
-                await self._send_error(refusal)
+                await self._send_error(refusal, request)
                 if refusal.status in _CLOSE_CODES and self._session is None:
                     return await self._close_socket(_CLOSE_CODES[refusal.status])
             if self._done:
@@ -114,12 +120,8 @@ class _Connection:
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _handle(self, text: str | bytes) -> None:
-        try:
-            message = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise RequestError(f"a message must be a JSON object: {error}") from error
-        kind = message.get("type") if isinstance(message, dict) else None
+    async def _handle(self, message: Mapping[str, Any]) -> None:
+        kind = message.get("type")
         handlers: dict[Any, Callable[[Mapping[str, Any]], Awaitable[None]]] = {
             "session.config": self._configure,
             "video.frame": self._add_frame,
@@ -149,7 +151,7 @@ class _Connection:
                 await self._resume(message, options)
             else:
                 self._open(method, options)
-            await self._send_created()
+            await self._send_created(message)
         elif method is not None or "keep" not in options:
             await self._change_method(message, options, method)
         self._keep = keep
@@ -165,7 +167,8 @@ class _Connection:
                 param="omnizip.method",
             )
         session, _ = self._active()
-        await self._send("method.changed", number=await self._engine.change_method(session, method))
+        number = await self._engine.change_method(session, method)
+        await self._send("method.changed", number=number, **_request_id(message))
 
     async def _resume(self, message: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         """Continue a stored session."""
@@ -178,23 +181,17 @@ class _Connection:
                 else f"a resumed session has its {', '.join(fixed)} already",
                 param="omnizip.resume",
             )
-        session = await run_in_threadpool(
-            engine.store.take, options["resume"], engine.params, self._on_event
-        )
-        try:
-            engine.resume(session)
-        except RequestError:
-            await run_in_threadpool(engine.store.put, session)
-            raise
+        session = await engine.resume(str(options["resume"]), self._on_event)
         modalities = engine.context_of(session).prefill_config.modalities
         self._start_session(session, modalities.video, modalities.audio)
 
-    async def _send_created(self) -> None:
+    async def _send_created(self, message: Mapping[str, Any]) -> None:
         """Send the name under which the session will be stored."""
         session, store = self._session, self._engine.store
         if session is not None and store is not None:
             session.name = session.name or store.new_name()
-            await self._send("session.created", session_id=session.name, windows=session.arrived)
+            about = {"session_id": session.name, "windows": session.arrived}
+            await self._send("session.created", **about, **_request_id(message))
 
     def _open(self, method: Method | None, options: Mapping[str, Any]) -> None:
         settings: dict[str, Any] = {}
@@ -230,12 +227,15 @@ class _Connection:
         received, limits = 1e3 * time.time(), self._engine.limits
         session, assembler = self._active()
         frame_time, frame_id = self._frame_time(message, assembler), message.get("frame_id")
-        accepted = frame_time - self._last_accepted >= 0.999 / limits.frames_per_second
+        since = abs(frame_time - self._last_accepted)
+        accepted = since >= 0.999 / limits.frames_per_second
         if accepted:
             data = _base64(message.get("data"), "video.frame")
-            frame = await run_in_threadpool(self._decoders.call, decode_frame, data, limits.pixels)
-            await self._push(session, assembler.push_frame(frame, frame_time))
-            self._last_accepted = frame_time
+            frame = await self._decoders.call(decode_frame, data, limits.pixels)
+            await self._push(session, assembler, assembler.push_frame(frame, frame_time))
+            self._last_accepted, accepted = frame_time, not assembler.is_late
+            if (before := assembler.jumped_from) is not None:
+                await self._send("stream.jump", from_ms=1e3 * before, to_ms=1e3 * frame_time)
             self._frames.append((frame_id if isinstance(frame_id, str) else None, frame_time))
             del self._frames[:-_MAX_FRAME_IDS]
         if frame_id is not None:
@@ -271,12 +271,14 @@ class _Connection:
                 f"{len(data)} bytes"
             )
         samples = np.frombuffer(data, "<i2").astype(np.float32) / _FULL_SCALE
-        await self._push(session, assembler.push_audio(samples))
+        await self._push(session, assembler, assembler.push_audio(samples))
 
-    async def _push(self, session: Session, windows: Iterable[Window]) -> None:
+    async def _push(
+        self, session: Session, assembler: LiveAssembler, windows: Iterable[Window]
+    ) -> None:
         def push() -> None:
             for window in windows:
-                self._engine.push(session, window)
+                self._engine.push(session, window, assembler.start)
 
         await run_in_threadpool(push)
 
@@ -287,14 +289,18 @@ class _Connection:
             raise RequestError("video.query needs a text, got an empty one", param="text")
         sampling_params = self._read_sampling({**self._config, **message})
         request = AnswerRequest(text, sampling_params=sampling_params, keep=self._keep)
-        if self._answer_task is not None:
-            self._answer_task.cancel()
-            await asyncio.wait([self._answer_task])
+        request_id = _request_id(message).get("request_id") or f"video-{uuid.uuid4().hex}"
+        if (last := self._answer_task) is not None:
+            last.cancel()
+            await asyncio.wait([last])
+            if last.cancelled():
+                await self._send("response.cancelled", request_id=last.get_name())
+        await self._send("response.start", request_id=request_id)
         arrived = session.arrived
         partial = await run_in_threadpool(assembler.incomplete)
         frames, self._frames = self._frames, []
-        self._answer_task = asyncio.ensure_future(
-            self._answer(session, arrived, partial, request, frames)
+        self._answer_task = asyncio.create_task(
+            self._answer(session, arrived, partial, request, frames, request_id), name=request_id
         )
 
     def _read_sampling(self, message: Mapping[str, Any]) -> SamplingParams:
@@ -311,11 +317,10 @@ class _Connection:
         partial: list[Window],
         request: AnswerRequest,
         frames: list[tuple[str | None, float]],
+        request_id: str,
     ) -> None:
         engine = self._engine
-        request_id = f"video-{uuid.uuid4().hex}"
         try:
-            await self._send("response.start", request_id=request_id)
             steps = answer_about_session(engine, session, arrived, partial, request)
             async with contextlib.aclosing(engine.events(steps, first=True)) as events:
                 async for event in events:
@@ -334,28 +339,28 @@ class _Connection:
                     elif isinstance(event, AnswerDone):
                         fields = dataclasses.asdict(event)
                         await self._send("response.text.done", request_id=request_id, **fields)
-        except asyncio.CancelledError:
-            with contextlib.suppress(Exception):
-                await self._send("response.cancelled", request_id=request_id)
-            raise
         except (WebSocketDisconnect, RuntimeError):
             pass  # ``run`` notices that the socket is closed
         except Exception as error:
-            await self._send_error(as_request_error(error), request_id=request_id)
+            cause = {"type": "video.query", "request_id": request_id}
+            await self._send_error(as_request_error(error), cause)
 
     async def _forward_events(self) -> None:
         """Send the events of the session until it ends."""
         while True:
             event = await self._events.get()
             if isinstance(event, SessionEnded):
-                await self._send_error(RequestError(event.reason, 404))
+                await self._send_error(RequestError(event.reason, 404), {})
                 return await self._close_socket(1001)
             kind = "window.read" if isinstance(event, WindowRead) else "window.skipped"
             await self._send(kind, **dataclasses.asdict(event))
 
-    async def _send_error(self, error: RequestError, **fields: Any) -> None:
+    async def _send_error(self, error: RequestError, cause: Mapping[str, Any]) -> None:
+        """Send an error; its ``cause`` is the type of the message at fault, if it has a type."""
         about = {"message": str(error), "code": error.status, "param": error.param}
-        await self._send("error", **about, **fields)
+        about["cause"] = cause["type"] if isinstance(cause.get("type"), str) else None
+        frame = {"frame_id": cause["frame_id"]} if isinstance(cause.get("frame_id"), str) else {}
+        await self._send("error", **about, **frame, **_request_id(cause))
 
     async def _send(self, kind: str, **fields: Any) -> None:
         text = json.dumps({"type": kind, **fields})
@@ -381,9 +386,25 @@ def _fixed_fields(message: Mapping[str, Any], options: Mapping[str, Any]) -> lis
     return fixed + ["system_prompt"] * ("system_prompt" in message)
 
 
+def _parse(text: str | bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"a message must be a JSON object: {error}") from error
+    if not isinstance(message, dict):
+        raise RequestError(f"a message must be a JSON object, got {text[:80]!r}")
+    return message
+
+
+def _request_id(message: Mapping[str, Any]) -> dict[str, str]:
+    """The field ``request_id`` of a message, if it has one."""
+    name = message.get("request_id")
+    return {"request_id": name[:128]} if isinstance(name, str) and name else {}
+
+
 def _seconds(milliseconds: Any, name: str) -> float:
-    if not _is_finite(milliseconds) or milliseconds < 0:
-        raise RequestError(f"{name} must be milliseconds from 0, got {str(milliseconds)[:80]}")
+    if not _is_finite(milliseconds):
+        raise RequestError(f"{name} must be milliseconds, got {str(milliseconds)[:80]}")
     return milliseconds / 1e3
 
 

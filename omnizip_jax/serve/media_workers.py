@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +28,7 @@ FORMATS = "mov,mp4,m4a,matroska,webm,avi,mpegts,mpeg,flv,ogg,wav,mp3,flac,aac,as
 
 
 class DecoderPool:
-    """Worker processes, started on first use; each runs one task at a time.
+    """Worker processes, each of which runs one task at a time.
 
     Args:
         workers: number of processes.
@@ -37,21 +37,32 @@ class DecoderPool:
 
     def __init__(self, workers: int, timeout: float):
         self._timeout = timeout
-        self._free = threading.BoundedSemaphore(workers)
+        self._free = asyncio.Semaphore(workers)
         context = multiprocessing.get_context("spawn")
         self._pool = ProcessPool(workers, initializer=_initialize, context=context)
+        self._started = self._pool.schedule(_load_decoders)
 
-    def call(self, task: Callable[..., Any], *arguments: Any) -> Any:
-        """Run a function of this module in a worker and return its result.
+    @property
+    def ready(self) -> bool:
+        """Whether a worker has started, which takes a second."""
+        return self._started.done()
+
+    async def call(self, task: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a function of this module in a worker, which ends if the caller is cancelled.
 
         Raises:
             RequestError: the function raised an error, timed out, or crashed its process; or no
                 worker became free.
         """
-        if not self._free.acquire(timeout=self._timeout):
-            raise RequestError("too many media are queued for decoding; try again later", 503)
         try:
-            return self._pool.schedule(task, arguments, timeout=self._timeout).result()
+            async with asyncio.timeout(self._timeout):
+                await self._free.acquire()
+        except TimeoutError:
+            message = "too many media are queued for decoding; try again later"
+            raise RequestError(message, 503) from None
+        try:
+            future = self._pool.schedule(task, arguments, timeout=self._timeout)
+            return await asyncio.wrap_future(future)
         except ValueError as error:
             raise RequestError(str(error)) from error
         except TimeoutError as error:
@@ -75,6 +86,10 @@ def _initialize() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ["JAX_PLATFORMS"] = "cpu"
+
+
+def _load_decoders() -> None:
+    Image.preinit()
 
 
 def decode_clip(

@@ -11,14 +11,14 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import prometheus_client
 import uvicorn
+from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
@@ -39,11 +39,14 @@ from omnizip_jax.serve.page import page_routes
 from omnizip_jax.serve.protocol import ChatRequest, read_chat
 from omnizip_jax.serve.sessions import SessionStore
 
-_DECODERS = 2  # processes
+_DECODERS = 2  # processes for clips, and as many for live frames, which wait for no clip
+_DOWNLOAD_THREADS = 32  # the rest of the server has its own threads
 _SHUTDOWN_TIMEOUT = 60  # s from SIGTERM until running answers are cut off
 _BASE64_RATIO = 4 / 3  # bytes of base64 per byte
 _TEXT_SIZE = 1 << 20  # bytes of a request body beside its media
 _CLIENT_GONE = 499  # status in the log
+
+T = TypeVar("T")
 
 
 def serve(params: Params, name: str, method: Method, config: ServerConfig) -> None:
@@ -59,9 +62,9 @@ def serve(params: Params, name: str, method: Method, config: ServerConfig) -> No
     limits = config.limits
     store = None if config.session_folder is None else SessionStore(config.session_folder)
     engine = Engine(params, method, limits, store)
-    decoders = DecoderPool(_DECODERS, limits.decoding)
+    decoders, frame_decoders = (DecoderPool(_DECODERS, limits.decoding) for _ in range(2))
     settings = uvicorn.Config(
-        Server(engine, name, config, decoders).app(),
+        Server(engine, name, config, decoders, frame_decoders).app(),
         host=config.host,
         port=config.port,
         log_level="warning",
@@ -79,6 +82,7 @@ def serve(params: Params, name: str, method: Method, config: ServerConfig) -> No
     finally:
         engine.close(_SHUTDOWN_TIMEOUT)
         decoders.close()
+        frame_decoders.close()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +97,10 @@ class Server:
     name: str
     config: ServerConfig
     decoders: DecoderPool
+    frame_decoders: DecoderPool
+    download_threads: CapacityLimiter = dataclasses.field(
+        default_factory=lambda: CapacityLimiter(_DOWNLOAD_THREADS)
+    )
 
     def app(self) -> Starlette:
         """The ASGI app. It neither starts nor closes the engine."""
@@ -117,10 +125,11 @@ class Server:
         return Starlette(routes=routes, middleware=[auth], exception_handlers=handlers)
 
     async def _live(self, socket: WebSocket) -> None:
-        await serve_socket(self.engine, self.decoders, socket)
+        await serve_socket(self.engine, self.frame_decoders, socket)
 
     async def _ready(self, _: Request) -> Response:
-        ready = self.engine.ready.is_set()
+        decoders = self.decoders.ready and self.frame_decoders.ready
+        ready = self.engine.ready.is_set() and decoders
         return PlainTextResponse("ready" if ready else "compiling", 200 if ready else 503)
 
     async def _metrics(self, _: Request) -> Response:
@@ -172,9 +181,9 @@ class Server:
         }
         events = self._answer(chat)
         if not chat.stream:
-            async with contextlib.aclosing(events):
-                return await _completion(events, request, head)
-        await anext(events)  # an error before the first event has a status of its own
+            return _completion(await _while_connected(request, _last(events)), head)
+        # An error before the first event has a status of its own.
+        await _while_connected(request, anext(events))
         chunks = _chunks(events, head, chat.include_usage)
         return StreamingResponse(chunks, media_type="text/event-stream")
 
@@ -184,7 +193,10 @@ class Server:
         method = chat.method or engine.method
         with tempfile.TemporaryDirectory(prefix="omnizip_") as scratch:
             files = [
-                await run_in_threadpool(store_medium, medium, self.config, Path(scratch))
+                await to_thread.run_sync(
+                    *(store_medium, medium, self.config, Path(scratch)),
+                    limiter=self.download_threads,
+                )
                 for medium in chat.media
             ]
             digests = tuple(file.digest for file in files)
@@ -192,8 +204,7 @@ class Server:
             clips = engine.cached_clip(key)
             if clips is None:
                 clips = [
-                    await run_in_threadpool(
-                        self.decoders.call,
+                    await self.decoders.call(
                         decode_clip,
                         *(file.path, file.name, engine.params.config.spec),
                         *(medium.use_audio, medium.use_video),
@@ -218,29 +229,37 @@ async def _body(request: Request, size: int) -> bytes:
     return b"".join(parts)
 
 
-async def _completion(
-    events: AsyncGenerator[Any], request: Request, head: dict[str, Any]
-) -> Response:
-    """The whole answer; it is cancelled if the client disconnects."""
+async def _while_connected(request: Request, work: Awaitable[T]) -> T:
+    """Wait for work, which is cancelled if the client disconnects.
 
-    async def last() -> AnswerDone:
-        return [event async for event in events if isinstance(event, AnswerDone)][-1]
+    Raises:
+        ClientDisconnect: the client has disconnected.
+    """
 
     async def disconnected() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    answer = asyncio.ensure_future(last())
-    tasks = answer, asyncio.ensure_future(disconnected())
+    task = asyncio.ensure_future(work)
+    tasks = task, asyncio.ensure_future(disconnected())
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            return Response(status_code=_CLIENT_GONE)
-        done = answer.result()
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
     finally:
-        for task in tasks:
-            task.cancel()
+        for each in tasks:
+            each.cancel()
         await asyncio.wait(tasks)
+
+
+async def _last(events: AsyncGenerator[Any]) -> AnswerDone:
+    async with contextlib.aclosing(events):
+        return [event async for event in events if isinstance(event, AnswerDone)][-1]
+
+
+def _completion(done: AnswerDone, head: dict[str, Any]) -> Response:
+    """The whole answer."""
     choice = {
         "index": 0,
         "message": {"role": "assistant", "content": done.text},

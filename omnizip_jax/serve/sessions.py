@@ -33,6 +33,7 @@ class WindowRead:
 
     Attributes:
         number: of the window, from 0; dropped windows are counted.
+        start: its begin on the clock of the frames, in seconds.
         audio, audio_kept, video, video_kept: tokens of this window.
         grid: rows and columns of its token grids.
         kept: for each grid "1" for a kept token and "0" for a dropped one, row by row.
@@ -45,6 +46,7 @@ class WindowRead:
     """
 
     number: int
+    start: float
     audio: int
     audio_kept: int
     video: int
@@ -66,6 +68,7 @@ class WindowSkipped:
 
     number: int
     skipped: int
+    start: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,11 +83,12 @@ SessionEvent: TypeAlias = WindowRead | WindowSkipped | SessionEnded
 
 @dataclasses.dataclass(frozen=True)
 class QueuedWindow:
-    """A window, its number, and the time at which it arrived."""
+    """A window, its number, the time at which it arrived, and its begin on the frames' clock."""
 
     window: Window
     number: int
     since: float
+    start: float = 0.0
 
 
 @dataclasses.dataclass(eq=False)
@@ -96,7 +100,8 @@ class Session:
         context: None before the first step and after the end.
         queue: windows that were not read yet.
         arrived, skipped: windows received, and dropped, so far.
-        used: time of the last message.
+        used: time of the last message, or of the last change of the context.
+        answers: answers about it that have begun and not ended.
         size: bytes of the cache.
         name: under which it is stored when its client disconnects; None: it is not stored.
         units: window numbers by their unit in the cache, of windows with tokens in it.
@@ -108,6 +113,7 @@ class Session:
     arrived: int = 0
     skipped: int = 0
     used: float = dataclasses.field(default_factory=time.monotonic)
+    answers: int = 0
     size: int = 0
     name: str | None = None
     units: dict[int, int] = dataclasses.field(default_factory=dict)
@@ -138,6 +144,7 @@ def window_read(
     session.units = {unit: session.units[unit] for unit in retained}
     return WindowRead(
         number=queued.number,
+        start=queued.start,
         audio=int(seen[0]),
         audio_kept=int(kept[0]),
         video=int(seen[1]),
@@ -197,6 +204,7 @@ class SessionStore:
             "units": [*session.units.items()],
         }
         try:
+            shutil.rmtree(partial, ignore_errors=True)  # left by a crash
             partial.mkdir(parents=True, mode=0o700)
             (partial / "session.json").write_text(json.dumps(fields))
             save(session.context, partial / "context")
@@ -206,34 +214,47 @@ class SessionStore:
             _LOG.warning("a session could not be saved: %s", error)
             shutil.rmtree(partial, ignore_errors=True)
 
-    def take(
-        self, name: object, params: Params, on_event: Callable[[SessionEvent], Any]
-    ) -> Session:
-        """Load a session and delete it from the folder.
+    def load(self, name: str, params: Params, on_event: Callable[[SessionEvent], Any]) -> Session:
+        """Load a session, which stays in the folder until ``delete``.
 
         Raises:
-            RequestError: there is none of that name, or it was read with other weights.
+            RequestError: there is none of that name, or it cannot be restored now.
         """
         missing = RequestError(
             "there is no session of that name: begin a new one", 404, "omnizip.resume"
         )
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+        if not _NAME.fullmatch(name):
             raise missing
-        taken = self.folder / f"{name}.taken"
+        path = self.folder / name
         try:
-            (self.folder / name).rename(taken)  # of two concurrent clients one succeeds
-        except OSError:
-            raise missing from None
-        try:
-            fields = json.loads((taken / "session.json").read_text())
-            context = restore(params, taken / "context")
-        except (OSError, ValueError) as error:
-            _LOG.warning("a session could not be restored: %s", error)
+            fields = json.loads((path / "session.json").read_text())
+            units = dict(fields.pop("units"))
+            context = restore(params, path / "context")
+        except json.JSONDecodeError as error:
+            _LOG.warning("a session is damaged: %s", error)
+            self.delete(name)
             raise missing from error
-        finally:
-            shutil.rmtree(taken, ignore_errors=True)
-        units = dict(fields.pop("units"))
+        except Exception as error:
+            if not path.exists():  # also if another client has resumed it meanwhile
+                raise missing from error
+            _LOG.warning("a session could not be restored", exc_info=error)
+            raise RequestError(
+                "the session could not be restored and is kept: try again later, on a server with "
+                "the weights that it was read with",
+                503,
+                "omnizip.resume",
+            ) from error
         return Session(on_event, context, name=name, units=units, **fields)
+
+    def delete(self, name: str) -> bool:
+        """Delete a session; False if another client has done so."""
+        deleted = self.folder / f"{name}.{secrets.token_hex(4)}"
+        try:
+            (self.folder / name).rename(deleted)  # of two concurrent clients one succeeds
+        except FileNotFoundError:
+            return False
+        shutil.rmtree(deleted, ignore_errors=True)
+        return True
 
     def _delete_oldest(self) -> None:
         stored = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]

@@ -59,7 +59,9 @@ class Events(queue.SimpleQueue):
 class InProcessDecoders:
     """Decodes without worker processes."""
 
-    def call(self, task, *arguments):
+    ready = True
+
+    async def call(self, task, *arguments):
         try:
             return task(*arguments)
         except ValueError as error:
@@ -77,3 +79,9 @@ def engine(tiny):
     engine.start(warmup=False)
     yield engine
     engine.close(WAIT)
+
+
+@pytest.fixture(scope="session")
+def decoders():
+    """For clips, and for live frames."""
+    return InProcessDecoders(), InProcessDecoders()

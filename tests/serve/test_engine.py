@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import threading
+import time
 
 import jax
 import numpy as np
@@ -14,6 +16,8 @@ from omnizip_jax.compression import AllTokens, FastV
 from omnizip_jax.inference import generation as batches
 from omnizip_jax.inference.decode import DECODE_BLOCK, SamplingParams
 from omnizip_jax.inference.generation import append_exchange, begin
+from omnizip_jax.inference.inputs import UserTurn
+from omnizip_jax.inference.prefill import cache_bytes
 from omnizip_jax.serve.answer_steps import (
     AnswerDone,
     AnswerRequest,
@@ -261,6 +265,27 @@ def test_memory_of_answers_is_bounded(tiny, windows):
     assert engine.metrics.answer_bytes._value.get() == 0
 
 
+@pytest.mark.parametrize("method", [OmniZipConfig(), FastV(keep=0.6)])
+def test_memory_of_a_clips_answer_is_reserved_before_it_is_encoded(tiny, clip, method):
+    engine = Engine(tiny, OmniZipConfig(), dataclasses.replace(LIMITS, answer_bytes=2**16))
+    engine.start(warmup=False)
+    answer = Events()
+    steps = answer_about_clips(engine, [clip], [0], SYSTEM, method, REQUEST, "key")
+    engine.submit(steps, answer.put)
+    events, error = answer.all()
+    assert events == [] and error.status == 503 and "answers hold 0 of 0 MiB" in str(error)
+    assert engine.metrics.clips_read._value.get() == engine.metrics.media_tokens._value.get() == 0
+    engine.close(WAIT)
+
+
+def test_the_reserved_memory_is_that_of_the_cache(tiny, clip):
+    turn = UserTurn.of(tiny, [clip, "?"], SYSTEM)
+    cache = read(tiny, clip, system=SYSTEM).cache
+    assert cache_bytes(tiny, turn, OmniZipConfig(), 256) == sum(
+        leaf.nbytes for leaf in jax.tree.leaves(cache)
+    )
+
+
 def test_excess_windows_are_dropped_and_reported(engine, gate, windows):
     events = Events()
     session = engine.open(events.put)
@@ -390,3 +415,47 @@ def test_an_appended_exchange_equals_an_answered_question(tiny, clip):
     np.testing.assert_allclose(*logits, atol=1e-4)
     plain = begin(tiny, context, "And then?", SamplingParams(1))
     assert not np.allclose(logits[0], np.asarray(plain.decode_state.logits), atol=1e-3)
+
+
+def test_a_step_that_takes_long_is_not_timed_out(tiny):
+    """But an answer that waits for its next step is, when nothing of it happens for that long."""
+    engine = Engine(tiny, OmniZipConfig(), dataclasses.replace(LIMITS, waiting=0.3))
+    engine.start(warmup=False)
+
+    def steps(*seconds):
+        for each in seconds:
+            time.sleep(each)
+            yield None
+        yield "event"
+
+    async def events(*seconds, after=0.0):
+        await asyncio.sleep(after)
+        return [event async for event in engine.events(steps(*seconds))]
+
+    async def both():
+        return await asyncio.gather(events(0.8), events(0.1, after=0.1), return_exceptions=True)
+
+    assert asyncio.run(events(*[0.1] * 6)) == ["event"]  # each step ends in time
+    assert asyncio.run(events(0.8)) == ["event"]
+    running, waiting = asyncio.run(both())
+    assert running == ["event"] and waiting.status == 504
+    engine.close(WAIT)
+
+
+def test_a_session_is_not_idle_while_it_is_answered(tiny, windows):
+    engine = Engine(tiny, OmniZipConfig(), dataclasses.replace(LIMITS, idle=0.2))
+    engine.start(warmup=False)
+    events = Events()
+    session = engine.open(events.put)
+    answer = Events()
+
+    def slow():
+        steps = answer_about_session(engine, session, 0, [], REQUEST)
+        yield next(steps)
+        time.sleep(0.5)
+        yield from steps
+
+    engine.submit(slow(), answer.put, first=True)
+    assert answer.all()[0][-1].made > 0
+    assert "idle for 0.2 s" in events.next().reason  # later
+    engine.close(WAIT)

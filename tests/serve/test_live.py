@@ -19,9 +19,10 @@ from omnizip_jax.inference.generation import append_exchange
 from omnizip_jax.inference.streaming import change_method
 from omnizip_jax.serve.config import ServerConfig
 from omnizip_jax.serve.engine import Engine
+from omnizip_jax.serve.errors import RequestError
 from omnizip_jax.serve.live_assembler import LiveAssembler
 from omnizip_jax.serve.server import Server
-from tests.serve.conftest import LIMITS, WAIT, InProcessDecoders, ignore
+from tests.serve.conftest import LIMITS, WAIT, ignore
 
 PATH = "ws://127.0.0.1/v1/video/chat/stream"
 QUESTION = "What happens?"
@@ -29,10 +30,10 @@ RATE = 16_000
 
 
 @pytest.fixture(scope="module")
-def server(tiny):
+def server(tiny, decoders):
     engine = Engine(tiny, OmniZipConfig(), LIMITS)
     engine.start(warmup=False)
-    yield Server(engine, "tiny", ServerConfig(limits=LIMITS), InProcessDecoders())
+    yield Server(engine, "tiny", ServerConfig(limits=LIMITS), *decoders)
     engine.close(WAIT)
 
 
@@ -318,3 +319,141 @@ def test_a_pause_of_the_audio_does_not_delay_frames(tiny, stream):
             sizes += [int(w.mel_length) for w in assembler.push_audio(sound)]
     assert len(sizes) == 5 and sizes[0] > 0 and sizes[2] == 0 and sizes[4] > 0
     assert len(assembler.incomplete()) == 1 and len(assembler.incomplete()) == 1
+
+
+FRAME = np.zeros((64, 96, 3), np.uint8)
+
+
+def frames_at(assembler, times):
+    """Push frames; returns the begins of the windows, and the jumps."""
+    starts, jumps = [], []
+    for time in times:
+        starts += [assembler.start for _ in assembler.push_frame(FRAME, time)]
+        if assembler.jumped_from is not None:
+            jumps.append((assembler.jumped_from, time))
+    return starts, jumps
+
+
+@pytest.mark.parametrize("first", [0.0, 3.0, 59.0, 1e5, 1.76e9, -7.5])
+@pytest.mark.parametrize("audio", [True, False])
+def test_frames_may_begin_at_any_time(tiny, first, audio):
+    assembler = LiveAssembler(tiny.config.spec, has_audio=audio)
+    starts, jumps = frames_at(assembler, first + np.arange(14) / 2)
+    assert starts == pytest.approx([first, first + 2, first + 4]) and not jumps
+
+
+@pytest.mark.parametrize("pause", [10.5, 70.0, 4000.0, -1.5, -3600.0])
+def test_a_stream_goes_on_after_a_pause_and_after_a_clock_that_goes_back(tiny, pause):
+    """The incomplete window is completed; no window stands for the pause."""
+    assembler = LiveAssembler(tiny.config.spec, has_audio=False)
+    before, after = np.arange(7) / 2, 3 + pause + np.arange(7) / 2
+    assert frames_at(assembler, before) == ([0.0], [])
+    starts, jumps = frames_at(assembler, after)
+    assert starts == pytest.approx([2.0, 3 + pause]) and jumps == [(3.0, 3 + pause)]
+    assert frames_at(assembler, 3 + pause + np.array([3.5, 4.0])) == ([5 + pause], [])
+
+
+def test_a_short_pause_holds_the_frame(tiny):
+    assembler = LiveAssembler(tiny.config.spec, has_audio=False)
+    assert frames_at(assembler, [0.0, 0.5, 9.0]) == ([0.0, 2.0, 4.0, 6.0], [])
+
+
+def test_audio_that_goes_on_bridges_a_pause_of_the_frames(tiny):
+    """A hidden tab sends audio alone; the windows of that time have no video."""
+    assembler, spec = LiveAssembler(tiny.config.spec), tiny.config.spec
+    second = np.zeros(RATE, np.float32)
+    grids = []
+    for i in range(100):
+        windows = [*assembler.push_audio(second)]
+        if i < 4 or i >= 90:
+            windows += [w for t in (i, i + 0.5) for w in assembler.push_frame(FRAME, t + 1000)]
+            assert assembler.jumped_from is None
+        grids += [int(window.grid_mask.sum()) for window in windows]
+    assert grids[1] == spec.grids and not any(grids[3:44])
+    assert grids[46:] == [spec.grids] * len(grids[46:]) and len(grids) >= 49
+
+
+def test_frames_that_lag_far_behind_the_audio_are_moved(tiny):
+    """Their windows are complete already: without that all would be dropped."""
+    assembler = LiveAssembler(tiny.config.spec)
+    grids = []
+    for i in range(40):
+        windows = [*assembler.push_audio(np.zeros(RATE, np.float32))]
+        if i >= 10:  # the clock of the frames begins when the camera does, or stands for a while
+            time = i - 10 if i < 20 else i - 16
+            windows += [w for t in (time, time + 0.5) for w in assembler.push_frame(FRAME, t)]
+        grids += [int(window.grid_mask.sum()) for window in windows]
+    assert all(grids[-4:]) and sum(map(bool, grids)) >= 12
+
+
+def test_frames_in_the_wrong_order_are_refused_with_a_reason(tiny):
+    assembler = LiveAssembler(tiny.config.spec)
+    frames_at(assembler, [0.0, 0.5, 1.0])
+    with pytest.raises(RequestError, match=r"in the order of their times, got 0\.500 s after 1\.0"):
+        list(assembler.push_frame(FRAME, 0.5))
+    assert frames_at(assembler, [1.5])[1] == []
+
+
+def test_a_pause_is_reported_and_windows_have_their_times(connect, stream):
+    frame = stream[0][0]
+    with connect() as socket:
+        socket.send_json({"type": "session.config", "omnizip": {"audio": False}})
+        messages = []
+        for begin, read in ((60_000, 1), (130_000, 3), (0, 5)):
+            for time in range(begin, begin + 3000, 500):
+                data = {"data": png(frame), "pts_ms": time, "frame_id": str(time)}
+                socket.send_json({"type": "video.frame", **data})
+            while len(of_type(messages, "window.read")) < read:
+                messages += until(socket, "window.read")
+    starts = [window["start"] for window in of_type(messages, "window.read")]
+    assert starts == pytest.approx([60.0, 62.0, 130.0, 132.0, 0.0])
+    jumps = [(jump["from_ms"], jump["to_ms"]) for jump in of_type(messages, "stream.jump")]
+    assert jumps == [(62_500, 130_000), (132_500, 0)]
+    acks = of_type(messages, "video.frame.ack")
+    assert len(acks) > 12 and all(ack["accepted"] for ack in acks)
+
+
+def test_messages_name_the_request_that_caused_them(connect, stream):
+    """Errors of frames and of a change of method are not those of the question before them."""
+    with connect() as socket:
+        socket.send_json({"type": "session.config", "max_tokens": 4, "request_id": "first"})
+        send_all(socket, stream, 5)
+        socket.send_json({"type": "video.query", "text": QUESTION, "request_id": "question"})
+        socket.send_json({"type": "video.frame", "data": "%", "pts_ms": 5000})
+        socket.send_json(
+            {"type": "session.config", "request_id": "change", "omnizip": {"method": "fastv"}}
+        )
+        socket.send_json({"type": "video.query", "text": " ", "request_id": "empty"})
+        messages = []
+        while len(of_type(messages, "error")) < 3 or not of_type(messages, "response.text.done"):
+            messages.append(socket.receive_json())
+    errors = [(each["cause"], each.get("request_id")) for each in of_type(messages, "error")]
+    assert errors == [
+        ("video.frame", None),
+        ("session.config", "change"),
+        ("video.query", "empty"),
+    ]
+    (done,) = of_type(messages, "response.text.done")
+    assert done["request_id"] == "question"
+    assert not of_type(messages, "response.cancelled")
+
+
+def test_every_question_has_a_start_and_an_end(connect, server):
+    """Also those that are superseded before their first step."""
+    gate = threading.Event()
+
+    def held():
+        gate.wait(WAIT)
+        yield
+
+    names = [f"question-{i}" for i in range(5)]
+    with connect() as socket:
+        socket.send_json({"type": "session.config", "max_tokens": 4})
+        server.engine.submit(held(), ignore)
+        for name in names:
+            socket.send_json({"type": "video.query", "text": QUESTION, "request_id": name})
+        gate.set()
+        messages = until(socket, "response.text.done")
+    assert [each["request_id"] for each in of_type(messages, "response.start")] == names
+    cancelled = [each["request_id"] for each in of_type(messages, "response.cancelled")]
+    assert [*cancelled, messages[-1]["request_id"]] == names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import time
@@ -42,21 +43,35 @@ def pool():
 
 @pytest.mark.slow  # processes
 def test_workers_may_crash_and_hang(pool):
-    assert pool.call(one) == 1
+    assert asyncio.run(pool.call(one)) == 1
     for task in (crash, fail):
         with pytest.raises(RequestError, match="crashed its decoder"):
-            pool.call(task)
-        assert pool.call(one) == 1
+            asyncio.run(pool.call(task))
+        assert asyncio.run(pool.call(one)) == 1
     short = DecoderPool(1, 0.5)
     with pytest.raises(RequestError, match="was aborted"):
-        short.call(hang)
+        asyncio.run(short.call(hang))
     short.close()
+
+
+@pytest.mark.slow  # processes
+def test_a_worker_ends_with_its_caller(pool):
+    async def leave():
+        task = asyncio.create_task(pool.call(hang))
+        await asyncio.sleep(0.5)
+        task.cancel()
+        return await asyncio.wait_for(pool.call(one), 30)
+
+    assert asyncio.run(leave()) == 1
 
 
 @pytest.mark.parametrize("process", [pytest.param("pool", marks=pytest.mark.slow), "in process"])
 def test_frames_and_clips(process, request, tmp_path):
     decoders = request.getfixturevalue("pool") if process == "pool" else InProcessDecoders()
-    call = decoders.call
+
+    def call(*arguments):
+        return asyncio.run(decoders.call(*arguments))
+
     path = str(write_clip(tmp_path / "clip.mp4", seconds=5, size=(96, 64)))
     spec = WindowSpec(grid_slots=16)
     clip = call(decode_clip, path, "clip", spec, True, True, None, 10.0, 96 * 64)

@@ -5,6 +5,7 @@ The fast tests replace the steps of an answer with a stub; the slow ones use the
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import collections
 import contextlib
@@ -12,6 +13,7 @@ import copy
 import functools
 import json
 import random
+import time
 import types
 
 import pytest
@@ -27,7 +29,7 @@ from omnizip_jax.serve.engine import Engine
 from omnizip_jax.serve.errors import RequestError
 from omnizip_jax.serve.media_workers import DecoderPool
 from omnizip_jax.serve.server import Server
-from tests.serve.conftest import LIMITS, WAIT, InProcessDecoders
+from tests.serve.conftest import LIMITS, WAIT
 
 QUESTION = "What happens?"
 URL = "http://127.0.0.1:8000"
@@ -56,7 +58,7 @@ def stub_answer(engine, clips, parts, system, method, request, key):
 
 
 @pytest.fixture(scope="module")
-def server(media):
+def server(media, decoders):
     """A server whose answers are stubs."""
     params = types.SimpleNamespace(config=types.SimpleNamespace(spec=WindowSpec(grid_slots=16)))
     engine = Engine(params, OmniZipConfig(), LIMITS)
@@ -64,7 +66,7 @@ def server(media):
     config = ServerConfig(limits=LIMITS, media_folder=media)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(server_module, "answer_about_clips", stub_answer)
-        yield Server(engine, "tiny", config, InProcessDecoders())
+        yield Server(engine, "tiny", config, *decoders)
     engine.close(WAIT)
 
 
@@ -79,8 +81,8 @@ def tiny_server(tiny, media):
     """A server of the tiny model, with a decoder process."""
     engine = Engine(tiny, OmniZipConfig(), LIMITS)
     engine.start(warmup=False)
-    decoders = DecoderPool(1, WAIT)
-    yield Server(engine, "tiny", ServerConfig(limits=LIMITS, media_folder=media), decoders)
+    decoders, config = DecoderPool(1, WAIT), ServerConfig(limits=LIMITS, media_folder=media)
+    yield Server(engine, "tiny", config, decoders, decoders)
     engine.close(WAIT)
     decoders.close()
 
@@ -265,6 +267,51 @@ def test_a_full_server_answers_503(client, server, monkeypatch):
         answer = client.post("/v1/chat/completions", json=body(text(), stream=stream))
         assert answer.status_code == 503 and answer.headers["retry-after"]
         assert answer.json()["error"]["message"] == "full"
+
+
+def long_answer(made):
+    """Steps of an answer whose encoding takes long; each is appended to ``made``."""
+
+    def steps(*_):
+        for _ in range(1000):
+            made.append(time.sleep(0.01))
+            yield None
+        yield AnswerStarted()
+
+    return steps
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_work_stops_when_the_client_leaves_before_the_first_event(server, monkeypatch, stream):
+    made, sent = [], []
+    monkeypatch.setattr(server_module, "answer_about_clips", long_answer(made))
+    raw = json.dumps(body(text(), stream=stream)).encode()
+    messages = [{"type": "http.request", "body": raw, "more_body": False}]
+
+    async def receive():
+        if messages:
+            return messages.pop()
+        while len(made) < 3:
+            await asyncio.sleep(0.01)
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "query_string": b""}
+    scope |= {"headers": [(b"host", b"127.0.0.1")], "http_version": "1.1", "scheme": "http"}
+    asyncio.run(server.app()(scope, receive, send))
+    count = len(made)
+    time.sleep(0.1)
+    assert sent[0]["status"] == 499 and len(made) <= count + 1 < 100
+
+
+def test_a_server_is_ready_when_its_decoders_are(server, client, monkeypatch):
+    for decoders in (server.decoders, server.frame_decoders):
+        with monkeypatch.context() as patch:
+            patch.setattr(decoders, "ready", False)
+            assert client.get("/ready").status_code == 503
+    assert client.get("/ready").status_code == 200
 
 
 def check_openai_package(client, expected, kept):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import threading
 import time
 from collections import Counter
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+import omnizip_jax.serve.sessions as sessions_module
 from omnizip_jax import OmniZipConfig, ask, feed, init_stream
 from omnizip_jax.evaluation.decoder_cost import prefill_operations
 from omnizip_jax.serve.config import ServerConfig
@@ -19,7 +21,7 @@ from omnizip_jax.serve.errors import RequestError
 from omnizip_jax.serve.server import Server
 from omnizip_jax.serve.sessions import QueuedWindow, Session, SessionStore, window_read
 from tests.conftest import make_windows
-from tests.serve.conftest import LIMITS, WAIT, InProcessDecoders, ignore
+from tests.serve.conftest import LIMITS, WAIT, ignore
 from tests.serve.test_live import (
     PATH,
     QUESTION,
@@ -81,7 +83,7 @@ def store(tmp_path):
 
 
 @pytest.fixture
-def start_server(tiny, store):
+def start_server(tiny, store, decoders):
     """Starts servers that store their sessions in one folder."""
     engines = []
 
@@ -89,7 +91,7 @@ def start_server(tiny, store):
         engine = Engine(tiny, OmniZipConfig(), LIMITS, store)
         engine.start(warmup=False)
         engines.append(engine)
-        return engine, Server(engine, "tiny", ServerConfig(limits=LIMITS), InProcessDecoders())
+        return engine, Server(engine, "tiny", ServerConfig(limits=LIMITS), *decoders)
 
     yield start
     for engine in engines:
@@ -134,10 +136,12 @@ def test_a_client_resumes_its_session(start_server, store, tiny, stream):
         wait_for(store, name)
         with client.websocket_connect(PATH) as socket:
             assert configure(socket, resume=name) == created | {"windows": 1}
-            with client.websocket_connect(PATH) as second:  # the session is in use
-                second.send_json({"type": "session.config", "omnizip": {"resume": name}})
-                assert until(second, "error")[-1]["code"] == 404
             before = answer(socket)[-1]["text"]
+            with client.websocket_connect(PATH) as second:  # the first one is still open
+                assert configure(second, resume=name) == created | {"windows": 1}
+                ended = until(socket, "error")[-1]
+                assert ended["code"] == 404 and "resumed by another" in ended["message"]
+                assert answer(second)[-1]["text"] == before
     engine.close(WAIT)  # as SIGTERM does
     wait_for(store, name)
     _, server = start_server()
@@ -184,5 +188,70 @@ def test_the_store_is_bounded(start_server, store, tiny):
     damaged = store.folder / names[1] / "session.json"
     damaged.write_text("{")
     with pytest.raises(RequestError, match="begin a new one"):
-        store.take(names[1], tiny, ignore)
+        store.load(names[1], tiny, ignore)
     assert not (store.folder / names[1]).exists()
+
+
+def test_a_fault_while_restoring_keeps_the_session(start_server, store, tiny, stream, monkeypatch):
+    engine, server = start_server()
+    with TestClient(server.app(), base_url="http://127.0.0.1") as client:
+        with client.websocket_connect(PATH) as socket:
+            name = configure(socket)["session_id"]
+            send(socket, stream, 0, 5)
+            until(socket, "window.read")
+        wait_for(store, name)
+        for fault in (OSError(24, "Too many open files"), ValueError("other weights"), MemoryError):
+            with monkeypatch.context() as patch, client.websocket_connect(PATH) as socket:
+                patch.setattr(sessions_module, "restore", raising(fault))
+                socket.send_json({"type": "session.config", "omnizip": {"resume": name}})
+                error = until(socket, "error")[-1]
+                assert error["code"] == 503 and "is kept: try again" in error["message"]
+        full = [engine.open(ignore) for _ in range(LIMITS.sessions)]
+        with client.websocket_connect(PATH) as socket:
+            socket.send_json({"type": "session.config", "omnizip": {"resume": name}})
+            assert until(socket, "error")[-1]["code"] == 503
+        for session in full:
+            engine.end(session)
+        with client.websocket_connect(PATH) as socket:
+            assert configure(socket, resume=name)["windows"] == 1
+
+
+def raising(error):
+    def function(*_):
+        raise error
+
+    return function
+
+
+def test_a_client_that_comes_back_while_its_session_is_stored(
+    start_server, store, tiny, stream, monkeypatch
+):
+    """During a slow write, and before the server has noticed that the old connection is closed."""
+    _, server = start_server()
+    save = sessions_module.save
+    writing = threading.Event()
+
+    def slow(*arguments):
+        writing.set()
+        time.sleep(0.3)
+        return save(*arguments)
+
+    monkeypatch.setattr(sessions_module, "save", slow)
+    with TestClient(server.app(), base_url="http://127.0.0.1") as client:
+        with client.websocket_connect(PATH) as socket:
+            name = configure(socket)["session_id"]
+            send(socket, stream, 0, 5)
+            until(socket, "window.read")
+        assert writing.wait(WAIT)
+        for _ in range(3):
+            with client.websocket_connect(PATH) as socket:
+                assert configure(socket, resume=name)["windows"] == 1
+
+
+def test_an_interrupted_write_does_not_prevent_the_next(start_server, store):
+    engine, _ = start_server()
+    session = engine.open(ignore)
+    session.name = store.new_name()
+    (store.folder / f"{session.name}.partial").mkdir(parents=True)  # of a server that was killed
+    engine.disconnect(session)
+    wait_for(store, session.name)

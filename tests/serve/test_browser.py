@@ -51,9 +51,29 @@ ALONE = (
     "--use-fake-ui-for-media-stream",
 )
 
-# Records the configurations that the page sends.
+# Records the configurations that the page sends, and its sockets. `latency` in milliseconds delays
+# what it receives, `paused` holds the frames of a video, `deaf` refuses microphones.
 LISTEN = """
-window.sent = [];
+Object.assign(window, { sent: [], sockets: [], latency: 0, paused: false, deaf: false });
+const { set } = Object.getOwnPropertyDescriptor(WebSocket.prototype, "onmessage");
+Object.defineProperty(WebSocket.prototype, "onmessage", {
+  set(call) {
+    window.sockets.push(this);
+    set.call(this, (event) => setTimeout(() => call(event), window.latency));
+  },
+});
+const video = HTMLVideoElement.prototype;
+const next = video.requestVideoFrameCallback;
+video.requestVideoFrameCallback = function (call) {
+  next.call(this, (...facts) =>
+    window.paused ? this.requestVideoFrameCallback(call) : call(...facts));
+};
+const media = MediaDevices.prototype;
+const open = media.getUserMedia;
+media.getUserMedia = function (wanted) {
+  const none = new DOMException("none", "NotFoundError");
+  return window.deaf && wanted.audio ? Promise.reject(none) : open.call(this, wanted);
+};
 const send = WebSocket.prototype.send;
 WebSocket.prototype.send = function (text) {
   const message = JSON.parse(text);
@@ -89,7 +109,7 @@ def folder(clip, tmp_path_factory):
 def site(folder):
     """URL of ``omnizip serve`` with the small model."""
     settings = ("--checkpoint", "small", "--api-key-file", str(folder / "key"))
-    with served(folder, *settings) as (_, url):
+    with served(folder, *settings, "--save-sessions", str(folder / "sessions")) as (_, url):
         yield url
 
 
@@ -141,7 +161,10 @@ class Page:
         return found
 
     def enter_key(self) -> None:
-        """Enter a wrong key, then the right one."""
+        """Enter a key of another keyboard layout, a wrong one, then the right one."""
+        self.until(lambda: self.one("#key").get_property("open"))
+        self.one("#key-field").send_keys("\u043a\u043b\u044e\u0447", Keys.ENTER)
+        self.until(lambda: "ASCII" in self.text("#key-hint"))
         self.until(lambda: self.one("#key").get_property("open"))
         self.one("#key-field").send_keys("not the key", Keys.ENTER)
         self.until(lambda: "Wrong API key" in self.text("#key-hint"))
@@ -328,6 +351,74 @@ def test_a_new_source_starts_a_new_session(page, clip, folder):
     assert page.text("#timeline time") == "0:00" and page.text("#clock") == "0:08"
     asked = one_of_each([each for each in all_questions(clip.objects) if each.family == "audio"])
     assert [page.ask(each.text) for each in asked] == [each.answer for each in asked]
+
+
+def test_a_question_keeps_its_own_answer(page):
+    """Over a slow network the answer of the question before it arrives after it was asked."""
+    page.one(".doors [data-source=sample]").click()
+    page.until(lambda: page.one("body").get_attribute("data-state") == "ended")
+    page.until(lambda: len(page.windows()) == 8)
+    right = page.browser.execute_async_script(
+        "fetch('/page/sample.json').then((answer) => answer.json()).then(arguments[0])"
+    )["questions"]
+    right = {question["text"]: question["answer"] for question in right}
+    script = """
+      const [questions, pause] = arguments;
+      const [form, field] = ["form", "question"].map((id) => document.getElementById(id));
+      window.latency = 200;
+      questions.forEach((question, i) => setTimeout(() => {
+        field.value = question;
+        form.requestSubmit();
+      }, i * pause));
+    """
+    for pause in range(50, 450, 50):
+        asked = len(page.all("#conversation article"))
+        page.browser.execute_script(script, list(right), pause)
+        answered = f"#conversation article:nth-child(n + {asked + 1})[aria-busy=false]"
+        page.until(lambda done=answered: len(page.all(done)) == len(right))
+        for article in page.all(answered):
+            question, answer, facts = (
+                each.get_property("textContent") for each in article.find_elements(By.TAG_NAME, "p")
+            )
+            assert answer == right[question] or facts == "cancelled", (pause, question, answer)
+        assert facts != "cancelled"
+
+
+def test_a_lost_connection_comes_back(page, clip):
+    """The session continues; a question that could not be sent is not lost."""
+    page.one("#question").send_keys("Too early?", Keys.ENTER)
+    page.until(lambda: page.text("#status") == "Choose a source first.")
+    assert page.one("#question").get_property("value") == "Too early?"
+    page.one("#question").clear()
+    page.one(".doors [data-source=camera]").click()
+    page.until(lambda: len(page.windows()) >= 6)  # the clip has four
+    page.browser.execute_script("sockets.at(-1).close()")
+    page.until(lambda: page.text("#status") == "Connected again; the session continues.")
+    before = len(page.windows())
+    page.until(lambda: len(page.windows()) >= before + 2)
+    about = [each for each in all_questions(clip.objects) if each.kind == "seen"]
+    assert [page.ask(each.text) for each in about] == [each.answer for each in about]
+    page.one("#stop").click()
+    page.browser.execute_script("sockets.at(-1).close()")
+    page.until(lambda: "the next question opens it again" in page.text("#status"))
+    assert page.ask(about[0].text) == about[0].answer
+
+
+def test_a_camera_that_pauses(page, clip):
+    """Without a microphone, as in a hidden tab; errors of the change of method name it."""
+    page.browser.execute_script("window.deaf = true")
+    page.one(".doors [data-source=camera]").click()
+    page.until(lambda: len(page.windows()) >= 5)
+    page.browser.execute_script("window.paused = true")
+    time.sleep(12)
+    before = len(page.windows())
+    page.browser.execute_script("window.paused = false")
+    page.until(lambda: "The source has paused for 1" in page.text("#status"))
+    page.until(lambda: len(page.windows()) >= before + 3)
+    times = [each.text for each in page.all("#timeline li[title] time")]
+    assert times == sorted(times) and times[-1] > "0:20"
+    about = [each for each in all_questions(clip.objects) if each.kind == "seen"]
+    assert [page.ask(each.text) for each in about] == [each.answer for each in about]
 
 
 def test_keyboards_and_screen_readers(page):

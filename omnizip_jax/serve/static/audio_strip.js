@@ -2,7 +2,8 @@
 
 import { fitCanvas } from "./dom.js";
 
-const SAMPLES = 640; // per token: 40 ms at 16 kHz
+const RATE = 16_000;
+const SAMPLES = 640; // per token: 40 ms
 const SHOWN = 200; // tokens
 const MIN_HEIGHT = 0.08; // share of the height
 
@@ -13,6 +14,7 @@ export class AudioStrip {
   #kept = new Map(); // by token that was read
   #loudest = 0;
   #samples = 0;
+  #origin = 0; // time of the first sample, unless the audio has paused since
 
   constructor(canvas, facts) {
     this.#canvas = canvas;
@@ -22,7 +24,7 @@ export class AudioStrip {
   clear() {
     this.#levels = [];
     this.#kept.clear();
-    this.#samples = 0;
+    this.#samples = this.#origin = 0;
     this.#facts.textContent = "";
     this.draw();
   }
@@ -38,8 +40,14 @@ export class AudioStrip {
     this.draw();
   }
 
-  read({ number, heard, audio, audio_kept }, tokensPerWindow) {
-    [...heard].forEach((bit, i) => this.#kept.set(number * tokensPerWindow + i, bit === "1"));
+  // After a pause the next audio is at this time.
+  jump(time) {
+    this.#origin = time - this.#samples / RATE;
+  }
+
+  read({ start, heard, audio, audio_kept }) {
+    const first = Math.round(((start - this.#origin) * RATE) / SAMPLES);
+    [...heard].forEach((bit, i) => this.#kept.set(first + i, bit === "1"));
     for (const old of this.#kept.keys()) {
       if (old < this.#levels.length - 2 * SHOWN) this.#kept.delete(old);
     }

@@ -14,7 +14,6 @@ export class Capture extends EventTarget {
   noAudioReason = "there is no microphone";
   #video;
   #stream = null; // of a camera
-  #url = null; // of a file
   #audio = null;
   #pcm = null;
   #started = null; // camera clock, milliseconds
@@ -42,7 +41,8 @@ export class Capture extends EventTarget {
       this.#stream = await navigator.mediaDevices.getUserMedia({ video }); // without a microphone
     }
     this.#check();
-    this.#video.srcObject = this.#stream;
+    for (const track of this.#stream.getVideoTracks()) track.onended = () => this.#end();
+    show(this.#video, this.#stream, null);
     this.#video.muted = true;
     await this.#loaded();
     if (this.#stream.getAudioTracks().length) {
@@ -52,9 +52,7 @@ export class Capture extends EventTarget {
 
   async openFile(blob) {
     this.#check();
-    this.#url = URL.createObjectURL(blob);
-    this.#video.srcObject = null;
-    this.#video.src = this.#url;
+    show(this.#video, null, URL.createObjectURL(blob));
     this.#video.muted = false;
     await this.#loaded();
     this.hasVideo = this.#video.videoWidth > 0;
@@ -90,7 +88,6 @@ export class Capture extends EventTarget {
 
   #release() {
     this.#stream?.getTracks().forEach((track) => track.stop());
-    if (this.#url) URL.revokeObjectURL(this.#url);
   }
 
   #loaded() {
@@ -170,9 +167,23 @@ export class Capture extends EventTarget {
       this.#next = 0;
       await this.#sendFrame(end);
     }
+    this.#end();
+  }
+
+  #end() {
+    if (this.#stopped) return;
     this.stop();
     this.dispatchEvent(new CustomEvent("ended"));
   }
+}
+
+// Shows a stream or the URL of a file. The file before is released when the element has left it.
+function show(video, stream, url) {
+  const before = video.src;
+  video.srcObject = stream;
+  if (url) video.src = url;
+  else video.removeAttribute("src");
+  if (before) URL.revokeObjectURL(before);
 }
 
 // The audio context of the page, which resamples to 16 kHz.
@@ -189,6 +200,9 @@ async function context() {
   await shared.resume();
   return shared;
 }
+
+// A phone call, or another tab, may have suspended it.
+document.addEventListener("visibilitychange", () => shared?.resume());
 
 // A video element can be made an audio source only once.
 const sources = new WeakMap();

@@ -5,7 +5,7 @@ import { clock, count, milliseconds } from "./format.js";
 
 export class Conversation {
   #log;
-  #answer = null; // that is being generated
+  #answers = new Map(); // that are being generated, by the ID of their request
   #references = new Map(); // right answers by question
 
   constructor(log) {
@@ -14,14 +14,14 @@ export class Conversation {
 
   clear() {
     this.#log.replaceChildren();
-    this.#answer = null;
+    this.#answers.clear();
   }
 
   setReference(questions) {
     this.#references = new Map(questions.map(({ text, answer }) => [text, answer]));
   }
 
-  ask(question, time) {
+  ask(id, question, time) {
     const answer = element("p", { className: "answer" });
     const facts = element("p", { className: "facts" }, "generating");
     const turn = element(
@@ -31,22 +31,23 @@ export class Conversation {
       answer,
       facts,
     );
-    this.#end("cancelled");
     this.#log.append(turn);
-    this.#log.scrollTop = this.#log.scrollHeight;
-    this.#answer = { turn, answer, facts, question, time, asked: performance.now() };
+    this.#scroll();
+    this.#answers.set(id, { turn, answer, facts, question, time, asked: performance.now() });
   }
 
-  append({ delta }) {
-    if (this.#answer === null) return;
-    this.#answer.first ??= performance.now();
-    this.#answer.answer.append(delta);
-    this.#log.scrollTop = this.#log.scrollHeight;
+  append({ request_id, delta }) {
+    const turn = this.#answers.get(request_id);
+    if (!turn) return;
+    turn.first ??= performance.now();
+    turn.answer.append(delta);
+    this.#scroll();
   }
 
   finish(message) {
-    if (this.#answer === null) return;
-    const { answer, question, time, asked, first } = this.#answer;
+    const turn = this.#answers.get(message.request_id);
+    if (!turn) return;
+    const { answer, question, time, asked, first } = turn;
     answer.textContent = message.text.trim() || "(empty)";
     const all = message.audio + message.video;
     const kept = message.audio_kept + message.video_kept;
@@ -61,18 +62,26 @@ export class Conversation {
       answer.classList.add(right ? "right" : "wrong");
       facts.unshift(right ? "right" : `right answer: ${reference}`);
     }
-    this.#end(facts.join(" · "));
+    this.end(message.request_id, facts.join(" · "));
   }
 
-  fail(text) {
-    this.#end(text);
+  // Ends an answer that is not complete; returns its question, if there is such an answer.
+  end(id, text) {
+    const turn = this.#answers.get(id);
+    if (!turn) return null;
+    turn.facts.textContent = text;
+    turn.turn.setAttribute("aria-busy", "false");
+    this.#answers.delete(id);
+    this.#scroll();
+    return turn.question;
   }
 
-  #end(text) {
-    if (this.#answer === null) return;
-    this.#answer.facts.textContent = text;
-    this.#answer.turn.setAttribute("aria-busy", "false");
-    this.#answer = null;
+  // Ends all answers; returns their questions.
+  endAll(text) {
+    return [...this.#answers.keys()].map((id) => this.end(id, text));
+  }
+
+  #scroll() {
     this.#log.scrollTop = this.#log.scrollHeight;
   }
 }

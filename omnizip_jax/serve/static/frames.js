@@ -4,28 +4,24 @@ const MAX_WINDOWS = 8;
 
 export class FrameBuffer {
   #seconds;
-  #windows = new Map();
+  #frames = []; // in the order in which they were sent
 
   constructor(seconds) {
     this.#seconds = seconds; // of a window
   }
 
   add(time, bitmap) {
-    const number = Math.floor(time / this.#seconds);
-    if (!this.#windows.has(number)) this.#windows.set(number, []);
-    this.#windows.get(number).push({ time, bitmap });
-    for (const old of this.#windows.keys()) {
-      if (old > number - MAX_WINDOWS) break;
-      this.#windows.get(old).forEach((frame) => frame.bitmap.close());
-      this.#windows.delete(old);
+    this.#frames.push({ time, bitmap });
+    while (Math.abs(time - this.#frames[0].time) > MAX_WINDOWS * this.#seconds) {
+      this.#frames.shift().bitmap.close();
     }
   }
 
   // The frames of a window, each with its time in the window, its grid, and the kept tokens of it.
-  of({ number, kept }) {
-    const begin = number * this.#seconds;
-    return (this.#windows.get(number) ?? []).map(({ time, bitmap }) => {
-      const after = time - begin;
+  of({ start, kept }) {
+    const inside = this.#frames.filter(({ time }) => time >= start && time < start + this.#seconds);
+    return inside.map(({ time, bitmap }) => {
+      const after = time - start;
       const grid = Math.floor((after / this.#seconds) * kept.length);
       return { after, bitmap, grid, kept: kept[grid] ?? "" };
     });

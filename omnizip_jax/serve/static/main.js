@@ -7,23 +7,22 @@ import { clock } from "./format.js";
 import { connect } from "./api_key.js";
 import { Overlay } from "./overlay.js";
 import { FrameBuffer } from "./frames.js";
-import { LiveSession } from "./session.js";
+import { LiveSession, retry } from "./session.js";
 import { Settings } from "./settings.js";
 import { AudioStrip } from "./audio_strip.js";
 import { Conversation } from "./conversation.js";
 import { Timeline } from "./timeline.js";
 
 const SMALL = "The small model knows six colours, four shapes and six sounds. Ask as in the sample.";
-const TOKENS_PER_SECOND = 25; // of audio
 const MAX_TOKENS = 128; // of an answer
 
 const at = (id) => document.getElementById(id);
 const setStatus = (text) => (at("status").textContent = text);
 
-const { key, model } = await connect(at("key")).catch((error) => {
-  setStatus(`The server cannot be reached: ${error.message}`);
-  throw error;
-});
+const { key, model } = await connect(at("key"), (error) =>
+  setStatus(`The server cannot be reached, trying again: ${error.message}`),
+);
+setStatus("");
 const seconds = model.window_seconds;
 const settings = new Settings(at("settings"), model);
 const conversation = new Conversation(at("conversation"));
@@ -41,7 +40,7 @@ let session = null;
 let capture = null;
 let frames = new FrameBuffer(seconds);
 let current = settings.description; // of the method in use
-let requested = []; // descriptions of methods that the server has not confirmed yet
+let requested = new Map(); // descriptions of methods that are not confirmed yet, by request ID
 let time = 0; // of the source, seconds
 let questions = []; // suggestions that are not shown yet
 
@@ -73,17 +72,13 @@ document.addEventListener("drop", (event) => {
   const [file] = event.dataTransfer.files;
   if (file) start((capture) => capture.openFile(file));
 });
-at("form").addEventListener("submit", (event) => {
+at("form").addEventListener("submit", async (event) => {
   event.preventDefault();
-  ask(at("question").value.trim());
-  at("question").value = "";
+  const field = at("question");
+  const text = field.value;
+  if ((await ask(text.trim())) && field.value === text) field.value = "";
 });
-settings.addEventListener("change", () => {
-  if (!session?.isOpen) return;
-  at("settings-hint").textContent = "Changing; a new method is compiled first.";
-  requested.push(settings.description);
-  session.configure({ max_tokens: MAX_TOKENS, omnizip: settings.method });
-});
+settings.addEventListener("change", changeMethod);
 addEventListener("resize", () => audioStrip.draw());
 
 async function openSample(capture) {
@@ -106,11 +101,10 @@ async function start(open) {
   showEvents(opened);
   forward(source, opened);
   try {
-    await Promise.all([open(source), opened.opened()]);
+    await Promise.all([open(source), opened.connect()]);
     if (session !== opened) return; // another source was started meanwhile
     const { hasVideo: video, hasAudio: audio } = source;
-    const omnizip = { ...settings.method, memory: settings.memory, video, audio };
-    opened.configure({ max_tokens: MAX_TOKENS, omnizip });
+    opened.configure(configuration(source));
     current = settings.description;
     await source.start();
     setStatus(audio ? (video ? "Video and audio" : "Audio only") : `No audio: ${source.noAudioReason}`);
@@ -123,12 +117,47 @@ async function start(open) {
   }
 }
 
+function configuration({ hasVideo: video, hasAudio: audio }) {
+  const omnizip = { ...settings.method, memory: settings.memory, video, audio };
+  return { max_tokens: MAX_TOKENS, omnizip };
+}
+
+// Connects again, and continues the session if the server has it still.
+function reconnect(opened, source) {
+  opened.reconnecting ??= retry(
+    () => opened.reconnect(configuration(source)),
+    () => session !== opened,
+    (error) => setStatus(`Connecting again: ${error.message}`),
+  )
+    .then((continues) => {
+      if (session !== opened) return;
+      if (continues) {
+        setStatus("Connected again; the session continues.");
+        if (current !== settings.description) changeMethod();
+      } else {
+        for (const part of [timeline, statistics]) part.clear();
+        current = settings.description;
+        setStatus("Connected again with a new session, which does not know the stream so far.");
+      }
+    })
+    .catch((error) => setStatus(`${error.message}: reload the page.`))
+    .finally(() => (opened.reconnecting = null));
+  return opened.reconnecting;
+}
+
+function changeMethod() {
+  if (!session?.isOpen) return;
+  at("settings-hint").textContent = "Changing; a new method is compiled first.";
+  const id = session.configure({ max_tokens: MAX_TOKENS, omnizip: settings.method });
+  requested.set(id, settings.description);
+}
+
 function end() {
   capture?.stop();
   session?.close();
   capture = session = null;
   frames = new FrameBuffer(seconds);
-  [time, requested] = [0, []];
+  [time, requested] = [0, new Map()];
   for (const part of [overlay, audioStrip, timeline, statistics, conversation]) part.clear();
   at("clock").textContent = "";
   at("settings-hint").textContent = "";
@@ -164,7 +193,7 @@ function showEvents(session) {
   on("window.read", (window) => {
     const shown = frames.of(window);
     overlay.show(window, shown);
-    audioStrip.read(window, TOKENS_PER_SECOND * seconds);
+    audioStrip.read(window);
     timeline.read(window, shown);
     statistics.read(window, current);
   });
@@ -172,33 +201,54 @@ function showEvents(session) {
     timeline.skipped(window);
     setStatus(`Windows skipped so far: ${window.skipped}. They arrive faster than the server reads them.`);
   });
-  on("method.changed", ({ number }) => {
-    current = requested.shift();
+  on("stream.jump", ({ from_ms, to_ms }) => {
+    const pause = Math.round((to_ms - from_ms) / 1000);
+    audioStrip.jump(to_ms / 1000);
+    timeline.mark(pause > 0 ? `pause of ${pause} s` : "clock set back");
+    setStatus(pause > 0 ? `The source has paused for ${pause} s.` : "The source's clock went back.");
+  });
+  on("method.changed", ({ request_id }) => {
+    current = requested.get(request_id);
+    requested.delete(request_id);
     timeline.mark(current);
-    at("settings-hint").textContent = `From ${clock(number * seconds)} on: ${current}.`;
+    at("settings-hint").textContent = `From ${clock(time)} on: ${current}.`;
   });
   on("response.text.delta", (message) => conversation.append(message));
   on("response.text.done", (message) => conversation.finish(message));
-  on("error", ({ message }) => {
-    conversation.fail(message);
-    at("settings-hint").textContent = "";
-    requested = [];
+  on("response.cancelled", ({ request_id }) => conversation.end(request_id, "cancelled"));
+  on("error", ({ message, request_id }) => {
+    if (requested.delete(request_id)) {
+      at("settings-hint").textContent = `${message} The method is still ${current}.`;
+    }
+    giveBack(conversation.end(request_id, message));
     setStatus(message);
   });
   on("closed", () => {
-    capture?.stop();
-    conversation.fail("the session has ended");
-    show("ended");
-    if (!at("status").textContent.includes("session")) setStatus("The session has ended.");
+    giveBack(conversation.endAll("the connection was lost").at(-1));
+    requested.clear();
+    at("settings-hint").textContent = "";
+    if (document.body.dataset.state === "running") reconnect(session, capture);
+    else setStatus("The connection was closed; the next question opens it again.");
   });
 }
 
-function ask(question) {
-  if (!question) return;
-  if (!session?.isOpen) return setStatus("Choose a source first.");
-  conversation.ask(question, time);
+// Resolves to whether the question was sent.
+async function ask(question) {
+  if (!question) return false;
+  if (session === null) setStatus("Choose a source first.");
+  else if (!session.isOpen) {
+    if (document.body.dataset.state === "ended") await reconnect(session, capture);
+    else setStatus("There is no connection yet; ask again in a moment.");
+  }
+  if (!session?.isOpen) return false;
+  conversation.ask(session.ask(question), question, time);
   timeline.mark("question");
-  session.send("video.query", { text: question });
+  return true;
+}
+
+// Puts a question that was not answered into the field again.
+function giveBack(question) {
+  at("question").value ||= question ?? "";
 }
 
 function suggest(suggestions) {
@@ -217,8 +267,8 @@ function showSuggestions() {
   questions = questions.filter(({ since }) => since > time);
 }
 
-function askSuggestion(button) {
-  ask(button.textContent);
+async function askSuggestion(button) {
+  if (!(await ask(button.textContent))) return;
   (button.nextElementSibling ?? at("conversation")).focus({ preventScroll: true, focusVisible: false });
   button.remove();
 }

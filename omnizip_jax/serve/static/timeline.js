@@ -12,6 +12,7 @@ export class Timeline {
   #summary;
   #seconds;
   #windows = new Map();
+  #starts = new Map(); // seconds, by window
 
   constructor(list, summary, seconds) {
     this.#list = list;
@@ -22,6 +23,7 @@ export class Timeline {
   clear() {
     this.#list.replaceChildren();
     this.#windows.clear();
+    this.#starts.clear();
     this.#summary.textContent = "";
   }
 
@@ -40,20 +42,21 @@ export class Timeline {
       {},
       ...canvases,
       element("b", { className: "level", "aria-hidden": "true" }, fill),
-      element("time", {}, clock(window.number * this.#seconds)),
+      element("time", {}, clock(window.start)),
       words,
     );
+    this.#starts.set(window.number, window.start);
     this.#windows.set(window.number, { item, words, fill, window });
     this.#append(item);
     this.#updateRetained(new Map(window.remembered));
   }
 
-  skipped({ number }) {
-    const time = element("time", {}, clock(number * this.#seconds));
+  skipped({ start }) {
+    const time = element("time", {}, clock(start));
     this.#append(element("li", { className: "skipped" }, element("span", {}, "skipped"), time));
   }
 
-  // Marks a question or a change of method.
+  // Marks a question, a change of method, or a pause.
   mark(text) {
     const last = this.#list.lastElementChild;
     if (last?.className === "mark" && last.dataset.text === text) {
@@ -86,8 +89,9 @@ export class Timeline {
       if (!item.isConnected) this.#windows.delete(number);
     }
     const total = sum([...tokens.values()]);
-    const oldest = clock(Math.min(...tokens.keys()) * this.#seconds);
-    const newest = clock((Math.max(...tokens.keys()) + 1) * this.#seconds);
+    const start = (number) => this.#starts.get(number) ?? 0;
+    const oldest = clock(start(Math.min(...tokens.keys())));
+    const newest = clock(start(Math.max(...tokens.keys())) + this.#seconds);
     this.#summary.textContent = tokens.size
       ? `${oldest} to ${newest}, ${count(total)} tokens`
       : "none yet";

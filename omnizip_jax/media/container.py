@@ -27,6 +27,7 @@ from omnizip_jax.media.truncated_files import is_truncated
 _LENIENT: dict[str, Any] = (
     {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 )
+_OPTIONS = {"merge_pmt_versions": "1"}  # one stream where a transport stream renumbers it
 _JUMPING_CLOCK = 0x200  # FFmpeg's AVFMT_TS_DISCONT
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own ones ignore alpha
 _REORDER = 16  # H.264 shows a frame at most 16 frames later than it is decoded
@@ -95,14 +96,11 @@ class MediaFile:
         self._deferred = deferred or DeferredWarnings()
         is_pipe = kind is None and Path(file).is_fifo()
         self._pipe = NamedPipe(file, timeout) if is_pipe else None
+        options = _OPTIONS | (options or {})
+        self._file, self._settings = file, {"format": kind, "options": options, "timeout": timeout}
+        self._settings |= _LENIENT
         try:
-            self._container = av.open(
-                self._pipe or file,
-                format=kind,
-                options=options or {},
-                timeout=timeout,
-                **_LENIENT,
-            )
+            self._container = av.open(self._pipe or file, **self._settings)
         except (FFmpegError, OSError) as error:
             raise ValueError(
                 f"{self.name}: cannot be opened as video or audio: {self._reason(error)}"
@@ -196,8 +194,7 @@ class MediaFile:
         with self._reading(), contextlib.ExitStack() as stack:
             packets = self._read
             if not self._pipe:
-                opened = av.open(self.name, timeout=self._timeout, **_LENIENT)
-                container = stack.enter_context(opened)
+                container = stack.enter_context(av.open(self._file, **self._settings))
                 packets = _packets(container, [container.streams[s.index] for s in self._used])
             for packet in packets:
                 if self._pipe:

@@ -64,13 +64,10 @@ def windows(
             microphone next to a camera, ("alsa", "default"). Unless both are local, their clocks
             start when each delivers its first data.
         options: FFmpeg's, for opening: {"video_size": "1280x720"}, {"rtsp_transport": "tcp"}.
-        timeout: seconds. When nothing arrives for this time while the consumer waits for a
-            window, that window is emitted as it is. When only video or only audio arrives and is
-            this far past the end of a window, that window is emitted without the other, which
-            is not waited for again until it resumes. With a ``PushSource``, which may be filled
-            at any pace, the time that a consumer has waited for the other counts instead. A
-            device or URL that is silent for three times as long is an error. None waits for
-            ever. Local files are always read to the end.
+        timeout: seconds without data after which an incomplete window is emitted: without any,
+            or without video or audio while the other is this far past its end (of a
+            ``PushSource``: while a consumer waits). Three times as long without any is an error
+            of a device or URL. None waits for ever. Local files are always read to the end.
         realtime: emit each window no earlier than a camera would, ``spec.seconds`` apart, from
             the moment at which the first one is requested.
         two_pass: read the audio of a local file twice, for its maximum first. That takes about

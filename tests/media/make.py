@@ -31,6 +31,7 @@ def write(
     layout="mono",
     starts=(0.0,),
     audio_codec="pcm_s16le",
+    video_codec="libx264",
     options=None,
     container_options=None,
 ):
@@ -39,11 +40,14 @@ def write(
         if frames is not None:
             if times is None:
                 times = np.arange(len(frames)) / fps
-            video = container.add_stream("libx264", rate=fps)
+            video = container.add_stream(video_codec, rate=fps)
             video.height, video.width = frames.shape[1:3]
-            video.pix_fmt = "yuv444p"
-            video.options = {"crf": "8", "preset": "veryfast"} | (options or {})
-            video.codec_context.time_base = Fraction(1, 1000)
+            if video_codec == "libx264":
+                video.pix_fmt = "yuv444p"
+                video.options = {"crf": "8", "preset": "veryfast"} | (options or {})
+                video.codec_context.time_base = Fraction(1, 1000)
+            else:
+                video.pix_fmt, video.bit_rate = "yuv420p", 2_000_000
         if sound is not None:
             audio = container.add_stream(audio_codec, rate=rate, layout=layout)
         if frames is not None:

@@ -143,22 +143,27 @@ def test_a_length_that_is_guessed_from_the_first_bit_rate(tmp_path, kind, codec)
 # Clocks that restart
 
 
-@pytest.mark.parametrize(
-    ("kind", "offset"), [("mpegts", 0), ("mpegts", 1000), ("mpegts", -1000), ("matroska", 0)]
-)
-def test_joined_files_are_read_one_after_the_other(tmp_path, kind, offset):
-    # FFmpeg reads no third part of Matroska.
-    parts, data, audio = (3, b"", "aac") if kind == "mpegts" else (2, b"", "pcm_s16le")
+JOINED = {  # suffix, audio codec, options of a part's container
+    "transport streams": ("ts", "aac", lambda part: {}),
+    "later clocks": ("ts", "aac", lambda part: {"output_ts_offset": str(1000 * part)}),
+    "earlier clocks": ("ts", "aac", lambda part: {"output_ts_offset": str(3000 - 1000 * part)}),
+    "other PIDs": ("ts", "aac", lambda part: {"mpegts_start_pid": str(256 * (part + 1))}),
+    "program streams": ("mpg", "mp2", lambda part: {}),
+    "Matroska": ("mkv", "pcm_s16le", lambda part: {}),  # of which FFmpeg reads no third part
+}
+
+
+@pytest.mark.parametrize("case", JOINED)
+def test_joined_files_are_read_one_after_the_other(tmp_path, case):
+    kind, codec, container_options = JOINED[case]
+    parts, data = 2 if kind == "mkv" else 3, b""
     for part in range(parts):
-        path = tmp_path / f"{part}.{'ts' if kind == 'mpegts' else 'mkv'}"
-        after = {"output_ts_offset": str(max(0, -3 * offset) + part * offset)} if offset else {}
+        path = tmp_path / f"{part}.{kind}"
         sound = tone(3.0, 48_000, hertz=(500, 1000, 2000)[part])
-        frames = grey(30 + 60 * part + np.arange(30))
-        options = {"g": "10"}
-        write(
-            path, frames, fps=10, sound=sound, rate=48_000, audio_codec=audio,
-            options=options, container_options=after,
-        )  # fmt: skip
+        frames = grey(30 + 60 * part + np.arange(75) * 10 // 25)
+        options = {"options": {"g": "10"}, "container_options": container_options(part)}
+        options |= {"video_codec": "mpeg2video"} if kind == "mpg" else {}
+        write(path, frames, sound=sound, rate=48_000, audio_codec=codec, **options)
         data += path.read_bytes()
     path = tmp_path / f"joined{path.suffix}"
     path.write_bytes(data)

@@ -13,12 +13,14 @@ _TAIL = 1 << 17  # bytes at the end that hold the last packet's header; PES and 
 def is_truncated(path: str) -> bool:
     """Whether a file lacks a part of its last packet, by the length fields of its container.
 
-    AVI, WAV, MPEG program streams, Ogg, Matroska and FLV have such fields; others have none, or
-    their tracks state a duration.
+    AVI, WAV, MPEG program streams, Ogg, Matroska, MP4 and FLV have such fields; others have
+    none, or their tracks state a duration.
     """
     size = os.path.getsize(path)
     with open(path, "rb") as file:
-        find_end = _ENDS.get(file.read(4))
+        start = file.read(8)
+        find_end = _mp4_end if start[4:] == b"ftyp" else _ENDS.get(start[:4])
+        file.seek(4)
         return find_end is not None and find_end(file, size) > size
 
 
@@ -48,6 +50,20 @@ def _ogg_end(file: BinaryIO, size: int) -> int:
         return 0
     segments = tail[at + 27 : at + 27 + tail[at + 26]]
     return start + at + 27 + tail[at + 26] + sum(segments)
+
+
+def _mp4_end(file: BinaryIO, size: int) -> int:
+    """MP4: boxes one after the other; a length of 1 is followed by one of 64 bits, 0 is open."""
+    at = 0
+    while at < size:
+        file.seek(at)
+        head = file.read(16).ljust(16, b"\0")
+        length = int.from_bytes(head[:4], "big")
+        length = int.from_bytes(head[8:], "big") if length == 1 else length
+        if length < 8:
+            return 0
+        at += length
+    return at
 
 
 def _matroska_end(file: BinaryIO, size: int) -> int:

@@ -78,8 +78,10 @@ def test_a_truncated_file_warns_once(whole, tmp_path, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_truncated_file_whose_tracks_state_no_duration(tmp_path, way):
-    path = write(tmp_path / "a.mkv", sound=tone(6.0), audio_codec="aac")
+@pytest.mark.parametrize("kind", ["mkv", "mov"])
+def test_a_truncated_file_whose_tracks_state_no_duration(tmp_path, kind, way):
+    options = {"movflags": "faststart"} if kind == "mov" else {}
+    path = write(tmp_path / f"a.{kind}", sound=tone(6.0), container_options=options)
     data = path.read_bytes().replace(b"DURATION", b"SOMETHIN")
     path.write_bytes(data)
     with warnings.catch_warnings():

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from omnizip_jax.evaluation.dataset_readers import BENCHMARKS
+from omnizip_jax.evaluation.dataset_readers import BENCHMARKS, parse_timestamp
 
 COMMANDS = Path(__file__).with_name("commands.toml")  # every command and option
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")  # formats that matplotlib writes
@@ -242,15 +242,9 @@ def parse_time(text: str) -> float:
     """
     if text.strip().lower() == "end":
         return END_OF_STREAM
-    parts = text.strip().split(":")
-    try:
-        units = [int(part) for part in parts[:-1]] + [float(parts[-1])]
-    except ValueError:
-        units = [math.nan]
-    # After the first, minutes and seconds stay below 60; nan fails every comparison.
-    if len(units) > 3 or not all(0 <= u < (60 if i else math.inf) for i, u in enumerate(units)):
+    if not re.fullmatch(r"\d+(?::[0-5]?\d){0,2}(?:\.\d*)?", text.strip(), re.ASCII):
         raise ValueError(f'--ask {text!r}: not a time; write MM:SS, H:MM:SS, seconds, or "end"')
-    return sum(unit * 60**power for power, unit in enumerate(reversed(units)))
+    return parse_timestamp(text)
 
 
 def _check_question(option: str, question: str) -> None:

@@ -174,9 +174,13 @@ class MediaFile:
             except ValueError:
                 return None
             return max(0.0, seconds - self._origin)
-        # An index of all samples, unlike that of the first fragment; or the header of a FLAC file.
-        complete = stream.frames and stream.frames == len(stream.index_entries)
-        if stream.duration and (complete or self._container.format.name == "flac"):
+        stated = self._container.format.name == "flac"
+        if count := len(stream.index_entries):  # of all samples, or only of the first fragment?
+            last = stream.index_entries[count - 1]
+            stated = (
+                count == stream.frames and last.pos + last.size > 0.8 * self._container.size > 0
+            )
+        if stream.duration and stated:
             end = (stream.start_time or 0) + stream.duration
             return end * _tick(stream) - self._origin
         return None

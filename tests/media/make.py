@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import http.server
 import struct
+import threading
 from fractions import Fraction
 
 import av
@@ -83,3 +87,18 @@ def orient(path, a, b, c, d):
     data[start : start + len(matrix)] = matrix
     path.write_bytes(data)
     return path
+
+
+@contextlib.contextmanager
+def served(folder):
+    """The URL of a folder, by a server that does not seek."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format, *args):
+            pass
+
+    handler = functools.partial(Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()

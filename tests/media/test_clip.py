@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import http.server
-import threading
 import warnings
 
 import av
@@ -19,7 +17,7 @@ from omnizip_jax.media.audio import clip_log_mel
 from omnizip_jax.media.container import MediaFile
 from omnizip_jax.media.timeline import FrameSampler
 from omnizip_jax.window_spec import WindowSpec
-from tests.media.make import grey, tone, write
+from tests.media.make import grey, served, tone, write
 
 SMALL = WindowSpec(grid_slots=12)  # 4:3 frames become 3 x 4 tokens: 84 x 112 pixels
 load = functools.partial(load_clip, spec=SMALL)
@@ -255,19 +253,11 @@ def test_other_window_shapes(tmp_path):
 def test_url(tmp_path):
     write(tmp_path / "a.mp4", grey([50] * 50), sound=tone(2.0), audio_codec="aac")
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, format, *args):
-            pass
-
-    handler = functools.partial(Quiet, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}"
+    with served(tmp_path) as url:
         clip = load(f"{url}/a.mp4")
         assert clip.has_video and clip.has_audio
         with pytest.raises(ValueError, match=r"missing\.mp4"):
             load(f"{url}/missing.mp4")
-        server.shutdown()
 
 
 def test_arrays_equal_a_file(tmp_path):

@@ -16,7 +16,7 @@ import pytest
 
 from omnizip_jax.media import load_clip, window_frames, windows
 from omnizip_jax.window_spec import WindowSpec
-from tests.media.make import grey, tone, write
+from tests.media.make import grey, served, tone, write
 
 SMALL = WindowSpec(grid_slots=12)
 LEVELS = 20 + np.arange(60)  # of 6 s
@@ -111,6 +111,15 @@ def test_the_tracks_decide_the_length(tmp_path, case):
             assert len(list(windows(source, SMALL))) in (3, 4)  # AAC ends later
             with pytest.raises(ValueError, match="too long for 2 windows"):
                 load(source, max_windows=2)
+
+
+@pytest.mark.parametrize("case", ["wrong duration", "first fragment in the header", "raw"])
+def test_the_tracks_of_a_url_decide_its_length(tmp_path, case):
+    name = FILES[case](tmp_path).name
+    with served(tmp_path) as url:
+        spread = load(f"{url}/{name}", max_frames=6, max_windows=4)
+    levels = window_frames(spread.windows).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(levels, LEVELS[5::10], atol=3)
 
 
 @pytest.mark.parametrize(("kind", "codec"), [("mp3", "libmp3lame"), ("aac", "aac")])

@@ -22,14 +22,10 @@ def asked(small):
     return clips, prepare(small, windows, [QUESTIONS] * len(clips), wants)
 
 
+@pytest.mark.slow  # compiles the small model with and without stages
 @pytest.mark.parametrize(
     "method",
-    [
-        pytest.param(AllTokens(), marks=pytest.mark.slow),
-        OmniZipConfig(keep=0.35),
-        pytest.param(FastV(keep=0.35), marks=pytest.mark.slow),
-        pytest.param(Seats(keep=0.35), marks=pytest.mark.slow),
-    ],
+    [AllTokens(), OmniZipConfig(keep=0.35), FastV(keep=0.35), Seats(keep=0.35)],
     ids=lambda method: type(method).__name__,
 )
 def test_answers_are_those_of_generate(small, asked, method):

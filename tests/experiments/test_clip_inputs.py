@@ -6,6 +6,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import pytest
 
 from experiments.batched_answers import encode
 from experiments.clip_inputs import (
@@ -34,6 +35,7 @@ def test_streaming_audio_is_normalised_by_the_loudest_moment_so_far():
     np.testing.assert_array_equal(np.maximum(live[0], whole[0].min()), whole[0])
 
 
+@pytest.mark.slow  # compiles the encoders of the small model
 def test_only_the_modality_of_a_row_changes(small):
     clips, others = ([make_clip(seed, "validation", windows=1)] for seed in (0, 1))
     encoded = []

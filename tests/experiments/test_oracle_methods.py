@@ -88,6 +88,7 @@ def test_samples_depend_on_the_seed():
         assert (keeps[0] != keeps[1]).any() and (keeps[0] == keeps[2]).all()
 
 
+@pytest.mark.slow  # compiles four methods
 def test_streamed_equals_the_steps_of_a_stream():
     windows = loops.encoded_clip(2)
     for method in (Surprise(keep=0.3), OmniZipConfig(keep=0.3)):

@@ -44,7 +44,8 @@ def _dialogues(config: ModelConfig, slots: int, count: int) -> DecoderBatch:
     )
 
 
-@pytest.mark.parametrize("slots", [20, pytest.param(700, marks=pytest.mark.slow)])
+@pytest.mark.slow  # compiles a step of training
+@pytest.mark.parametrize("slots", [20, 700])
 def test_training_equals_the_librarys_decoder(small, slots):
     """Every dialogue is decoded as if it alone followed the clip without its padding."""
     config, weights, count = small.config, small.weights, slots - 7

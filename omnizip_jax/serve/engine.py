@@ -468,7 +468,7 @@ class Engine:
 
     def _decode(self, pending: list[GenerationState]) -> Sequence[GenerationState | Exception]:
         """Decode for a batch of answers; an error is the result of each of them."""
-        self.metrics.lanes.inc(len(pending))
+        self.metrics.decoded_answers.inc(len(pending))
         self.metrics.decode_steps.inc()
         try:
             return batches.step_batch(self.params, pending)

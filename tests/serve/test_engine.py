@@ -206,7 +206,7 @@ def test_batched_answers_equal_single_ones(engine, gate, batch_sizes, tiny, wind
         assert error is None and events[-1].text == expected.text
         assert events[-1].made == len(expected.token_ids)
         single_steps += -(-events[-1].made // DECODE_BLOCK)
-    assert sum(batch_sizes) == engine.metrics.lanes._value.get() == single_steps
+    assert sum(batch_sizes) == engine.metrics.decoded_answers._value.get() == single_steps
     assert len(batch_sizes) < single_steps - 1 and max(batch_sizes) == 2
     assert engine.metrics.answer_bytes._value.get() == 0
 

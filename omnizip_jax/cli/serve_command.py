@@ -23,6 +23,7 @@ def run_serve(arguments: argparse.Namespace) -> None:
         media_folder=arguments.allow_media,
         allow_remote=arguments.allow_remote,
         session_folder=arguments.save_sessions,
+        trusted_hosts=tuple(arguments.trusted_hosts),
         limits=Limits(
             sessions=arguments.max_sessions,
             upload=arguments.max_upload * MiB,

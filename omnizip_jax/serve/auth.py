@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse
 from omnizip_jax.serve.errors import RequestError
 
 _UNPROTECTED = ("/health", "/ready")
+_PORTS = {"http": 80, "https": 443}
 PAGE = "/page/"  # files of the web page, which hold no secret and ask for the key
 
 # A browser cannot set headers of a WebSocket, but it can offer subprotocols: the one that the
@@ -33,18 +34,27 @@ class AuthMiddleware:
 
     With a key, all requests but those for health and for the page need ``Authorization: Bearer
     KEY``; a WebSocket may offer it as a subprotocol, see ``KEY_PROTOCOL``. With ``local`` the host
-    name must be a loopback name, or DNS rebinding could reach the server from other sites. The
-    origin of a browser's request must always be the server itself.
+    name of requests without a key must be a loopback name or trusted, or DNS rebinding could reach
+    the server from other sites. The origin of a browser's request must always be the server itself
+    or a page of a trusted host.
 
     Args:
         app: the ASGI app.
         key: the API key, or None.
-        local: accept loopback host names only.
+        local: accept loopback and trusted host names only, except in requests with the key.
+        trusted_hosts: names under which a reverse proxy serves the app.
     """
 
-    def __init__(self, app: App, key: str | None = None, local: bool = True):
+    def __init__(
+        self,
+        app: App,
+        key: str | None = None,
+        local: bool = True,
+        trusted_hosts: Iterable[str] = (),
+    ):
         self._app, self._local = app, local
         self._key = None if key is None else _digest(key)
+        self._trusted = frozenset(name.lower() for name in trusted_hosts)
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         if scope["type"] in ("http", "websocket") and scope["path"] not in _UNPROTECTED:
@@ -61,16 +71,29 @@ class AuthMiddleware:
 
     def _check(self, headers: Headers, scope: Scope) -> None:
         host = headers.get("host", "")
-        if self._local and not is_loopback(_hostname(host)):
-            raise RequestError("this server answers to 127.0.0.1 and localhost only", 403)
-        origin = headers.get("origin")
-        if origin is not None and origin.partition("://")[2] != host:
-            raise RequestError("pages of other sites may not use this server", 403)
-        if self._key is None or scope["path"] == "/" or scope["path"].startswith(PAGE):
-            return
+        name = _address(host)[0]
         key = _bearer_key(headers) or _subprotocol_key(scope.get("subprotocols", ()))
         # Digests have one length, so the comparison takes constant time for every key.
-        if key is None or not hmac.compare_digest(_digest(key), self._key):
+        has_key = hmac.compare_digest(_digest(key or ""), self._key or b"")
+        if self._local and not (has_key or is_loopback(name) or name in self._trusted):
+            raise RequestError(
+                "this server answers to 127.0.0.1 and localhost only: start it with "
+                "--trusted-hosts NAME to serve it as NAME behind a proxy",
+                403,
+            )
+        origin = headers.get("origin")
+        if origin is not None:
+            scheme, _, address = origin.partition("://")
+            page = _address(address, scheme)
+            is_own = bool(page[0]) and page == _address(host, scheme)
+            if not is_own and page[0] not in self._trusted:
+                raise RequestError(
+                    f"pages of {origin[:80]} may not use this server: behind a proxy, start it "
+                    "with --trusted-hosts and the name in that address",
+                    403,
+                )
+        is_page = scope["path"] == "/" or scope["path"].startswith(PAGE)
+        if not (self._key is None or has_key or is_page):
             raise RequestError("give the server's key as Authorization: Bearer KEY", 401)
 
 
@@ -98,12 +121,13 @@ def _subprotocol_key(protocols: Iterable[str]) -> str | None:
     return None
 
 
-def _hostname(host: str) -> str:
-    """The header ``Host`` without its port."""
+def _address(host: str, scheme: str = "") -> tuple[str, int | None]:
+    """The name in lower case and the port of a header ``Host``; the scheme's port by default."""
     try:
-        return urlsplit(f"//{host}").hostname or ""
+        parts = urlsplit(f"//{host}")
+        return parts.hostname or "", parts.port or _PORTS.get(scheme.lower())
     except ValueError:
-        return ""
+        return "", None
 
 
 def _digest(key: str) -> bytes:

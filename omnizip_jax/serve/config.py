@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 
 from omnizip_jax.serve.auth import is_loopback
 
 MiB = 2**20
 _MIN_KEY_LENGTH = 16  # characters
+_HOST_NAME = re.compile(r"[\w-]+(\.[\w-]+)*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +75,11 @@ class ServerConfig:
         media_folder: requests may name files below it; None: no files.
         allow_remote: requests may name http and https URLs.
         session_folder: where sessions of disconnected clients are stored; None: nowhere.
+        trusted_hosts: host names under which a reverse proxy serves this server.
 
     Raises:
-        ValueError: other machines could connect and there is no key, or a folder is missing.
+        ValueError: other machines could connect and there is no key, a folder is missing, or a
+            trusted host is not a name.
     """
 
     host: str = "127.0.0.1"
@@ -85,6 +89,7 @@ class ServerConfig:
     media_folder: Path | None = None
     allow_remote: bool = False
     session_folder: Path | None = None
+    trusted_hosts: tuple[str, ...] = ()
     limits: Limits = Limits()
 
     def __post_init__(self):
@@ -95,6 +100,12 @@ class ServerConfig:
             )
         if self.media_folder is not None and not self.media_folder.is_dir():
             raise ValueError(f"--allow-media {self.media_folder}: not a folder")
+        for name in self.trusted_hosts:
+            if not _HOST_NAME.fullmatch(name):
+                raise ValueError(
+                    "--trusted-hosts takes names such as video.example.com, without scheme and "
+                    f"port, got {name!r}"
+                )
 
     @property
     def key(self) -> str | None:

@@ -114,7 +114,12 @@ class Server:
             WebSocketRoute("/v1/video/chat/stream", self._live),
         ]
         local = is_loopback(self.config.host)
-        auth = Middleware(AuthMiddleware, key=self.config.key, local=local)  # pyright: ignore
+        auth = Middleware(
+            AuthMiddleware,  # pyright: ignore
+            key=self.config.key,
+            local=local,
+            trusted_hosts=self.config.trusted_hosts,
+        )
         handlers: Any = {
             ClientDisconnect: _client_gone,
             404: _not_found,

@@ -85,6 +85,66 @@ def test_hosts_and_origins(headers, status):
     assert client_of().get("/v1/models", headers=headers).status_code == status
 
 
+PUBLIC = "video.example.com"
+
+
+@pytest.mark.parametrize("key", [None, KEY])
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        (PUBLIC, f"https://{PUBLIC}"),  # proxy_set_header Host $host
+        ("127.0.0.1:8000", f"https://{PUBLIC}"),  # nginx's own default
+        (PUBLIC, None),
+        (PUBLIC, f"https://{PUBLIC}:8443"),
+        (f"{PUBLIC}:443", f"https://{PUBLIC}"),
+        ("Video.Example.com", f"https://{PUBLIC}"),
+        (f"{PUBLIC}:8443", f"https://{PUBLIC}:8443"),
+    ],
+)
+def test_trusted_hosts_of_a_proxy(host, origin, key):
+    headers = {"Host": host, "X-Forwarded-Proto": "https", "X-Forwarded-Host": PUBLIC}
+    headers |= {} if origin is None else {"Origin": origin}
+    headers |= {} if key is None else {"Authorization": f"Bearer {key}"}
+
+    def status(**settings):
+        return client_of(key=key, **settings).get("/v1/models", headers=headers).status_code
+
+    assert status(trusted_hosts=["VIDEO.example.com"]) == 200
+    if key is None:
+        assert status() == status(trusted_hosts=["example.com", "com"]) == 403
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        ("rebound.example", None),
+        (PUBLIC, "https://evil.example"),
+        (PUBLIC, f"https://{PUBLIC}.evil.example"),
+        (PUBLIC, "null"),
+        ("127.0.0.1:8000", "null"),
+    ],
+)
+def test_hosts_and_origins_beside_the_trusted_ones(host, origin):
+    headers = {"Host": host, "X-Forwarded-Host": PUBLIC}
+    headers |= {} if origin is None else {"Origin": origin}
+    answer = client_of(trusted_hosts=[PUBLIC]).get("/v1/models", headers=headers)
+    assert answer.status_code == 403 and "--trusted-hosts" in answer.json()["error"]["message"]
+
+
+def test_requests_with_the_key_may_have_any_host_name():
+    """Pages of other sites, which DNS rebinding could let in, have no key."""
+    headers = {"Host": PUBLIC, "Authorization": f"Bearer {KEY}"}
+    client = client_of(key=KEY)
+    assert client.get("/v1/models", headers=headers).status_code == 200
+    for path in ("/v1/models", "/"):
+        assert client.get(path, headers={"Host": PUBLIC}).status_code == 403
+    for origin in ("https://evil.example", "null"):
+        answer = client.get("/v1/models", headers=headers | {"Origin": origin})
+        assert answer.status_code == 403
+    headers |= {"Host": "[", "Origin": "null"}  # neither has a name
+    assert client.get("/v1/models", headers=headers).status_code == 403
+
+
 def test_loopback_names():
     assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.8.8.8", "::1")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "localhost.evil.example", "")))
@@ -99,6 +159,9 @@ def test_server_configuration(tmp_path):
         ServerConfig(host="0.0.0.0")
     with pytest.raises(ValueError, match="--allow-media"):
         ServerConfig(media_folder=file)
+    for name in ("https://video.example.com", "video.example.com:443", "*", ""):
+        with pytest.raises(ValueError, match="--trusted-hosts takes names"):
+            ServerConfig(trusted_hosts=(name,))
     file.write_text("short")
     with pytest.raises(ValueError, match="at least 16"):
         _ = ServerConfig(key_file=file).key

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from typing import Any
@@ -12,20 +13,25 @@ import jax
 import numpy as np
 
 from omnizip_jax.compression import Method
+from omnizip_jax.inference import chat_template
 from omnizip_jax.inference.api import begin_turn
 from omnizip_jax.inference.context import Context, fork
 from omnizip_jax.inference.decode import SamplingParams, end_tokens
 from omnizip_jax.inference.generation import GenerationState, append_exchange, begin, finish
 from omnizip_jax.inference.inputs import UserTurn, check_positions
 from omnizip_jax.inference.prefill import cache_bytes, encode_blocks, prefill_turn
+from omnizip_jax.inference.sequence import CACHE_BUCKETS, TEXT_BUCKETS, bucket
 from omnizip_jax.inference.streaming import feed
 from omnizip_jax.media import Clip
+from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.serve.engine import Engine, context_bytes
+from omnizip_jax.serve.errors import RequestError, invalid_input
 from omnizip_jax.serve.jobs import DecodeRequest
 from omnizip_jax.serve.sessions import Session
 from omnizip_jax.types import EncodedWindow, Window
 
 Exchange = tuple[str, str]  # a question and its answer
+_MARKUP = 32  # tokens around a text in the chat template, at most
 _RESERVE = 256  # slots behind the cached context of a clip
 
 
@@ -99,23 +105,33 @@ def answer_about_clips(
         key: under which the context is cached.
     """
     params, sampling_params = engine.params, request.sampling_params
+    tokens, later = sampling_params.max_new_tokens, _later_slots(engine.params, request)
     context, turn = clips if isinstance(clips, Context) else engine.cached_clip(key), None
     if context is None:
         assert not isinstance(clips, Context)
         shown = [part if isinstance(part, str) else clips[part] for part in parts]
         first = request.history[0][0] if request.history else request.question
         turn = UserTurn.of(params, [*shown, first], system)
-        check_positions(turn, sampling_params.max_new_tokens, params.config)
-        prunes = bool(turn.clips and method.stages(params.config.text.layers))
+        with invalid_input():
+            check_positions(turn, later + tokens, params.config)
+            prunes = bool(turn.clips and method.stages(params.config.text.layers))
+            size = cache_bytes(params, turn, method, max(_RESERVE, later + tokens))
         if prunes and (request.history or len(turn.clips) > 1):
-            raise ValueError(
+            raise RequestError(
                 f"{type(method).__name__} prunes inside the decoder, so a clip is prefilled with "
                 "one question: ask about one clip without earlier turns, or use another method"
             )
-        size = cache_bytes(params, turn, method, max(_RESERVE, sampling_params.max_new_tokens))
         del clips, shown
     else:
-        prunes, size = False, context_bytes(context)
+        positions = context.used_positions + later + tokens
+        if positions > params.config.text.max_positions:
+            raise RequestError(
+                f"the conversation needs {positions} positions, and the model has "
+                f"{params.config.text.max_positions}: shorten it"
+            )
+        slots = bucket(context.used_slots + later + tokens, CACHE_BUCKETS)
+        size = context_bytes(context) * max(slots, context.capacity) // context.capacity
+        prunes = False
         engine.metrics.clip_cache_hits.inc()
     with engine.reserve(size):
         if turn is not None:
@@ -139,6 +155,13 @@ def answer_about_clips(
         generation = begin(params, context, request.question, sampling_params, copy=False)
         del context
         yield from _generate(engine, generation, request)
+
+
+def _later_slots(params: Params, request: AnswerRequest) -> int:
+    """Upper bound on the slots of the earlier exchanges and of the question, padding included."""
+    texts = [request.question, *itertools.chain(*request.history)]
+    plain = params.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)
+    return sum(len(ids) + _MARKUP for ids in plain["input_ids"]) + TEXT_BUCKETS[-1]
 
 
 def _encode(
@@ -174,15 +197,15 @@ def answer_about_session(
         partial: incomplete windows, included for this answer only.
     """
     engine.read_pending(session, arrived)
-    with _counted(session), engine.reserve(context_bytes(engine.context_of(session))):
-        context = fork(engine.context_of(session))
+    context = engine.context_of(session)
+    sampling_params = _within_text_slots(engine.params, context, request)
+    with _counted(session), engine.reserve(context_bytes(context)):
+        context = fork(context)
         yield None
         for window in partial:
             context = jax.block_until_ready(feed(engine.params, context, window))
             yield None
-        generation = begin(
-            engine.params, context, request.question, request.sampling_params, copy=False
-        )
+        generation = begin(engine.params, context, request.question, sampling_params, copy=False)
         del context
 
         def keep(text: str) -> None:
@@ -203,6 +226,27 @@ def _counted(session: Session) -> Iterator[None]:
     finally:
         session.answers -= 1
         session.used = time.monotonic()
+
+
+def _within_text_slots(params: Params, context: Context, request: AnswerRequest) -> SamplingParams:
+    """The sampling parameters, with no more tokens than a session has slots for.
+
+    Raises:
+        RequestError: the question leaves none.
+    """
+    slots, sampling_params = context.retention.text_slots, request.sampling_params
+    question = chat_template.question(
+        params.tokenizer, params.config, request.question, context.prefill_config.modalities
+    )
+    free = slots - len(question.tokens)
+    if free < 1:
+        raise RequestError(
+            f"the question takes {len(question.tokens)} tokens, and a session has {slots} for a "
+            "question and its answer: shorten it",
+            param="text",
+        )
+    tokens = min(sampling_params.max_new_tokens, free)
+    return dataclasses.replace(sampling_params, max_new_tokens=tokens)
 
 
 def _generate(

@@ -27,11 +27,14 @@ class Limits:
         text_slots: slots of it reserved for a question and its answer.
         clip_cache_bytes: size of the cached contexts of clips.
         upload: bytes of a request body, and of one medium.
+        bodies: bytes of all request bodies that are being received or read.
+        media: clips in a request.
+        clip_bytes: size of all clips that are being decoded or wait for their prefill.
         seconds: duration of a clip.
         pixels: size of a frame.
         frames_per_second: rate of live frames; frames beyond it are dropped.
-        messages, characters, tokens: messages of a conversation, their total text, tokens of an
-            answer.
+        messages, characters: messages of a conversation, and their total text.
+        tokens: of an answer; a request for more gets as many.
         idle: seconds without a message after which a session ends.
         decoding: seconds to fetch or decode one medium.
         waiting: seconds until the next step of an answer, or for a request body.
@@ -48,6 +51,9 @@ class Limits:
     text_slots: int = 1024
     clip_cache_bytes: int = 2048 * MiB
     upload: int = 64 * MiB
+    bodies: int = 256 * MiB
+    media: int = 64
+    clip_bytes: int = 4096 * MiB
     seconds: float = 600.0
     pixels: int = 4096 * 2304
     frames_per_second: float = 10.0

@@ -35,7 +35,7 @@ from omnizip_jax.inference.kv_cache_capacity import evict
 from omnizip_jax.inference.streaming import change_method, feed, init_stream
 from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.serve.config import Limits, MiB
-from omnizip_jax.serve.errors import RequestError, as_request_error
+from omnizip_jax.serve.errors import RequestError, as_request_error, invalid_input
 from omnizip_jax.serve.jobs import Job, event_queue, notify
 from omnizip_jax.serve.metrics import Metrics
 from omnizip_jax.serve.sessions import (
@@ -66,9 +66,11 @@ class Engine:
         method: default of sessions and answers.
         limits: beyond them requests are refused with status 503.
         store: keeps sessions whose clients have disconnected; None ends them.
+        on_failure: called when the device thread ends with an error.
 
     Attributes:
         ready: set once the programs are compiled.
+        failed: the device thread has ended with an error; nothing can be served any more.
         clip_contexts: contexts of recent clips, least recently used first out.
     """
 
@@ -78,16 +80,19 @@ class Engine:
         method: Method,
         limits: Limits = Limits(),  # noqa: B008 (frozen)
         store: SessionStore | None = None,
+        on_failure: Callable[[], Any] = lambda: None,
     ):
         self.params, self.method, self.limits, self.store = params, method, limits, store
         self.metrics = Metrics()
         self.clip_contexts: LRUCache[Hashable, Context]
         self.clip_contexts = LRUCache(limits.clip_cache_bytes, context_bytes)
         self.ready = threading.Event()
+        self.failed, self._on_failure = False, on_failure
         self._changed = threading.Condition(threading.RLock())
         self._sessions: list[Session] = []
         self._first: deque[Job] = deque()  # precede windows and other jobs
         self._jobs: deque[Job] = deque()
+        self._running: list[Job] = []  # in the current step
         self._answers = 0  # in both queues
         self._reserved = 0  # bytes of answers' caches
         self._closing = False
@@ -130,7 +135,9 @@ class Engine:
         """
         job = Job(steps, on_event, is_answer=True)
         with self._changed:
-            if self._answers >= self.limits.answers:
+            queued = (*self._first, *self._jobs)
+            cancelled = sum(each.is_answer and each.cancelled for each in queued)
+            if self._answers - cancelled >= self.limits.answers:
                 raise self._overloaded(f"{self.limits.answers} answers are running or queued")
             self._check_open()
             self._answers += 1
@@ -188,7 +195,7 @@ class Engine:
 
         def on_end(error: RequestError | None) -> None:
             if error is not None:
-                self.end(session, str(error))
+                self.end(session, str(error), error.status)
 
         self._add_session(session)
         self._run_first(create, on_end)
@@ -251,7 +258,9 @@ class Engine:
 
         def change() -> int:
             self.read_pending(session, arrived)
-            self.set_context(session, change_method(self.params, self.context_of(session), method))
+            with invalid_input():
+                context = change_method(self.params, self.context_of(session), method)
+            self.set_context(session, context)
             return arrived
 
         return await self.call(change)
@@ -278,11 +287,11 @@ class Engine:
         if dropped is not None:
             notify(session.on_event, WindowSkipped(dropped.number, session.skipped, dropped.start))
 
-    def end(self, session: Session, reason: str | None = None) -> None:
+    def end(self, session: Session, reason: str | None = None, status: int = 404) -> None:
         """End a session and free its cache; calling it again has no effect.
 
         Args:
-            reason: sent as ``SessionEnded``; None sends nothing.
+            reason: sent as ``SessionEnded``, with the status; None sends nothing.
         """
         with self._changed:
             if session.ended:
@@ -293,7 +302,7 @@ class Engine:
             self._sessions.remove(session)
             self._update_gauges()
         if reason is not None:
-            notify(session.on_event, SessionEnded(reason))
+            notify(session.on_event, SessionEnded(reason, status))
 
     def disconnect(self, session: Session) -> None:
         """End a session whose client has gone, and store it if there is a store."""
@@ -326,8 +335,9 @@ class Engine:
 
     def cache_clip(self, key: Hashable, context: Context) -> None:
         """Cache the context of a clip unless it is larger than the whole cache."""
-        with self._changed, contextlib.suppress(ValueError):
-            self.clip_contexts[key] = context
+        with self._changed:
+            if context_bytes(context) <= self.clip_contexts.maxsize:
+                self.clip_contexts[key] = context
         self.metrics.clip_cache_bytes.set(self.clip_contexts.currsize)
 
     @contextlib.contextmanager
@@ -362,7 +372,8 @@ class Engine:
     def _init_stream(self, method: Method, **settings: Any) -> Context:
         limits = self.limits
         sizes: dict[str, Any] = {"capacity": limits.capacity, "text_slots": limits.text_slots}
-        return init_stream(self.params, method, **sizes | settings)
+        with invalid_input():
+            return init_stream(self.params, method, **sizes | settings)
 
     def _add_session(self, session: Session) -> None:
         with self._changed:
@@ -390,6 +401,8 @@ class Engine:
             self._changed.notify_all()
 
     def _check_open(self) -> None:
+        if self.failed:
+            raise RequestError("the device thread has failed: restart the server", 503)
         if self._closing:
             raise self._overloaded("the server is closing")
 
@@ -404,6 +417,25 @@ class Engine:
         self.metrics.session_bytes.set(sum(each.size for each in self._sessions))
 
     def _run(self) -> None:
+        """Run steps until ``close``; a failure ends all jobs and sessions at once."""
+        try:
+            self._run_steps()
+        except BaseException as error:
+            refusal = as_request_error(error)
+            with self._changed:
+                self.failed = True
+                jobs = [*self._running, *self._first, *self._jobs]
+                self._first.clear()
+                self._jobs.clear()
+                self._answers = 0
+                self._update_gauges()
+            for job in jobs:
+                job.fail(refusal)
+            for session in tuple(self._sessions):
+                self.end(session, str(refusal), refusal.status)
+            self._on_failure()
+
+    def _run_steps(self) -> None:
         if not self.ready.is_set():
             self._warmup()
         while True:
@@ -430,6 +462,7 @@ class Engine:
     def _run_step(self) -> None:
         """Run the next step of one job, or decode for several."""
         batch = self._next_jobs()
+        self._running = [job for job, _ in batch]
         if not batch:
             return
         began = time.perf_counter()
@@ -489,7 +522,8 @@ class Engine:
             took = time.perf_counter() - began
             event = window_read(session, before, context, queued, waited, took)
         except Exception as error:
-            self.end(session, str(as_request_error(error)))
+            refusal = as_request_error(error)
+            self.end(session, str(refusal), refusal.status)
             return
         self.set_context(session, context)
         self.metrics.windows.inc()
@@ -528,6 +562,6 @@ class Engine:
                     ]
                     batches.step_batch(self.params, answers)
             jax.block_until_ready(evict(context).cache)
-        except ValueError as error:  # of a setting, or of a method that needs whole clips
+        except RequestError as error:  # of a setting, or of a method that needs whole clips
             _LOG.warning("live sessions cannot begin: %s", error)
         self.ready.set()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from omnizip_jax.inference.generation import GenerationState
-from omnizip_jax.serve.errors import as_request_error
+from omnizip_jax.serve.errors import RequestError, as_request_error
 
 _LOG = logging.getLogger("omnizip.serve")
 
@@ -59,9 +59,13 @@ class Job:
         self._cancelled.set()
 
     @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    @property
     def pending(self) -> GenerationState | None:
         """The generation that waits for its next tokens, if any."""
-        return None if self._cancelled.is_set() else self._generation
+        return None if self.cancelled else self._generation
 
     def step(self) -> bool:
         """Run one step; returns whether there are more."""
@@ -73,15 +77,22 @@ class Job:
             return self._advance(lambda: self._steps.throw(generation))
         return self._advance(lambda: self._steps.send(generation))
 
+    def fail(self, error: RequestError) -> None:
+        """End the job with an error unless it has ended; its steps are not run any more."""
+        if not self.finished.is_set():
+            self.finished.set()
+            if not self.cancelled:
+                notify(self._on_event, error)
+
     def _advance(self, step: Callable[[], Any]) -> bool:
         event: Any = None
         self._generation = None
         try:
-            if not self._cancelled.is_set():
+            if not self.cancelled:
                 event = step()
                 if isinstance(event, DecodeRequest):
                     self._generation, event = event.generation, event.event
-                if event is not None and not self._cancelled.is_set():
+                if event is not None and not self.cancelled:
                     notify(self._on_event, event)
                 return True
         except StopIteration:
@@ -93,7 +104,7 @@ class Job:
             close()
         self._steps = iter(())  # frees what the generator holds
         self.finished.set()
-        if not self._cancelled.is_set():
+        if not self.cancelled:
             notify(self._on_event, event)
         return False
 

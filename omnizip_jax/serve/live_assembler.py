@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from omnizip_jax.media.pixels import resize
 from omnizip_jax.media.timeline import SAMPLE_RATE, AudioChunk, VideoFrame
 from omnizip_jax.media.windowing import WindowAssembler
-from omnizip_jax.serve.errors import RequestError
+from omnizip_jax.serve.errors import RequestError, invalid_input
 from omnizip_jax.types import Window
 from omnizip_jax.window_spec import WindowSpec
 
@@ -121,5 +121,5 @@ class LiveAssembler:
 
 
 def _finish(assembler: WindowAssembler) -> Iterator[Window]:
-    with contextlib.suppress(ValueError):  # nothing was pushed yet
+    with contextlib.suppress(RequestError), invalid_input():  # nothing was pushed yet
         yield from assembler.finish()

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import logging
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import av
 import numpy as np
 from av.error import FFmpegError
-from pebble import ProcessPool
+from pebble import ProcessExpired, ProcessPool
 from PIL import Image, ImageOps
 
 from omnizip_jax.media import Clip, load_clip
+from omnizip_jax.media.deferred_warnings import DeferredWarnings
 from omnizip_jax.media.pixels import over_white
-from omnizip_jax.serve.errors import RequestError
+from omnizip_jax.media.sources import open_media
+from omnizip_jax.serve.errors import RequestError, invalid_input
 from omnizip_jax.window_spec import WindowSpec
 
 _LOG = logging.getLogger("omnizip.serve")
@@ -51,8 +54,8 @@ class DecoderPool:
         """Run a function of this module in a worker, which ends if the caller is cancelled.
 
         Raises:
-            RequestError: the function raised an error, timed out, or crashed its process; or no
-                worker became free.
+            RequestError: that of the function; it timed out, or crashed its process; or no worker
+                became free. Other errors of the function are bugs and propagate.
         """
         try:
             async with asyncio.timeout(self._timeout):
@@ -63,14 +66,12 @@ class DecoderPool:
         try:
             future = self._pool.schedule(task, arguments, timeout=self._timeout)
             return await asyncio.wrap_future(future)
-        except ValueError as error:
-            raise RequestError(str(error)) from error
         except TimeoutError as error:
             message = f"decoding took longer than {self._timeout:g} s and was aborted"
             raise RequestError(message) from error
         except MemoryError as error:
             raise RequestError("the medium is too large to be decoded") from error
-        except Exception as error:
+        except ProcessExpired as error:
             _LOG.warning("a decoder failed: %r", error)
             raise RequestError("decoding failed: the medium crashed its decoder") from error
         finally:
@@ -92,6 +93,29 @@ def _load_decoders() -> None:
     Image.preinit()
 
 
+def clip_seconds(
+    path: str, name: str, use_audio: bool, use_video: bool, seconds: float, pixels: int
+) -> float:
+    """Duration of a clip, from its headers or by counting packets, without decoding it.
+
+    Args:
+        name: of the file, in messages.
+        seconds: the count ends here.
+        pixels: upper bound on the size of a frame.
+
+    Raises:
+        RequestError: it cannot be opened, is not a container that holds its media itself, lacks the
+            streams, or exceeds the bound.
+    """
+    _check_container(path, name, pixels)
+    with (
+        _named(path, name),
+        open_media(path, use_video, use_audio, timeout=None, deferred=DeferredWarnings()) as media,
+    ):
+        stated = media.duration
+        return stated if stated is not None and stated < seconds else media.count(seconds)[1]
+
+
 def decode_clip(
     path: str,
     name: str,
@@ -109,18 +133,10 @@ def decode_clip(
         seconds, pixels: upper bounds on the duration, and on the size of a frame.
 
     Raises:
-        ValueError: it cannot be decoded, or exceeds a bound.
+        RequestError: it cannot be decoded, or exceeds a bound.
     """
-    try:
-        with av.open(path, options={"format_whitelist": FORMATS}) as container:
-            sizes = [
-                s.codec_context.width * s.codec_context.height for s in container.streams.video
-            ]
-    except (FFmpegError, OSError) as error:
-        raise ValueError(f"{name}: cannot be opened as video or audio") from error
-    if max(sizes, default=0) > pixels:
-        raise ValueError(f"{name}: frames of {max(sizes)} pixels, at most {pixels} are accepted")
-    try:
+    _check_container(path, name, pixels)
+    with _named(path, name):
         return load_clip(
             path,
             spec,
@@ -129,25 +145,47 @@ def decode_clip(
             use_audio=use_audio,
             use_video=use_video,
         )
-    except ValueError as error:
-        raise ValueError(str(error).replace(path, name)) from error
+
+
+def _check_container(path: str, name: str, pixels: int) -> None:
+    try:
+        with av.open(path, options={"format_whitelist": FORMATS}) as container:
+            sizes = [
+                s.codec_context.width * s.codec_context.height
+                for s in container.streams.video
+                if s.codec_context is not None
+            ]
+    except (FFmpegError, OSError) as error:
+        raise RequestError(f"{name}: cannot be opened as video or audio") from error
+    if max(sizes, default=0) > pixels:
+        raise RequestError(f"{name}: frames of {max(sizes)} pixels, at most {pixels} are accepted")
+
+
+@contextlib.contextmanager
+def _named(path: str, name: str) -> Iterator[None]:
+    """Convert errors about a file to ``RequestError`` with its name in place of its path."""
+    try:
+        with invalid_input():
+            yield
+    except RequestError as error:
+        raise RequestError(str(error).replace(path, name)) from error
 
 
 def decode_frame(data: bytes, pixels: int) -> np.ndarray:
     """Decode a JPEG or PNG to uint8 RGB [H, W, 3], upright by its EXIF data, over white.
 
     Raises:
-        ValueError: it is neither, or has more pixels.
+        RequestError: it is neither, or has more pixels.
     """
     try:
         with Image.open(io.BytesIO(data), formats=["JPEG", "PNG"]) as image:
             width, height = image.size
             if width * height > pixels:
-                raise ValueError(
+                raise RequestError(
                     f"a frame of {width} x {height} pixels, at most {pixels} are accepted"
                 )
             upright = ImageOps.exif_transpose(image)
-            mode = "RGBA" if upright.has_transparency_data else "RGB"
-            return over_white(np.asarray(upright.convert(mode)))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError("expected a JPEG or PNG that can be decoded") from error
+            decoded = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise RequestError("expected a JPEG or PNG that can be decoded") from error
+    return over_white(np.asarray(decoded))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import json
+import math
 import signal
 import sys
 import tempfile
@@ -26,6 +28,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from omnizip_jax.compression import METHODS, Method
+from omnizip_jax.media import Clip
 from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.serve.answer_steps import AnswerDone, TextDelta, answer_about_clips
 from omnizip_jax.serve.auth import AuthMiddleware, is_loopback
@@ -33,17 +36,20 @@ from omnizip_jax.serve.config import ServerConfig
 from omnizip_jax.serve.engine import Engine
 from omnizip_jax.serve.errors import RequestError, as_request_error
 from omnizip_jax.serve.live import serve_socket
-from omnizip_jax.serve.media_sources import store_medium
-from omnizip_jax.serve.media_workers import DecoderPool, decode_clip
+from omnizip_jax.serve.media_sources import MediaFile, store_medium
+from omnizip_jax.serve.media_workers import DecoderPool, clip_seconds, decode_clip
+from omnizip_jax.serve.memory_budget import MemoryBudget, Reservation
 from omnizip_jax.serve.page import page_routes
 from omnizip_jax.serve.protocol import ChatRequest, read_chat
 from omnizip_jax.serve.sessions import SessionStore
+from omnizip_jax.window_spec import WindowSpec
 
 _DECODERS = 2  # processes for clips, and as many for live frames, which wait for no clip
 _DOWNLOAD_THREADS = 32  # the rest of the server has its own threads
 _SHUTDOWN_TIMEOUT = 60  # s from SIGTERM until running answers are cut off
 _BASE64_RATIO = 4 / 3  # bytes of base64 per byte
 _TEXT_SIZE = 1 << 20  # bytes of a request body beside its media
+_MESSAGE_SIZE = 32 << 20  # bytes of a message of a WebSocket
 _CLIENT_GONE = 499  # status in the log
 
 T = TypeVar("T")
@@ -58,10 +64,15 @@ def serve(params: Params, name: str, method: Method, config: ServerConfig) -> No
 
     Raises:
         ValueError: an invalid key.
+        RuntimeError: the device thread has failed.
     """
     limits = config.limits
     store = None if config.session_folder is None else SessionStore(config.session_folder)
-    engine = Engine(params, method, limits, store)
+
+    def stop() -> None:
+        server.should_exit = True
+
+    engine = Engine(params, method, limits, store, stop)
     decoders, frame_decoders = (DecoderPool(_DECODERS, limits.decoding) for _ in range(2))
     settings = uvicorn.Config(
         Server(engine, name, config, decoders, frame_decoders).app(),
@@ -69,20 +80,23 @@ def serve(params: Params, name: str, method: Method, config: ServerConfig) -> No
         port=config.port,
         log_level="warning",
         server_header=False,
-        ws_max_size=2 * limits.upload,
+        ws_max_size=_MESSAGE_SIZE,
         limit_concurrency=8 * (limits.sessions + limits.answers),
         timeout_graceful_shutdown=_SHUTDOWN_TIMEOUT,
     )
+    server = uvicorn.Server(settings)
     # uvicorn raises the signal again after it has shut down.
     signal.signal(signal.SIGTERM, lambda *_: None)
     engine.start()
     print(f"[http://{config.host}:{config.port}: {name}]", file=sys.stderr, flush=True)
     try:
-        uvicorn.Server(settings).run()
+        server.run()
     finally:
         engine.close(_SHUTDOWN_TIMEOUT)
         decoders.close()
         frame_decoders.close()
+    if engine.failed:
+        raise RuntimeError("the device thread has failed; its error is above")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,10 +120,11 @@ class Server:
         """The ASGI app. It neither starts nor closes the engine."""
         routes = [
             *page_routes(),
-            Route("/health", _health),
+            Route("/health", self._health),
             Route("/ready", self._ready),
             Route("/metrics", self._metrics),
             Route("/v1/models", self._models),
+            Route("/v1/models/{name:path}", self._model),
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
             WebSocketRoute("/v1/video/chat/stream", self._live),
         ]
@@ -130,11 +145,22 @@ class Server:
         return Starlette(routes=routes, middleware=[auth], exception_handlers=handlers)
 
     async def _live(self, socket: WebSocket) -> None:
-        await serve_socket(self.engine, self.frame_decoders, socket)
+        with self._messages.reservation() as held:
+            try:
+                held.ensure(_MESSAGE_SIZE)
+            except RequestError as error:
+                await socket.accept()
+                return await socket.close(1013, str(error))
+            await serve_socket(self.engine, self.frame_decoders, socket)
+
+    async def _health(self, _: Request) -> Response:
+        if self.engine.failed:
+            return PlainTextResponse("the device thread has failed", 503)
+        return PlainTextResponse("alive")
 
     async def _ready(self, _: Request) -> Response:
-        decoders = self.decoders.ready and self.frame_decoders.ready
-        ready = self.engine.ready.is_set() and decoders
+        ready = self.engine.ready.is_set() and not self.engine.failed
+        ready = ready and self.decoders.ready and self.frame_decoders.ready
         return PlainTextResponse("ready" if ready else "compiling", 200 if ready else 503)
 
     async def _metrics(self, _: Request) -> Response:
@@ -142,13 +168,25 @@ class Server:
         return Response(text, media_type=prometheus_client.CONTENT_TYPE_LATEST)
 
     async def _models(self, _: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._describe()]})
+
+    async def _model(self, request: Request) -> Response:
+        self._check_model(request.path_params["name"])
+        return JSONResponse(self._describe())
+
+    def _check_model(self, name: str) -> None:
+        if name != self.name:
+            raise RequestError(f"there is no model {name!r}, only {self.name!r}", 404, "model")
+
+    def _describe(self) -> dict[str, Any]:
+        """The model, as ``/v1/models`` lists it."""
         method = self.engine.method
         names = [name for name, kind in METHODS.items() if kind is type(method)]
         default = {
             "method": names[0] if names else None,
             "settings": dataclasses.asdict(method),
         }
-        model = {
+        return {
             "id": self.name,
             "object": "model",
             "created": 0,
@@ -161,77 +199,171 @@ class Server:
                 "window_seconds": self.engine.params.config.spec.seconds,
             },
         }
-        return JSONResponse({"object": "list", "data": [model]})
+
+    @functools.cached_property
+    def _bodies(self) -> MemoryBudget:
+        return MemoryBudget(self.engine.limits.bodies, "request bodies")
+
+    @functools.cached_property
+    def _messages(self) -> MemoryBudget:
+        sockets = 2 * self.engine.limits.sessions  # also those that have no session yet
+        return MemoryBudget(sockets * _MESSAGE_SIZE, "live messages")
+
+    @functools.cached_property
+    def _decoded(self) -> MemoryBudget:
+        return MemoryBudget(self.engine.limits.clip_bytes, "decoded clips")
 
     async def _chat(self, request: Request) -> Response:
+        with self._bodies.reservation() as held:
+            chat = await self._read_chat(request, held)
+            if chat.model is not None:
+                self._check_model(chat.model)
+            head = {
+                "id": f"chatcmpl-{uuid.uuid4().hex}",
+                "created": int(time.time()),
+                "model": self.name,
+            }
+            events, stream, usage = self._answer(chat, held), chat.stream, chat.include_usage
+            del chat  # ``_answer`` frees its media
+            if not stream:
+                return _completion(await _while_connected(request, _last(events)), head)
+            # An error before the first event has a status of its own.
+            await _while_connected(request, anext(events))
+        return StreamingResponse(_chunks(events, head, usage), media_type="text/event-stream")
+
+    async def _read_chat(self, request: Request, held: Reservation) -> ChatRequest:
         limits = self.engine.limits
         try:
             async with asyncio.timeout(limits.waiting):
-                body = await _body(request, int(limits.upload * _BASE64_RATIO) + _TEXT_SIZE)
+                body = await _body(request, int(limits.upload * _BASE64_RATIO) + _TEXT_SIZE, held)
         except TimeoutError:
             message = f"the request body did not arrive within {limits.waiting:g} s"
             raise RequestError(message, 408) from None
         try:
-            chat = read_chat(json.loads(body), limits)
+            content = json.loads(body)
         except (ValueError, RecursionError) as error:
             raise RequestError(f"the body must be a JSON object: {error}") from error
         del body
-        if chat.model not in (None, self.name):
-            message = f"there is no model {chat.model!r}, only {self.name!r}"
-            raise RequestError(message, 404, "model")
-        head = {
-            "id": f"chatcmpl-{uuid.uuid4().hex}",
-            "created": int(time.time()),
-            "model": self.name,
-        }
-        events = self._answer(chat)
-        if not chat.stream:
-            return _completion(await _while_connected(request, _last(events)), head)
-        # An error before the first event has a status of its own.
-        await _while_connected(request, anext(events))
-        chunks = _chunks(events, head, chat.include_usage)
-        return StreamingResponse(chunks, media_type="text/event-stream")
+        return read_chat(content, limits)
 
-    async def _answer(self, chat: ChatRequest) -> AsyncGenerator[Any]:
-        """Events of an answer, from ``AnswerStarted`` to ``AnswerDone``."""
-        engine, limits = self.engine, self.engine.limits
+    async def _answer(self, chat: ChatRequest, body: Reservation) -> AsyncGenerator[Any]:
+        """Events of an answer, from ``AnswerStarted`` to ``AnswerDone``.
+
+        Args:
+            body: memory of the request's body, released once its media are files.
+        """
+        engine = self.engine
         method = chat.method or engine.method
-        with tempfile.TemporaryDirectory(prefix="omnizip_") as scratch:
-            files = [
-                await to_thread.run_sync(
-                    *(store_medium, medium, self.config, Path(scratch)),
-                    limiter=self.download_threads,
-                )
-                for medium in chat.media
-            ]
-            digests = tuple(file.digest for file in files)
-            key = (chat.system, method, chat.parts, digests, chat.modalities, chat.max_frames)
-            clips = engine.cached_clip(key)
-            if clips is None:
-                clips = [
-                    await self.decoders.call(
-                        decode_clip,
-                        *(file.path, file.name, engine.params.config.spec),
-                        *(medium.use_audio, medium.use_video),
-                        *(chat.max_frames, limits.seconds, limits.pixels),
+        with self._decoded.reservation() as held:
+            with tempfile.TemporaryDirectory(prefix="omnizip_") as scratch:
+                files = [
+                    await to_thread.run_sync(
+                        *(store_medium, medium, self.config, Path(scratch)),
+                        limiter=self.download_threads,
                     )
-                    for medium, file in zip(chat.media, files, strict=True)
+                    for medium in chat.media
                 ]
-        steps = answer_about_clips(engine, clips, chat.parts, chat.system, method, chat.answer, key)
-        del clips  # the steps free them after the prefill
-        async with contextlib.aclosing(engine.events(steps)) as events:
-            async for event in events:
-                yield event
+                used = chat.modalities
+                chat = dataclasses.replace(chat, media=())
+                body.release()
+                digests = tuple(file.digest for file in files)
+                key = (chat.system, method, chat.parts, digests, used, chat.max_frames)
+                clips = engine.cached_clip(key)
+                if clips is None:
+                    clips = await self._decode(files, used, chat.max_frames, held)
+            steps = answer_about_clips(
+                engine, clips, chat.parts, chat.system, method, chat.answer, key
+            )
+            del clips  # the steps free them after the prefill
+            async with contextlib.aclosing(engine.events(steps)) as events:
+                async for event in events:
+                    held.release()
+                    yield event
+
+    async def _decode(
+        self,
+        files: list[MediaFile],
+        used: tuple[tuple[bool, bool], ...],
+        max_frames: int | None,
+        held: Reservation,
+    ) -> list[Clip]:
+        """Decode the clips of a request, if their durations and their memory allow it.
+
+        Args:
+            used: for each file whether its audio and its video are used.
+            held: memory of the clips.
+
+        Raises:
+            RequestError: the clips are too long together, or see ``DecoderPool.call``.
+        """
+        config, limits = self.engine.params.config, self.engine.limits
+        seconds, longest = config.spec.seconds, max(1, int(limits.seconds) // config.spec.seconds)
+        free = config.text.max_positions // config.window_positions  # windows
+        call = self.decoders.call
+        durations = [
+            await call(clip_seconds, file.path, file.name, *streams, limits.seconds, limits.pixels)
+            for file, streams in zip(files, used, strict=True)
+        ]
+        counts = [max(1, int(duration // seconds)) for duration in durations]
+        if sum(counts) > free:
+            raise RequestError(
+                f"the clips last {sum(durations):.0f} s together, and the model has positions for "
+                f"{free * seconds} s: shorten them, or send fewer"
+            )
+        held.ensure(
+            sum(
+                min(count + 1, longest) * _window_bytes(config.spec, has_video)
+                for count, (_, has_video) in zip(counts, used, strict=True)
+            )
+        )
+        clips: list[Clip] = []
+        for file, streams in zip(files, used, strict=True):
+            duration = float(min(longest, max(free, 1)) * seconds)
+            clip = await call(
+                decode_clip,
+                *(file.path, file.name, config.spec, *streams, max_frames, duration, limits.pixels),
+            )
+            free -= len(clip.windows.mel_length)
+            clips.append(clip)
+        return clips
 
 
-async def _body(request: Request, size: int) -> bytes:
-    parts, total = [], 0
+def _window_bytes(spec: WindowSpec, has_video: bool) -> int:
+    """Size of a decoded window on the host."""
+    pixels = math.prod((spec.grids, *spec.grid_shape)) if has_video else 0
+    return pixels + 4 * spec.mel_bins * spec.mel_frames
+
+
+async def _body(request: Request, size: int, held: Reservation) -> bytearray:
+    """The body of a request.
+
+    The rest of a body that finds no memory is read and dropped, as most clients read the reason
+    only after they have sent everything.
+
+    Args:
+        size: maximum number of bytes.
+        held: memory of the body.
+    """
+    too_large = RequestError(f"the request is larger than {size} bytes", 413)
+    header = request.headers.get("content-length", "")
+    stated = int(header) if header.isdecimal() else 0
+    if stated > size:
+        raise too_large
+    body, total, refusal = bytearray(), 0, None
     async for part in request.stream():
         total += len(part)
         if total > size:
-            raise RequestError(f"the request is larger than {size} bytes", 413)
-        parts.append(part)
-    return b"".join(parts)
+            raise too_large
+        if refusal is None:
+            try:
+                held.ensure(max(total, stated))
+                body += part
+            except RequestError as error:
+                refusal = error
+                body.clear()
+    if refusal is not None:
+        raise refusal
+    return body
 
 
 async def _while_connected(request: Request, work: Awaitable[T]) -> T:
@@ -316,10 +448,6 @@ def _usage(done: AnswerDone) -> dict[str, Any]:
     media["media"] = done.audio + done.video
     media["media_kept"] = done.audio_kept + done.video_kept
     return {"usage": usage | {"omnizip": media}, "omnizip": {"seconds": done.seconds}}
-
-
-async def _health(_: Request) -> Response:
-    return PlainTextResponse("alive")
 
 
 async def _client_gone(_: Request, __: Exception) -> Response:

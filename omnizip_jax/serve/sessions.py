@@ -73,9 +73,10 @@ class WindowSkipped:
 
 @dataclasses.dataclass(frozen=True)
 class SessionEnded:
-    """The engine has ended the session."""
+    """The engine has ended the session; ``status`` is that of the error for the client."""
 
     reason: str
+    status: int = 404
 
 
 SessionEvent: TypeAlias = WindowRead | WindowSkipped | SessionEnded
@@ -210,8 +211,8 @@ class SessionStore:
             save(session.context, partial / "context")
             partial.rename(self.folder / str(session.name))
             self._delete_oldest()
-        except (OSError, ValueError) as error:
-            _LOG.warning("a session could not be saved: %s", error)
+        except Exception as error:
+            _LOG.warning("a session could not be saved", exc_info=error)
             shutil.rmtree(partial, ignore_errors=True)
 
     def load(self, name: str, params: Params, on_event: Callable[[SessionEvent], Any]) -> Session:

@@ -13,7 +13,6 @@ from omnizip_jax import OmniZipConfig, load
 from omnizip_jax.checkpoint.convert import convert
 from omnizip_jax.serve.config import Limits
 from omnizip_jax.serve.engine import Engine
-from omnizip_jax.serve.errors import RequestError
 from tests.conftest import make_windows
 
 LIMITS = Limits(sessions=3, answers=4, windows=2, capacity=768, text_slots=192, tokens=64)
@@ -62,10 +61,7 @@ class InProcessDecoders:
     ready = True
 
     async def call(self, task, *arguments):
-        try:
-            return task(*arguments)
-        except ValueError as error:
-            raise RequestError(str(error)) from error
+        return task(*arguments)
 
 
 def ignore(_):

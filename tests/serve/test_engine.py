@@ -10,14 +10,20 @@ import time
 import jax
 import numpy as np
 import pytest
+from starlette.testclient import TestClient
 
+import omnizip_jax.serve.answer_steps as answer_steps
+import omnizip_jax.serve.engine as engine_module
 from omnizip_jax import OmniZipConfig, ask, feed, fork, generate, init_stream, read
 from omnizip_jax.compression import AllTokens, FastV
+from omnizip_jax.inference import chat_template
 from omnizip_jax.inference import generation as batches
+from omnizip_jax.inference.chat_template import Modalities
 from omnizip_jax.inference.decode import DECODE_BLOCK, SamplingParams
 from omnizip_jax.inference.generation import append_exchange, begin
 from omnizip_jax.inference.inputs import UserTurn
 from omnizip_jax.inference.prefill import cache_bytes
+from omnizip_jax.inference.sequence import CACHE_BUCKETS
 from omnizip_jax.serve.answer_steps import (
     AnswerDone,
     AnswerRequest,
@@ -26,11 +32,13 @@ from omnizip_jax.serve.answer_steps import (
     answer_about_clips,
     answer_about_session,
 )
-from omnizip_jax.serve.engine import Engine
+from omnizip_jax.serve.config import ServerConfig
+from omnizip_jax.serve.engine import Engine, context_bytes
 from omnizip_jax.serve.errors import RequestError
+from omnizip_jax.serve.server import Server
 from omnizip_jax.serve.sessions import SessionEnded, WindowRead, WindowSkipped
 from tests.conftest import clip_of, make_windows
-from tests.serve.conftest import LIMITS, WAIT, Events, ignore
+from tests.serve.conftest import LIMITS, WAIT, Events, InProcessDecoders, ignore
 
 SETTINGS = {"capacity": LIMITS.capacity, "text_slots": LIMITS.text_slots}
 REQUEST = AnswerRequest("What happens?", sampling_params=SamplingParams(12))
@@ -352,6 +360,141 @@ def test_an_internal_error_is_logged_and_affects_no_other_job(engine, caplog):
     error = events.all()[1]
     assert error.status == 500 and "secret" not in str(error)
     assert other.all() == (["event"], None) and "secret" in caplog.text
+
+
+def test_a_value_error_inside_a_step_is_logged(engine, windows, monkeypatch, caplog):
+    def broken(*_, **__):
+        return np.zeros((3, 4)) @ np.zeros((3, 4))
+
+    for name in ("feed", "init_stream"):
+        with monkeypatch.context() as patch:
+            patch.setattr(engine_module, name, broken)
+            events = Events()
+            session = engine.open(events.put)
+            engine.push(session, windows[0])
+            ended = events.next()
+        assert isinstance(ended, SessionEnded) and ended.status == 500
+        assert "matmul" in caplog.text and "matmul" not in ended.reason
+        caplog.clear()
+
+
+def test_a_method_without_streams_is_refused_as_the_clients_error(engine):
+    events = Events()
+    engine.open(events.put, FastV(keep=0.6))
+    ended = events.next()
+    assert ended.status == 400 and "prunes inside the decoder" in ended.reason
+
+
+class DeviceLost(BaseException):
+    """Not an error of a job."""
+
+
+def test_a_failure_of_the_device_thread_ends_everything_at_once(tiny, windows, caplog):
+    failed = threading.Event()
+    engine = Engine(tiny, OmniZipConfig(), LIMITS, on_failure=failed.set)
+    engine.start(warmup=False)
+    entered, resume = threading.Event(), threading.Event()
+
+    def steps():
+        entered.set()
+        assert resume.wait(WAIT)
+        raise DeviceLost("the device is gone")
+        yield
+
+    running, queued, events = Events(), Events(), Events()
+    engine.submit(steps(), running.put)
+    assert entered.wait(WAIT)
+    engine.submit(iter(["never"]), queued.put)
+    session = engine.open(events.put)
+    engine.push(session, windows[0])
+    assert not engine.failed
+    resume.set()
+    for answer in (running, queued):
+        made, error = answer.all()
+        assert made == [] and error.status == 500 and "gone" not in str(error)
+    ended = events.next()
+    assert isinstance(ended, SessionEnded) and ended.status == 500 and session.ended
+    assert failed.wait(WAIT) and engine.failed and "the device is gone" in caplog.text
+    for refused in (lambda: engine.submit(iter(()), ignore), lambda: engine.open(ignore)):
+        with pytest.raises(RequestError, match="the device thread has failed") as error:
+            refused()
+        assert error.value.status == 503
+    decoders = [InProcessDecoders()] * 2
+    with TestClient(Server(engine, "tiny", ServerConfig(), *decoders).app()) as client:
+        assert client.get("/ready").status_code == 503
+        answer = client.get("/health")
+    assert answer.status_code == 503 and "failed" in answer.text
+    engine.close(WAIT)
+
+
+def test_an_error_of_the_compilation_ends_the_device_thread(tiny, monkeypatch, caplog):
+    def out_of_memory(*_, **__):
+        raise MemoryError("of the device")
+
+    monkeypatch.setattr(engine_module, "init_stream", out_of_memory)
+    failed = threading.Event()
+    engine = Engine(tiny, OmniZipConfig(), LIMITS, on_failure=failed.set)
+    engine.start()
+    assert failed.wait(WAIT) and not engine.ready.is_set()
+    assert "MemoryError: of the device" in caplog.text
+    engine.close(WAIT)
+
+
+def test_a_conversation_beyond_the_positions_is_refused(engine, tiny, clip):
+    context = read(tiny, clip, system=SYSTEM)
+    beyond = dataclasses.replace(
+        REQUEST, sampling_params=SamplingParams(tiny.config.text.max_positions)
+    )
+    for clips in ([clip], context):  # new, and cached
+        answer = Events()
+        steps = answer_about_clips(engine, clips, [0], SYSTEM, OmniZipConfig(), beyond, None)
+        engine.submit(steps, answer.put)
+        error = answer.all()[1]
+        assert error.status == 400 and "positions" in str(error)
+
+
+def test_memory_of_earlier_turns_is_reserved(engine, tiny, clip, monkeypatch):
+    """Of a new clip and of a cached one: as much as the conversation needs at its end."""
+    context = read(tiny, clip, system=SYSTEM)
+    sizes = []
+
+    def recorded(size):
+        sizes.append(size / context_bytes(context))
+        raise RequestError("enough")
+
+    monkeypatch.setattr(engine, "reserve", recorded)
+    words = CACHE_BUCKETS[0] // len(tiny.tokenizer(" rain")["input_ids"])
+    history = (("What happens?", " rain" * words),)
+    for request in (REQUEST, dataclasses.replace(REQUEST, history=history)):
+        for clips in ([clip], context):
+            answer = Events()
+            steps = answer_about_clips(engine, clips, [0], SYSTEM, OmniZipConfig(), request, None)
+            engine.submit(steps, answer.put)
+            assert str(answer.all()[1]) == "enough"
+    longer = CACHE_BUCKETS[1] / CACHE_BUCKETS[0]
+    assert context.capacity == CACHE_BUCKETS[0]
+    assert sizes == pytest.approx([1, 1, longer, longer], rel=1e-4)
+
+
+def test_an_answer_has_no_more_tokens_than_a_session_has_slots(engine, tiny, windows, monkeypatch):
+    lengths, begin_answer = [], answer_steps.begin
+
+    def recorded(params, context, question, sampling_params, **settings):
+        lengths.append(sampling_params.max_new_tokens)
+        return begin_answer(params, context, question, sampling_params, **settings)
+
+    monkeypatch.setattr(answer_steps, "begin", recorded)
+    session = engine.open(ignore)
+    engine.push(session, windows[0])
+    request = AnswerRequest("What happens?", sampling_params=SamplingParams(10_000))
+    assert submit_question(engine, session, request)[0].all()[1] is None
+    asked = chat_template.question(
+        tiny.tokenizer, tiny.config, request.question, Modalities(True, True)
+    )
+    assert lengths == [LIMITS.text_slots - len(asked.tokens)]
+    request = AnswerRequest("Why? " * LIMITS.text_slots)
+    error = submit_question(engine, session, request)[0].all()[1]
+    assert error.status == 400 and "shorten it" in str(error)
 
 
 def test_contexts_of_clips_are_cached(engine, tiny, clip):

@@ -13,8 +13,9 @@ from PIL import Image
 
 from benchmarks.bouncing_clip import write_clip
 from omnizip_jax import WindowSpec
-from omnizip_jax.serve.errors import RequestError
-from omnizip_jax.serve.media_workers import DecoderPool, decode_clip, decode_frame
+from omnizip_jax.serve import media_workers
+from omnizip_jax.serve.errors import RequestError, as_request_error
+from omnizip_jax.serve.media_workers import DecoderPool, clip_seconds, decode_clip, decode_frame
 from tests.serve.conftest import InProcessDecoders
 
 
@@ -42,12 +43,15 @@ def pool():
 
 
 @pytest.mark.slow  # processes
-def test_workers_may_crash_and_hang(pool):
+def test_workers_may_crash_and_hang(pool, caplog):
     assert asyncio.run(pool.call(one)) == 1
-    for task in (crash, fail):
-        with pytest.raises(RequestError, match="crashed its decoder"):
-            asyncio.run(pool.call(task))
-        assert asyncio.run(pool.call(one)) == 1
+    with pytest.raises(RequestError, match="crashed its decoder"):
+        asyncio.run(pool.call(crash))
+    assert asyncio.run(pool.call(one)) == 1
+    with pytest.raises(RuntimeError, match="a bug of a decoder") as error:  # not of the medium
+        asyncio.run(pool.call(fail))
+    assert as_request_error(error.value).status == 500 and "fail" in caplog.text
+    assert asyncio.run(pool.call(one)) == 1
     short = DecoderPool(1, 0.5)
     with pytest.raises(RequestError, match="was aborted"):
         asyncio.run(short.call(hang))
@@ -80,6 +84,9 @@ def test_frames_and_clips(process, request, tmp_path):
         call(decode_clip, path, "clip", spec, True, True, None, 2.0, 96 * 64)
     with pytest.raises(RequestError, match="at most 6143 are accepted"):
         call(decode_clip, path, "clip", spec, True, True, None, 10.0, 96 * 64 - 1)
+    assert call(clip_seconds, path, "clip", True, True, 10.0, 96 * 64) == pytest.approx(5, abs=0.1)
+    with pytest.raises(RequestError, match="at most 6143 are accepted"):
+        call(clip_seconds, path, "clip", True, True, 10.0, 96 * 64 - 1)
     file = io.BytesIO()
     Image.fromarray(np.full((4, 6, 3), 7, np.uint8)).save(file, "png")
     frame = call(decode_frame, file.getvalue(), 24)
@@ -122,3 +129,11 @@ def test_transparent_frames_are_shown_over_white(mode):
     Image.fromarray(picture).convert(mode).save(file, "PNG")
     frame = decode_frame(file.getvalue(), 100)
     assert frame.shape == (8, 8, 3) and not frame[:4].any() and (frame[4:] == 255).all()
+
+
+def test_a_bug_in_decoding_is_not_an_error_of_the_medium(tmp_path, monkeypatch):
+    path = str(write_clip(tmp_path / "clip.mp4", seconds=1, size=(96, 64)))
+    monkeypatch.setattr(media_workers, "load_clip", lambda *_, **__: np.zeros(3).reshape(2, 2))
+    with pytest.raises(ValueError, match="cannot reshape") as error:
+        decode_clip(path, "clip", WindowSpec(grid_slots=16), True, True, None, 10.0, 96 * 64)
+    assert not isinstance(error.value, RequestError)

@@ -13,7 +13,6 @@ its ``request_id``.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import dataclasses
 import json
@@ -38,17 +37,32 @@ from omnizip_jax.serve.answer_steps import (
 )
 from omnizip_jax.serve.auth import PROTOCOL
 from omnizip_jax.serve.engine import Engine
-from omnizip_jax.serve.errors import RequestError, as_request_error
+from omnizip_jax.serve.errors import RequestError, as_request_error, invalid_input
 from omnizip_jax.serve.jobs import event_queue
 from omnizip_jax.serve.live_assembler import LiveAssembler
 from omnizip_jax.serve.media_workers import DecoderPool, decode_frame
-from omnizip_jax.serve.protocol import check_text, field, read_method, read_sampling
+from omnizip_jax.serve.protocol import (
+    check_text,
+    field,
+    read_answer_settings,
+    read_base64,
+    read_method,
+    read_options,
+    refuse_unsupported,
+)
 from omnizip_jax.serve.sessions import Session, SessionEnded, WindowRead
 from omnizip_jax.types import Window
 
 _FULL_SCALE = 32768.0  # of 16 bit audio
 _MAX_CHUNK = 32_000 * 60  # bytes: 60 s
 _MAX_FRAME_IDS = 256  # in one message video.frames.consumed
+_FIXED: tuple[str, ...] = (
+    "resume",
+    "memory",
+    "video",
+    "audio",
+)  # fields of "omnizip" that cannot change
+_OPTIONS = ("method", "settings", "keep", "resume", "memory", "video", "audio")
 _CLOSE_CODES = {503: 1013, 500: 1011}  # by HTTP status
 
 
@@ -99,7 +113,7 @@ class _Connection:
             try:
                 request = _parse(message.get("text") or message.get("bytes") or "")
                 await self._handle(request)
-            except (WebSocketDisconnect, RuntimeError):
+            except WebSocketDisconnect:
                 raise
             except Exception as error:
                 refusal = as_request_error(error)
@@ -141,8 +155,8 @@ class _Connection:
         self._done = True
 
     async def _configure(self, message: Mapping[str, Any]) -> None:
-        self._read_sampling(message)
-        options = field(message, "omnizip", Mapping, {})
+        self._read_answer_settings(message)
+        options = read_options(message, _OPTIONS)
         method = read_method(options)
         keep = field(options, "keep", bool, self._keep, "omnizip.keep")
         if self._session is None:
@@ -152,28 +166,36 @@ class _Connection:
             else:
                 self._open(method, options)
             await self._send_created(message)
-        elif method is not None or "keep" not in options:
-            await self._change_method(message, options, method)
+        elif message != self._config:
+            await self._change_config(message, options, method)
         self._keep = keep
 
-    async def _change_method(
+    async def _change_config(
         self, message: Mapping[str, Any], options: Mapping[str, Any], method: Method | None
     ) -> None:
-        fixed = _fixed_fields(message, options)
-        if fixed or method is None:
+        """Change settings of a session that has begun; the others may be repeated as they are."""
+        before = field(self._config, "omnizip", Mapping, {})
+        prompts = {"system_prompt": self._config.get("system_prompt")}
+        fixed = _different(options, {name: before.get(name) for name in _FIXED})
+        fixed += _different(message, prompts)
+        if fixed or not (options or message.keys() - {"type", "omnizip", "request_id"}):
             raise RequestError(
-                "a later session.config can change omnizip.method with its settings and "
-                f"omnizip.keep only, got {', '.join(fixed) or 'none of them'}",
-                param="omnizip.method",
+                "a later session.config can change omnizip.method with its settings, omnizip.keep "
+                f"and fields of answers such as max_tokens, got {', '.join(fixed) or 'none'}",
+                param=fixed[0] if fixed else "omnizip.method",
             )
         session, _ = self._active()
-        number = await self._engine.change_method(session, method)
-        await self._send("method.changed", number=number, **_request_id(message))
+        if method is not None and method != read_method(before):
+            number = await self._engine.change_method(session, method)
+            await self._send("method.changed", number=number, **_request_id(message))
+        settings = {"settings": options.get("settings")} if method is not None else {}
+        self._config = {**self._config, **message, "omnizip": {**before, **options, **settings}}
 
     async def _resume(self, message: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         """Continue a stored session."""
         engine = self._engine
-        fixed = _fixed_fields(message, options) + ["method"] * (options.get("method") is not None)
+        nothing = dict.fromkeys((*_FIXED[1:], "method"))
+        fixed = _different(options, nothing) + _different(message, {"system_prompt": None})
         if engine.store is None or fixed:
             raise RequestError(
                 "this server stores no sessions"
@@ -230,7 +252,7 @@ class _Connection:
         since = abs(frame_time - self._last_accepted)
         accepted = since >= 0.999 / limits.frames_per_second
         if accepted:
-            data = _base64(message.get("data"), "video.frame")
+            data = read_base64(message.get("data"), "data")
             frame = await self._decoders.call(decode_frame, data, limits.pixels)
             await self._push(session, assembler, assembler.push_frame(frame, frame_time))
             self._last_accepted, accepted = frame_time, not assembler.is_late
@@ -264,7 +286,7 @@ class _Connection:
 
     async def _add_audio(self, message: Mapping[str, Any]) -> None:
         session, assembler = self._active()
-        data = _base64(message.get("data"), "audio.chunk")
+        data = read_base64(message.get("data"), "data")
         if len(data) % 2 or len(data) > _MAX_CHUNK:
             raise RequestError(
                 "audio.chunk must hold 16 bit samples at 16 kHz, at most 60 s, got "
@@ -277,8 +299,9 @@ class _Connection:
         self, session: Session, assembler: LiveAssembler, windows: Iterable[Window]
     ) -> None:
         def push() -> None:
-            for window in windows:
-                self._engine.push(session, window, assembler.start)
+            with invalid_input():
+                for window in windows:
+                    self._engine.push(session, window, assembler.start)
 
         await run_in_threadpool(push)
 
@@ -287,8 +310,8 @@ class _Connection:
         text = check_text(message.get("text"), "text", self._engine.limits)
         if not text.strip():
             raise RequestError("video.query needs a text, got an empty one", param="text")
-        sampling_params = self._read_sampling({**self._config, **message})
-        request = AnswerRequest(text, sampling_params=sampling_params, keep=self._keep)
+        sampling_params, stop = self._read_answer_settings({**self._config, **message})
+        request = AnswerRequest(text, sampling_params=sampling_params, stop=stop, keep=self._keep)
         request_id = _request_id(message).get("request_id") or f"video-{uuid.uuid4().hex}"
         if (last := self._answer_task) is not None:
             last.cancel()
@@ -303,12 +326,16 @@ class _Connection:
             self._answer(session, arrived, partial, request, frames, request_id), name=request_id
         )
 
-    def _read_sampling(self, message: Mapping[str, Any]) -> SamplingParams:
+    def _read_answer_settings(
+        self, message: Mapping[str, Any]
+    ) -> tuple[SamplingParams, tuple[str, ...]]:
         """As chat completions have them, or as vLLM-Omni's list, of which the first item counts."""
+        processor = field(message, "mm_processor_kwargs", Mapping, {})
+        refuse_unsupported(processor, {"use_audio_in_video": (True,)}, "mm_processor_kwargs.")
         stages = message.get("sampling_params_list")
         first = stages[0] if isinstance(stages, list) and stages else {}
         fields = {**first, **message} if isinstance(first, Mapping) else message
-        return read_sampling(fields, self._engine.limits)
+        return read_answer_settings(fields, self._engine.limits)
 
     async def _answer(
         self,
@@ -339,7 +366,7 @@ class _Connection:
                     elif isinstance(event, AnswerDone):
                         fields = dataclasses.asdict(event)
                         await self._send("response.text.done", request_id=request_id, **fields)
-        except (WebSocketDisconnect, RuntimeError):
+        except WebSocketDisconnect:
             pass  # ``run`` notices that the socket is closed
         except Exception as error:
             cause = {"type": "video.query", "request_id": request_id}
@@ -350,7 +377,7 @@ class _Connection:
         while True:
             event = await self._events.get()
             if isinstance(event, SessionEnded):
-                await self._send_error(RequestError(event.reason, 404), {})
+                await self._send_error(RequestError(event.reason, event.status), {})
                 return await self._close_socket(1001)
             kind = "window.read" if isinstance(event, WindowRead) else "window.skipped"
             await self._send(kind, **dataclasses.asdict(event))
@@ -367,7 +394,7 @@ class _Connection:
         await self._with_timeout(self._socket.send_text(text))
 
     async def _close_socket(self, code: int) -> None:
-        with contextlib.suppress(RuntimeError):  # closed already
+        with contextlib.suppress(WebSocketDisconnect):  # closed already
             await self._with_timeout(self._socket.close(code))
 
     async def _with_timeout(self, sending: Awaitable[None]) -> None:
@@ -376,14 +403,13 @@ class _Connection:
             try:
                 async with asyncio.timeout(self._engine.limits.waiting):
                     await sending
-            except TimeoutError as error:
+            except (TimeoutError, RuntimeError) as error:  # starlette's, of a closed socket
                 raise WebSocketDisconnect(1006) from error
 
 
-def _fixed_fields(message: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
-    """Fields of a configuration that cannot change after a session has begun."""
-    fixed = [name for name in ("memory", "video", "audio") if name in options]
-    return fixed + ["system_prompt"] * ("system_prompt" in message)
+def _different(fields: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """Names of fields that are there and differ from expected values."""
+    return [name for name, value in expected.items() if fields.get(name) not in (None, value)]
 
 
 def _parse(text: str | bytes) -> dict[str, Any]:
@@ -411,10 +437,3 @@ def _seconds(milliseconds: Any, name: str) -> float:
 def _is_finite(value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and abs(value) < 1e18  # False for infinity and NaN
-
-
-def _base64(data: Any, kind: str) -> bytes:
-    with contextlib.suppress(ValueError):  # binascii.Error is one
-        if isinstance(data, str):
-            return base64.b64decode(data.rpartition(",")[2], validate=True)
-    raise RequestError(f"{kind} needs data in base64", param="data")

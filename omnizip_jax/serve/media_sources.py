@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import dataclasses
 import hashlib
@@ -14,18 +12,22 @@ import ssl
 import tempfile
 import threading
 import time
+import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
-from urllib.parse import unquote, unquote_to_bytes, urljoin, urlsplit
+from urllib.parse import quote, unquote, unquote_to_bytes, urljoin, urlsplit
 
-from omnizip_jax.serve.config import Limits, ServerConfig
+from omnizip_jax.serve.config import ServerConfig
 from omnizip_jax.serve.errors import RequestError
-from omnizip_jax.serve.protocol import Medium
+from omnizip_jax.serve.protocol import NO_IMAGES, Medium, read_base64
 
 _MAX_REDIRECTS = 5
 _PORTS = {"http": 80, "https": 443}
 _READ_SIZE = 1 << 16
+# ``quote`` leaves these as they are: characters with a meaning in URLs, and what is quoted already.
+_URL_CHARACTERS = "/%:@!$&'()*+,;=?~"
+_IMAGE_DATA = ("data:image/", "data:video/jpeg", "data:video/png")  # one frame, or a list
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -50,12 +52,20 @@ def store_medium(medium: Medium, config: ServerConfig, scratch: Path) -> MediaFi
     Raises:
         RequestError: it is not allowed, cannot be read, or is too large.
     """
-    url, limits = medium.url, config.limits
-    if medium.kind == "input_audio":
-        return _write(_base64(url), medium.kind, limits, scratch)
-    scheme = url.partition(":")[0].lower() if ":" in url else ""
-    if scheme == "data":
-        return _write(_data_url(url), medium.kind, limits, scratch)
+    url, limits = medium.url.strip(), config.limits
+    scheme = url.partition(":")[0].lower()
+    if scheme == "data" or medium.kind == "input_audio":
+        data = _data_url(url) if scheme == "data" else read_base64(url, "input_audio.data")
+        if len(data) > limits.upload:
+            message = f"{medium.kind}: {len(data)} bytes, at most {limits.upload} are accepted"
+            raise RequestError(message, 413)
+        with tempfile.NamedTemporaryFile(dir=scratch, delete=False) as file:
+            if medium.is_pcm:
+                _write_wav(file, data)
+            else:
+                file.write(data)
+        digest = hashlib.sha256(b"pcm" * medium.is_pcm + data).hexdigest()
+        return MediaFile(file.name, medium.kind, digest)
     if scheme in ("http", "https"):
         if not config.allow_remote:
             raise RequestError(
@@ -68,20 +78,20 @@ def store_medium(medium: Medium, config: ServerConfig, scratch: Path) -> MediaFi
         with open(file.name, "rb") as data:
             digest = hashlib.file_digest(data, "sha256").hexdigest()
         return MediaFile(file.name, _without_query(url), digest)
-    if scheme in ("", "file"):
-        return _local_file(unquote(urlsplit(url).path) if scheme else url, config.media_folder)
-    raise RequestError(
-        f"{medium.kind} must begin with data:, http://, https:// or file://, got {scheme[:20]}:"
-    )
+    if scheme == "file":
+        path = url.partition(":")[2].removeprefix("//").removeprefix("localhost")
+        return _local_file(unquote(path), config.media_folder)
+    if "://" in url:
+        raise RequestError(
+            f"{medium.kind} must begin with data:, http://, https:// or file://, got {scheme[:20]}:"
+        )
+    return _local_file(medium.url, config.media_folder)
 
 
-def _write(data: bytes, name: str, limits: Limits, scratch: Path) -> MediaFile:
-    if len(data) > limits.upload:
-        message = f"{name}: {len(data)} bytes, at most {limits.upload} are accepted"
-        raise RequestError(message, 413)
-    with tempfile.NamedTemporaryFile(dir=scratch, delete=False) as file:
-        file.write(data)
-    return MediaFile(file.name, name, hashlib.sha256(data).hexdigest())
+def _write_wav(file: IO[bytes], samples: bytes) -> None:
+    with wave.open(file, "wb") as wav:
+        wav.setparams((1, 2, 16_000, 0, "NONE", ""))  # as ``audio.chunk`` of live video
+        wav.writeframes(samples)
 
 
 def _local_file(name: str, folder: Path | None) -> MediaFile:
@@ -104,16 +114,13 @@ def _local_file(name: str, folder: Path | None) -> MediaFile:
 
 def _data_url(url: str) -> bytes:
     head, comma, data = url.partition(",")
+    head = head.lower()
     if not comma:
         raise RequestError("a data: URL is data:TYPE;base64,DATA; this one has no comma")
-    return _base64(unquote(data)) if head.endswith(";base64") else unquote_to_bytes(data)
-
-
-def _base64(text: str) -> bytes:
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise RequestError(f"the data are not base64: {error}") from error
+    is_base64 = head.endswith(";base64")
+    if head.startswith(_IMAGE_DATA) or (is_base64 and "," in data):
+        raise RequestError(f"{head[:40]} holds no video or audio file: {NO_IMAGES}")
+    return read_base64(unquote(data), "url") if is_base64 else unquote_to_bytes(data)
 
 
 def is_public(address: str) -> bool:
@@ -149,17 +156,34 @@ def fetch(
         RequestError: it is not allowed, too large, too slow, or fails.
     """
     end = time.monotonic() + seconds
+    url = _joined("", url)
     for _ in range(_MAX_REDIRECTS + 1):
         try:
             with _connect(url, end, allowed) as connection:
                 location = _download(connection, url, file, size, end)
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, http.client.HTTPException) as error:
             reason = str(error) or type(error).__name__
             raise RequestError(f"{_without_query(url)}: cannot be read: {reason}") from error
         if location is None:
             return
-        url = location
+        url = _joined(url, location)
     raise RequestError(f"{_without_query(url)}: more than {_MAX_REDIRECTS} redirects")
+
+
+def _joined(base: str, url: str) -> str:
+    """A checked URL, which may be relative to another one."""
+    try:
+        url = urljoin(base, url)
+        parts = urlsplit(url)
+        valid = parts.scheme in _PORTS and parts.hostname and parts.username is None
+        _ = parts.port, url.encode(), parts.netloc.encode("idna")
+        (parts.hostname or "").encode("idna")
+    except ValueError:
+        valid = False
+    if not valid:
+        message = "expected http:// or https:// and a host, without a user"
+        raise RequestError(f"{_without_query(url)}: {message}")
+    return url
 
 
 @contextlib.contextmanager
@@ -168,8 +192,7 @@ def _connect(
 ) -> Iterator[http.client.HTTPConnection]:
     """A connection that is shut down at the time ``end``."""
     parts, name = urlsplit(url), _without_query(url)
-    if parts.scheme not in _PORTS or not parts.hostname or parts.username is not None:
-        raise RequestError(f"{name}: expected http:// or https:// and a host, without a user")
+    assert parts.hostname is not None  # checked by ``_joined``
     port = parts.port or _PORTS[parts.scheme]
     found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
     addresses = [str(each[4][0]) for each in found]
@@ -205,11 +228,12 @@ def _download(
     parts, name = urlsplit(url), _without_query(url)
     host = parts.netloc.encode("idna").decode() if not parts.netloc.isascii() else parts.netloc
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    path = quote(path, safe=_URL_CHARACTERS)
     connection.request("GET", path, headers={"Host": host, "Accept-Encoding": "identity"})
     response = connection.getresponse()
     location = response.getheader("Location")
     if response.status in (301, 302, 303, 307, 308) and location:
-        return urljoin(url, location)
+        return location
     if response.status != 200:
         raise RequestError(f"{name}: answered {response.status}")
     total = 0

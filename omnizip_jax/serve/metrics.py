@@ -30,7 +30,9 @@ class Metrics:
         self.media_tokens = counter("media_tokens", "audio and video tokens before compression")
         self.media_tokens_kept = counter("media_tokens_kept", "the same after compression")
         self.tokens = counter("tokens", "generated tokens")
-        self.decoded_answers = counter("decoded_answers", "answers in decode steps, summed over the steps")
+        self.decoded_answers = counter(
+            "decoded_answers", "answers in decode steps, summed over the steps"
+        )
         self.decode_steps = counter("decode_steps", "decode steps")
         self.refused = counter("refused", "sessions and answers refused beyond a limit")
         self.clips_read = counter("clips_read", "requests whose clips were prefilled")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,59 @@ from omnizip_jax.serve.errors import RequestError
 
 _DEFAULT_TOKENS = 256  # of an answer
 _MAX_STOP_STRINGS = 4
+NO_IMAGES = "send images or a list of frames as a video file, for example mp4, in a video_url"
 _TYPES = {Mapping: "an object", bool: "true or false", str: "a text"}
+# Fields that change the input or the form of an answer and are not supported: they are refused
+# unless they are null or have one of these values, which change nothing.
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "best_of": (1,),
+    "use_beam_search": (False,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "prompt_logprobs": (),
+    "return_token_ids": (False,),
+    "echo": (False,),
+    "response_format": ({"type": "text"},),
+    "structured_outputs": (),
+    **dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar"), ()),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "web_search_options": (),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "repetition_penalty": (1,),
+    "length_penalty": (1,),
+    "logit_bias": ({},),
+    "top_k": (0, -1),
+    "min_p": (0,),
+    "min_tokens": (0,),
+    "stop_token_ids": ([],),
+    "bad_words": ([],),
+    "allowed_token_ids": (),
+    "ignore_eos": (False,),
+    "include_stop_str_in_output": (False,),
+    "skip_special_tokens": (True,),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "media_io_kwargs": ({},),
+    "use_audio_in_video": (True,),
+    "fps": (2,),
+}
+# Settings of a clip that its part of a message may have for other servers.
+_CLIP_SETTINGS: dict[str, tuple[Any, ...]] = {
+    "fps": (2,),
+    **dict.fromkeys(("nframes", "num_frames", "min_frames", "max_frames", "video_start"), ()),
+    **dict.fromkeys(("video_end", "min_pixels", "max_pixels", "total_pixels"), ()),
+    **dict.fromkeys(("resized_height", "resized_width"), ()),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +78,15 @@ class Medium:
 
     Attributes:
         kind: "video_url", "audio_url" or "input_audio".
-        url: its location; of ``input_audio`` its bytes in base64.
+        url: its location; of ``input_audio`` its bytes in base64, or a data URL.
         use_audio: whether the audio of a video is used.
+        is_pcm: whether it is 16 bit mono samples at 16 kHz without a header.
     """
 
     kind: str
     url: str
     use_audio: bool = True
+    is_pcm: bool = False
 
     @property
     def use_video(self) -> bool:
@@ -69,39 +124,100 @@ class ChatRequest:
 
 
 def read_chat(body: Any, limits: Limits) -> ChatRequest:
-    """Validate a request for a chat completion; unknown fields are ignored.
+    """Validate a request for a chat completion.
+
+    Unknown fields are ignored; known ones that are not supported are refused, see ``_UNSUPPORTED``.
 
     Raises:
-        RequestError: a field is invalid, or exceeds a limit.
+        RequestError: a field is invalid or not supported, or exceeds a limit.
     """
     if not isinstance(body, Mapping):
         raise RequestError(f"the body must be a JSON object, got {_shown(body)}")
-    options = field(body, "omnizip", Mapping, {})
-    processor = field(body, "mm_processor_kwargs", Mapping, {})
-    if body.get("n", 1) not in (1, None):
-        raise RequestError(f"n must be 1, got {_shown(body['n'])}", param="n")
-    use_audio = field(processor, "use_audio_in_video", bool, True)
-    system, turns = _turns(body.get("messages"), limits, use_audio)
+    options = read_options(body, ("method", "settings", "max_frames"))
+    stream_options = field(body, "stream_options", Mapping, {})
+    refuse_unsupported(stream_options, {"continuous_usage_stats": (False,)}, "stream_options.")
+    system, turns = _turns(body.get("messages"), limits)
     parts, media, question, history = _first_turn(turns)
+    if len(media) > limits.media:
+        raise RequestError(
+            f"{len(media)} clips, at most {limits.media} are accepted", param="messages"
+        )
     max_frames = options.get("max_frames")
     if max_frames is not None and (not _is_integer(max_frames) or max_frames < 2):
         raise RequestError(
             f"max_frames must be an integer from 2, got {_shown(max_frames)}",
             param="omnizip.max_frames",
         )
-    stops = _stop_strings(body.get("stop"))
     return ChatRequest(
         model=field(body, "model", str, None),
         parts=parts,
-        media=media,
+        media=_with_audio_choice(media, field(body, "mm_processor_kwargs", Mapping, {})),
         system=system,
-        answer=AnswerRequest(question, history, read_sampling(body, limits), stops),
+        answer=AnswerRequest(question, history, *read_answer_settings(body, limits)),
         method=read_method(options),
         max_frames=max_frames,
         stream=field(body, "stream", bool, False),
-        include_usage=field(
-            field(body, "stream_options", Mapping, {}), "include_usage", bool, False
-        ),
+        include_usage=field(stream_options, "include_usage", bool, False),
+    )
+
+
+def refuse_unsupported(
+    fields: Mapping[str, Any], unsupported: Mapping[str, tuple[Any, ...]], prefix: str = ""
+) -> None:
+    """Refuse fields by name unless they are null or have a value that changes nothing.
+
+    Args:
+        unsupported: for each field the values that change nothing.
+        prefix: of the names in messages.
+
+    Raises:
+        RequestError: one of them has another value.
+    """
+    for name, harmless in unsupported.items():
+        value = fields.get(name)
+        if value is not None and value not in harmless:
+            allowed = " or ".join(map(_shown, harmless))
+            raise RequestError(
+                f"{prefix}{name} {f'must be {allowed}' if allowed else 'is not supported'}, got "
+                f"{_shown(value)}; leave it out",
+                param=prefix + name,
+            )
+
+
+def read_options(body: Mapping[str, Any], names: Sequence[str]) -> Mapping[str, Any]:
+    """The field ``omnizip``, which may have these names only.
+
+    Raises:
+        RequestError: it is not an object, or has another name.
+    """
+    options = field(body, "omnizip", Mapping, {})
+    for name in options:
+        if name not in names:
+            raise RequestError(
+                f"omnizip has {', '.join(names)}, got {_shown(name)}", param=f"omnizip.{name}"
+            )
+    return options
+
+
+def _with_audio_choice(
+    media: tuple[Medium, ...], processor: Mapping[str, Any]
+) -> tuple[Medium, ...]:
+    """The media as ``mm_processor_kwargs`` has them: one flag for all videos, or one for each."""
+    name = "mm_processor_kwargs.use_audio_in_video"
+    videos = [medium for medium in media if medium.use_video]
+    flags = processor.get("use_audio_in_video")
+    flags = True if flags is None else flags
+    flags = flags if isinstance(flags, list) else [flags] * len(videos) or [flags]
+    if not all(isinstance(flag, bool) for flag in flags) or len(flags) != max(len(videos), 1):
+        raise RequestError(
+            f"{name} must be true, false, or a list of one of them for each of {len(videos)} "
+            f"videos, got {_shown(processor['use_audio_in_video'])}",
+            param=name,
+        )
+    choice = iter(flags)
+    return tuple(
+        dataclasses.replace(medium, use_audio=next(choice)) if medium.use_video else medium
+        for medium in media
     )
 
 
@@ -124,29 +240,40 @@ def field(
     return default if value is None else value
 
 
-def read_sampling(fields: Mapping[str, Any], limits: Limits) -> SamplingParams:
-    """Sampling parameters of a request; greedy unless there is a temperature.
+def read_answer_settings(
+    fields: Mapping[str, Any], limits: Limits
+) -> tuple[SamplingParams, tuple[str, ...]]:
+    """Sampling parameters of an answer, greedy unless there is a temperature, and stop strings.
+
+    More tokens than ``limits.tokens`` are reduced to it; the finish reason is then "length".
 
     Raises:
-        RequestError: an invalid value, or too many tokens.
+        RequestError: an invalid value, or a field that is not supported.
     """
+    refuse_unsupported(fields, _UNSUPPORTED)
+    processor = field(fields, "mm_processor_kwargs", Mapping, {})
+    unsupported = dict.fromkeys(processor.keys() - {"use_audio_in_video"}, ()) | {"fps": (2,)}
+    refuse_unsupported(processor, unsupported, "mm_processor_kwargs.")
     name = "max_tokens"
     if fields.get("max_completion_tokens") is not None:
         name = "max_completion_tokens"
     tokens = fields.get(name)
-    tokens = min(_DEFAULT_TOKENS, limits.tokens) if tokens is None else tokens
-    if not _is_integer(tokens) or not 1 <= tokens <= limits.tokens:
+    tokens = _DEFAULT_TOKENS if tokens is None else tokens
+    if not _is_integer(tokens) or tokens < 1:
         raise RequestError(
-            f"{name} must be an integer from 1 to {limits.tokens}, got {_shown(tokens)}", param=name
+            f"{name} must be an integer from 1 to {limits.tokens}, or more, of which "
+            f"{limits.tokens} are used; got {_shown(tokens)}",
+            param=name,
         )
     given = {name: fields.get(name) for name in ("temperature", "top_p", "seed")}
     given = {name: value for name, value in given.items() if value is not None}
     if _is_integer(given.get("seed")):
         given["seed"] %= 2**32  # OpenAI's may be negative and has 64 bits
     try:
-        return SamplingParams(tokens, **given)
+        sampling_params = SamplingParams(min(tokens, limits.tokens), **given)
     except (ValueError, OverflowError) as error:
         raise RequestError(str(error), param=next(iter(given))) from error
+    return sampling_params, _stop_strings(fields.get("stop"))
 
 
 def read_method(options: Mapping[str, Any]) -> Method | None:
@@ -200,9 +327,22 @@ def check_text(text: Any, param: str, limits: Limits) -> str:
     return text
 
 
-def _turns(
-    messages: Any, limits: Limits, use_audio: bool
-) -> tuple[str, list[tuple[str, list[str | Medium]]]]:
+def read_base64(text: Any, param: str) -> bytes:
+    """The bytes of a text in base64, which may have line breaks and be a data URL.
+
+    Raises:
+        RequestError: it is not base64.
+    """
+    if not isinstance(text, str):
+        raise RequestError(f"{param} must be a text in base64, got {_shown(text)}", param=param)
+    try:
+        text = text.partition(",")[2] if text[:5].lower() == "data:" else text
+        return base64.b64decode("".join(text.split()), validate=True)
+    except ValueError as error:
+        raise RequestError(f"{param} is not base64: {error}", param=param) from error
+
+
+def _turns(messages: Any, limits: Limits) -> tuple[str, list[tuple[str, list[str | Medium]]]]:
     """The system prompt, and the turns; consecutive messages of one role are merged."""
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise RequestError(f"messages must be a list, got {_shown(messages)}", param="messages")
@@ -222,9 +362,25 @@ def _turns(
                 f"{param}.role must be system, developer, user or assistant, got {_shown(role)}",
                 param=f"{param}.role",
             )
-        content = _content(message.get("content"), f"{param}.content", limits, use_audio)
+        for name in ("tool_calls", "function_call", "audio"):
+            if message.get(name):
+                raise RequestError(
+                    f"{param}.{name} is not supported: send the text of the message alone",
+                    param=f"{param}.{name}",
+                )
+        content = message.get("content")
+        if role == "assistant" and content in (None, []):
+            content = ""
+        content = _content(content, f"{param}.content", limits)
+        texts = [part for part in content if isinstance(part, str)]
+        if role != "user" and len(texts) < len(content):
+            raise RequestError(
+                f"{param}.content holds a clip, but the role is {role}: media must be in the first "
+                "message of the user",
+                param=f"{param}.content",
+            )
         if role in ("system", "developer"):
-            systems += [part for part in content if isinstance(part, str)]
+            systems += texts
         elif turns and turns[-1][0] == role:
             turns[-1][1].extend(content)
         else:
@@ -234,37 +390,42 @@ def _turns(
     return "\n".join(systems) or DEFAULT_SYSTEM, turns
 
 
-def _content(content: Any, param: str, limits: Limits, use_audio: bool) -> list[str | Medium]:
+def _content(content: Any, param: str, limits: Limits) -> list[str | Medium]:
     """The texts and media of a message."""
     if isinstance(content, str):
-        content = [{"type": "text", "text": content}]
+        content = [content]
     if not isinstance(content, Sequence) or not 1 <= len(content) <= limits.messages:
         raise RequestError(
             f"{param} must be a text or a list of 1 to {limits.messages} parts, got "
             f"{_shown(content)}",
             param=param,
         )
-    found: list[str | Medium] = []
-    for i, part in enumerate(content):
-        path = f"{param}[{i}]"
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind == "text":
-            found.append(check_text(part.get("text"), f"{path}.text", limits))
-            continue
-        if kind not in ("video_url", "audio_url", "input_audio"):
-            raise RequestError(
-                f"{path} must be of type text, video_url, audio_url or input_audio, got "
-                f"{_shown(kind)}",
-                param=path,
-            )
-        name = "data" if kind == "input_audio" else "url"
-        url = field(part, kind, Mapping, {}, f"{path}.{kind}").get(name)
-        if not isinstance(url, str):
-            raise RequestError(
-                f"{path}.{kind}.{name} must be a text, got {_shown(url)}", param=path
-            )
-        found.append(Medium(kind, url, use_audio or kind != "video_url"))
-    return found
+    return [_part(part, f"{param}[{i}]", limits) for i, part in enumerate(content)]
+
+
+def _part(part: Any, path: str, limits: Limits) -> str | Medium:
+    """A text or a medium of a message."""
+    if isinstance(part, str):
+        return check_text(part, path, limits)
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind == "text":
+        return check_text(part.get("text"), f"{path}.text", limits)
+    if kind not in ("video_url", "audio_url", "input_audio"):
+        raise RequestError(
+            f"{path} must be of type text, video_url, audio_url or input_audio, got "
+            f"{_shown(kind)}; {NO_IMAGES}",
+            param=path,
+        )
+    name = "data" if kind == "input_audio" else "url"
+    medium = part.get(kind)
+    medium = {name: medium} if isinstance(medium, str) else field(part, kind, Mapping, {}, path)
+    for fields, prefix in ((part, path), (medium, f"{path}.{kind}")):
+        refuse_unsupported(fields, _CLIP_SETTINGS, f"{prefix}.")
+    url = medium.get(name)
+    if not isinstance(url, str):
+        raise RequestError(f"{path}.{kind}.{name} must be a text, got {_shown(url)}", param=path)
+    is_pcm = kind == "input_audio" and medium.get("format") in ("pcm16", "pcm")
+    return Medium(kind, url, is_pcm=is_pcm)
 
 
 def _first_turn(

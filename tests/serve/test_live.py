@@ -195,6 +195,117 @@ def test_a_session_cannot_change_its_other_settings(connect, stream, change):
         assert until(socket, "response.text.done")[-1]["audio"] > 0  # the session continues
 
 
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"logprobs": True}, "logprobs"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"modalities": ["text", "audio"]}, "modalities"),
+        ({"n": 2}, "n"),
+        ({"frequency_penalty": 1}, "frequency_penalty"),
+        ({"sampling_params_list": [{"repetition_penalty": 1.05}]}, "repetition_penalty"),
+        ({"fps": 1}, "fps"),
+        ({"mm_processor_kwargs": {"fps": 1}}, "mm_processor_kwargs.fps"),
+        ({"mm_processor_kwargs": {"use_audio_in_video": False}}, "use_audio_in_video"),
+        ({"stop": [""]}, "stop"),
+        ({"omnizip": {"max_frames": 8}}, "omnizip.max_frames"),
+    ],
+)
+def test_fields_that_are_not_supported_are_refused_by_name(connect, fields, param):
+    kinds = ["session.config", "video.query"] if "omnizip" not in fields else ["session.config"]
+    with connect() as socket:
+        for kind in kinds:
+            socket.send_json({"type": kind, "text": QUESTION, **fields})
+            error = until(socket, "error")[-1]
+            assert error["code"] == 400 and param in error["param"]
+            assert param.removeprefix("omnizip.") in error["message"]
+
+
+def test_stop_strings_and_more_tokens_than_there_are(connect, tiny, stream):
+    text = library_answer(tiny, stream, 5).text
+    stop = text[len(text) // 2 :][:2]
+    with connect() as socket:
+        socket.send_json({"type": "session.config", "max_tokens": 100_000, "stop": stop})
+        send_all(socket, stream, 5)
+        answers = []
+        for fields in ({"max_tokens": 8}, {"max_tokens": 8, "stop": None}, {"stop": []}):
+            socket.send_json({"type": "video.query", "text": QUESTION, **fields})
+            answers.append(until(socket, "response.text.done")[-1])
+    assert (answers[0]["text"], answers[0]["finish"]) == (text[: text.index(stop)], "stop")
+    assert answers[1]["text"] == text
+    assert answers[2]["text"].startswith(text[:4]) and answers[2]["made"] <= LIMITS.tokens
+
+
+def test_a_configuration_may_be_repeated_and_its_answers_changed(connect, server, stream):
+    config = {"type": "session.config", "max_tokens": 4, "system_prompt": "Be brief."}
+    config["omnizip"] = {"method": "omnizip", "memory": "fading", "audio": True}
+    changes = []
+    with connect() as socket, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server.engine, "change_method", changes.append)
+        socket.send_json(config)
+        socket.send_json(config)
+        socket.send_json(config | {"request_id": "again"})
+        socket.send_json(config | {"max_tokens": 2})
+        send_all(socket, stream, 5)
+        for expected in (2, 1):
+            socket.send_json({"type": "video.query", "text": QUESTION})
+            assert until(socket, "response.text.done")[-1]["made"] <= expected
+            socket.send_json({"type": "session.config", "max_tokens": 1})
+        for name, value in (("memory", "recent"), ("video", False)):
+            socket.send_json({"type": "session.config", "omnizip": {name: value}})
+            assert name in until(socket, "error")[-1]["message"]
+    assert changes == []
+
+
+def test_the_number_of_sockets_is_bounded(connect, server):
+    """Each may hold a message that is being received."""
+    with server._messages.reservation() as others:
+        others.ensure(2 * LIMITS.sessions * 32 * 2**20)
+        with connect() as socket, pytest.raises(WebSocketDisconnect) as closed:
+            socket.receive_json()
+    assert closed.value.code == 1013 and "live messages hold 192" in closed.value.reason
+    assert server._messages.used == 0
+
+
+def test_base64_may_have_line_breaks_and_be_a_data_url(connect, stream):
+    frames, chunks = stream
+    with connect() as socket:
+        for number, prefix in enumerate(("", "data:image/png;base64,", "DATA:image/png;BASE64,")):
+            message = frame_message(frames[number], number, frame_id="a")
+            data = base64.b64decode(message["data"])
+            message["data"] = prefix + base64.encodebytes(data).decode()
+            socket.send_json(message)
+            assert until(socket, "video.frame.ack")[-1]["accepted"]
+        data = base64.encodebytes(chunks[0].tobytes()).decode()
+        socket.send_json({"type": "audio.chunk", "data": data})
+        socket.send_json({"type": "audio.chunk", "data": data[:-3]})
+        assert "not base64" in until(socket, "error")[-1]["message"]
+
+
+def test_a_bug_is_told_as_a_bug(connect, stream, monkeypatch, caplog):
+    """While a window is read, and while a window is assembled."""
+
+    def broken(*_, **__):
+        return np.zeros((3, 4)) @ np.zeros((3, 4))
+
+    for name in ("omnizip_jax.serve.engine.feed", "omnizip_jax.serve.live.decode_frame"):
+        with connect() as socket, monkeypatch.context() as patch:
+            patch.setattr(name, broken)
+            send_all(socket, stream, 5)
+            error = until(socket, "error")[-1]
+            assert error["code"] == 500 and "matmul" not in error["message"]
+            assert "matmul" in caplog.text
+            caplog.clear()
+
+
+def test_an_image_that_is_too_thin_is_the_clients_error(connect):
+    with connect() as socket:
+        socket.send_json(frame_message(np.zeros((1, 500, 3), np.uint8), 0))
+        error = until(socket, "error")[-1]
+        assert error["code"] == 400 and "500 x 1 pixels" in error["message"]
+
+
 def test_questions_do_not_change_the_stream(connect, tiny, stream):
     with connect() as socket:
         socket.send_json({"type": "session.config", "max_tokens": 8})

@@ -16,6 +16,7 @@ import random
 import time
 import types
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
@@ -60,7 +61,11 @@ def stub_answer(engine, clips, parts, system, method, request, key):
 @pytest.fixture(scope="module")
 def server(media, decoders):
     """A server whose answers are stubs."""
-    params = types.SimpleNamespace(config=types.SimpleNamespace(spec=WindowSpec(grid_slots=16)))
+    spec = WindowSpec(grid_slots=16)
+    config = types.SimpleNamespace(
+        spec=spec, window_positions=50, text=types.SimpleNamespace(max_positions=250)
+    )
+    params = types.SimpleNamespace(config=config)
     engine = Engine(params, OmniZipConfig(), LIMITS)
     engine.start(warmup=False)
     config = ServerConfig(limits=LIMITS, media_folder=media)
@@ -175,6 +180,64 @@ def test_an_internal_error_is_a_500(server, client, monkeypatch, caplog):
     assert "ZeroDivisionError" in caplog.text and "division" not in answer["error"]["message"]
 
 
+def broken(*_, **__):
+    return np.zeros((3, 4)) @ np.zeros((3, 4))
+
+
+@pytest.mark.parametrize("name", ["read_chat", "store_medium", "decode_clip", "clip_seconds"])
+def test_a_value_error_inside_is_a_500(server, monkeypatch, caplog, name):
+    monkeypatch.setattr(server_module, name, broken)
+    with TestClient(server.app(), base_url=URL, raise_server_exceptions=False) as quiet:
+        status, answer = post(quiet, body(video(), text()))
+    assert status == 500 and answer["error"]["type"] == "internal_error"
+    assert "Traceback" in caplog.text and "matmul" in caplog.text
+    assert "matmul" not in answer["error"]["message"]
+
+
+def test_long_clips_are_refused_before_one_is_decoded(client, monkeypatch):
+    """Three clips of 5 s last longer than the positions of five windows allow."""
+    assert post(client, body(video(), video(), text()))[0] == 200
+    monkeypatch.setattr(server_module, "decode_clip", broken)
+    status, answer = post(client, body(video(), video(), video(), text()))
+    assert status == 400, answer
+    assert "the clips last 15 s together" in answer["error"]["message"]
+    assert "positions for 10 s" in answer["error"]["message"]
+
+
+def test_memory_of_clips_is_reserved_before_they_are_decoded(server, client, monkeypatch):
+    with server._decoded.reservation() as others:
+        others.ensure(LIMITS.clip_bytes)
+        monkeypatch.setattr(server_module, "decode_clip", broken)
+        status, answer = post(client, body(video(), text()))
+    assert status == 503 and "decoded clips hold 4096 of 4096 MiB" in answer["error"]["message"]
+    monkeypatch.undo()
+    assert post(client, body(video(), text()))[0] == 200 and server._decoded.used == 0
+
+
+def test_memory_of_bodies_is_bounded_together(server, client):
+    """The rest of a refused body is read, so that its client reads the reason."""
+    content = json.dumps(body(text())).encode() + b" " * 2**20
+    with server._bodies.reservation() as others:
+        others.ensure(LIMITS.bodies)
+        for data in (content, iter([content[:100], content[100:]])):  # with a length, and without
+            answer = client.post("/v1/chat/completions", content=data)
+            assert answer.status_code == 503 and answer.headers["retry-after"]
+            assert "request bodies hold 256 of 256 MiB" in answer.json()["error"]["message"]
+    assert client.post("/v1/chat/completions", content=content).status_code == 200
+    assert server._bodies.used == 0
+
+
+def test_a_body_that_states_to_be_too_large_is_not_read(client):
+    def parts():
+        yield b" "
+        raise AssertionError("read on")
+
+    length = str(2 * LIMITS.upload)
+    headers = {"Content-Length": length}
+    answer = client.post("/v1/chat/completions", content=parts(), headers=headers)
+    assert answer.status_code == 413
+
+
 @pytest.mark.parametrize(
     ("request_", "status", "message"),
     [
@@ -185,9 +248,9 @@ def test_an_internal_error_is_a_500(server, client, monkeypatch, caplog):
         ({"messages": [{"role": "user", "content": "x"}] * 65}, 400, "at most 64"),
         ({"messages": [{"role": "user", "content": "x" * 40_000}]}, 400, "characters"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, 400, "surrogate"),
+        ({"messages": [{"role": "user", "content": ["x", *[video()] * 63]}] * 2}, 400, "126 clips"),
         (body(text(), model="gpt"), 404, "no model 'gpt'"),
         (body(text(), n=2), 400, "n must be 1"),
-        (body(text(), max_tokens=65), 400, "from 1 to 64"),
         (body(text(), max_tokens=True), 400, "from 1 to 64"),
         (body(text(), temperature="hot"), 400, "temperature"),
         (body(text(), temperature=-1), 400, "temperature"),
@@ -249,6 +312,9 @@ def check_other_paths(client):
     lines = client.get("/metrics").text.splitlines()
     values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     assert values["omnizip_sessions"] == "0.0"
+    assert client.get("/v1/models/tiny").json() == models[0]
+    missing = client.get("/v1/models/other/name")
+    assert missing.status_code == 404 and "no model 'other/name'" in missing.text
     assert client.get("/nothing").json()["error"]["type"] == "not_found_error"
     assert client.get("/v1/chat/completions").status_code == 405
     return values

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
-from omnizip_jax.compression.counts import as_fraction, round_share
+from omnizip_jax.compression.counts import as_fraction, proportion, round_share
 from omnizip_jax.compression.method import Budget, Counts, Method, check_shares
 from omnizip_jax.compression.novelty_weights import RunningMeans
 from omnizip_jax.compression.surprise import Surprise
@@ -125,4 +125,5 @@ class Streamed(Method):
 def spread(mask: Bool[Array, " n"], count: Int[Array, ""]) -> Bool[Array, " n"]:
     """Select ``count`` tokens of the mask at equal distances."""
     place, among = jnp.cumsum(mask), jnp.maximum(jnp.sum(mask), 1)
-    return mask & (place * count // among > (place - 1) * count // among)
+    until, before = (proportion(n, count, among)[0] for n in (place, place - 1))
+    return mask & (until > before)

@@ -1,7 +1,8 @@
 """Exact token counts: shares of counts, counts over groups, running shares, and ranks.
 
 ``share * count`` in float32 may land on the wrong side of an integer or of a half, so shares are
-fractions and their products integers, on the host (numpy) as on the device (jax.numpy).
+fractions and their products integers, on the host (numpy) as on the device (jax.numpy), where
+``proportion`` keeps them inside int32.
 """
 
 from __future__ import annotations
@@ -30,31 +31,38 @@ def as_fraction(share: float, denominator: int = 10**6) -> Fraction:
 
 def floor_share(share: Fraction, counts: Any) -> Any:
     """``floor(share * counts)`` of non-negative integers, numpy or jax.numpy."""
-    return _product(share, counts)[0]
+    return _of_share(share, counts)[0]
 
 
 def ceil_share(share: Fraction, counts: Any) -> Any:
     """``ceil(share * counts)`` of non-negative integers, numpy or jax.numpy."""
-    down, rest, _ = _product(share, counts)
+    down, rest, _ = _of_share(share, counts)
     return down + (rest > 0)
 
 
 def round_share(share: Fraction, counts: Any) -> Any:
     """``share * counts`` rounded to the nearest integer, halves to the even one."""
-    down, rest, unit = _product(share, counts)
+    down, rest, unit = _of_share(share, counts)
     return down + ((2 * rest > unit) | ((2 * rest == unit) & (down % 2 == 1)))
 
 
-def _product(share: Fraction, counts: Any) -> tuple[Any, Any, int]:
-    """Quotient, remainder and denominator of ``share * counts``.
-
-    Counts are split in two digits, so that int32 is exact for up to 500,000 tokens.
-    """
+def _of_share(share: Fraction, counts: Any) -> tuple[Any, Any, int]:
+    """Quotient, remainder and denominator of ``share * counts``."""
     share = share.limit_denominator(10**6)
-    above, unit = share.numerator, share.denominator
-    high, low = counts // 256 * above, counts % 256 * above
-    rest = high % unit * 256 + low
-    return high // unit * 256 + rest // unit, rest % unit, unit
+    return *proportion(share.numerator, counts, share.denominator), share.denominator
+
+
+def proportion(part: Any, count: Any, whole: Any) -> tuple[Any, Any]:
+    """Quotient and remainder of ``part * count / whole``, non-negative integers.
+
+    Exact in int32 for any ``count`` if ``part + whole`` is at most 2**23: the product is never
+    formed, because ``count`` is taken digit by digit, as in long division.
+    """
+    down = rest = 0
+    for shift in (24, 16, 8, 0):
+        rest = 256 * rest + (count >> shift) % 256 * part
+        down, rest = 256 * down + rest // whole, rest % whole
+    return down, rest
 
 
 def nearest(x: Any) -> Any:
@@ -68,8 +76,7 @@ def apportion(total: Int[Array, ""] | int, sizes: Int[Array, " n"]) -> Int[Array
 
     The largest remainders are rounded up; of equal ones the earlier.
     """
-    everything = jnp.maximum(jnp.sum(sizes), 1)
-    share, rest = total * sizes // everything, total * sizes % everything
+    share, rest = proportion(sizes, total, jnp.maximum(jnp.sum(sizes), 1))
     return share + top_mask(rest.astype(jnp.float32), share < sizes, total - jnp.sum(share))
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
-from omnizip_jax.compression.counts import as_fraction, ceil_share, floor_share, top_mask
+from omnizip_jax.compression.counts import (
+    as_fraction,
+    ceil_share,
+    floor_share,
+    proportion,
+    top_mask,
+)
 from omnizip_jax.compression.omnizip_steps import OmniZipSettings
 
 
@@ -54,9 +60,11 @@ def discard_bounds(
     lower, upper = ceil_share(low, video_counts), floor_share(high, video_counts)
     lower, upper = jnp.minimum(lower, upper), jnp.maximum(lower, upper)  # if none lies between
     twice = 2 * jnp.maximum(tokens, 1)
-    for looser in (floor_share(low, video_counts), video_counts * total // twice):
+    half, _ = proportion(video_counts, total, twice)
+    for looser in (floor_share(low, video_counts), half):
         lower = jnp.where(jnp.sum(lower) <= total, lower, looser)
-    for looser in (ceil_share(high, video_counts), -(-video_counts * (total + tokens) // twice)):
+    most, rest = proportion(video_counts, total + tokens, twice)
+    for looser in (ceil_share(high, video_counts), most + (rest > 0)):
         upper = jnp.where(jnp.sum(upper) >= total, upper, looser)
     return lower, upper
 

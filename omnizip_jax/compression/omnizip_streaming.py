@@ -38,7 +38,7 @@ from omnizip_jax.window_spec import check_positive
 # How far a balance may deviate to either side, in windows. Over 64 windows that is 0.8 % of the
 # tokens, so the rates meet their target even where up to 14 of the windows have no audio.
 BALANCE_SLACK = Fraction(1, 2)
-AVERAGED_WINDOWS = 2**16  # windows that the average window size is taken over; int32 suffices
+AVERAGED_WINDOWS = 2**14  # windows that the average window size is taken over; int32 suffices
 UNIT = 1024  # of the audio balance, in a token, where a share of all tokens is held
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from omnizip_jax.compression.counts import salience_order
+from omnizip_jax.compression.counts import proportion, salience_order
 from omnizip_jax.compression.similarity import cosine, products
 
 
@@ -130,9 +130,9 @@ def place_in_run(exists: Bool[Array, " n"], run: Int[Array, " n"]) -> Int[Array,
 
 def split_over_grids(kept: Int[Array, ""], counts: Int[Array, " G"]) -> Int[Array, " G"]:
     """Divide a window's kept tokens over its grids in proportion; cumulative counts round up."""
-    total = jnp.maximum(jnp.sum(counts), 1)
-    cumulative = (kept * jnp.cumsum(counts) + total - 1) // total
-    return jnp.diff(cumulative, prepend=0)
+    cumulative = jnp.cumsum(counts)
+    down, rest = proportion(cumulative, kept, jnp.maximum(cumulative[-1], 1))
+    return jnp.diff(down + (rest > 0), prepend=0)
 
 
 def istc(

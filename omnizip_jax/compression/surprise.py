@@ -13,7 +13,12 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
-from omnizip_jax.compression.counts import RunningShare, nearest, running_share_bound
+from omnizip_jax.compression.counts import (
+    STREAM_DENOMINATOR,
+    RunningShare,
+    nearest,
+    running_share_bound,
+)
 from omnizip_jax.compression.method import Count
 from omnizip_jax.compression.novelty_weights import (
     Novelty,
@@ -144,7 +149,7 @@ def balanced_count(
     The share times the window's mean novelty, limited by the slack of the balance. A window keeps
     at most a quarter of its slots more than its share, and at least a quarter of its share.
     """
-    tokens = jnp.sum(mask)
+    tokens, share = jnp.sum(mask), share.limit_denominator(STREAM_DENOMINATOR)
     balance = balance.advance(tokens, share.numerator * tokens)
     target = float(share) * relative(jnp.sum(weights.weight), weights.mean)
     least, most = balance.limits(share.denominator)

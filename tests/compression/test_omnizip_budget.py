@@ -10,8 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omnizip_jax.compression import OmniZipConfig
-from omnizip_jax.compression.counts import as_fraction, ceil_share, floor_share, round_share
-from omnizip_jax.compression.omnizip_budget import allocate_discards
+from omnizip_jax.compression.counts import (
+    apportion,
+    as_fraction,
+    ceil_share,
+    floor_share,
+    proportion,
+    round_share,
+)
+from omnizip_jax.compression.omnizip_budget import allocate_discards, discard_bounds
+from omnizip_jax.compression.omnizip_video import split_over_grids
 from tests.compression import oracle
 
 WINDOWS, AUDIO, VIDEO = 5, 50, 288
@@ -100,9 +108,32 @@ def test_counts_are_those_of_exact_arithmetic(share):
     assert np.all(
         ceil_share(as_fraction(share), counts) == [-((-meant * int(n)) // 1) for n in counts]
     )
-    for rule in (floor_share, ceil_share, round_share):  # the same in int32, up to 500,000 tokens
-        large = np.append(counts, np.arange(499_900, 500_001)).astype(np.int32)
+    for rule in (floor_share, ceil_share, round_share):  # the same in int32
+        large = [counts, np.arange(499_900, 500_001), np.arange(2**31 - 100, 2**31)]
+        large = np.concatenate(large).astype(np.int32)
         found = rule(as_fraction(share), jnp.asarray(large))
         np.testing.assert_array_equal(found, rule(as_fraction(share), np.int64(large)))
     # 0.3 of 50 is 15, 0.55 of 100 is 55, though their binary fractions say otherwise.
     assert ceil_share(as_fraction(0.55), np.array(100)) == 55
+
+
+def test_products_of_large_counts_are_exact_in_int32():
+    """Windows of 32,768 tokens, of large frames, and clips of millions of tokens."""
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(0, 32_768, 100)
+    total = int(sizes.sum() * 0.437)
+    found = np.asarray(apportion(jnp.int32(total), jnp.asarray(sizes, jnp.int32)), np.int64)
+    assert found.sum() == total and np.abs(found - total * sizes / sizes.sum()).max() <= 1
+    kept = split_over_grids(jnp.int32(60_001), jnp.full(4, 16_384, jnp.int32))
+    assert np.cumsum(kept).tolist() == [-(-60_001 * n // 4) for n in (1, 2, 3, 4)]
+    config = OmniZipConfig(rho_min=0.6, rho_max=0.6)
+    for discarded in (0.437, 0.843):  # both bounds are on one side of it and move halfway
+        total = int(discarded * sizes.sum())
+        low, high = discard_bounds(jnp.asarray(sizes, jnp.int32), jnp.int32(total), config)
+        assert np.sum(low, dtype=int) <= total <= np.sum(high, dtype=int)
+        moved, part = (low, 0.5 * discarded) if discarded < 0.6 else (high, 0.5 + 0.5 * discarded)
+        np.testing.assert_allclose(moved, part * sizes, atol=1.1)
+    for part, whole in ((1, 1), (999_983, 1_000_000), (2**21 - 1, 2**22)):
+        for count in (0, 1, 255, 256, 65_537, 2**31 - 1):
+            down, rest = proportion(part, jnp.int32(count), whole)
+            assert (int(down), int(rest)) == divmod(part * count, whole)

@@ -1,10 +1,13 @@
 """Surprise against float64 loops, and what it promises of samples and of streams."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from omnizip_jax.compression import Surprise
-from omnizip_jax.compression.omnizip_streaming import BALANCE_SLACK
+from omnizip_jax.compression.novelty_weights import SampleWeights
+from omnizip_jax.compression.omnizip_streaming import BALANCE_SLACK, Balance
+from omnizip_jax.compression.surprise import balanced_count
 from tests.compression import loops
 from tests.compression.loops import select, stream
 from tests.compression.oracle import half_even
@@ -69,7 +72,7 @@ def test_equals_float64_loops(seed, settings):
 
 
 @pytest.mark.slow
-def test_what_is_new_stays():
+def test_novel_tokens_are_kept():
     windows, at = loops.eventful(), 20
     for chosen in (select(Surprise(keep=0.15), windows), stream(Surprise(keep=0.15), windows)):
         keep = np.asarray(chosen.video_keep)
@@ -98,7 +101,7 @@ def test_a_stream_holds_its_shares(seed, keep):
 
 
 @pytest.mark.slow
-def test_a_stream_chooses_as_a_clip_once_it_knows_what_is_usual():
+def test_a_stream_selects_as_a_clip_once_its_means_have_settled():
     windows = loops.eventful(60, 50)
     whole, lived = select(Surprise(keep=0.3), windows), stream(Surprise(keep=0.3), windows)
     late = slice(40, 60)
@@ -111,3 +114,18 @@ def test_settings_are_checked():
         Surprise(coverage=0.0)
     with pytest.raises(ValueError, match="share between 0 and 1"):
         Surprise(keep=1.5)
+
+
+@pytest.mark.parametrize("keep", [0.25, 0.333333, 0.123457])
+@pytest.mark.parametrize("slots", [700, 5000, 65_536])
+def test_the_video_of_large_windows_holds_its_share(keep, slots):
+    """The balance counts in units of the share's denominator, which must remain inside int32."""
+    share, balance, kept = Surprise(keep=keep).shares[1], Balance.initial(), 0
+    mask = jnp.ones((1, 2, slots // 2), bool)
+    ones = jnp.ones(mask.shape, jnp.float32)
+    for window in range(1, 5):
+        weights = SampleWeights(ones * (1.5 if window % 2 else 0.5), ones, jnp.float32(1))
+        balance, count = balanced_count(balance, weights, mask, share)
+        kept += int(count)
+        assert abs(kept - keep * slots * window) <= slots * (0.5 + keep / 4)
+    assert abs(kept / (4 * slots) - keep) < 0.01

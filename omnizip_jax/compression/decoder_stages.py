@@ -7,6 +7,7 @@ the rest; every segment has its own length. Kept tokens retain their order and p
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from flax import struct
@@ -26,6 +27,31 @@ def check_after(name: str, after: int) -> None:
     """Raise ``ValueError`` unless a stage can follow ``after`` of 28 layers."""
     if not 1 <= after < PUBLISHED_LAYERS:
         raise ValueError(f"{name} must be from 1 to {PUBLISHED_LAYERS - 1}, got {after}")
+
+
+def stage_layer(name: str, after: int, layers: int) -> int:
+    """``scaled_layer`` of a stage.
+
+    Raises:
+        ValueError: no layer of the decoder is left after it.
+    """
+    layer = scaled_layer(after, layers)
+    if layer >= layers:
+        raise ValueError(
+            f"{name}={after} of {PUBLISHED_LAYERS} layers is layer {layer} in a decoder of "
+            f"{layers}, after which none is left: take a smaller one, or a deeper decoder"
+        )
+    return layer
+
+
+def check_stages(stages: Sequence[Stage], layers: int) -> None:
+    """Raise ``ValueError`` unless the stages are in order and inside a decoder with ``layers``."""
+    cuts = [stage.after for stage in stages]
+    if sorted({0, layers, *cuts}) != [0, *cuts, layers]:
+        raise ValueError(
+            f"expected stages after increasing layers between 1 and {layers - 1}, the decoder has "
+            f"{layers} layers; got stages after {cuts}"
+        )
 
 
 class Tokens(struct.PyTreeNode):

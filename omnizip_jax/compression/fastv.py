@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from omnizip_jax.compression.counts import as_fraction, round_share, top_mask
-from omnizip_jax.compression.decoder_stages import Stage, Tokens, check_after, scaled_layer
+from omnizip_jax.compression.decoder_stages import Stage, Tokens, check_after, stage_layer
 from omnizip_jax.compression.method import Method, check_shares
 from omnizip_jax.types import Selection, TokenKind
 
@@ -28,7 +28,8 @@ class FastV(Method):
         keep: kept share of all media tokens, averaged over the layers; it replaces the rates.
 
     Raises:
-        ValueError: not a share; from ``stages``, a share that the first layers alone exceed.
+        ValueError: not a share; from ``stages``, a share that the first layers alone exceed, or a
+            decoder too shallow for ``after``.
     """
 
     after: int = 5
@@ -46,7 +47,7 @@ class FastV(Method):
         return Selection.of(audio, video, audio, video)
 
     def stages(self, layers: int) -> tuple[Stage, ...]:
-        after = scaled_layer(self.after, layers)
+        after = stage_layer("FastV.after", self.after, layers)
         if self.keep is None:
             return (AttentionStage(after, audio=1 - self.rho_audio, video=1 - self.rho_video),)
         if self.keep * layers < after:

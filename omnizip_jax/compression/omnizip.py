@@ -80,19 +80,12 @@ class OmniZipConfig(StreamedOmniZip):
     def plan(self, audio_counts, video_counts):
         """Exact, except that windows with few non-salient tokens may have fewer anchors."""
         budget = super().plan(audio_counts, video_counts)
-        audio_counts, video_counts = np.asarray(audio_counts), np.asarray(video_counts)
-        audio, video = int(audio_counts.sum()), int(video_counts.sum())
-        if budget.total < budget.anchors:
-            raise ValueError(
-                f"keep {self.keep} of {audio + video} tokens is less than the {budget.anchors} "
-                f"audio anchors: keep at least {int(budget.anchors) / (audio + video):.3f}, or no "
-                "anchors (merge_size=0)"
-            )
-        if self.causal:
-            # The balance may deviate, and bounds round against it: a window, and a token each.
-            slack = audio_counts.max(initial=0) + video_counts.max(initial=0) + len(video_counts)
-            budget = budget._replace(total=int(min(budget.total + slack, audio + video)))
-        return budget
+        if not self.causal:
+            return budget
+        audio, video = np.asarray(audio_counts), np.asarray(video_counts)
+        # The balance may deviate, and bounds round against it: a window, and a token each.
+        slack = audio.max(initial=0) + video.max(initial=0) + len(video)
+        return budget._replace(total=int(min(budget.total + slack, audio.sum() + video.sum())))
 
     def select(self, windows, budget, key):
         if self.causal:

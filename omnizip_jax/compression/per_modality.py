@@ -23,6 +23,7 @@ from omnizip_jax.compression.counts import (
     salient_share,
     top_mask,
 )
+from omnizip_jax.compression.decoder_stages import PUBLISHED_LAYERS
 from omnizip_jax.compression.method import Budget, Count, Counts, Method, check_shares
 from omnizip_jax.compression.omnizip_audio import attention_scores
 from omnizip_jax.types import EncodedWindow, Selection, VisionFeatures
@@ -168,8 +169,17 @@ class PerModality(Method):
         if self.keep is None:
             return self.own_budget(audio_counts, video_counts).as_ints()
         audio, video = np.sum(audio_counts), np.sum(video_counts)
-        total = round_share(self.kept_share, audio + video)
-        return self.divided(total, audio, video, self.anchor_total(audio_counts)).as_ints()
+        total, anchors = (
+            round_share(self.kept_share, audio + video),
+            self.anchor_total(audio_counts),
+        )
+        if total < anchors:
+            raise ValueError(
+                f"keep {self.keep} of {audio + video} tokens is less than the {anchors} audio "
+                f"anchors: keep at least {int(anchors) / int(audio + video):.3f}, or no anchors "
+                "(merge_size=0)"
+            )
+        return self.divided(total, audio, video, anchors).as_ints()
 
     def divided(self, total: Any, audio: Any, video: Any, anchors: Any = 0) -> Budget:
         """``total`` tokens divided between the modalities, on the host or on the device.
@@ -272,9 +282,12 @@ class Rates(PerModality):
 class Mixed(PerModality):
     """The audio selection of one method and the video selection of another (paper, Table 4).
 
-    A video selection that depends on the audio (OmniZip's) uses the audio selected here. With
-    ``keep``, the ``keep`` of the two methods is ignored; without, each method keeps the number of
-    tokens of its modality that its own settings give.
+    A video selection that depends on the audio (OmniZip's) uses the audio selected here. Without
+    ``keep``, each method keeps the number of tokens of its modality that its own rates give.
+
+    Raises:
+        ValueError: a part with ``keep``, a share of the tokens of both modalities; with stages
+            inside the decoder; or causal.
 
     >>> Mixed(audio=RandomTokens(rho_audio=0.25), video=OmniZipConfig())  # Table 4, row 1
     >>> Mixed(audio=OmniZipConfig(), video=VisionZip(), keep=0.45)  # row 3
@@ -282,6 +295,20 @@ class Mixed(PerModality):
 
     audio: PerModality
     video: PerModality
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, part in (("audio", self.audio), ("video", self.video)):
+            if part.keep is not None:
+                raise ValueError(
+                    f"Mixed.{name} has keep={part.keep}, a share of the tokens of both modalities: "
+                    "set the mixture's own keep, or the rates of the part"
+                )
+            if part.stages(PUBLISHED_LAYERS) or getattr(part, "causal", False):
+                raise ValueError(
+                    f"Mixed.{name} must select the tokens of a whole clip before the decoder; "
+                    f"{part!r} has stages inside it, or is causal, which would be lost"
+                )
 
     @property
     def wants(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -8,7 +8,7 @@ from omnizip_jax.compression.decoder_stages import (
     PUBLISHED_LAYERS,
     Stage,
     check_after,
-    scaled_layer,
+    stage_layer,
 )
 from omnizip_jax.compression.fastv import AttentionStage
 from omnizip_jax.compression.method import Method, check_shares
@@ -32,7 +32,7 @@ class QuestionGuided(Method):
     Raises:
         ValueError: not a share, a number of layers or a ratio out of range, or a method with stages
             of its own or without ``keep``; from ``stages``, a share that the layers before the
-            stage alone exceed.
+            stage alone exceed, or a decoder too shallow for ``after``.
     """
 
     base: Method = dataclasses.field(default_factory=Surprise)
@@ -81,7 +81,7 @@ class QuestionGuided(Method):
         return self.before_decoder.select(windows, budget, key)
 
     def stages(self, layers: int) -> tuple[Stage, ...]:
-        after = scaled_layer(self.after, layers)
+        after = stage_layer("QuestionGuided.after", self.after, layers)
         if self.keep is None:
             return (AttentionStage(after, media=0.5),)
         rest = (self.keep * layers - self.entering * after) / (layers - after)

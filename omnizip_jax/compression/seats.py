@@ -93,20 +93,26 @@ class Seats(PerModality):
         """``schedule``; with ``keep`` the later levels are scaled until the mean is the target.
 
         Raises:
-            ValueError: the layers without media leave less than ``keep``.
+            ValueError: the layers without media leave less than ``keep``, or the decoder is too
+                shallow for a level that could be scaled.
         """
         first, *later = schedule(layers)
-        if not self.keep or not later:
+        if not self.keep:
             return (first, *later)
         kept = min(first[1], 1 / self.keep)
         ends = [first[0], *(last for last, _ in later)]
         rest = sum(level * (ends[i + 1] - ends[i]) for i, (_, level) in enumerate(later))
+        if not rest:
+            raise ValueError(
+                f"SEATS cannot hold keep={self.keep} in a decoder of {layers} layers, which has no "
+                "levels after its first: give target_audio and target_video, or before_only=True"
+            )
         scale = (layers - first[0] * kept) / rest
         if scale * later[0][1] > kept:
             most = (first[0] + rest / later[0][1]) / layers
             raise ValueError(
-                f"SEATS lets all media go before the last layers: keep at most {most:.3f}, "
-                f"got {self.keep}"
+                f"SEATS lets all media go before the last of {layers} layers: keep at most "
+                f"{most:.3f}, got {self.keep}"
             )
         return ((first[0], kept), *((last, level * scale) for last, level in later))
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from omnizip_jax.compression.decoder_stages import Stage, Tokens
+from omnizip_jax.compression.decoder_stages import Stage, Tokens, check_stages
 from omnizip_jax.compression.pack import front
 from omnizip_jax.models import attention, rope
 from omnizip_jax.models import layer_scan as layers
@@ -330,13 +330,8 @@ class Decoder(nn.Module):
         Raises:
             ValueError: stages out of order, or before the first or after the last layer.
         """
-        cuts = [stage.after for stage in stages]
-        if sorted({0, self.config.layers, *cuts}) != [0, *cuts, self.config.layers]:
-            raise ValueError(
-                f"expected stages after increasing layers between 1 and {self.config.layers - 1}, "
-                f"got stages after {cuts}"
-            )
-        x, first, ends = embeddings, 0, [*cuts, self.config.layers]
+        check_stages(stages, self.config.layers)
+        x, first, ends = embeddings, 0, [*(stage.after for stage in stages), self.config.layers]
         origin = jnp.arange(x.shape[0])  # index in the prompt of each remaining token
         depth = jnp.where(origin < tokens.count, ends[0], 0)
         segments: list[KVCache] = []

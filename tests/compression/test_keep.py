@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from omnizip_jax.compression import OmniZipConfig, PublishedOmniZip
+from omnizip_jax.compression import DyCoke, Mixed, OmniZipConfig, PublishedOmniZip
 from omnizip_jax.compression.omnizip_streaming import BALANCE_SLACK, nominal_rates
 from tests.compression import loops, oracle
 from tests.compression.clips import compress, counts_of, random_clip
@@ -64,6 +64,10 @@ def test_less_than_the_anchors_is_refused():
     config = OmniZipConfig(keep=0.01)
     with pytest.raises(ValueError, match=r"less than the 20 audio anchors: keep at least 0\.019"):
         config.plan(np.full(10, 50), np.full(10, 55))
+    with pytest.raises(ValueError, match="less than the 20 audio anchors"):
+        Mixed(audio=OmniZipConfig(), video=DyCoke(), keep=0.01).plan(
+            np.full(10, 50), np.full(10, 55)
+        )
     assert (
         dataclasses.replace(config, merge_size=0).plan(np.full(10, 50), np.full(10, 55)).total == 10
     )
@@ -84,7 +88,7 @@ def test_a_uniform_split_keeps_the_same_share_of_both():
 
 
 @pytest.mark.parametrize("keep", [0.15, 0.45, 0.8])
-def test_a_stream_holds_the_share_at_every_moment(keep):
+def test_a_stream_holds_the_share_after_every_window(keep):
     config = OmniZipConfig.paper(keep=keep, causal=True)
     for seed in range(3):
         windows = loops.encoded_clip(seed, windows=80)

@@ -28,7 +28,7 @@ def test_the_share_holds_over_the_layers(layers):
     assert (stage.after, stage.bound(0, 100)) == (14, 50)
 
 
-def test_what_cannot_be_is_refused():
+def test_settings_out_of_range_are_refused():
     with pytest.raises(ValueError, match="alone is more than 20%"):
         QuestionGuided(keep=0.2, after=20, ratio=2.0).stages(28)
     with pytest.raises(ValueError, match=r"ratio must be at least 1, got 0\.5"):
@@ -38,3 +38,24 @@ def test_what_cannot_be_is_refused():
             QuestionGuided(base=method)
     with pytest.raises(ValueError, match="after must be from 1 to 27, got 28"):
         QuestionGuided(after=28)
+
+
+@pytest.mark.parametrize("keep", [None, 0.5])
+@pytest.mark.parametrize("method", [FastV, QuestionGuided])
+def test_a_stage_after_the_last_layer_is_refused(method, keep):
+    for after, layers in ((26, 5), (27, 14), (5, 1)):
+        with pytest.raises(
+            ValueError, match=f"after={after} of 28 layers .* a decoder of {layers},"
+        ):
+            method(after=after, keep=keep).stages(layers)
+    assert method(after=26, keep=0.99).stages(28)[0].after == 26
+    assert method(after=24).stages(5)[0].after == 4
+
+
+def test_seats_in_shallow_decoders():
+    for layers in (1, 3):  # no level that could be scaled
+        with pytest.raises(ValueError, match=f"keep=0.3 in a decoder of {layers} layers"):
+            Seats(keep=0.3).stages(layers)
+    for layers in range(1, 41):
+        cuts = [stage.after for stage in Seats().stages(layers)]
+        assert sorted({0, layers, *cuts}) == [0, *cuts, layers]

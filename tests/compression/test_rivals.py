@@ -204,7 +204,7 @@ def test_fastv_holds_the_share_over_the_layers():
         FastV(keep=0.15).stages(28)
 
 
-def test_what_cannot_be_reached_is_refused():
+def test_unreachable_shares_are_refused():
     with pytest.raises(ValueError, match=r"the least share is 0\.25, got 0\.15"):
         DyCoke(keep=0.15)
     with pytest.raises(ValueError, match=r"the least share is 0\.25, got 0\.2"):
@@ -213,6 +213,18 @@ def test_what_cannot_be_reached_is_refused():
     for method in (VisionZip(), Seats()):
         with pytest.raises(ValueError, match="vision encoder's last block"):
             select(method, windows)
+
+
+def test_parts_of_a_mixture_have_rates_and_no_share():
+    for part in (RandomTokens(keep=0.3), OmniZipConfig(keep=0.3), Mixed(EVS(), EVS(), keep=0.3)):
+        for keep in (None, 0.5):
+            with pytest.raises(ValueError, match=r"audio has keep=0\.3, a share of the tokens"):
+                Mixed(audio=part, video=OmniZipConfig(), keep=keep)
+            with pytest.raises(ValueError, match=r"video has keep=0\.3, a share of the tokens"):
+                Mixed(audio=OmniZipConfig(), video=part, keep=keep)
+    for part in (Seats(), OmniZipConfig(causal=True)):
+        with pytest.raises(ValueError, match="video must select the tokens of a whole clip"):
+            Mixed(audio=EVS(), video=part)
 
 
 MIXED = {
@@ -319,7 +331,7 @@ OUTSIDE = Seats(before_only=True)  # its other stages need a question
     ids=repr,
 )
 @pytest.mark.slow
-def test_methods_that_choose_in_windows_can_follow_a_stream(method):
+def test_methods_that_select_in_windows_can_follow_a_stream(method):
     for seed in (0, 1):
         windows = clip(seed)
         chosen = stream(method, windows)

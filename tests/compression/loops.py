@@ -8,6 +8,7 @@ import functools
 import jax
 import numpy as np
 
+from omnizip_jax.compression import EVS, Seats
 from omnizip_jax.compression.per_modality import PerModality, Rates
 from omnizip_jax.types import AudioFeatures, EncodedWindow, VisionFeatures
 from tests.compression.clips import random_clip
@@ -94,21 +95,33 @@ def select_program(method, windows, budget, key):
 
 
 def select(method, windows, key=KEY):
-    """The selection of a clip, at the budget that the method plans on the host.
+    """The selection of a clip, at the budget that the method plans on the host."""
+    return run(method, windows, method.plan(*sizes(windows)), key)
 
-    Settings that say how many tokens are kept only matter to ``plan``: the selection itself runs
-    with others, so that methods that differ in nothing else share a program.
-    """
-    budget = method.plan(*sizes(windows))
+
+def run(method, windows, budget, key=KEY):
+    """``method.select`` in the program of all methods that differ in settings of ``plan`` alone."""
     if "vision" not in method.wants:
         windows = windows.replace(vision=None)
-    if isinstance(method, PerModality) and not getattr(method, "causal", False):
-        if method.keep is not None:
-            method = dataclasses.replace(method, keep=0.5)
-        if isinstance(method, Rates):
-            rho_audio = 0.5 if method.keep is not None or method.rho_audio else 0.0
-            method = dataclasses.replace(method, rho_audio=rho_audio, rho_video=0.5)
-    return select_program(method, windows, budget, key)
+    return select_program(shared(method), windows, budget, key)
+
+
+def shared(method):
+    """The method with other settings in place of those that only ``plan`` reads."""
+    if not isinstance(method, PerModality) or getattr(method, "causal", False):
+        return method
+    if isinstance(method, Seats):
+        return dataclasses.replace(method, keep=None)
+    if method.keep is not None:
+        method = dataclasses.replace(method, keep=0.5)
+    if not isinstance(method, Rates):
+        return method
+    if method.keep is None and method.rho_audio == 0:  # audio that is kept whole is not ranked
+        return dataclasses.replace(method, rho_video=0.5)
+    method = dataclasses.replace(method, rho_audio=0.5, rho_video=0.5)
+    if isinstance(method, EVS) or method.split == "joint":
+        return method
+    return dataclasses.replace(method, keep=None)
 
 
 @functools.partial(jax.jit, static_argnums=0)

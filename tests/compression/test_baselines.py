@@ -39,24 +39,34 @@ SETTINGS = [
     {"keep": 1.0},
     {"keep": 0.0},
 ]
+PAPER_SPLIT = {"keep": 0.35, "split": "paper"}
 
 
-@pytest.mark.parametrize("settings", [*SETTINGS, {"keep": 0.35, "split": "paper"}], ids=str)
-def test_random_counts_are_exact(settings):
+# A stream has a program for every share: {} and a share of all tokens are enough.
+@pytest.mark.parametrize(
+    ("settings", "select"),
+    [
+        *((settings, "select") for settings in (*SETTINGS, PAPER_SPLIT)),
+        *((settings, "stream") for settings in (SETTINGS[0], PAPER_SPLIT)),
+        *(pytest.param(x, "stream", marks=pytest.mark.slow) for x in SETTINGS[1:]),
+    ],
+    ids=str,
+)
+def test_random_counts_are_exact(settings, select):
     method = RandomTokens(**settings)
     for seed in range(6):
         windows = loops.encoded_clip(seed, scattered=True)
         counts = loops.sizes(windows)
         audio, video = (int(n.sum()) for n in counts)
-        for chosen in (loops.select(method, windows), loops.stream(method, windows)):
-            assert not np.any(chosen.audio_keep & ~windows.audio.token_mask)
-            assert not np.any(chosen.video_keep & ~windows.video_mask)
-            assert sum(kept(chosen)) == method.plan(*counts).total
-            if method.keep is None:
-                expected = (1 - method.rho_audio, audio), (1 - method.rho_video, video)
-                assert kept(chosen) == tuple(half_even(round(s, 6), n) for s, n in expected)
-            else:
-                assert sum(kept(chosen)) == half_even(method.keep, audio + video)
+        chosen = getattr(loops, select)(method, windows)
+        assert not np.any(chosen.audio_keep & ~windows.audio.token_mask)
+        assert not np.any(chosen.video_keep & ~windows.video_mask)
+        assert sum(kept(chosen)) == method.plan(*counts).total
+        if method.keep is None:
+            expected = (1 - method.rho_audio, audio), (1 - method.rho_video, video)
+            assert kept(chosen) == tuple(half_even(round(s, 6), n) for s, n in expected)
+        else:
+            assert sum(kept(chosen)) == half_even(method.keep, audio + video)
         if method.split == "paper":
             chosen = loops.select(method, windows)
             assert kept(chosen) == loops.line(method.keep, windows)

@@ -84,7 +84,8 @@ def windows(case):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(c, marks=pytest.mark.slow) if c == "w64" else c for c in CASES]
+    "name",
+    [pytest.param(c, marks=pytest.mark.slow) if c in ("w64", "w8_g15") else c for c in CASES],
 )
 def test_published_rule_reproduces_the_recording(name):
     case = load(f"case_{name}")

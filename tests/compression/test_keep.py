@@ -87,7 +87,7 @@ def test_a_uniform_split_keeps_the_same_share_of_both():
         OmniZipConfig(split="even")
 
 
-@pytest.mark.parametrize("keep", [0.15, 0.45, 0.8])
+@pytest.mark.parametrize("keep", [0.15, pytest.param(0.45, marks=pytest.mark.slow), 0.8])
 def test_a_stream_holds_the_share_after_every_window(keep):
     config = OmniZipConfig.paper(keep=keep, causal=True)
     for seed in range(3):

@@ -109,7 +109,7 @@ def shortfalls(clip, plan, config):
     return np.cumsum(audio), np.cumsum(video)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ["soft", pytest.param("hard", marks=pytest.mark.slow), "tight"])
 @pytest.mark.parametrize("seed", range(4))
 def test_the_budget_holds_after_every_window(name, seed):
     config, clip = CONFIGS[name], make(seed)
@@ -204,26 +204,26 @@ def test_windows_without_audio_or_video():
     clip["frame_mask"][20:40] = False
     clip["audio_mask"][20:40] = False
     clip["video_mask"][60:70] = False
-    plan = program(HARD)(clip)
+    plan = program(SOFT)(clip)
     silent, blind = slice(20, 40), slice(60, 70)
     assert not plan.audio_keep[silent].any() and not plan.video_keep[blind].any()
     assert np.all(plan.audio_retention[silent] == 0) and np.all(plan.video_rate[blind] == 0)
     count = clip["video_mask"].sum((1, 2))[silent]
-    off = plan.video_rate[silent] * count - HARD.rho_video * count
+    off = plan.video_rate[silent] * count - SOFT.rho_video * count
     assert np.all(np.abs(off) < 1 + 1e-4)
     assert all(np.all(np.isfinite(x)) for x in (plan.audio, plan.audio_retention, plan.video_rate))
 
 
-def test_audio_guides_the_video():
+@pytest.mark.parametrize("config", [SOFT, pytest.param(HARD, marks=pytest.mark.slow)])
+def test_audio_guides_the_video(config):
     """Single loud windows among quiet ones keep more of their audio and video."""
     loud = np.arange(96) % 4 == 0
-    for config in (SOFT, HARD):
-        plan = program(config)(make(11, loudness=1.5 * loud, holes=False))
-        later = np.arange(96) >= 8
-        heard, quiet = loud & later, ~loud & later
-        assert plan.audio_retention[heard].mean() > plan.audio_retention[quiet].mean() + 0.2
-        assert plan.video_rate[heard].mean() < plan.video_rate[quiet].mean() - 0.1
-        assert np.std(plan.audio_salient.sum(1)) > 0.1 * TOKENS  # no fixed quota
+    plan = program(config)(make(11, loudness=1.5 * loud, holes=False))
+    later = np.arange(96) >= 8
+    heard, quiet = loud & later, ~loud & later
+    assert plan.audio_retention[heard].mean() > plan.audio_retention[quiet].mean() + 0.2
+    assert plan.video_rate[heard].mean() < plan.video_rate[quiet].mean() - 0.1
+    assert np.std(plan.audio_salient.sum(1)) > 0.1 * TOKENS  # no fixed quota
 
 
 @pytest.mark.slow

@@ -7,13 +7,13 @@ from omnizip_jax.compression import FastV, OmniZipConfig, QuestionGuided, Seats,
 from tests.compression import loops
 
 
-def test_a_method_keeps_more_before_the_decoder():
+@pytest.mark.parametrize("base", [Surprise, pytest.param(OmniZipConfig, marks=pytest.mark.slow)])
+def test_a_method_keeps_more_before_the_decoder(base):
     windows = loops.encoded_clip(0)
-    for method in (Surprise(), OmniZipConfig()):
-        chosen = loops.select(QuestionGuided(base=method, keep=0.25), windows)
-        alone = loops.select(type(method)(keep=0.35), windows)
-        np.testing.assert_array_equal(chosen.audio_keep, alone.audio_keep)
-        np.testing.assert_array_equal(chosen.video_keep, alone.video_keep)
+    chosen = loops.select(QuestionGuided(base=base(), keep=0.25), windows)
+    alone = loops.select(base(keep=0.35), windows)
+    np.testing.assert_array_equal(chosen.audio_keep, alone.audio_keep)
+    np.testing.assert_array_equal(chosen.video_keep, alone.video_keep)
 
 
 @pytest.mark.parametrize("layers", [5, 28, 36])

@@ -132,7 +132,7 @@ def test_visionzip(seed, settings):
 @pytest.mark.parametrize("keep", [None, 0.3])
 @pytest.mark.parametrize("seed", range(4))
 def test_vidcom2(seed, keep):
-    method, windows = VidCom2(keep=keep), clip(seed, windows=8)
+    method, windows = VidCom2(keep=keep), clip(seed)
     chosen = select(method, windows)
     audio, video = counts(method, windows)
     expected, of_grids = oracle.vidcom2(windows, video)
@@ -279,11 +279,6 @@ def test_what_always_holds(name):
     method = (EVERY | SHARES)[name]
     programs = loops.select_program._cache_size()
 
-    def run(windows, budget):
-        if "vision" not in method.wants:
-            windows = windows.replace(vision=None)
-        return loops.select_program(method, windows, budget, loops.KEY)
-
     full, initial = clip(0), clip(1)
     empty = np.zeros_like(initial.audio.token_mask)
     no_audio = initial.replace(
@@ -294,7 +289,7 @@ def test_what_always_holds(name):
     no_video = initial.replace(video_mask=np.zeros_like(initial.video_mask))
     for windows in (full, clip(3), no_audio, no_video):
         budget = method.plan(*loops.sizes(windows))
-        chosen = jax.tree.map(np.asarray, run(windows, budget))
+        chosen = jax.tree.map(np.asarray, loops.run(method, windows, budget))
         assert not np.any(chosen.audio_keep & ~windows.audio.token_mask)
         assert not np.any(chosen.video_keep & ~windows.video_mask)
         kept = chosen.audio_keep.sum() + chosen.video_keep.sum()
@@ -304,7 +299,7 @@ def test_what_always_holds(name):
             factor = 1.4 if isinstance(method, Seats | QuestionGuided) else 1
             assert kept == half_even(round(factor * method.keep, 6), sum(n.sum() for n in sizes))
         # Padding is never read.
-        other = jax.tree.map(np.asarray, run(loops.blank(windows), budget))
+        other = jax.tree.map(np.asarray, loops.run(method, loops.blank(windows), budget))
         np.testing.assert_array_equal(chosen.audio_keep, other.audio_keep)
         np.testing.assert_array_equal(chosen.video_keep, other.video_keep)
         for tokens, same, keep in (

@@ -81,7 +81,7 @@ def test_novel_tokens_are_kept():
         assert keep.sum((1, 2)).min() > 0  # what is expected is sampled too
 
 
-@pytest.mark.parametrize("keep", [None, 0.15, 0.6])
+@pytest.mark.parametrize("keep", [None, 0.15, pytest.param(0.6, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_stream_holds_its_shares(seed, keep):
     method = Surprise(keep=keep)

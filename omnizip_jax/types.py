@@ -201,6 +201,7 @@ class Selection(struct.PyTreeNode):
         """
         audio_first, video_first = (jnp.zeros_like(x, jnp.int32) for x in (audio_mask, video_mask))
         audio_count, video_count = jnp.sum(audio_mask, -1), jnp.sum(video_mask, (-2, -1))
+        audio_kept, video_kept = jnp.sum(audio_keep, -1), jnp.sum(video_keep, (-2, -1))
         return cls(
             audio=audio,
             video=video,
@@ -209,8 +210,8 @@ class Selection(struct.PyTreeNode):
             audio_order=audio_first if audio_order is None else audio_order,
             video_keep=video_keep,
             video_order=video_first if video_order is None else video_order,
-            audio_retention=jnp.sum(audio_keep, -1) / jnp.maximum(audio_count, 1),
-            video_rate=(video_count - jnp.sum(video_keep, (-2, -1))) / jnp.maximum(video_count, 1),
+            audio_retention=jnp.float32(audio_kept) / jnp.maximum(audio_count, 1),
+            video_rate=jnp.float32(video_count - video_kept) / jnp.maximum(video_count, 1),
         )
 
     @property

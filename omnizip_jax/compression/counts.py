@@ -84,7 +84,7 @@ def salience_order(scores: Float[Array, " n"], valid: Bool[Array, " n"]) -> Int[
     """Rank of every score, 0 for the highest; ties go to the lower index, padding comes last."""
     lowest = jnp.finfo(scores.dtype).min  # a valid score of -inf still ranks above padding
     ranked = jnp.where(valid, jnp.maximum(scores, lowest), -jnp.inf)
-    order = jnp.argsort(ranked, descending=True, stable=True)
+    order = jnp.argsort(ranked, descending=True, stable=True).astype(jnp.int32)
     return jnp.zeros_like(order).at[order].set(jnp.arange(order.size, dtype=order.dtype))
 
 
@@ -129,7 +129,7 @@ class RunningShare(struct.PyTreeNode):
     ) -> tuple[RunningShare, Int[Array, ""]]:
         """The state after a window of ``tokens`` tokens, and the number of them to keep."""
         share = share.limit_denominator(STREAM_DENOMINATOR)
-        deficit, unit = self.deficit + share.numerator * tokens, share.denominator
+        deficit, unit = self.deficit + share.numerator * jnp.int32(tokens), share.denominator
         down, twice_rest = deficit // unit, 2 * (deficit % unit)
         up = (twice_rest > unit) | ((twice_rest == unit) & ((down % 2 == 1) ^ self.odd))
         count = down + up

@@ -50,7 +50,7 @@ class RunningMeans(struct.PyTreeNode):
 
     def advance(self, mask: Bool[Array, "*n"]) -> RunningMeans:
         """Count the tokens of a window."""
-        count = jnp.sum(mask)
+        count = jnp.sum(mask, dtype=jnp.int32)
         recent = jnp.minimum(self.tokens + count, RECENT * mask.size)
         return self.replace(tokens=recent, index=self.index + count.astype(jnp.uint32))
 

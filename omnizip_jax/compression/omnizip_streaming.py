@@ -64,8 +64,8 @@ class Balance(struct.PyTreeNode):
         """The balance after a window of ``tokens`` tokens, ``due`` units of which are to take."""
         counts = (tokens > 0) & (self.windows < AVERAGED_WINDOWS)
         return Balance(
-            deficit=self.deficit + due,
-            tokens=self.tokens + jnp.where(counts, tokens, 0),
+            deficit=self.deficit + jnp.int32(due),
+            tokens=self.tokens + jnp.where(counts, jnp.int32(tokens), 0),
             windows=self.windows + counts,
         )
 
@@ -77,7 +77,7 @@ class Balance(struct.PyTreeNode):
 
     def subtract(self, count: Int[Array, ""], unit: int) -> Balance:
         """The balance after ``count`` tokens were taken."""
-        return self.replace(deficit=self.deficit - count * unit)
+        return self.replace(deficit=self.deficit - jnp.int32(count) * unit)
 
 
 class CausalState(struct.PyTreeNode):

@@ -112,7 +112,8 @@ def add_means(
         tokens, key, valid = (x.reshape(-1, *x.shape[2:]) for x in window)
         similarity = jnp.where(filled, cosines(key, target_keys), -jnp.inf)
         nearest = jnp.where(valid, jnp.argmax(similarity, -1), target.size)
-        rows = jnp.concatenate([tokens.astype(jnp.float32), jnp.ones((len(tokens), 1))], -1)
+        ones = jnp.ones((len(tokens), 1), jnp.float32)
+        rows = jnp.concatenate([tokens.astype(jnp.float32), ones], -1)
         return total + jax.ops.segment_sum(rows, nearest, target.size + 1)[:-1], None
 
     total = jnp.zeros((target.size, width + 1), jnp.float32)

@@ -312,6 +312,18 @@ def test_what_always_holds(name):
     assert loops.select_program._cache_size() <= programs + 1  # one trace, whatever the content
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_nothing_has_64_bits_under_x64(name):
+    method, windows = EVERY[name], clip(0)
+    with jax.enable_x64(True):
+        outputs = [
+            jax.eval_shape(method.select, windows, method.plan(*loops.sizes(windows)), loops.KEY)
+        ]
+        if method.streams:  # a scan: the state has the same types after every window
+            outputs.append(jax.eval_shape(method.follow, windows, loops.KEY))
+    assert all(leaf.dtype.itemsize < 8 for leaf in jax.tree.leaves(outputs))
+
+
 OUTSIDE = Seats(before_only=True)  # its other stages need a question
 
 

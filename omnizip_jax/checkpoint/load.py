@@ -26,6 +26,7 @@ from omnizip_jax.checkpoint.folder import (
 )
 from omnizip_jax.checkpoint.safetensors_index import listing
 from omnizip_jax.checkpoint.small_model import small_checkpoint
+from omnizip_jax.models.backend import jax_defaults
 from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.weight_mapping import abstract_params
@@ -34,6 +35,7 @@ from omnizip_jax.window_spec import check_flags
 ADVICE = "write one with `omnizip convert SOURCE TARGET`"
 
 
+@jax_defaults()
 def load(
     path: str | os.PathLike[str], dtype: jax.typing.DTypeLike | None = None, *, verify: bool = False
 ) -> Params:
@@ -60,6 +62,7 @@ def load(
         return outline.replace(weights=ocp.load(str(folder / WEIGHTS), placed))
 
 
+@jax_defaults()
 def load_outline(path: str | os.PathLike[str], dtype: jax.typing.DTypeLike | None = None) -> Params:
     """Load a checkpoint without its values, and without a device, for a process that plans work.
 

@@ -22,7 +22,7 @@ from omnizip_jax.inference.inputs import UserTurn
 from omnizip_jax.inference.prefill import prefill_turn
 from omnizip_jax.inference.sequence import interleave, token_counts
 from omnizip_jax.media import Clip
-from omnizip_jax.models.backend import Backend
+from omnizip_jax.models.backend import Backend, jax_defaults
 from omnizip_jax.models.decoder import KVCache
 from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.models.registry import Config, family
@@ -49,6 +49,7 @@ class AttentionMaps:
     seconds: int
 
 
+@jax_defaults()
 def compute_attention_maps(
     params: Params, clip: Clip, question: str, method: Method, *, seed: int = 0
 ) -> AttentionMaps:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from omnizip_jax.compression import Method
 from omnizip_jax.compression.novelty_weights import NoveltyState
 from omnizip_jax.inference.chat_template import Modalities
-from omnizip_jax.models.backend import Backend
+from omnizip_jax.models.backend import Backend, jax_defaults
 from omnizip_jax.models.decoder import KVCache
 from omnizip_jax.models.loaded_model import Params, WeightsIdentity, check_params
 from omnizip_jax.models.registry import Config, family
@@ -242,6 +242,7 @@ class Context(struct.PyTreeNode):
         return int(self.state.windows) * self.prefill_config.spec.seconds
 
 
+@jax_defaults()
 def fork(context: Context) -> Context:
     """Copy a context, so that ``feed`` and ``ask`` can continue from both independently."""
     check_usable(context)

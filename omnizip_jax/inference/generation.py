@@ -38,6 +38,7 @@ from omnizip_jax.inference.prefill import prefill_text, record_text
 from omnizip_jax.inference.sequence import pad_text
 from omnizip_jax.inference.streaming import advance, check_stream
 from omnizip_jax.media import Clip, check_windows
+from omnizip_jax.models.backend import jax_defaults
 from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.types import Selection, Window
 from omnizip_jax.window_spec import check_flags
@@ -184,6 +185,7 @@ def stream_answer(
     return (state.piece for state in _steps(params, state) if state.piece)
 
 
+@jax_defaults()
 def begin(
     params: Params,
     context: Context,
@@ -237,6 +239,7 @@ def begin(
     return dataclasses.replace(state, seconds=seconds)
 
 
+@jax_defaults()
 def begin_from_logits(
     context: Context, logits: Float[Array, " V"], question: Text, sampling_params: SamplingParams
 ) -> GenerationState:
@@ -299,6 +302,7 @@ def next_batch(keys: Sequence[Hashable]) -> list[int]:
     return same[: next(size for size in BATCH_SIZES if size <= len(same))]
 
 
+@jax_defaults()
 def _step_group(
     params: Params, states: Sequence[GenerationState], tokens: int
 ) -> list[GenerationState]:
@@ -361,6 +365,7 @@ def _steps(params: Params, state: GenerationState) -> Iterator[GenerationState]:
         yield state
 
 
+@jax_defaults()
 def finish(
     params: Params, state: GenerationState, *, keep: bool = False
 ) -> tuple[Answer, Context | None]:

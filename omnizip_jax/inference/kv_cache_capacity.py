@@ -16,12 +16,14 @@ from jaxtyping import Array, Bool, Int
 from omnizip_jax.inference.context import Context, Memory, SlotMetadata, StreamState
 from omnizip_jax.inference.sequence import CACHE_BUCKETS, bucket
 from omnizip_jax.models import rope
+from omnizip_jax.models.backend import jax_defaults
 from omnizip_jax.models.config import TextConfig
 from omnizip_jax.models.decoder import KVCache
 from omnizip_jax.models.registry import Config
 from omnizip_jax.types import TokenKind
 
 
+@jax_defaults()
 def ensure_capacity(context: Context, slots: int, positions: int) -> Context:
     """Ensure a number of free slots and positions: evict in a stream, otherwise resize the cache.
 
@@ -51,6 +53,7 @@ def ensure_capacity(context: Context, slots: int, positions: int) -> Context:
     return context
 
 
+@jax_defaults()
 def refresh_usage(context: Context) -> Context:
     """Read from the device how many slots and positions are in use.
 

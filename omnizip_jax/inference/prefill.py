@@ -34,6 +34,7 @@ from omnizip_jax.inference.inputs import UserTurn, modalities_of
 from omnizip_jax.inference.kv_cache_capacity import refresh_usage
 from omnizip_jax.inference.sequence import (
     CACHE_BUCKETS,
+    TEXT_BUCKETS,
     WINDOW_BUCKETS,
     PaddedText,
     TokenSequence,
@@ -50,7 +51,7 @@ from omnizip_jax.inference.sequence import (
     window_sequence,
 )
 from omnizip_jax.media import Clip
-from omnizip_jax.models.backend import Backend
+from omnizip_jax.models.backend import Backend, jax_defaults
 from omnizip_jax.models.decoder import KVCache
 from omnizip_jax.models.loaded_model import Params, WeightsIdentity
 from omnizip_jax.models.registry import Config, family
@@ -271,6 +272,7 @@ def append_text(
     return cache, decoder.logits(hidden[text.count - 1][None])[0]
 
 
+@jax_defaults()
 def prefill_text(
     params: Params, context: Context, text: PaddedText, start: Int[Array, ""] | int
 ) -> tuple[Context, Float[Array, " V"]]:
@@ -289,6 +291,7 @@ def prefill_text(
     return context.replace(cache=cache), logits
 
 
+@jax_defaults()
 def record_text(context: Context, begin: int, end: Int[Array, ""]) -> Context:
     """Make the slots from ``begin`` on one unit of text that ends before position ``end``."""
     length = context.cache.length
@@ -326,6 +329,7 @@ def prefill_prefix(params: Params, context: Context, prefix: Int[np.ndarray, " P
     return record_text(context, 0, text.count)
 
 
+@jax_defaults()
 def prefill_turn(
     params: Params,
     turn: UserTurn,
@@ -379,9 +383,10 @@ def prefill_turn(
             else:
                 windows = encoded[i]
         before, after, pruning = turn.texts[i], turn.texts[i + 1], None
-        if stages:  # start tokens count as text: no stage prunes them
-            markers = len(config.markers)
-            pruning = Pruning.of(stages, text + markers, budgets[i].total, reserve)
+        if stages:  # texts count as padded, so that questions of one bucket share a program
+            padded = sum(bucket(len(each.tokens), TEXT_BUCKETS) for each in turn.texts)
+            padded += len(config.markers)  # no stage prunes start tokens either
+            pruning = Pruning.of(stages, padded, budgets[i].total, reserve)
         asks = question and i == len(turn.clips) - 1
         asked = after if asks else Text(after.tokens[:0], after.offsets[:0])
         with timed(seconds, "prefill"):
@@ -473,17 +478,16 @@ def encode_blocks(
     total, encoded = bucket(count, WINDOW_BUCKETS), None
     for start in range(0, count, ENCODE_BLOCK):
         block = jax.tree.map(lambda x, at=start: x[at : at + ENCODE_BLOCK], windows)
-        new = family(config).encode_windows(
-            weights, pad_windows(block, ENCODE_BLOCK), config=config, backend=backend, wants=wants
-        )
-        if total == ENCODE_BLOCK:
-            yield new
-            continue
-        if encoded is None:
-            encoded = jax.tree.map(
-                lambda x: jnp.zeros((total, *x.shape[1:]), x.dtype, device=x.sharding), new
+        block = pad_windows(block, ENCODE_BLOCK)
+        with jax_defaults():  # not around the yield
+            new = family(config).encode_windows(
+                weights, block, config=config, backend=backend, wants=wants
             )
-        encoded = _write_block(encoded, new, start)
+            if encoded is None and total > ENCODE_BLOCK:
+                encoded = jax.tree.map(
+                    lambda x: jnp.zeros((total, *x.shape[1:]), x.dtype, device=x.sharding), new
+                )
+            encoded = new if encoded is None else _write_block(encoded, new, start)
         yield encoded
 
 

@@ -34,7 +34,7 @@ from omnizip_jax.inference.context import (
 )
 from omnizip_jax.inference.kv_cache_capacity import refresh_usage
 from omnizip_jax.inference.streaming import initial_plan
-from omnizip_jax.models.backend import Backend
+from omnizip_jax.models.backend import Backend, jax_defaults
 from omnizip_jax.models.decoder import KVCache
 from omnizip_jax.models.loaded_model import Params, WeightsIdentity, check_params
 from omnizip_jax.models.registry import Config
@@ -45,6 +45,7 @@ LAYOUT = 3  # version of the folder and of the arrays of a context
 ABOUT, ARRAYS = "context.json", "arrays"
 
 
+@jax_defaults()
 def save(context: Context, path: str | os.PathLike[str]) -> None:
     """Write a context, of clips or of a stream, to a folder; the context is unchanged.
 
@@ -93,6 +94,7 @@ def save(context: Context, path: str | os.PathLike[str]) -> None:
         folder.rename(target)
 
 
+@jax_defaults()
 def restore(params: Params, path: str | os.PathLike[str]) -> Context:
     """Load a context that ``save`` wrote; ``ask`` and ``feed`` continue with the same bits.
 

@@ -32,7 +32,7 @@ from omnizip_jax.inference.kv_cache_capacity import ensure_capacity
 from omnizip_jax.inference.prefill import prefill_prefix, prefill_windows
 from omnizip_jax.inference.sequence import geometry
 from omnizip_jax.media import check_windows
-from omnizip_jax.models.backend import Backend
+from omnizip_jax.models.backend import Backend, jax_defaults
 from omnizip_jax.models.decoder import KVCache
 from omnizip_jax.models.loaded_model import Params, WeightsIdentity, check_params
 from omnizip_jax.models.registry import family
@@ -40,6 +40,7 @@ from omnizip_jax.types import EncodedClip, Selection, Window
 from omnizip_jax.window_spec import WindowSpec, check_flags
 
 
+@jax_defaults()
 def init_stream(
     params: Params,
     compression: Method | None = OmniZipConfig(),  # noqa: B008 (frozen)
@@ -122,6 +123,7 @@ def init_stream(
     return prefill_prefix(params, context, prefix).replace(trace=Selection.of(*masks, *masks))
 
 
+@jax_defaults()
 def change_method(params: Params, state: Context, compression: Method | None) -> Context:
     """Continue a stream with another method; the tokens in the cache are not changed.
 
@@ -154,6 +156,7 @@ def change_method(params: Params, state: Context, compression: Method | None) ->
     )
 
 
+@jax_defaults()
 def initial_plan(weights: Any, prefill_config: PrefillConfig) -> tuple[Any, NoveltyState | None]:
     """State of the method, and statistics for the importance of tokens, before the first window.
 
@@ -201,6 +204,7 @@ def feed(params: Params, state: Context, window: Window) -> Context:
     return advance(params, state, window, reserve=state.retention.text_slots)
 
 
+@jax_defaults()
 def advance(params: Params, context: Context, window: Window, reserve: int) -> Context:
     """``feed`` without its checks; leaves ``reserve`` slots for text."""
     config = context.prefill_config

@@ -7,9 +7,10 @@ an H200 (``python -m benchmarks.ahead``); their times have not been measured.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 import jax
@@ -83,6 +84,21 @@ def full_precision(function: Function) -> Function:
             return function(*args, **kwargs)
 
     return cast(Function, wrapped)
+
+
+@contextlib.contextmanager
+def jax_defaults() -> Iterator[None]:
+    """Use JAX's default dtypes and broadcasting, whatever flags the calling program has set.
+
+    Every function that calls programs of this library runs in it: 64-bit types, strict promotion of
+    dtypes, and errors for broadcasting between ranks would change or break them.
+    """
+    with (
+        jax.enable_x64(False),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        yield
 
 
 def _default_device() -> Any:

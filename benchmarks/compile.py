@@ -79,7 +79,7 @@ def warm_up(params: Params, windows: int) -> dict[str, float]:
             seconds[EVENTS[event]] += duration_secs
 
     jax.monitoring.register_event_duration_secs_listener(count)
-    omnizip_jax.warmup(params, 2.0 * windows)
+    omnizip_jax.warmup(params, 2.0 * windows, question_tokens=64)
     return seconds
 
 

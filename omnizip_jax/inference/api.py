@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from omnizip_jax.compression import Method, OmniZipConfig, as_method
-from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM, check_question
+from omnizip_jax.compression.decoder_stages import check_stages
+from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM, Text, check_question
 from omnizip_jax.inference.context import Context
 from omnizip_jax.inference.decode import SamplingParams, check_count, check_seed
 from omnizip_jax.inference.generation import (
@@ -25,11 +28,13 @@ from omnizip_jax.inference.generation import (
 )
 from omnizip_jax.inference.inputs import MediaOptions, UserTurn, check_positions, load_turn
 from omnizip_jax.inference.prefill import prefill_turn, timed
+from omnizip_jax.inference.sequence import TEXT_BUCKETS
 from omnizip_jax.media import Clip
 from omnizip_jax.media.pixels import fit_grid
 from omnizip_jax.models.loaded_model import Params, check_params
+from omnizip_jax.models.registry import family
 from omnizip_jax.types import EncodedWindow, Window
-from omnizip_jax.window_spec import WindowSpec
+from omnizip_jax.window_spec import WindowSpec, check_flags, check_spec
 
 
 def generate(
@@ -84,7 +89,7 @@ def generate(
     shape = (max_frames, spec, progress, audio_stream, video_stream)
     media = MediaOptions(system, use_audio, use_video, *shape)
     sampling_params = SamplingParams(max_new_tokens, temperature, top_p, seed)
-    return _answer(params, parts, as_method(compression), media, sampling_params, on_text)
+    return _answer(params, parts, compression, media, sampling_params, on_text)
 
 
 def converse(
@@ -106,19 +111,19 @@ def converse(
     names = {field.name for field in dataclasses.fields(MediaOptions)}
     media = MediaOptions(**{name: options.pop(name) for name in names & options.keys()})
     sampling_params = SamplingParams(max_new_tokens, **options)
-    return _answer(params, parts, as_method(compression), media, sampling_params, on_text)
+    return _answer(params, parts, compression, media, sampling_params, on_text)
 
 
 def _answer(
     params: Params,
     parts: Sequence[Any],
-    method: Method,
+    compression: Method | None,
     media: MediaOptions,
     sampling_params: SamplingParams,
     on_text: Callable[[str], None] | None = None,
     encoded: Sequence[EncodedWindow] | None = None,
 ) -> Answer:
-    check_params(params)
+    method = _checked_method(params, compression)
     check_callback(on_text)
     seconds: dict[str, float] = {}
     with timed(seconds, "media"):
@@ -139,6 +144,14 @@ def _answer(
         clip=shown,
         seconds=seconds | took | answer.seconds | {"prefill": prefill},
     )
+
+
+def _checked_method(params: Params, compression: Method | None) -> Method:
+    """The method, whose stages must fit the decoder: checked before media are read."""
+    check_params(params)
+    method, layers = as_method(compression), params.config.text.layers
+    check_stages(method.stages(layers), layers)
+    return method
 
 
 def begin_turn(
@@ -252,6 +265,7 @@ def warmup(
     *,
     compression: Method | None = OmniZipConfig(),  # noqa: B008 (frozen)
     max_new_tokens: int = 256,
+    question_tokens: int = 256,
     size: tuple[int, int] = (1280, 720),
     audio: bool = True,
     system: str = DEFAULT_SYSTEM,
@@ -266,38 +280,67 @@ def warmup(
         params: from ``omnizip_jax.load``.
         seconds: one or several lengths of clips.
         compression, max_new_tokens, system, spec: as ``generate`` will receive them.
-        size: width and height of the frames.
+        question_tokens: tokens of the longest question, with the chat template around it.
+        size: width and height of the frames in pixels.
         audio: whether the clips have audio.
 
     Returns:
         Wall seconds of each first run, by program and length; few where the program existed.
+
+    Raises:
+        ValueError: a length that is not positive or that the model has no positions for; a setting
+            out of range.
     """
-    report = {}
-    lengths = [seconds] if isinstance(seconds, int | float) else seconds
-    spec, method = params.config.spec if spec is None else spec, as_method(compression)
+    config, method = params.config, _checked_method(params, compression)
+    spec, sampling_params = config.spec if spec is None else spec, SamplingParams(max_new_tokens)
+    check_spec(spec)
+    family(config).check_spec(spec, config)
+    check_flags(audio=audio)
+    check_count("question_tokens", question_tokens, 1)
+    if not isinstance(size, tuple | list) or len(size) != 2:
+        raise ValueError(f"size must be the width and the height of the frames, got {size!r}")
+    for side in size:
+        check_count("size", side, 1)
+    lengths: list[Any] = list(seconds) if isinstance(seconds, Iterable) else [seconds]
+    longest = config.text.max_positions // config.window_positions * spec.seconds
+    for length in lengths:
+        number = isinstance(length, int | float | np.number) and not isinstance(length, bool)
+        if not (number and 0 < length <= longest):
+            raise ValueError(
+                f"seconds must be lengths of clips above 0 and up to {longest} s, for which the "
+                f"model has positions; got {length!r}"
+            )
+    report: dict[str, float] = collections.defaultdict(float)
     for length in lengths:
         clip = _noise_clip(length, size, audio, spec)
         turn = UserTurn.of(params, [clip, "What happens?"], system)
-        state, took = begin_turn(params, turn, method, SamplingParams(max_new_tokens))
-        report[f"encoders, {length:g} s"] = took["encoders"]
-        report[f"compression and prefill, {length:g} s"] = took["prefill"]
-        began = time.perf_counter()
-        step(params, state)
-        report[f"generation, {length:g} s"] = time.perf_counter() - began
-    return report
+        for tokens in (*(n for n in TEXT_BUCKETS if n < question_tokens), question_tokens):
+            question = Text(np.resize(turn.question.tokens, tokens), np.arange(tokens))
+            asked = dataclasses.replace(turn, texts=(*turn.texts[:-1], question))
+            check_positions(asked, max_new_tokens, config)
+            state, took = begin_turn(params, asked, method, sampling_params)
+            report[f"encoders, {length:g} s"] += took["encoders"]
+            report[f"compression and prefill, {length:g} s"] += took["prefill"]
+            began = time.perf_counter()
+            step(params, state)
+            report[f"generation, {length:g} s"] += time.perf_counter() - began
+    return dict(report)
 
 
 def _noise_clip(seconds: float, size: tuple[int, int], audio: bool, spec: WindowSpec) -> Clip:
-    """A clip of random pixels and mel, with all slots of its windows used."""
+    """A clip of random pixels and mel."""
     rng = np.random.default_rng(0)
-    empty = Window.empty(spec, max(1, -(-int(np.ceil(seconds)) // spec.seconds)))
+    empty = Window.empty(spec, math.ceil(seconds / spec.seconds))
     cells = np.array(fit_grid(size[1], size[0], spec.grid_slots), np.int32)
+    grids = np.arange(empty.grid_mask.size).reshape(empty.grid_mask.shape)
+    begin = spec.mel_frames * np.arange(len(empty.mel_length), dtype=np.int32)
+    mel_length = np.int32(seconds * spec.mel_frames / spec.seconds) - begin
     leaves: dict[str, Any] = {  # numpy on the host, where the annotations say Array
         "patches": rng.integers(0, 256, empty.patches.shape, dtype=np.uint8),
         "grid_size": empty.grid_size * cells,
-        "grid_mask": ~empty.grid_mask,
+        "grid_mask": grids < seconds * spec.grids / spec.seconds,
         "mel": rng.standard_normal(empty.mel.shape, dtype=np.float32),
-        "mel_length": empty.mel_length + spec.mel_frames * audio,
+        "mel_length": np.clip(mel_length, 0, spec.mel_frames) * audio,
     }
     windows = empty.replace(**leaves)
     return Clip(windows, float(seconds), spec.seconds / spec.grids, True, audio, spec)

@@ -365,7 +365,8 @@ def prefill_turn(
             + ("" if question else " without a question")
         )
     base, configs, budgets = _plan_turn(params, turn, method)
-    text = sum(len(each.tokens) for each in turn.texts)
+    # Padded texts count for stages, so that questions of one bucket share a program.
+    text = sum(bucket(len(each.tokens), TEXT_BUCKETS) for each in turn.texts)
     retention = RetentionPolicy(turn.system, WeightsIdentity(params))
     capacity = 0 if stages else _cache_slots(turn, configs, budgets, reserve)
     context = Context.initial(params, base, retention, seed, capacity)
@@ -383,10 +384,9 @@ def prefill_turn(
             else:
                 windows = encoded[i]
         before, after, pruning = turn.texts[i], turn.texts[i + 1], None
-        if stages:  # texts count as padded, so that questions of one bucket share a program
-            padded = sum(bucket(len(each.tokens), TEXT_BUCKETS) for each in turn.texts)
-            padded += len(config.markers)  # no stage prunes start tokens either
-            pruning = Pruning.of(stages, padded, budgets[i].total, reserve)
+        if stages:  # start tokens count as text: no stage prunes them
+            markers = len(config.markers)
+            pruning = Pruning.of(stages, text + markers, budgets[i].total, reserve)
         asks = question and i == len(turn.clips) - 1
         asked = after if asks else Text(after.tokens[:0], after.offsets[:0])
         with timed(seconds, "prefill"):

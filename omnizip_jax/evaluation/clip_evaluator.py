@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from omnizip_jax.compression import Method, RandomTokens
+from omnizip_jax.compression.decoder_stages import check_stages
 from omnizip_jax.evaluation.decoder_cost import cost
 from omnizip_jax.evaluation.hardware import out_of_memory, peak_bytes
 from omnizip_jax.evaluation.protocols import Protocol
@@ -135,10 +136,16 @@ class Evaluator:
 
     Args:
         params: from ``omnizip_jax.load``.
+
+    Raises:
+        ValueError: a method whose stages do not fit the decoder.
     """
 
     def __init__(self, params: Params, settings: EvaluationSettings):
         self.params, self.settings = params, settings
+        layers = params.config.text.layers
+        for method in settings.methods.values():
+            check_stages(method.stages(layers), layers)
         self.text_slots = QUESTION_SLOTS + settings.reply_tokens
         self._spec = params.config.spec if settings.spec is None else settings.spec
         self._max_windows = None  # a stream may be longer than the model has positions

@@ -136,7 +136,8 @@ def extend_cache(
         return cache, slots, hidden[tokens - 1]
 
     last = jnp.zeros(sequence.embeddings.shape[1:], sequence.embeddings.dtype)
-    carry, first = (cache, slots, last), 0
+    carry: Any = (cache, slots, last)
+    first = 0
     for chunk in chunks:
         blocks = (count - first) // chunk if chunk > chunks[-1] else -(-(count - first) // chunk)
         step = functools.partial(append, first=first, chunk=chunk)

@@ -139,8 +139,8 @@ class MediaFile:
             valid = isinstance(number, numbers.Integral) and 0 <= number < len(streams)
             if not (valid and streams[number].codec_context):
                 raise ValueError(
-                    f"{self.name}: {kind}_stream={number!r}, but it has {len(streams)} streams of "
-                    f"{kind}, numbered from 0"
+                    f"{self.name}: {kind}_stream must be the number of one of its {len(streams)} "
+                    f"{kind} streams, from 0, got {number!r}"
                 )
             return streams[number]
         # Cover art of an audio file is not a video; a stream of unknown codec has no context.
@@ -152,8 +152,8 @@ class MediaFile:
         best = best if best in usable else next(iter(usable), None)
         if len(usable) > 1:
             self._deferred.add(
-                f"{self.name}: has {len(usable)} streams of {kind}, of which {kind}_stream="
-                f"{streams.index(best)} is used, as by FFmpeg; pass {kind}_stream to choose"
+                f"{self.name}: has {len(usable)} {kind} streams; number {streams.index(best)}, "
+                f"which FFmpeg prefers, is used: pass {kind}_stream to choose another"
             )
         return best
 

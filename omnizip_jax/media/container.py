@@ -127,6 +127,7 @@ class MediaFile:
             if has_alpha and alpha in av.codecs_available:
                 self._decoders[self._video] = av.CodecContext.create(alpha, "r")
             self._decoders[self._video].thread_type = "SLICE" if live else "AUTO"
+            self._video_tick = _tick(self._video)
         self._origin = min(
             (s.start_time * _tick(s) for s in self._used if s.start_time is not None), default=0.0
         )
@@ -320,7 +321,7 @@ class MediaFile:
             yield packet.stream, packet
 
     def _time(self, pts: int) -> float:
-        return pts * _tick(self._video) - self._origin
+        return pts * self._video_tick - self._origin
 
     def _video_frame(self, frame: av.VideoFrame, previous_end: float) -> VideoFrame:
         pts = frame.pts if frame.pts is not None else frame.dts
@@ -353,23 +354,23 @@ def _packets(container, streams) -> Iterator[av.Packet]:
     """The packets of some streams, on a clock that goes on where the container's restarts."""
     jumps = bool(container.format.flags & _JUMPING_CLOCK)  # and times of decoding are stored
     clock = ContinuousClock(jumps)
-    ticks_of = {stream.index: _tick(stream) for stream in streams}
+    known = {stream.index: (_tick(stream), stream.type == "audio") for stream in streams}
     for packet in container.demux(streams):
         start = packet.dts if packet.pts is None else packet.pts
         if packet.size and start is not None and not packet.is_discard:
-            stream, tick = packet.stream, ticks_of[packet.stream_index]
-            time = packet.dts if jumps and packet.dts is not None else start
+            tick, audio = known[packet.stream_index]
             seconds = clock.offset(
-                stream.index,
-                time * tick,
-                start * tick,
-                (packet.duration or 0) * tick,
-                audio=stream.type == "audio",
+                packet.stream_index,
+                tick * (packet.dts if jumps and packet.dts is not None else start),
+                tick * start,
+                tick * (packet.duration or 0),
+                audio=audio,
                 ordered=jumps or packet.is_keyframe,
             )
-            ticks = round(seconds / tick)
-            packet.pts = None if packet.pts is None else packet.pts + ticks
-            packet.dts = None if packet.dts is None else packet.dts + ticks
+            if seconds:
+                ticks = round(seconds / tick)
+                packet.pts = None if packet.pts is None else packet.pts + ticks
+                packet.dts = None if packet.dts is None else packet.dts + ticks
         yield packet
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import av
 import av.filter
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.video.reformatter import Interpolation
 from PIL import Image
 
@@ -21,6 +23,7 @@ _SCALER = (
     | Interpolation.FULL_CHR_H_INT
     | Interpolation.FULL_CHR_H_INP
 )
+_side_data: Any = SideDataContainer  # whose stub has no constructor
 _UPRIGHT = np.eye(2)
 _UNKNOWN_TO_PYAV = range(28, 36)  # types of side data, EXIF among them, that PyAV fails on
 
@@ -38,9 +41,10 @@ class Picture:
 
     def __init__(self, frame: av.VideoFrame, aspect: float):
         self._frame, (self._axes, scale) = frame, _display_axes(frame)
-        size = np.array([frame.width * (scale or aspect), frame.height])
-        self.width, self.height = (abs(self._axes) @ size).tolist()
-        self._size = size
+        self.width, self.height = frame.width * (scale or aspect), frame.height
+        self._size = np.array([self.width, self.height])
+        if self._axes is not _UPRIGHT:
+            self.width, self.height = (abs(self._axes) @ self._size).tolist()
 
     def render(self, height: int, width: int) -> np.ndarray:
         """Its pixels in another size, uint8 [height, width, 3]."""
@@ -89,11 +93,11 @@ def _display_axes(frame: av.VideoFrame) -> tuple[np.ndarray, float | None]:
     scale is that of x divided by that of y, where the matrix has one; one that maps everything
     to a line says nothing.
     """
-    try:
-        side_data = frame.side_data
+    try:  # frame.side_data would make a cycle of references, and keep the frame in memory
+        side_data = _side_data(frame)
     except ValueError:
         deleted = (("sidedata", f"delete:type={kind}") for kind in _UNKNOWN_TO_PYAV)
-        side_data = _filtered(frame, *deleted).side_data
+        side_data = _side_data(_filtered(frame, *deleted))
     matrix = side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return _UPRIGHT, None

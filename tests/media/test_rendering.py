@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from fractions import Fraction
 
 import av
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from omnizip_jax.media import PushSource, load_clip, window_frames, windows
+from omnizip_jax.media.rendering import Picture
 from omnizip_jax.window_spec import WindowSpec
 from tests.media.make import grey, orient, write
 
@@ -111,6 +113,16 @@ def test_exif_orientations_of_images(tmp_path, kind, orientation):
     with Image.open(path) as image:
         expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     assert_same_quarters(first(path), expected)
+
+
+def test_a_decoded_frame_is_freed_at_once(tmp_path):
+    """Not by the garbage collector: until it runs, frames would fill gigabytes."""
+    path = orient(write(tmp_path / "a.mp4", grey([0] * 5)), 0, 1, 1, 0)
+    with av.open(str(path)) as container:
+        frame = next(container.decode(video=0))
+    references = sys.getrefcount(frame)
+    Picture(frame, 1.0)
+    assert sys.getrefcount(frame) == references
 
 
 # Transparency

@@ -69,6 +69,8 @@ class MediaArrays:
     def duration(self) -> float:
         return self.count()[1]
 
+    claimed = duration
+
     def __enter__(self) -> MediaArrays:
         return self
 

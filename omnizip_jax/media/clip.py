@@ -138,8 +138,8 @@ def load_clip(
         if blocks:
             check_length(stated or 0.0)
         spread = max_frames if media.has_video else None
-        unsure = stated is None or stated >= longest  # a track may be wrong about its length
-        if spread or (unsure and not blocks and max_windows is not None):
+        # Headers may be wrong: what they call too long is counted before it is refused.
+        if spread or (not blocks and max(media.claimed, stated or 0.0) >= longest):
             until = part.start + min(longest, part.length(math.inf))
             count = functools.partial(media.count, until)
             video_end, end = run_in_thread(count, media.name) if blocks else count()

@@ -167,6 +167,11 @@ class MediaFile:
         ends = [self._stated_end(stream) for stream in self._used]
         return None if None in ends else max(filter(None, ends), default=None)
 
+    @property
+    def claimed(self) -> float:
+        """Seconds that the container states, right or wrong; 0 if it states nothing."""
+        return (self._container.duration or 0) / av.time_base
+
     def _stated_end(self, stream) -> float | None:
         if "DURATION" in stream.metadata:  # of Matroska
             times = stream.metadata["DURATION"].split(":")

@@ -37,7 +37,7 @@ from omnizip_jax.inference.chat_template import Modalities
 from omnizip_jax.inference.context import PrefillConfig, StreamState
 from omnizip_jax.inference.decode import DECODE_BLOCK, DecodeState, SamplingParams, generate_tokens
 from omnizip_jax.inference.kv_cache_capacity import _evict
-from omnizip_jax.inference.prefill import CHUNKS, ENCODE_BLOCK, append_text, prefill_clip
+from omnizip_jax.inference.prefill import ENCODE_BLOCK, append_text, prefill_clip
 from omnizip_jax.inference.sequence import (
     CACHE_BUCKETS,
     WINDOW_BUCKETS,
@@ -153,14 +153,15 @@ def weight_copies(text: str, layers: Any) -> int:
     """Bytes of slices of the stacked weights that the program writes to memory."""
     matrices = [x for x in jax.tree.leaves(layers) if len(x.shape) == 3]
     sizes = {x.shape[1:]: int(np.prod(x.shape[1:])) * x.dtype.itemsize for x in matrices}
-    kernel = re.compile(r"= bf16\[1,([\d,]+)\]\S* (?:fusion|fusion-done|copy|dynamic-slice)\(")
+    kernel = re.compile(r"= (\(?bf16\[1,.*?) (?:fusion|fusion-done|copy|dynamic-slice)\(")
     # What stands inside a fusion never reaches memory.
     inside, copies = False, collections.Counter()
     for line in text.splitlines():
         if line.startswith(("%", "ENTRY")):
             inside = line.startswith(("%fused", "%wrapped", "%gemm"))
         elif not inside and (found := kernel.search(line)):
-            copies[tuple(map(int, found[1].split(",")))] += 1
+            for shape in re.findall(r"bf16\[1,([\d,]+)\]", found[1]):
+                copies[tuple(map(int, shape.split(",")))] += 1
     copies = {shape: count for shape, count in copies.items() if shape in sizes}
     # The copy of a scanned layer stands in the text once, that of unrolled ones once a layer.
     count = matrices[0].shape[0]
@@ -237,7 +238,7 @@ def _first_token(
     layout = pad_windows(geometry(windows), len(encoded.video_mask))
     budget = prefill_config.method.plan(*counts)
     used = budget.total + len(prompt.prefix) + len(prompt.suffix)
-    capacity = bucket(used + ROOM + CHUNKS[-1], CACHE_BUCKETS)
+    capacity = bucket(used + ROOM + target.backend.prefill_chunks[-1], CACHE_BUCKETS)
 
     def begin(weights: Any) -> tuple[KVCache, StreamState]:
         cache = KVCache.empty(config.text, capacity, compute_dtype(weights))

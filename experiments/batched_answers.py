@@ -20,7 +20,7 @@ from omnizip_jax.compression import Budget, Method
 from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM, Modalities, Text, segments
 from omnizip_jax.inference.chat_template import question as question_text
 from omnizip_jax.inference.context import PrefillConfig, StreamState
-from omnizip_jax.inference.prefill import CHUNKS, Pruning, prefill_clip
+from omnizip_jax.inference.prefill import Pruning, prefill_clip
 from omnizip_jax.inference.sequence import (
     CACHE_BUCKETS,
     PaddedText,
@@ -142,7 +142,9 @@ def answers(params: Params, asked: Asked, method: Method, seeds: Sequence[int]) 
         asked,
         budget,
         prefill_config=prefill_config,
-        capacity=bucket(budget.total + text + SUFFIX + CHUNKS[-1], CACHE_BUCKETS),
+        capacity=bucket(
+            budget.total + text + SUFFIX + prefill_config.backend.prefill_chunks[-1], CACHE_BUCKETS
+        ),
         pruning=pruning,
     )
     if np.any(np.asarray(lost)):

@@ -58,7 +58,6 @@ from omnizip_jax.models.registry import Config, family
 from omnizip_jax.types import EncodedClip, EncodedWindow, Selection, TokenKind, Window
 
 ENCODE_BLOCK = 8  # windows per encoder dispatch
-CHUNKS = (2048, 256)  # tokens per decoder block: large blocks are faster, small ones pad less
 
 
 class Pruning(NamedTuple):
@@ -138,6 +137,9 @@ def extend_cache(
     last = jnp.zeros(sequence.embeddings.shape[1:], sequence.embeddings.dtype)
     carry: Any = (cache, slots, last)
     first = 0
+    if isinstance(limit, int) and limit <= chunks[-1]:  # a loop would copy the weights on a GPU
+        cache, slots, last = append(jnp.int32(0), carry, first, chunks[-1])
+        return cache, slots, last, wanted - count
     for chunk in chunks:
         blocks = (count - first) // chunk if chunk > chunks[-1] else -(-(count - first) // chunk)
         step = functools.partial(append, first=first, chunk=chunk)
@@ -153,7 +155,6 @@ def prefill_windows(
     clip: EncodedClip,
     selection: Selection,
     limit: Int[Array, ""] | int,
-    chunks: tuple[int, ...],
     *,
     before: PaddedText | None = None,
     question: PaddedText | None = None,
@@ -164,8 +165,8 @@ def prefill_windows(
 
     Args:
         cache: to append to; None for a pruned prefill, which makes its own.
-        limit: the most media tokens, start tokens included, that are appended.
-        chunks: tokens per decoder block, see ``extend_cache``.
+        limit: the most media tokens, start tokens included, that are appended. As a static
+            integer, without texts, it is the size of a single decoder block.
         before: text before the windows.
         question: text after the windows. It enters the cache, but not the state: ``finish``
             records it together with the answer.
@@ -175,7 +176,7 @@ def prefill_windows(
     Returns:
         The cache, the state, the logits of the next token, and the selection without embeddings.
     """
-    sequences, text = [], jnp.int32(0)
+    sequences, text = [], 0
     if before is not None:
         sequences.append(text_sequence(decoder, before, state))
         state = state_after_text(state, before)
@@ -191,6 +192,7 @@ def prefill_windows(
     trace = selection.trace
     if pruning is None:
         assert cache is not None
+        chunks = (limit,) if isinstance(limit, int) else prefill_config.backend.prefill_chunks
         cache, slots, last, lost = extend_cache(
             decoder, cache, state.slots, sequence, limit + text, chunks
         )
@@ -251,7 +253,7 @@ def prefill_clip(
     selection = prefill_config.method.select(clip.windows, budget, key)
     limit = jnp.int32(budget.total) + len(prefill_config.markers)
     return prefill_windows(
-        decoder, prefill_config, cache, state, clip, selection, limit, CHUNKS,
+        decoder, prefill_config, cache, state, clip, selection, limit,
         before=before, question=question, pruning=pruning,
     )  # fmt: skip
 
@@ -369,7 +371,7 @@ def prefill_turn(
     # Padded texts count for stages, so that questions of one bucket share a program.
     text = sum(bucket(len(each.tokens), TEXT_BUCKETS) for each in turn.texts)
     retention = RetentionPolicy(turn.system, WeightsIdentity(params))
-    capacity = 0 if stages else _cache_slots(turn, configs, budgets, reserve)
+    capacity = 0 if stages else _cache_slots(turn, base.backend, configs, budgets, reserve)
     context = Context.initial(params, base, retention, seed, capacity)
     seconds, logits = {"encoders": 0.0, "prefill": 0.0}, None
     if not turn.clips:
@@ -413,8 +415,8 @@ def prefill_turn(
 
 def cache_bytes(params: Params, turn: UserTurn, method: Method, reserve: int) -> int:
     """Size of the cache of ``prefill_turn``; an upper bound if the method prunes in the decoder."""
-    _, configs, budgets = _plan_turn(params, turn, method)
-    slots = _cache_slots(turn, configs, budgets, reserve)
+    base, configs, budgets = _plan_turn(params, turn, method)
+    slots = _cache_slots(turn, base.backend, configs, budgets, reserve)
     dtype = family(params.config).compute_dtype(params.weights)
     cache = jax.eval_shape(lambda: KVCache.empty(params.config.text, slots, dtype))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))
@@ -435,7 +437,11 @@ def _plan_turn(
 
 
 def _cache_slots(
-    turn: UserTurn, configs: list[PrefillConfig], budgets: list[Budget], reserve: int
+    turn: UserTurn,
+    backend: Backend,
+    configs: list[PrefillConfig],
+    budgets: list[Budget],
+    reserve: int,
 ) -> int:
     media = sum(
         budget.total + len(config.markers) for budget, config in zip(budgets, configs, strict=True)
@@ -444,7 +450,7 @@ def _cache_slots(
     # Short clips and long ones have one cache size each, so that they share their programs.
     short = all(len(clip.windows.mel_length) <= WINDOW_BUCKETS[0] for clip in turn.clips)
     sizes = CACHE_BUCKETS if short else CACHE_BUCKETS[1:]
-    return bucket(text + media + reserve + CHUNKS[-1], sizes)
+    return bucket(text + media + reserve + backend.prefill_chunks[-1], sizes)
 
 
 def encode_clip(

@@ -251,7 +251,7 @@ def _feed(
     capacity = prefill_config.window_capacity
     cache, state, _, trace = prefill_windows(
         decoder, prefill_config, cache, state, EncodedClip(encoded, layout, jnp.int32(0)),
-        selection, capacity, (capacity,), importance=importance,
+        selection, capacity, importance=importance,
     )  # fmt: skip
     trace = jax.tree.map(lambda x: x[0], trace)
     return cache, state.replace(plan=plan, expected=expected), trace

@@ -14,6 +14,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
+import omnizip_jax.serve.server as server_module
 from omnizip_jax import OmniZipConfig, PushSource, ask, feed, fork, init_stream, windows
 from omnizip_jax.inference.generation import append_exchange
 from omnizip_jax.inference.streaming import change_method
@@ -568,3 +569,32 @@ def test_every_question_has_a_start_and_an_end(connect, server):
     assert [each["request_id"] for each in of_type(messages, "response.start")] == names
     cancelled = [each["request_id"] for each in of_type(messages, "response.cancelled")]
     assert [*cancelled, messages[-1]["request_id"]] == names
+
+
+def test_live_frames_wait_for_no_clip(server, monkeypatch):
+    """More slow clips and downloads than the server has threads and decoders."""
+    gate, waiting = threading.Event(), threading.Semaphore(0)
+
+    def slow(*_):
+        waiting.release()
+        gate.wait(WAIT)
+        raise RequestError("stop")
+
+    monkeypatch.setattr(server_module, "store_medium", slow)
+    request = {"role": "user", "content": [{"type": "video_url", "video_url": {"url": "a.mp4"}}]}
+    with TestClient(server.app(), base_url="http://127.0.0.1") as client:
+
+        def ask():
+            client.post("/v1/chat/completions", json={"messages": [request]})
+
+        threads = [threading.Thread(target=ask) for _ in range(45)]
+        for thread in threads:
+            thread.start()
+        for _ in range(server_module._DOWNLOAD_THREADS):
+            assert waiting.acquire(timeout=WAIT)
+        with client.websocket_connect(PATH) as socket:
+            socket.send_json(frame_message(np.zeros((8, 8, 3), np.uint8), 0, frame_id="a"))
+            assert until(socket, "video.frame.ack")[-1]["accepted"] and not gate.is_set()
+            gate.set()
+        for thread in threads:
+            thread.join()

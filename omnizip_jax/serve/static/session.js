@@ -79,6 +79,7 @@ export class LiveSession extends EventTarget {
   async reconnect(config) {
     await fetchModel(this.#key); // an error that says why
     await this.connect();
+    if (this.#closed) throw new Error("the session was closed");
     if (this.#name !== null) {
       const resume = { ...config, omnizip: { resume: this.#name } };
       const { type, code, message } = await this.#reply(this.#request("session.config", resume));
@@ -100,7 +101,10 @@ export class LiveSession extends EventTarget {
 
   close() {
     this.#closed = true;
-    this.#socket?.close();
+    const socket = this.#socket;
+    // Browsers report a socket as failed that is closed while it connects.
+    if (socket?.readyState === WebSocket.CONNECTING) socket.onopen = () => socket.close();
+    else socket?.close();
   }
 
   get isOpen() {

@@ -322,6 +322,15 @@ def test_excess_answers_are_refused(engine, gate):
         engine.submit(iter(()), ignore)
 
 
+def test_cancelled_answers_leave_their_places_at_once(engine, gate):
+    for _ in range(3 * LIMITS.answers):
+        engine.submit(iter(()), ignore).cancel()
+    for _ in range(LIMITS.answers - 1):
+        engine.submit(iter(()), ignore)
+    with pytest.raises(RequestError, match="4 answers are running or queued"):
+        engine.submit(iter(()), ignore)
+
+
 def test_an_idle_session_ends(tiny):
     engine = Engine(tiny, OmniZipConfig(), dataclasses.replace(LIMITS, idle=0.5))
     engine.start(warmup=False)

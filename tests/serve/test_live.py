@@ -581,7 +581,8 @@ def test_live_frames_wait_for_no_clip(server, monkeypatch):
         raise RequestError("stop")
 
     monkeypatch.setattr(server_module, "store_medium", slow)
-    request = {"role": "user", "content": [{"type": "video_url", "video_url": {"url": "a.mp4"}}]}
+    video = {"type": "video_url", "video_url": {"url": "a.mp4"}}
+    request = {"role": "user", "content": [video, {"type": "text", "text": QUESTION}]}
     with TestClient(server.app(), base_url="http://127.0.0.1") as client:
 
         def ask():

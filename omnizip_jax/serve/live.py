@@ -185,9 +185,12 @@ class _Connection:
                 param=fixed[0] if fixed else "omnizip.method",
             )
         session, _ = self._active()
-        if method is not None and method != read_method(before):
-            number = await self._engine.change_method(session, method)
-            await self._send("method.changed", number=number, **_request_id(message))
+        if method is not None:
+            changes, number = method != read_method(before), session.arrived
+            if changes:
+                number = await self._engine.change_method(session, method)
+            if changes or _request_id(message):  # a request has an answer
+                await self._send("method.changed", number=number, **_request_id(message))
         settings = {"settings": options.get("settings")} if method is not None else {}
         self._config = {**self._config, **message, "omnizip": {**before, **options, **settings}}
 

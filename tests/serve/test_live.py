@@ -550,6 +550,21 @@ def test_messages_name_the_request_that_caused_them(connect, stream):
     assert not of_type(messages, "response.cancelled")
 
 
+def test_a_request_for_the_method_in_use_is_confirmed(connect):
+    """Also after a request for another method that failed."""
+    with connect() as socket:
+        config = {"type": "session.config", "omnizip": {"method": "omnizip"}}
+        socket.send_json(config)
+        socket.send_json(config | {"request_id": "same"})
+        changed = until(socket, "method.changed")[-1]
+        assert changed == {"type": "method.changed", "number": 0, "request_id": "same"}
+        other = {"request_id": "other", "omnizip": {"method": "fastv"}}
+        socket.send_json(config | other)
+        assert until(socket, "error")[-1]["request_id"] == "other"
+        socket.send_json(config | {"request_id": "back"})
+        assert until(socket, "method.changed")[-1]["request_id"] == "back"
+
+
 def test_every_question_has_a_start_and_an_end(connect, server):
     """Also those that are superseded before their first step."""
     gate = threading.Event()

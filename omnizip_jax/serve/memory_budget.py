@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from omnizip_jax.serve.config import MiB
 from omnizip_jax.serve.errors import RequestError
-
-MiB = 2**20
 
 
 class MemoryBudget:

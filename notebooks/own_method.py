@@ -100,7 +100,7 @@ answers = {
     name: omnizip_jax.generate(params, clip, question, compression=method, max_new_tokens=4)
     for name, method in methods.items()
 }
-print(question, f"(truth: {event.colour})")
+print(question, f"(correct: {event.colour})")
 for name, answer in answers.items():
     spent = cost(params.config.text, methods[name], answer.counts, answer.compression)
     print(f"{name:>12}: {answer.text:<8} kept {spent.kept:.1%}, {spent.operations:.3g} operations")

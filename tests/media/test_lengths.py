@@ -169,10 +169,11 @@ def test_joined_files_are_read_one_after_the_other(tmp_path, case):
     for part in range(parts):
         path = tmp_path / f"{part}.{kind}"
         sound = tone(3.0, 48_000, hertz=(500, 1000, 2000)[part])
-        frames = grey(30 + 60 * part + np.arange(75) * 10 // 25)
+        fps = 25 if kind == "mpg" else 10  # MPEG-2 has no 10
+        frames = grey(30 + 60 * part + np.arange(3 * fps) * 10 // fps)
         options = {"options": {"g": "10"}, "container_options": container_options(part)}
         options |= {"video_codec": "mpeg2video"} if kind == "mpg" else {}
-        write(path, frames, sound=sound, rate=48_000, audio_codec=codec, **options)
+        write(path, frames, fps=fps, sound=sound, rate=48_000, audio_codec=codec, **options)
         data += path.read_bytes()
     path = tmp_path / f"joined{path.suffix}"
     path.write_bytes(data)

@@ -370,7 +370,7 @@ def _packets(container, streams) -> Iterator[av.Packet]:
                 tick * start,
                 tick * (packet.duration or 0),
                 audio=audio,
-                ordered=jumps or packet.is_keyframe,
+                key=packet.is_keyframe,
             )
             if seconds:
                 ticks = round(seconds / tick)

@@ -141,8 +141,8 @@ class ContinuousClock:
     section when they restart too, so that audio and video stay in step.
 
     Args:
-        jumps: whether the container's clock may also jump forwards, as in transport streams; then
-            no more than 10 s pass without a packet.
+        jumps: whether the container's clock may also jump forwards, as in transport streams, which
+            state times of decoding; more than 10 s to a key frame are a jump.
     """
 
     def __init__(self, jumps: bool):
@@ -161,7 +161,7 @@ class ContinuousClock:
         duration: float,
         *,
         audio: bool,
-        ordered: bool,
+        key: bool,
     ) -> float:
         """Seconds to add to the time of a stream's next packet.
 
@@ -171,14 +171,16 @@ class ContinuousClock:
             start, duration: of display.
             audio: the packet goes back only if it does even without the gaps so far, which are
                 wrong in Ogg files with empty packets.
-            ordered: False for a packet that may be earlier than the one before without a restart.
+            key: whether decoding can begin here, as all audio and joined videos do. Other frames
+                may follow a long pause, or ones that are shown later.
         """
         section = self._section.setdefault(stream, len(self._offsets) - 1)
         least = self._least.get(stream, time)
         latest = max(
             (t for s, t in self._last.items() if self._section[s] == section), default=time
         )
-        if (time < least - _RESTART and (audio or ordered)) or time > latest + self._jump:
+        goes_back = time < least - _RESTART and (key or self._jump < math.inf)
+        if goes_back or (key and time > latest + self._jump):
             section = min(
                 range(section + 1, len(self._offsets)),
                 key=lambda other: abs(start + self._offsets[other] - self._end),

@@ -195,11 +195,11 @@ def test_an_infinite_end_is_the_end(end):
 VIDEO, AUDIO = 0, 1
 
 
-def continued(packets, jumps=False, ordered=True):
+def continued(packets, jumps=False, key=True):
     """Times of (stream, time), each 0.5 s, on the clock that goes on."""
     clock = ContinuousClock(jumps)
     return [
-        time + clock.offset(stream, time, time, 0.5, audio=stream == AUDIO, ordered=ordered)
+        time + clock.offset(stream, time, time, 0.5, audio=stream == AUDIO, key=key)
         for stream, time in packets
     ]
 
@@ -212,7 +212,7 @@ def test_a_clock_that_goes_on_is_unchanged():
     packets = interleaved(*(3.0 + 0.5 * np.arange(20)), 100.0, 100.5)
     assert continued(packets) == [time for _, time in packets]
     reordered = [(VIDEO, time) for time in (0.0, 2.0, 1.0, 1.5, 4.0, 3.0)]
-    assert continued(reordered, ordered=False) == [time for _, time in reordered]
+    assert continued(reordered, key=False) == [time for _, time in reordered]
 
 
 @pytest.mark.parametrize("again", [0.0, 1.0, 2.0])
@@ -234,6 +234,7 @@ def test_a_clock_that_jumps_forward():
     expected = np.repeat([0.0, 0.5, 1.0, 1.5, 2.0, 2.5], 2)
     np.testing.assert_allclose(continued(packets, jumps=True), expected)
     assert continued(packets[:8]) == [time for _, time in packets[:8]]  # a pause, elsewhere
+    assert continued([(VIDEO, 0.0), (VIDEO, 30.0)], jumps=True, key=False) == [0.0, 30.0]
     # Audio went on: the frame was held.
     held = [(VIDEO, 0.0), *((AUDIO, 0.5 * i) for i in range(80)), (VIDEO, 39.0)]
     assert continued(held, jumps=True) == [time for _, time in held]

@@ -39,7 +39,6 @@ class UserTurn:
     Attributes:
         clips: in order; each follows the text of the same index.
         texts: without the start tokens of clips; the last one is the question.
-        system: the system prompt, which is part of the first text.
     """
 
     clips: tuple[Clip, ...]
@@ -93,7 +92,8 @@ def load_turn(params: Params, parts: Sequence[Any], media_options: MediaOptions)
     """
     config = params.config
     spec = config.spec if media_options.spec is None else media_options.spec
-    check_flags(use_audio=media_options.use_audio, use_video=media_options.use_video)
+    flags = {"use_audio": media_options.use_audio, "use_video": media_options.use_video}
+    check_flags(**flags)
     family(config).check_spec(spec, config)
     if not isinstance(parts, list | tuple):
         raise ValueError(
@@ -107,14 +107,23 @@ def load_turn(params: Params, parts: Sequence[Any], media_options: MediaOptions)
         source = _source(part)
         if isinstance(source, Clip):
             check_clip(source)
-            return source
+            family(config).check_spec(source.spec, config)
+            if media_options.spec not in (None, source.spec):
+                raise ValueError(
+                    f"this clip has the shape {source.spec}, spec is {media_options.spec}: load it "
+                    "with that spec, or leave spec out"
+                )
+            if (media_options.audio_stream, media_options.video_stream) != (None, None):
+                raise ValueError(
+                    "audio_stream and video_stream are of a file: pass them to load_clip"
+                )
+            return source.select(media_options.max_frames, **flags)
         return load_clip(
             source,
             spec,
             max_frames=media_options.max_frames,
             max_windows=config.text.max_positions // config.window_positions,
-            use_audio=media_options.use_audio,
-            use_video=media_options.use_video,
+            **flags,
             audio_stream=media_options.audio_stream,
             video_stream=media_options.video_stream,
             progress=media_options.progress,

@@ -16,6 +16,7 @@ from omnizip_jax.media.bounded_queue import BoundedQueue, QueueClosed
 from omnizip_jax.media.pixels import resize
 from omnizip_jax.media.timeline import AudioChunk, Event, VideoFrame
 from omnizip_jax.media.validation import (
+    as_array,
     check_fps,
     check_frames,
     check_rate,
@@ -44,15 +45,16 @@ class MediaArrays:
             raise ValueError(
                 f"arrays come as (frames, fps, waveform, sample_rate), got {len(source)} values"
             )
-        frames, self._fps, waveform, rate = source
-        self._frames = np.asarray(frames) if use_video and frames is not None else None
-        self._waveform = np.asarray(waveform) if use_audio and waveform is not None else None
+        frames, fps, waveform, rate = source
+        self._frames = as_array("frames", frames if use_video else None)
+        self._waveform = as_array("waveform", waveform if use_audio else None)
         if self._frames is None and self._waveform is None:
             expected = " or ".join(["frames"] * use_video + ["a waveform"] * use_audio)
             raise ValueError(f"expected {expected}, got None")
         if self._frames is not None:
             check_frames(self._frames)
-            check_fps(self._fps)
+            check_fps(fps)
+            self._fps = float(fps)
         if self._waveform is not None:
             check_waveform(self._waveform, "waveform")
             check_rate(rate)
@@ -147,7 +149,7 @@ class PushSource:
             ValueError: wrong type or shape, times that go back or do not match, or the source is
                 closed. Nothing has been added then.
         """
-        frames = np.asarray(frames)
+        frames = as_array("frames", frames)
         if frames.ndim == 3:
             frames = frames[None]
         check_frames(frames, "[T, H, W, 3] or [H, W, 3]", at_least=0)
@@ -181,7 +183,7 @@ class PushSource:
             ValueError: wrong type or shape, NaN, or the source is closed. Nothing has been added
                 then.
         """
-        samples = np.asarray(samples)
+        samples = as_array("samples", samples)
         check_waveform(samples, "samples")
         check_samples(samples)
         if time is not None and not (math.isfinite(time) and time >= 0):

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import math
-import numbers
 import os
 from typing import Any
 
@@ -19,9 +18,15 @@ from omnizip_jax.media.bounded_queue import prefetch, run_in_thread
 from omnizip_jax.media.deferred_warnings import DeferredWarnings
 from omnizip_jax.media.pixels import unpatchify
 from omnizip_jax.media.sources import PREFETCHED_EVENTS, close_at_end, is_local, open_media
-from omnizip_jax.media.timeline import AudioChunk, Excerpt, VideoFrame
-from omnizip_jax.media.validation import check_selection, check_timeout, check_windows
-from omnizip_jax.media.windowing import WindowBuilder
+from omnizip_jax.media.timeline import SAMPLE_RATE, AudioChunk, Excerpt, VideoFrame
+from omnizip_jax.media.validation import (
+    check_max_frames,
+    check_selection,
+    check_timeout,
+    check_windows,
+    named_errors,
+)
+from omnizip_jax.media.windowing import MEL_FOR_TOKEN, WindowBuilder
 from omnizip_jax.types import Window
 from omnizip_jax.window_spec import WindowSpec
 
@@ -56,6 +61,55 @@ class Clip:
         return dataclasses.replace(
             self, windows=windows, window_indices=tuple(indices[i] for i in chosen)
         )
+
+    def select(
+        self, max_frames: int | None = None, *, use_audio: bool = True, use_video: bool = True
+    ) -> Clip:
+        """The clip as ``load_clip`` with these options gives it, from the frames that it has.
+
+        Raises:
+            ValueError: nothing is left, or ``max_frames`` is below one grid.
+        """
+        check_max_frames(max_frames, self.spec)
+        if use_video and use_audio and max_frames is None:
+            return self
+        windows, spec = self.windows, self.spec
+        leaves: dict[str, Any] = {}
+        if not use_audio:
+            leaves = {name: np.zeros_like(getattr(windows, name)) for name in ("mel", "mel_length")}
+        if not use_video:
+            leaves["grid_mask"] = np.zeros_like(windows.grid_mask)
+        has_video, has_audio = self.has_video and use_video, self.has_audio and use_audio
+        if not (has_video or has_audio):
+            raise ValueError("use_audio and use_video leave nothing of this clip")
+        windows = jax.tree.map(np.asarray, windows.replace(**leaves))
+        clip = dataclasses.replace(self, windows=windows, has_video=has_video, has_audio=has_audio)
+        if max_frames is not None and windows.grid_mask.sum() * spec.temporal_patch > max_frames:
+            clip = clip._resampled(max_frames - max_frames % spec.temporal_patch)
+        filled = clip.windows.grid_mask.any(1) | (np.asarray(clip.windows.mel_length) > 0)
+        count = int(np.max(np.flatnonzero(filled), initial=0)) + 1
+        return dataclasses.replace(clip, windows=jax.tree.map(lambda x: x[:count], clip.windows))
+
+    def _resampled(self, frames: int) -> Clip:
+        """The clip with a number of frames, spread uniformly over its video."""
+        windows, spec, per_grid = self.windows, self.spec, self.seconds_per_grid
+        positions = np.arange(len(windows.grid_mask))[:, None] * spec.positions + windows.grid_time
+        grids = np.rint(positions[windows.grid_mask] / (per_grid * spec.positions_per_second))
+        step = per_grid / spec.temporal_patch
+        starts = (grids[:, None] * per_grid + step * np.arange(spec.temporal_patch)).ravel()
+        builder = WindowBuilder(spec, float(starts[-1] + step) / frames, frames)
+        rows, columns = windows.grid_size[0].tolist()
+        builder.cells = rows, columns
+        for start, pixels in zip(starts.tolist(), window_frames(windows, spec), strict=True):
+            height, width = pixels.shape[:2]
+            render = functools.partial(lambda pixels, *_: pixels, pixels)
+            builder.push_frame(VideoFrame(start, start + step, height, width, render))
+        builder.finish_video()
+        heard = int(np.max(np.flatnonzero(windows.mel_length), initial=-1)) + 1
+        made = builder.build(max(builder.count, heard))
+        for name in ("mel", "mel_length"):
+            np.asarray(getattr(made, name))[:heard] = getattr(windows, name)[:heard]
+        return dataclasses.replace(self, windows=made, seconds_per_grid=builder.seconds_per_grid)
 
 
 def load_clip(
@@ -103,13 +157,7 @@ def load_clip(
             is below one grid.
     """
     part = Excerpt(start, end)
-    if max_frames is not None and not (
-        isinstance(max_frames, numbers.Integral) and max_frames >= spec.temporal_patch
-    ):
-        raise ValueError(
-            f"max_frames must be an integer that allows for one grid of {spec.temporal_patch} "
-            f"frames, got {max_frames!r}"
-        )
+    check_max_frames(max_frames, spec)
     check_timeout(timeout)
     check_selection(use_video, use_audio)
     deferred, blocks = DeferredWarnings(), not is_local(source)
@@ -164,22 +212,23 @@ def load_clip(
     ):
         for event in events:
             check_length(event.start)
-            try:
+            with named_errors(media.name):
                 if isinstance(event, AudioChunk):
                     builder.push_audio(event)
                 else:
                     builder.push_frame(event)
-            except ValueError as error:
-                raise ValueError(f"{media.name}: {error}") from error
             now = int(builder.duration)
             bar.update(max(0, min(now, total or now) - bar.n))
     video_end, has_audio = builder.video_end, builder.mel.written > 0
     check_length(video_end)
-    builder.finish_video()
+    with named_errors(media.name):
+        builder.finish_video()
     builder.mel.finish()
     if builder.count == 0:
         where = "" if part.is_whole else f" {part}"
-        raise ValueError(f"{media.name}: no video and no audio could be decoded{where}")
+        raise ValueError(
+            f"{media.name}: no video and no audio could be decoded{where}{_hint(media.name)}"
+        )
     if use_audio and use_video:
         deferred.add_if_short(media.name, builder.duration, stated)
     if max_frames is not None and video_end > (max_frames + 0.5) * spacing:
@@ -187,6 +236,12 @@ def load_clip(
             f"{media.name}: longer than stated; max_frames ended its video at "
             f"{max_frames * spacing:.1f} s"
         )
+    if has_audio and builder.mel.frames < MEL_FOR_TOKEN:
+        seconds = builder.mel.written / SAMPLE_RATE
+        short = f"{media.name}: {seconds:.3f} s of audio are too short for a token"
+        if builder.cells is None:
+            raise ValueError(f"{short}, and there is no video")
+        deferred.add(short)
     deferred.emit()
     return Clip(
         windows=builder.build(builder.count),
@@ -196,6 +251,16 @@ def load_clip(
         has_audio=has_audio,
         spec=spec,
     )
+
+
+def _hint(name: str) -> str:
+    """What to do about a file of which nothing could be decoded, where that is known."""
+    if os.path.isfile(name):  # opening a pipe would wait
+        with open(name, "rb") as file:
+            head = file.read(64)
+        if head[8:12] == b"WEBP" and b"ANIM" in head:
+            return "; FFmpeg does not decode animated WebP: convert it to GIF or MP4"
+    return ""
 
 
 def check_clip(clip: Clip) -> None:

@@ -8,14 +8,16 @@ import itertools
 import math
 import numbers
 import os
+import re
 import select
+import urllib.parse
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import av
-from av.error import ExitError, FFmpegError
+from av.error import ExitError, FFmpegError, InvalidDataError
 
 from omnizip_jax.media.audio import Resampler
 from omnizip_jax.media.deferred_warnings import DeferredWarnings
@@ -27,7 +29,8 @@ from omnizip_jax.media.truncated_files import is_truncated
 _LENIENT: dict[str, Any] = (
     {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 )
-_OPTIONS = {"merge_pmt_versions": "1"}  # one stream where a transport stream renumbers it
+# One stream where a transport stream renumbers it; "%d" in the name of a still is no pattern.
+_OPTIONS = {"merge_pmt_versions": "1", "pattern_type": "none"}
 _JUMPING_CLOCK = 0x200  # FFmpeg's AVFMT_TS_DISCONT
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own ones ignore alpha
 _REORDER = 16  # H.264 shows a frame at most 16 frames later than it is decoded
@@ -97,24 +100,27 @@ class MediaFile:
         is_pipe = kind is None and Path(file).is_fifo()
         self._pipe = NamedPipe(file, timeout) if is_pipe else None
         options = _OPTIONS | (options or {})
-        self._file, self._settings = file, {"format": kind, "options": options, "timeout": timeout}
+        self._file = _ffmpeg_name(file)
+        self._settings: dict[str, Any] = {"format": kind, "options": options, "timeout": timeout}
         self._settings |= _LENIENT
         try:
-            self._container = av.open(self._pipe or file, **self._settings)
+            self._container = av.open(self._pipe or self._file, **self._settings)
         except (FFmpegError, OSError) as error:
+            self._close_pipe()
             raise ValueError(
                 f"{self.name}: cannot be opened as video or audio: {self._reason(error)}"
             ) from error
         except ValueError as error:  # PyAV, on an unknown format
+            self._close_pipe()
             raise ValueError(f"{self.name}: cannot be opened: {error}") from error
-        streams = self._container.streams
         try:
             self._video = self._chosen("video", video_stream) if use_video else None
             self._audio = self._chosen("audio", audio_stream) if use_audio else None
             self.has_video, self.has_audio = self._video is not None, self._audio is not None
             self._used = [s for s in (self._video, self._audio) if s is not None]
             if not self._used:
-                found = ", ".join(s.type for s in streams) or "nothing"
+                kinds = ["cover art" if _is_cover(s) else s.type for s in self._container.streams]
+                found = ", ".join(kinds) or "nothing"
                 expected = " or ".join(["video"] * use_video + ["audio"] * use_audio) or "nothing"
                 raise ValueError(f"{self.name}: expected {expected}, but the file has {found}")
         except ValueError:
@@ -144,10 +150,8 @@ class MediaFile:
                     f"{kind} streams, from 0, got {number!r}"
                 )
             return streams[number]
-        # Cover art of an audio file is not a video; a stream of unknown codec has no context.
-        usable = [
-            s for s in streams if s.codec_context and not s.disposition & s.disposition.attached_pic
-        ]
+        # A stream of unknown codec has no context.
+        usable = [s for s in streams if s.codec_context and not _is_cover(s)]
         related = self._video if kind == "audio" else None
         best = self._container.streams.best(kind, related=related)
         best = best if best in usable else next(iter(usable), None)
@@ -230,6 +234,9 @@ class MediaFile:
 
     def close(self) -> None:
         self._container.close()
+        self._close_pipe()
+
+    def _close_pipe(self) -> None:
         if self._pipe:
             self._pipe.close()
 
@@ -271,6 +278,11 @@ class MediaFile:
     def _reason(self, error: FFmpegError | OSError) -> str:
         if isinstance(error, ExitError | TimeoutError):
             return f"nothing came for {self._timeout:g} s"
+        if self._pipe and isinstance(error, InvalidDataError):
+            return (
+                "a pipe cannot be rewound, which an MP4 with its index at the end needs: write it "
+                "with -movflags +faststart, or as MPEG-TS or Matroska"
+            )
         if error.errno == errno.EIO and not os.path.isfile(self.name):
             return "the connection broke off before the end"
         return str(error.strerror)
@@ -339,8 +351,25 @@ class MediaFile:
 
 
 def local_path(source: str | os.PathLike[str]) -> str:
-    """A path or URL in FFmpeg's form, with ``~`` expanded."""
-    return os.path.expanduser(os.fspath(source))
+    """A path or URL: an existing file under its own name, the path of a ``file:`` URL, ``~``."""
+    path = os.fspath(source)
+    if not os.path.exists(path):
+        path = os.path.expanduser(path)
+        if str(path[:5]).lower() == "file:":
+            path = re.sub(r"^//(localhost)?(?=/)", "", path[5:])
+            unquoted = urllib.parse.unquote(path)
+            path = unquoted if os.path.exists(unquoted) else path
+    return path
+
+
+def _ffmpeg_name(path: str) -> str:
+    """A path as FFmpeg takes it: without this protocol it looks for another one before a colon."""
+    return f"file:{path}" if os.path.exists(path) else path
+
+
+def _is_cover(stream) -> bool:
+    """Whether it is the cover art of an audio file, not a video."""
+    return bool(stream.disposition & stream.disposition.attached_pic)
 
 
 def _tick(stream) -> float:

@@ -96,18 +96,21 @@ def open_source(
         **chosen,
     )
 
-    first = open_one(source, use_video, use_audio and audio is None)
-    has_video, has_audio = first.has_video, first.has_audio or audio is not None
-    if audio is not None:
-        open_audio = functools.partial(open_one, audio, False, True)
-    else:
-        open_audio = functools.partial(open_one, source, use_video, use_audio)
-    media, read_audio = [first], None
+    read_audio = None
+    with contextlib.ExitStack() as on_error:
+        first = on_error.enter_context(open_one(source, use_video, use_audio and audio is None))
+        has_video, has_audio = first.has_video, first.has_audio or audio is not None
+        if audio is not None:
+            open_audio = functools.partial(open_one, audio, False, True)
+        else:
+            open_audio = functools.partial(open_one, source, use_video, use_audio)
+        media = [first]
+        if (has_video and has_audio) if local else (audio is not None):
+            media.append(open_audio())
+        on_error.pop_all()
     if local:
         streams = [(first, True)] if has_video else []
         if has_audio:
-            if has_video:
-                media.append(open_audio())
             streams.append((media[-1], False))
             read_audio = functools.partial(_read_audio, open_audio)
         events = [_decode_stream(each, video, is_needed) for each, video in streams]
@@ -115,7 +118,6 @@ def open_source(
     elif audio is None:
         readers = [close_at_end(media, first.decode())]
     else:
-        media.append(open_audio())
         clock = _SharedClock()
         readers = [
             close_at_end([each], clock.align(_decode_stream(each, video)))
@@ -156,23 +158,34 @@ def open_media(
             "expected a path, a URL, or (frames, fps, waveform, sample_rate) in a tuple, got "
             f"{type(source).__name__}"
         )
-    local = is_local(source)
+    if device is None and _is_growing(name):  # FFmpeg would begin near the end
+        settings["options"] = {"live_start_index": "0"} | (settings.get("options") or {})
+        settings["deferred"].add(f"{name}: has no end mark, and is read until nothing more comes")
     open_file = functools.partial(
-        MediaFile,
-        source,
-        use_video=use_video,
-        use_audio=use_audio,
-        timeout=None if local else timeout,
-        **settings,
+        MediaFile, source, use_video=use_video, use_audio=use_audio, timeout=timeout, **settings
     )
-    return open_file() if local else run_in_thread(open_file, name)
+    return open_file() if is_local(source) else run_in_thread(open_file, name)
 
 
 def is_local(source: Any) -> bool:
-    """Whether it is a file or arrays, which never block."""
+    """Whether it is a complete file or arrays, which never block."""
     if isinstance(source, tuple):
         return _device(source) is None
-    return isinstance(source, str | os.PathLike) and os.path.isfile(local_path(source))
+    if not isinstance(source, str | os.PathLike):
+        return False
+    path = local_path(source)
+    return os.path.isfile(path) and not _is_growing(path)
+
+
+def _is_growing(path: str) -> bool:
+    """Whether it is an HLS playlist without an end mark, which FFmpeg reads again and again."""
+    if not os.path.isfile(path):  # reading a pipe would take its data
+        return False
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        if file.read(len(b"#EXTM3U")) == b"#EXTM3U":
+            text = file.read()
+            return b"#EXTINF" in text and b"#EXT-X-ENDLIST" not in text
+    return False
 
 
 def close_at_end(media, events: Iterator[Item]) -> Generator[Item]:
@@ -187,7 +200,7 @@ def _device(source) -> tuple[str, str] | None:
     """(FFmpeg's input format, name), if it is a device."""
     if isinstance(source, tuple) and [type(part) for part in source] == [str, str]:
         return source
-    if isinstance(source, str) and source.startswith("device:"):
+    if isinstance(source, str) and source.startswith("device:") and not os.path.exists(source):
         kind, _, name = source.removeprefix("device:").partition(":")
         if not (kind and name):
             raise ValueError(f'a device is written "device:v4l2:/dev/video0", got {source!r}')

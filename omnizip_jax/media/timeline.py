@@ -196,8 +196,9 @@ class ContinuousClock:
 
 
 def grid_position(grid: int, seconds_per_grid: float, positions_per_second: int) -> int:
-    """Position ids between the start of the clip and a grid."""
-    return int(grid * seconds_per_grid * positions_per_second + 1e-6)
+    """Position ids between the start of the clip and a grid: transformers' product in float32."""
+    seconds = np.float32(grid) * np.float32(seconds_per_grid)
+    return int(seconds * np.float32(positions_per_second))
 
 
 def shift(event: Event, seconds: float) -> Event:

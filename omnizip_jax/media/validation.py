@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -11,7 +14,7 @@ from omnizip_jax.types import Window
 from omnizip_jax.window_spec import WindowSpec
 
 MAX_GAP = 3600.0  # s; a longer jump between timestamps, or a longer frame, is an error
-NUMBER = (int, float, np.integer, np.floating)
+NUMBER = (int, float, np.integer, np.floating, Fraction)
 
 _LOUDEST = 1e3  # 60 dB above full scale; beyond, the spectrogram's power leaves float32
 
@@ -28,6 +31,34 @@ def check_selection(use_video: bool, use_audio: bool) -> None:
     """Raise ValueError if neither video nor audio is used."""
     if not (use_audio or use_video):
         raise ValueError("use_audio and use_video are both False: use at least one of them")
+
+
+def check_max_frames(max_frames: Any, spec: WindowSpec) -> None:
+    """Raise ValueError unless it is None or an integer that allows for one grid."""
+    if max_frames is not None and not (
+        isinstance(max_frames, int | np.integer) and max_frames >= spec.temporal_patch
+    ):
+        raise ValueError(
+            f"max_frames must be an integer that allows for one grid of {spec.temporal_patch} "
+            f"frames, got {max_frames!r}"
+        )
+
+
+@contextlib.contextmanager
+def named_errors(name: str) -> Iterator[None]:
+    """Begin the message of each ``ValueError`` with the name of the source."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def as_array(name: str, values: Any) -> Any:
+    """The values as an array, or None; raises ValueError where they have no common shape."""
+    try:
+        return None if values is None else np.asarray(values)
+    except ValueError as error:  # numpy's, about an inhomogeneous shape
+        raise ValueError(f"{name} must all have one shape: resize or pad them") from error
 
 
 def check_frames(frames: np.ndarray, shape: str = "[T, H, W, 3]", at_least: int = 1) -> None:
@@ -87,9 +118,10 @@ def check_windows(windows: Window, spec: WindowSpec, count: int | None = None) -
             f"window must be a Window, as omnizip_jax.windows makes them, got "
             f"{type(windows).__name__}"
         )
-    advice = "feed takes one window at a time, as omnizip_jax.windows makes them"
+    call = "feed takes one window at a time, of omnizip_jax.windows(source, spec)"
     if count is not None:
-        advice = "the windows of a clip are as omnizip_jax.media.load_clip makes them"
+        call = "the windows of a clip are those of omnizip_jax.media.load_clip(source, spec)"
+    advice = f"{call} with the spec of the checkpoint, params.config.spec"
     for name, expected in vars(Window.empty(spec, count)).items():
         value: Any = getattr(windows, name)
         shape, dtype = np.shape(value), np.asarray(value).dtype
@@ -100,6 +132,14 @@ def check_windows(windows: Window, spec: WindowSpec, count: int | None = None) -
             raise ValueError(
                 f"window.{name} should be {kind.__name__} of "
                 f"shape {expected.shape}, got {dtype} of {shape}; {advice}"
+            )
+    times, exists = np.asarray(windows.grid_time), np.asarray(windows.grid_mask)
+    for window_times, mask in zip(np.atleast_2d(times), np.atleast_2d(exists), strict=True):
+        own = window_times[mask].astype(np.int64)
+        if ((own < 0) | (own >= spec.positions)).any() or (np.diff(own) <= 0).any():
+            raise ValueError(
+                f"window.grid_time must ascend from 0 to {spec.positions - 1}, the positions of a "
+                f"window, got {own.tolist()}"
             )
     if not np.isfinite(np.asarray(windows.mel)).all():
         raise ValueError("window.mel has NaN or infinite values: check the audio it was made from")

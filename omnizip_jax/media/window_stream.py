@@ -14,7 +14,7 @@ from omnizip_jax.media.audio import max_log_power
 from omnizip_jax.media.bounded_queue import BoundedQueue, QueueClosed, producer_thread
 from omnizip_jax.media.sources import OpenedSource, Source, open_source
 from omnizip_jax.media.timeline import FrameSampler
-from omnizip_jax.media.validation import check_selection, check_timeout
+from omnizip_jax.media.validation import check_selection, check_timeout, named_errors
 from omnizip_jax.media.windowing import WindowAssembler
 from omnizip_jax.types import Window
 from omnizip_jax.window_spec import WindowSpec, check_flags, check_spec
@@ -259,9 +259,11 @@ def _assemble(
             break
         else:
             wait, silent = timeout, False
-            yield from assembler.push(event)
+            with named_errors(opened.name):
+                yield from assembler.push(event)
     if failed is None or not silent:
-        yield from assembler.finish()
+        with named_errors(opened.name):
+            yield from assembler.finish()
     if failed is not None:
         raise failed
     if not out.closed:

@@ -29,7 +29,7 @@ from omnizip_jax.media.timeline import (
 from omnizip_jax.types import Window
 from omnizip_jax.window_spec import WindowSpec
 
-_MEL_FOR_TOKEN = 3  # fewer mel frames at the end of a clip do not make an audio token
+MEL_FOR_TOKEN = 3  # fewer mel frames at the end of a clip do not make an audio token
 
 
 class WindowBuilder:
@@ -76,7 +76,7 @@ class WindowBuilder:
         """Number of windows of the media so far; 0 if there were none, else at least 1."""
         if not (self._end or self.mel.written):
             return 0
-        by_audio = -(-(self.mel.frames - _MEL_FOR_TOKEN + 1) // self.spec.mel_frames)
+        by_audio = -(-(self.mel.frames - MEL_FOR_TOKEN + 1) // self.spec.mel_frames)
         return max(1, self._place(self._end - 1)[0] + 1 if self._end else 0, by_audio)
 
     def push_frame(self, frame: VideoFrame) -> None:

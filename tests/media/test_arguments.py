@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
+from fractions import Fraction
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from omnizip_jax.media import PushSource, load_clip, windows
+from omnizip_jax.media.container import MediaFile
 from omnizip_jax.window_spec import WindowSpec
 from tests.media.make import grey, tone, write
 
@@ -88,3 +95,70 @@ def test_queue(queue):
 def test_fields_of_a_window(field, value):
     with pytest.raises(ValueError, match=f"WindowSpec.{field} must be a positive integer"):
         WindowSpec(**{field: value})
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_rate_may_be_a_fraction(way):
+    WAYS[way]((grey([50] * 8), Fraction(30_000, 1001), None, 0))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_frames_of_several_sizes(way):
+    ragged = [grey([50])[0], grey([50], height=32)[0]]
+    with pytest.raises(ValueError, match="frames must all have one shape"):
+        WAYS[way]((ragged, 2.0, None, 0))
+    with pytest.raises(ValueError, match="frames must all have one shape"):
+        PushSource().push_frames(ragged, [0.0, 0.5])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_picture_that_cannot_be_used_names_its_file(tmp_path, way):
+    Image.new("RGB", (400, 1)).save(tmp_path / "thin.png")
+    with pytest.raises(ValueError, match=r"thin\.png: an image of 400 x 1 pixels"):
+        WAYS[way](tmp_path / "thin.png")
+
+
+def test_animated_webp(tmp_path):
+    frames = [Image.new("RGB", (64, 48), (grey, 0, 0)) for grey in (0, 90, 180)]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], duration=200)
+    with pytest.raises(ValueError, match=r"a\.webp: no video .* convert it to GIF or MP4"):
+        load_clip(tmp_path / "a.webp", SMALL)
+
+
+def test_audio_too_short_for_a_token():
+    wave = tone(0.01)[0]
+    with pytest.raises(ValueError, match=r"0\.010 s of audio are too short .* no video"):
+        load_clip((None, 0, wave, 16_000), SMALL)
+    with pytest.warns(UserWarning, match="too short for a token"):
+        load_clip((grey([50] * 4), 2.0, wave, 16_000), SMALL)
+
+
+def test_an_mp4_with_its_index_at_the_end_through_a_pipe(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (8, 480, 640, 3), np.uint8)
+    data = write(tmp_path / "a.mp4", noise, options={"crf": "0"}).read_bytes()
+    os.mkfifo(tmp_path / "pipe")
+
+    def serve():
+        with contextlib.suppress(BrokenPipeError), open(tmp_path / "pipe", "wb") as pipe:
+            pipe.write(data)
+
+    threading.Thread(target=serve, daemon=True).start()
+    with pytest.raises(ValueError, match=r"pipe: .*an MP4 with its index at the end"):
+        load_clip(tmp_path / "pipe", SMALL)
+
+
+def test_a_second_source_that_cannot_be_opened_closes_the_first(tmp_path, monkeypatch):
+    closed, close = [], MediaFile.close
+    monkeypatch.setattr(MediaFile, "close", lambda self: (closed.append(self.name), close(self)))
+    path = write(tmp_path / "a.mp4", grey([50] * 8))
+    with pytest.raises(ValueError, match=r"none\.wav: cannot be opened"):
+        windows(path, SMALL, audio=tmp_path / "none.wav")
+    assert closed == [str(path)]
+
+
+def test_a_pipe_that_cannot_be_opened_is_closed(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(ValueError, match="nothing came"):
+        load_clip(tmp_path / "pipe", SMALL, timeout=0.2)
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -244,3 +245,11 @@ def test_timestamps_of_audio_that_run_ahead_and_return_are_no_restart():
     """Of an Ogg file with empty packets: each page begins where the packets before it end."""
     packets = [(AUDIO, 2.0 * page + 1.5 * i) for page in range(5) for i in range(4)]
     assert continued(packets) == [time for _, time in packets]
+
+
+def test_positions_are_the_product_of_transformers():
+    """``get_rope_index`` truncates a float32 product: 2.56 s per grid put grid 25 at 1599."""
+    for seconds in range(1, 841):
+        per_grid = max(1.0, 2 * seconds / 128)
+        theirs = (torch.arange(64) * torch.tensor([per_grid])[0].float() * 25).long()
+        assert [grid_position(grid, per_grid, 25) for grid in range(64)] == theirs.tolist()

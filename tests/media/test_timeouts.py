@@ -90,3 +90,26 @@ def test_a_pipe_with_a_writer_is_read(tmp_path, way):
 def test_invalid_timeouts(way, timeout):
     with pytest.raises(ValueError, match="timeout must be"):
         WAYS[way]("a.mp4", timeout=timeout)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_local_playlist_without_an_end(tmp_path, way):
+    """All of it is read, from its first segment; it ends when nothing more comes."""
+    path = write(
+        tmp_path / "live.m3u8",
+        grey(range(0, 200, 10), height=48, width=64),
+        fps=2,
+        options={"g": "4", "bf": "0"},
+        container_options={"hls_time": "2", "hls_list_size": "0"},
+    )
+    text = path.read_text()
+    assert "#EXT-X-ENDLIST" in text and text.count("#EXTINF") == 5
+    path.write_text(text.replace("#EXT-X-ENDLIST\n", ""))
+    start = time.monotonic()
+    with pytest.warns(UserWarning, match=r"live\.m3u8: has no end mark, and is read until nothing"):
+        made = WAYS[way](path, timeout=0.3)
+    assert time.monotonic() - start < 10
+    masks = made.windows.grid_mask if way == "load_clip" else [w.grid_mask for w in made]
+    assert all(mask.all() for mask in masks[:5])
+    # A stream yields empty windows for as long as it waits.
+    assert len(masks) == 5 if way == "load_clip" else not any(mask.any() for mask in masks[5:])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
 from omnizip_jax import generate
-from omnizip_jax.media import check_clip, check_windows
+from omnizip_jax.media import check_clip, check_windows, load_clip
 from omnizip_jax.types import Window
 from omnizip_jax.window_spec import WindowSpec
 from tests.conftest import clip_of
@@ -54,3 +55,47 @@ def test_shapes_of_clips(random_windows, unchecked):
     ):
         with pytest.raises(ValueError, match=message):
             check_clip(dataclasses.replace(clip, windows=windows))
+
+
+@pytest.mark.parametrize("times", [[-40, 0], [0, 10_000], [0, 2**31 - 1], [25, 0], [0, 60], [9, 9]])
+def test_times_of_grids_outside_their_window(times, random_windows):
+    windows = random_windows([2], [200])
+    bad = windows.replace(grid_time=np.array([times], np.int32))
+    with pytest.raises(ValueError, match=r"grid_time must ascend from 0 to 49.*got \["):
+        check_windows(bad, SPEC, 1)
+    check_windows(bad.replace(grid_mask=np.zeros_like(bad.grid_mask)), SPEC, 1)  # of no grids
+
+
+def test_windows_of_another_shape_name_the_spec():
+    with pytest.raises(ValueError, match=r"with the spec of the checkpoint, params\.config"):
+        check_windows(Window.empty(WindowSpec()), SPEC)
+
+
+def test_options_for_a_clip_are_those_of_its_source():
+    random = np.random.default_rng(0)
+    frames = random.integers(0, 256, (16, 48, 64, 3), np.uint8)
+    source = (frames, 2.0, 0.1 * random.standard_normal(5 * 16_000).astype(np.float32), 16_000)
+    clip = load_clip(source, SPEC)
+    assert clip.select() is clip
+    silent, expected = clip.select(use_audio=False), load_clip(source, SPEC, use_audio=False)
+    assert not silent.has_audio
+    jax.tree.map(np.testing.assert_array_equal, silent.windows, expected.windows)
+    blind, expected = clip.select(use_video=False), load_clip(source, SPEC, use_video=False)
+    assert not blind.has_video and len(blind.windows.mel) == len(expected.windows.mel) == 3
+    np.testing.assert_array_equal(blind.windows.mel, expected.windows.mel)
+    few, expected = clip.select(5), load_clip(source, SPEC, max_frames=5)
+    assert few.seconds_per_grid == expected.seconds_per_grid == 4.0
+    jax.tree.map(np.testing.assert_array_equal, few.windows, expected.windows)
+    with pytest.raises(ValueError, match="leave nothing of this clip"):
+        silent.select(use_video=False)
+
+
+def test_a_clip_of_another_shape(params):
+    clip = load_clip((np.zeros((4, 48, 64, 3), np.uint8), 2.0, None, 0), SPEC)
+    with pytest.raises(ValueError, match="load it with that spec, or leave spec out"):
+        generate(params, clip, "What?", spec=WindowSpec(grid_slots=20))
+    for change in ({"positions_per_second": 50}, {"patch": 7}, {"merge": 1}):
+        spec = dataclasses.replace(SPEC, **change)
+        other = load_clip((np.zeros((4, 48, 64, 3), np.uint8), 2.0, None, 0), spec)
+        with pytest.raises(ValueError, match="the model's encoders have"):
+            generate(params, other, "What?")

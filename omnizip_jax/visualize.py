@@ -43,10 +43,7 @@ def plot_compression(answer: Answer) -> Figure:
 
 
 def plot_methods(answers: Mapping[str, Answer]) -> Figure:
-    """``plot_compression`` for answers about one clip by several methods, side by side.
-
-    Args:
-        answers: by the names to show as titles.
+    """``plot_compression`` for answers by several methods, side by side, titled by their keys.
 
     Raises:
         ValueError: an answer has no clip.
@@ -158,10 +155,8 @@ def plot_attention(attentions: Mapping[str, AttentionMaps]) -> Figure:
 
     A row is a layer, a column a token of the clip, grey where a layer does not process it. The
     strip below marks audio and video tokens: bands above the audio are the paper's finding. The
-    right plot is the mean over the tokens of each modality that a layer processes.
-
-    Args:
-        attentions: by the names to show as titles.
+    right plot is the mean over the tokens of each modality that a layer processes. The keys are
+    titles.
     """
     layers = max(len(each.media) for each in attentions.values())
     height = 1.0 + 0.11 * layers

@@ -19,25 +19,29 @@ from orbax.checkpoint import v1 as ocp
 from tqdm import tqdm
 
 from omnizip_jax.checkpoint.atomic_directory import atomic_directory
-from omnizip_jax.checkpoint.checksums import array_checksum, digest, write_checksums
+from omnizip_jax.checkpoint.checksums import write_checksums
 from omnizip_jax.checkpoint.folder import (
     CONFIG,
     FINGERPRINT,
+    GENERATION_CONFIG,
     TOKENIZER,
     WEIGHTS,
     check_tokenizer,
     load_tokenizer,
+    read_stop_tokens,
+    unsupported,
     weights_dtype,
 )
 from omnizip_jax.checkpoint.safetensors_index import (
     ConversionError,
     ReleasedTensor,
     check_tensors,
+    common_dtype,
     find_tensors,
-    leaf_dtype,
     listing,
     resolve_tied_head,
 )
+from omnizip_jax.models.loaded_model import describe_array, digest
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.weight_mapping import Leaf, released_leaves
 
@@ -54,8 +58,6 @@ TOKENIZER_FILES = (
 BATCH_BYTES = 2**28  # built and written at once, unless a single parameter is larger
 SPARE_BYTES = 2**26  # on disk, beside the weights
 
-Plan = list[tuple[Leaf, np.dtype]]  # parameters to write, and their types
-
 
 def convert(source: str | Path, target: str | Path, dtype: str | None = None) -> str:
     """Convert a released checkpoint into a self-contained folder for ``omnizip_jax.load``.
@@ -67,7 +69,8 @@ def convert(source: str | Path, target: str | Path, dtype: str | None = None) ->
     Args:
         source: folder with the released ``config.json``, tokenizer and safetensors.
         target: folder to create.
-        dtype: "bfloat16" or "float32"; None keeps the stored types.
+        dtype: "bfloat16" or "float32"; None: bfloat16 if all tensors are, otherwise float32, which
+            holds the values of float16 and of mixed types exactly.
 
     Returns:
         A report of what was written and what was left out.
@@ -85,15 +88,16 @@ def convert(source: str | Path, target: str | Path, dtype: str | None = None) ->
         _check_absent(target)  # another conversion may have ended meanwhile
         conversion.write(folder)
         folder.rename(target)
-    values = sum(math.prod(leaf.shape) for leaf, _ in conversion.plan)
-    used = sum(len(leaf.names) for leaf, _ in conversion.plan)
+    values = sum(math.prod(leaf.shape) for leaf in conversion.leaves)
+    used = sum(len(leaf.names) for leaf in conversion.leaves)
     report = [
         f"left out: {name} ({count} tensor{'s' * (count > 1)}), not needed for text"
         for name, count in conversion.left_out.items()
     ]
+    size = f"{conversion.bytes(conversion.leaves) / 1e9:.2f} GB"
     report.append(
-        f"{target}: {used} tensors, {values:,} parameters, {_bytes(conversion.plan) / 1e9:.2f} "
-        f'GB. Use it with omnizip_jax.load("{target}")'
+        f"{target}: {used} tensors, {values:,} parameters, {size} in {conversion.dtype}. "
+        f'Use it with omnizip_jax.load("{target}")'
     )
     return "\n".join(report)
 
@@ -103,44 +107,47 @@ class Conversion:
     """A checked source, and the parameters to make from it.
 
     Attributes:
-        source: folder of the released files.
         config: of the source; whether embeddings are tied is decided from the tensors.
-        tensors: locations of the released tensors.
-        plan: parameters to write.
+        leaves: parameters to write.
         left_out: number of tensors that are not converted, by part.
     """
 
     source: Path
     config: ModelConfig
     tensors: Mapping[str, ReleasedTensor]
-    plan: Plan
+    leaves: list[Leaf]
+    dtype: np.dtype
     left_out: collections.Counter[str]
 
     @classmethod
     def of(cls, source: Path, dtype: str | None = None) -> Conversion:
-        """Read everything but the values.
-
-        Raises:
-            ConversionError: the configuration or the tensors cannot be converted.
-            ValueError: another dtype.
-        """
+        """Read everything but the values; raises as ``convert``."""
         wanted = None if dtype is None else weights_dtype(dtype)
+        if reason := unsupported(source):
+            raise ConversionError(f"{source}: {reason}")
         if not source.is_dir():
             raise ConversionError(f"{source}: not a folder; give the folder of the released files")
         if not (source / CONFIG).is_file():
             raise ConversionError(
                 f"{source}: no {CONFIG}; give the folder of the released Qwen2.5-Omni files"
             )
+        if (source / FINGERPRINT).exists():
+            raise ConversionError(f"{source}: converted already; load it")
         try:
             config = ModelConfig.from_file(source / CONFIG)
+            read_stop_tokens(source, config)
         except ValueError as error:
             raise ConversionError(str(error)) from error
         tensors = find_tensors(source)
         config = resolve_tied_head(config, tensors)
         leaves = released_leaves(config)
         left_out = check_tensors(leaves, tensors)
-        plan = [(leaf, wanted or leaf_dtype(leaf, tensors)) for leaf in leaves]
-        return cls(source, config, tensors, plan, left_out)
+        stored = (tensors[name].dtype for leaf in leaves for name in leaf.names)
+        return cls(source, config, tensors, leaves, wanted or common_dtype(stored), left_out)
+
+    def bytes(self, leaves: list[Leaf]) -> int:
+        """Size of some of the parameters."""
+        return sum(math.prod(leaf.shape) for leaf in leaves) * self.dtype.itemsize
 
     def write(self, folder: Path) -> None:
         """Write the checkpoint into an empty folder.
@@ -149,7 +156,7 @@ class Conversion:
             ConversionError: tokenizer or template do not fit, weights are not finite, or writing
                 fails.
         """
-        _check_space(folder, _bytes(self.plan))
+        _check_space(folder, self.bytes(self.leaves))
         self._copy_files(folder)
         fingerprint = self._write_weights(folder / WEIGHTS)
         (folder / FINGERPRINT).write_text(fingerprint)
@@ -159,7 +166,7 @@ class Conversion:
         """Copy configuration and tokenizer, and check them before the weights are written."""
         # Beside the configuration transformers would read it too, and complain of its speech parts.
         (folder / TOKENIZER).mkdir()
-        copies = {name: folder for name in (CONFIG, "generation_config.json")}
+        copies = {name: folder for name in (CONFIG, GENERATION_CONFIG)}
         copies |= dict.fromkeys(TOKENIZER_FILES, folder / TOKENIZER)
         for name, copy in copies.items():
             if (self.source / name).is_file():
@@ -175,29 +182,37 @@ class Conversion:
         context = ocp.Context()
         context.memory.deepcopy_host_arrays = False  # the arrays are ours and do not change
         context.array.saving.use_compression = False  # weights hardly shrink, and it takes long
-        remaining = _bytes(self.plan)
-        checksums = []
+        remaining = self.bytes(self.leaves)
+        described = []
         with context, tqdm(total=remaining, unit="B", unit_scale=True, desc="converting") as bar:
-            for batch in _batches(self.plan):
+            for batch in self._batches():
                 _check_space(path.parent, remaining)  # other programs may fill the disk meanwhile
-                arrays = {leaf.path: self._build(leaf, dtype, bar) for leaf, dtype in batch}
-                checksums += [
-                    f"{'/'.join(name)} {array.dtype} {array.shape} {array_checksum(array)}"
-                    for name, array in arrays.items()
-                ]
+                arrays = {leaf.path: self._build(leaf, bar) for leaf in batch}
+                described += [describe_array("/".join(path), x) for path, x in arrays.items()]
                 _write(ocp.partial.save, path, flax.traverse_util.unflatten_dict(arrays))
-                remaining -= _bytes(batch)
+                remaining -= self.bytes(batch)
                 del arrays  # before the next are built
             _write(ocp.partial.finalize, path)
-        return digest(sorted(checksums))
+        return digest(sorted(described))
 
-    def _build(self, leaf: Leaf, dtype: np.dtype, bar: tqdm) -> np.ndarray:
+    def _batches(self) -> Iterator[list[Leaf]]:
+        """Leaves in order, split where a batch would exceed the largest leaf or ``BATCH_BYTES``."""
+        limit = min(BATCH_BYTES, max(self.bytes([leaf]) for leaf in self.leaves))
+        batch: list[Leaf] = []
+        for leaf in self.leaves:
+            if batch and self.bytes([*batch, leaf]) > limit:
+                yield batch
+                batch = []
+            batch.append(leaf)
+        yield batch
+
+    def _build(self, leaf: Leaf, bar: tqdm) -> np.ndarray:
         """One parameter from its released tensors.
 
         Raises:
             ConversionError: names the tensors with values that are not finite in ``dtype``.
         """
-        array = np.empty(leaf.shape, dtype)
+        array = np.empty(leaf.shape, self.dtype)
         problems = []
         for name, part in leaf.views(array):
             count = 0
@@ -209,7 +224,7 @@ class Conversion:
                 problems.append(f"{name}: {count} of {part.size} values")
             bar.update(part.nbytes)
         if problems:
-            raise ConversionError(listing(f"weights that are not finite in {dtype}", problems))
+            raise ConversionError(listing(f"weights that are not finite in {self.dtype}", problems))
         return array
 
 
@@ -235,22 +250,6 @@ def _write(write: Callable[..., None], path: Path, *arguments) -> None:
         if not isinstance(error, OSError) and "os_error_code" not in str(error):
             raise
         raise ConversionError(f"{path}: writing failed: {error}") from error
-
-
-def _batches(plan: Plan) -> Iterator[Plan]:
-    """Leaves in order, split where a batch would exceed the largest leaf or ``BATCH_BYTES``."""
-    limit = min(BATCH_BYTES, max(_bytes([entry]) for entry in plan))
-    batch: Plan = []
-    for entry in plan:
-        if batch and _bytes([*batch, entry]) > limit:
-            yield batch
-            batch = []
-        batch.append(entry)
-    yield batch
-
-
-def _bytes(plan: Plan) -> int:
-    return sum(math.prod(leaf.shape) * dtype.itemsize for leaf, dtype in plan)
 
 
 def _count_not_finite(array: np.ndarray) -> int:

@@ -12,24 +12,28 @@ A checkpoint is a self-contained folder::
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
+from omnizip_jax.models.config import ConfigSection, integers, read_json
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-CONFIG = "config.json"
+CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 TOKENIZER = "tokenizer"
 WEIGHTS = "weights"
 FINGERPRINT = "fingerprint"
 
 DTYPES = ("bfloat16", "float32")
+ORIGINAL = "take the original release, Qwen/Qwen2.5-Omni-3B or Qwen/Qwen2.5-Omni-7B"
 
 
 def weights_dtype(dtype: jax.typing.DTypeLike) -> np.dtype:
@@ -45,6 +49,68 @@ def weights_dtype(dtype: jax.typing.DTypeLike) -> np.dtype:
     if wanted is None or wanted.name not in DTYPES:
         raise ValueError(f"dtype of the weights must be one of {', '.join(DTYPES)}, got {dtype!r}")
     return wanted
+
+
+def unsupported(path: Path) -> str | None:
+    """What a path is that is no checkpoint, and what to do; None where it is not recognised."""
+    if any(_read(file, 4) == b"GGUF" for file in (path, *path.glob("*.gguf"))):
+        return f"GGUF files are quantised for llama.cpp and cannot be read; {ORIGINAL}"
+    if not path.is_dir():
+        on_hub = len(path.parts) == 2 and not path.parent.exists()
+        return f"no folder; download it: hf download {path} --local-dir FOLDER" if on_hub else None
+    lfs, files = b"version https://git-lfs", (*path.iterdir(), *path.glob(f"{TOKENIZER}/*"))
+    if pointers := sorted(file.name for file in files if _read(file, len(lfs)) == lfs):
+        return f"Git LFS pointers in place of {', '.join(pointers)}; run `git lfs pull` in it"
+    places = [path.glob(f"{above}snapshots/*/{CONFIG}") for above in ("", "*/", "hub/*/")]
+    snapshots = [str(file.parent) for place in places for file in place]
+    config = path / CONFIG
+    if snapshots and not config.exists():
+        return f"a cache of the Hugging Face Hub; give a snapshot in it: {' or '.join(snapshots)}"
+    if (path / "adapter_config.json").exists() and not any(path.glob("model*.safetensors")):
+        return (
+            "a LoRA adapter without the model; merge it into the model with peft's "
+            "merge_and_unload, save that with save_pretrained, and convert the result"
+        )
+    text = _read(config).decode("utf-8", "replace")
+    beside = any((path / name).exists() for name in ("quantize_config.json", "quant_config.json"))
+    if beside or re.search(r'"quantization(_config)?"\s*:\s*\{', text):
+        method = re.search(r'"quant_method"\s*:\s*"(\w+)', text)
+        return f"quantised weights ({method[1] if method else 'of an unknown kind'}); {ORIGINAL}"
+    if not any(path.glob("*.safetensors*")) and (*path.glob("*.bin"), *path.glob("*.pt*")):
+        return (
+            "PyTorch pickles; load them with transformers and save them with save_pretrained, "
+            "which writes safetensors"
+        )
+    return None
+
+
+def _read(file: Path, size: int = -1) -> bytes:
+    """The first bytes of a regular file, none where it cannot be read."""
+    with contextlib.suppress(OSError):
+        if file.is_file():
+            with file.open("rb") as opened:
+                return opened.read(size)
+    return b""
+
+
+def read_stop_tokens(path: Path, config: ModelConfig) -> tuple[int, ...]:
+    """The ids that end an answer, ``eos_token_id`` of ``generation_config.json``; () without it.
+
+    Raises:
+        ValueError: a damaged file, or an id beyond the vocabulary.
+    """
+    file = path / GENERATION_CONFIG
+    if not file.is_file():
+        return ()
+    name, last = "eos_token_id", config.text.vocabulary - 1
+    try:
+        section = ConfigSection(read_json(file))
+        found = section.values.get(name)
+        if not isinstance(found, list):
+            found = [] if found is None else [found]
+        return ConfigSection({name: found}).get(integers(name, last))
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:

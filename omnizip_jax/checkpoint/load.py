@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from omnizip_jax.checkpoint.atomic_directory import MARKER
-from omnizip_jax.checkpoint.checksums import CHECKSUMS, damaged_files, digest
+from omnizip_jax.checkpoint.checksums import CHECKSUMS, damaged_files
 from omnizip_jax.checkpoint.folder import (
     CONFIG,
     FINGERPRINT,
@@ -22,12 +22,14 @@ from omnizip_jax.checkpoint.folder import (
     WEIGHTS,
     check_tokenizer,
     load_tokenizer,
+    read_stop_tokens,
+    unsupported,
     weights_dtype,
 )
 from omnizip_jax.checkpoint.safetensors_index import listing
 from omnizip_jax.checkpoint.small_model import small_checkpoint
 from omnizip_jax.models.backend import jax_defaults
-from omnizip_jax.models.loaded_model import Params
+from omnizip_jax.models.loaded_model import Params, digest, register_fingerprint
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.weight_mapping import abstract_params
 from omnizip_jax.window_spec import check_flags
@@ -44,7 +46,7 @@ def load(
     Args:
         path: the folder that ``omnizip convert`` wrote; or ``"small"``, the small trained model
             that comes with the package and answers questions about ``omnizip_jax.testbed`` clips.
-        dtype: of the weights, ``"bfloat16"`` or ``"float32"``; None keeps the stored types.
+        dtype: of the weights, ``"bfloat16"`` or ``"float32"``; None keeps the stored type.
         verify: first compare every file with the checksum that conversion wrote. It takes the
             time of reading the files once more. The small model is always verified.
 
@@ -59,21 +61,16 @@ def load(
         outline.weights,
     )
     with _damage_named(folder):
-        return outline.replace(weights=ocp.load(str(folder / WEIGHTS), placed))
+        params = outline.replace(weights=ocp.load(str(folder / WEIGHTS), placed))
+    register_fingerprint(params.weights, params.fingerprint)
+    return params
 
 
 @jax_defaults()
 def load_outline(path: str | os.PathLike[str], dtype: jax.typing.DTypeLike | None = None) -> Params:
-    """Load a checkpoint without its values, and without a device, for a process that plans work.
+    """``load`` without values and without a device, for a process that plans work.
 
-    Args:
-        path, dtype: as for ``load``.
-
-    Returns:
-        The result of ``load``, with a ``jax.ShapeDtypeStruct`` for each weight.
-
-    Raises:
-        ValueError: as ``load``, except for damaged weights.
+    Each weight is a ``jax.ShapeDtypeStruct``; damaged weights are not found.
     """
     return _read_outline(path, dtype)[0]
 
@@ -106,15 +103,19 @@ def _read_outline(
         check_tokenizer(tokenizer, config)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; {ADVICE}") from error
-    if wanted and any(leaf.dtype != wanted for leaf in jax.tree.leaves(stored)):
+    dtypes = {jnp.dtype(leaf.dtype) for leaf in jax.tree.leaves(stored)}
+    if wanted is None:  # earlier versions wrote float16 and mixed types, which do not compute
+        wanted = jnp.dtype(jnp.bfloat16 if dtypes == {jnp.dtype(jnp.bfloat16)} else jnp.float32)
+    if dtypes != {wanted}:
         fingerprint = digest([fingerprint, wanted.name])  # casting changes the values
-    outline = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, wanted or leaf.dtype), stored
-    )
-    return Params(outline, config, tokenizer, fingerprint), folder
+    outline = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, wanted), stored)
+    stop_tokens = read_stop_tokens(path, config)
+    return Params(outline, config, tokenizer, fingerprint, stop_tokens), folder
 
 
 def _check_folder(path: Path) -> None:
+    if reason := unsupported(path):
+        raise ValueError(f"{path}: {reason}")
     if not path.is_dir():
         raise ValueError(f"{path}: no such folder. Give a converted checkpoint; {ADVICE}")
     if (path / MARKER).exists() or (path.parent / MARKER).exists():

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -20,6 +19,10 @@ from omnizip_jax.models.qwen2_5_omni.weight_mapping import EMBEDDING, HEAD, LEFT
 
 DTYPES = {"BF16": jnp.bfloat16, "F16": jnp.float16, "F32": jnp.float32}
 
+# Companions of quantised weights, of GPTQ and AWQ, bitsandbytes, compressed tensors and float8.
+QUANTISED = re.compile(
+    r"\.(qweight|qzeros|scales|g_idx|SCB|absmax|quant_\w+|weight_(packed|scale\w*))\b"
+)
 SLICE_BYTES = 2**22  # read at once; small slices also transpose faster, inside the CPU's cache
 
 
@@ -130,6 +133,11 @@ def check_tensors(
         for name, shape in expected.items()
         if name not in tensors
     ]
+    if quantised := next(filter(QUANTISED.search, tensors), None):
+        raise ConversionError(
+            f"the tensors are quantised ({quantised}): convert the original release in bfloat16, "
+            "float16 or float32"
+        )
     left_out: collections.Counter[str] = collections.Counter()
     for name, tensor in tensors.items():
         known = LEFT_OUT.fullmatch(name)
@@ -155,7 +163,6 @@ def listing(title: str, lines: list[str]) -> str:
     return "\n".join([f"{title} ({len(lines)}):", *(f"  {line}" for line in lines)])
 
 
-def leaf_dtype(leaf: Leaf, tensors: Mapping[str, ReleasedTensor]) -> np.dtype:
-    """The stored type of a parameter; the widest, if its layers differ."""
-    found = {DTYPES[tensors[name].dtype] for name in leaf.names}
-    return np.dtype(functools.reduce(jnp.promote_types, found))
+def common_dtype(stored: Iterable[str]) -> np.dtype:
+    """A supported dtype for all parameters that holds values of these released types exactly."""
+    return np.dtype(jnp.bfloat16 if set(stored) <= {"BF16"} else jnp.float32)

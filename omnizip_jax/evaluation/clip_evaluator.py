@@ -23,7 +23,7 @@ from omnizip_jax.inference.prefill import encode_clip
 from omnizip_jax.inference.sequence import token_counts
 from omnizip_jax.inference.streaming import feed, init_stream
 from omnizip_jax.media import Clip, load_clip
-from omnizip_jax.models.loaded_model import Params, WeightsIdentity
+from omnizip_jax.models.loaded_model import Params, weights_fingerprint
 from omnizip_jax.models.registry import family
 from omnizip_jax.types import EncodedWindow
 from omnizip_jax.window_spec import WindowSpec
@@ -164,7 +164,7 @@ class Evaluator:
         """Weights and settings as JSON: runs that agree in them give the same results."""
         params, settings = self.params, self.settings
         return {
-            "weights": params.fingerprint or list(WeightsIdentity(params).values),
+            "weights": weights_fingerprint(params),
             "dtype": str(self._dtype),
             "methods": {
                 name: {"method": type(method).__name__, **dataclasses.asdict(method)}

@@ -100,7 +100,7 @@ def question(tokenizer: Any, config: Config, text: str, closes: Modalities | Non
 
 
 def closing(tokenizer: Any) -> Int[np.ndarray, " T"]:
-    """Tokens between an answer's end token and the user's next text."""
+    """Tokens between an answer and the user's next text, the end of the turn first."""
     mark = _unused([])
     messages = [
         {"role": role, "content": [{"type": "text", "text": f"{mark}{i}{mark}"}]}
@@ -108,7 +108,7 @@ def closing(tokenizer: Any) -> Int[np.ndarray, " T"]:
     ]
     text = _render(tokenizer, messages)
     between = text.partition(f"{mark}2{mark}")[2].partition(f"{mark}3{mark}")[0]
-    return _tokenize(tokenizer, between, {})[1:]  # without the end token itself
+    return _tokenize(tokenizer, between, {})
 
 
 def check_question(question: Any) -> None:

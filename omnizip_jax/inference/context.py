@@ -16,7 +16,7 @@ from omnizip_jax.compression.novelty_weights import NoveltyState
 from omnizip_jax.inference.chat_template import Modalities
 from omnizip_jax.models.backend import Backend, jax_defaults
 from omnizip_jax.models.decoder import KVCache
-from omnizip_jax.models.loaded_model import Params, WeightsIdentity, check_params
+from omnizip_jax.models.loaded_model import Params, check_params, weights_fingerprint
 from omnizip_jax.models.registry import Config, family
 from omnizip_jax.types import Selection, TokenKind
 from omnizip_jax.window_spec import WindowSpec
@@ -62,13 +62,7 @@ class SlotMetadata(struct.PyTreeNode):
 class PrefillConfig:
     """Settings under which windows are encoded, compressed and prefilled; static under ``jax.jit``.
 
-    Attributes:
-        config: of the model.
-        method: selects the tokens.
-        spec: the shape of a window.
-        modalities: of the windows: audio, video, or both.
-        backend: choices for the device that holds the weights.
-        importance: whether the importance of streamed tokens is computed, for eviction.
+    ``importance`` computes the importance of streamed tokens, for eviction.
     """
 
     config: Config
@@ -98,15 +92,14 @@ class RetentionPolicy:
     """What a context retains when its cache is full, and what identifies it; host data only.
 
     Attributes:
-        system: the system prompt.
-        mark: identifies the weights that wrote the cache.
+        fingerprint: of the weights that wrote the cache.
         memory: eviction policy of a stream; None: no eviction, the cache is resized instead.
         low_water: slots in use after an eviction.
         text_slots: slots that windows leave free for a question and its answer.
     """
 
     system: str
-    mark: WeightsIdentity
+    fingerprint: str
     memory: Memory | None = None
     low_water: int = 0
     text_slots: int = 0
@@ -163,10 +156,7 @@ class Context(struct.PyTreeNode):
     """A conversation or a stream up to now: passed to and returned by every call.
 
     Attributes:
-        cache: keys and values of the retained tokens.
-        state: positions, counters, and the state of the method.
         trace: the selection of the last window, or of the windows of the last clip.
-        prefill_config, retention: settings of the prefill and of the eviction.
         used_slots, used_positions: upper bounds on the slots and positions in use, known on the
             host, so that it need not wait for the device before every window.
     """
@@ -190,13 +180,7 @@ class Context(struct.PyTreeNode):
         plan: Any = None,
         expected: NoveltyState | None = None,
     ) -> Context:
-        """An empty context; its cache is allocated once, at its final size.
-
-        Args:
-            seed: of methods that sample randomly.
-            capacity: slots of the cache.
-            plan, expected: initial state of a stream (``StreamState``).
-        """
+        """An empty context with a cache of ``capacity`` slots, which is its final size."""
         dtype = family(prefill_config.config).compute_dtype(params.weights)
         cache = KVCache.empty(prefill_config.config.text, capacity, dtype)
         state = StreamState.initial(capacity, jax.random.key(seed), plan, expected)
@@ -253,7 +237,8 @@ def check_context(params: Params, context: Context) -> None:
     """Raise ``ValueError`` unless the context belongs to these weights and is not donated."""
     check_params(params)
     check_usable(context)
-    if params.config != context.prefill_config.config or not context.retention.mark.matches(params):
+    same = context.retention.fingerprint == weights_fingerprint(params)
+    if params.config != context.prefill_config.config or not same:
         raise ValueError(
             "this context belongs to another model: use the params that it was created with, or "
             "create a new one"

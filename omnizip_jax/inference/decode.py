@@ -33,11 +33,7 @@ class SamplingArrays(struct.PyTreeNode):
 class SamplingParams:
     """Settings of an answer: its longest length, and how its tokens are sampled.
 
-    Args:
-        max_new_tokens: the most tokens that are generated.
-        temperature: 0 is greedy.
-        top_p: nucleus sampling: sample from the most probable tokens that hold this mass.
-        seed: of the sampling.
+    The fields are arguments of ``generate``.
 
     Raises:
         ValueError: a value out of range.
@@ -226,8 +222,3 @@ def new_text(tokenizer: Any, ids: Sequence[int], previous: str, finished: bool) 
     text = tokenizer.decode(list(ids), skip_special_tokens=True)
     # The first bytes of a character that is spread over tokens decode to this character.
     return previous if text.endswith("\N{REPLACEMENT CHARACTER}") and not finished else text
-
-
-def end_tokens(tokenizer: Any) -> tuple[int, ...]:
-    """Ids that end an answer: end of turn, end of text."""
-    return tuple(tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"]))

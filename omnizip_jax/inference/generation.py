@@ -29,7 +29,6 @@ from omnizip_jax.inference.decode import (
     DECODE_BLOCK,
     DecodeState,
     SamplingParams,
-    end_tokens,
     generate_tokens,
     new_text,
 )
@@ -64,6 +63,12 @@ class TokenCounts:
     @property
     def kept(self) -> int:
         return self.audio_kept + self.video_kept
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Modalities of which the media have no token: "audio", "video"."""
+        found = {"audio": self.audio, "video": self.video}
+        return tuple(name for name, count in found.items() if self.media and not count)
 
     @property
     def retained(self) -> float:
@@ -102,10 +107,8 @@ class GenerationState:
 
     Attributes:
         context: the context without its cache, which is part of ``decode_state``.
-        decode_state: state of the decoding loop.
         question: number of tokens of the question.
         begin: slot of the cache at which the question begins.
-        sampling_params: settings of the answer.
         seconds: wall time by stage so far.
         ids: tokens generated so far, the end token included.
         text: whole characters generated so far; ``piece`` is what the last step added.
@@ -216,7 +219,7 @@ def begin(
         question = _question(params, context, question, window is not None)
     evicts = context.retention.memory is not None
     slots = context.retention.text_slots if evicts else None
-    closing = len(_closing(params, finished=False)) if keep else 0
+    closing = len(chat_template.closing(params.tokenizer)) if keep else 0
     needed = len(question.tokens) + sampling_params.max_new_tokens + closing
     if slots is not None and needed > slots:
         left = max(slots - closing - len(question.tokens), 0)
@@ -316,7 +319,7 @@ def _step_group(
         [jnp.int32(limit) for limit in limits],
         config=config.config.text,
         steps=DECODE_BLOCK,
-        end_tokens=end_tokens(params.tokenizer),
+        end_tokens=params.end_tokens,
         backend=config.backend,
     )
     stepped = []
@@ -324,9 +327,10 @@ def _step_group(
         states, decode_states, np.asarray(made), np.asarray(counts), strict=True
     ):
         ids = (*state.ids, *row[:count].tolist())
-        finished = bool(decode_state.finished)
-        finished |= len(ids) >= state.sampling_params.max_new_tokens
-        text = new_text(params.tokenizer, ids, state.text, finished)
+        ended = bool(decode_state.finished)
+        finished = ended or len(ids) >= state.sampling_params.max_new_tokens
+        shown = ids[:-1] if ended else ids  # an end token need not be a special one
+        text = new_text(params.tokenizer, shown, state.text, finished)
         took = state.seconds["generation"] + time.perf_counter() - began
         stepped.append(
             dataclasses.replace(
@@ -378,9 +382,14 @@ def finish(
         return answer, None
     # Close the assistant's turn, open the user's next one, and record both in the context.
     decode_state = state.decode_state
-    closing = _closing(params, bool(decode_state.finished))
+    closing = chat_template.closing(params.tokenizer)[bool(decode_state.finished) :]
     context = state.context.replace(cache=decode_state.cache)
     used = state.begin + state.question + len(state.ids)
+    if used + len(closing) > context.capacity:
+        raise ValueError(
+            f"{context.capacity - used} slots of the cache are free, and the end of the turn takes "
+            f"{len(closing)}: call begin with keep=True, which reserves them"
+        )
     text = pad_text(closing, limit=context.capacity - used)
     context, _ = prefill_text(params, context, text, decode_state.position)
     return answer, record_text(context, state.begin, decode_state.position + text.count)
@@ -390,7 +399,7 @@ def append_exchange(params: Params, context: Context, question: str, answer: str
     """Append a question and its answer as given texts; the cache of ``context`` is donated."""
     asked = _question(params, context, question)
     words = params.tokenizer(answer, add_special_tokens=False, split_special_tokens=True)
-    rest = np.array([*words["input_ids"], *_closing(params, finished=False)], np.int32)
+    rest = np.array([*words["input_ids"], *chat_template.closing(params.tokenizer)], np.int32)
     offsets = int(asked.offsets[-1]) + 1 + np.arange(len(rest), dtype=np.int32)
     tokens = np.concatenate([asked.tokens, rest])
     evicts = context.retention.memory is not None
@@ -407,9 +416,3 @@ def _question(params: Params, context: Context, question: str, in_video: bool = 
     config = context.prefill_config
     modalities = config.modalities if in_video or bool(context.state.in_video) else None
     return chat_template.question(params.tokenizer, config.config, question, modalities)
-
-
-def _closing(params: Params, finished: bool) -> np.ndarray:
-    """Tokens between an answer and the user's next text, with the end token if it is missing."""
-    closing = chat_template.closing(params.tokenizer)
-    return closing if finished else np.insert(closing, 0, end_tokens(params.tokenizer)[0])

@@ -55,11 +55,7 @@ def ensure_capacity(context: Context, slots: int, positions: int) -> Context:
 
 @jax_defaults()
 def refresh_usage(context: Context) -> Context:
-    """Read from the device how many slots and positions are in use.
-
-    Raises:
-        ValueError: a method kept more tokens than its bound.
-    """
+    """Read the slots and positions in use from the device; lost tokens are a ``ValueError``."""
     state, cache = context.state, context.cache
     length = (cache[-1] if isinstance(cache, tuple) else cache).length  # segments: pruned prefill
     used_slots, used_positions, overflow = jax.device_get(

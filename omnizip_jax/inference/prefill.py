@@ -53,7 +53,7 @@ from omnizip_jax.inference.sequence import (
 from omnizip_jax.media import Clip
 from omnizip_jax.models.backend import Backend, jax_defaults
 from omnizip_jax.models.decoder import KVCache
-from omnizip_jax.models.loaded_model import Params, WeightsIdentity
+from omnizip_jax.models.loaded_model import Params, weights_fingerprint
 from omnizip_jax.models.registry import Config, family
 from omnizip_jax.types import EncodedClip, EncodedWindow, Selection, TokenKind, Window
 
@@ -63,11 +63,8 @@ ENCODE_BLOCK = 8  # windows per encoder dispatch
 class Pruning(NamedTuple):
     """Static sizes of a prefill that is pruned inside the decoder.
 
-    Attributes:
-        stages: of the method.
-        capacity: slots of the tokens that enter the decoder.
-        sizes: slots of the tokens after each stage.
-        reserve: free slots behind them.
+    ``capacity`` is in slots of the tokens that enter the decoder, ``sizes`` of those after each
+    stage, and ``reserve`` of the free ones behind them.
     """
 
     stages: tuple[Stage, ...]
@@ -167,11 +164,9 @@ def prefill_windows(
         cache: to append to; None for a pruned prefill, which makes its own.
         limit: the most media tokens, start tokens included, that are appended. As a static
             integer, without texts, it is the size of a single decoder block.
-        before: text before the windows.
-        question: text after the windows. It enters the cache, but not the state: ``finish``
-            records it together with the answer.
+        before, question: texts before and after the windows. The question enters the cache, but
+            not the state: ``finish`` records it together with the answer.
         importance: of the audio and the video tokens, for eviction.
-        pruning: sizes of a prefill with stages inside the decoder.
 
     Returns:
         The cache, the state, the logits of the next token, and the selection without embeddings.
@@ -370,7 +365,7 @@ def prefill_turn(
     base, configs, budgets = _plan_turn(params, turn, method)
     # Padded texts count for stages, so that questions of one bucket share a program.
     text = sum(bucket(len(each.tokens), TEXT_BUCKETS) for each in turn.texts)
-    retention = RetentionPolicy(turn.system, WeightsIdentity(params))
+    retention = RetentionPolicy(turn.system, weights_fingerprint(params))
     capacity = 0 if stages else _cache_slots(turn, base.backend, configs, budgets, reserve)
     context = Context.initial(params, base, retention, seed, capacity)
     seconds, logits = {"encoders": 0.0, "prefill": 0.0}, None

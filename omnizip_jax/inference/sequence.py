@@ -138,11 +138,9 @@ class TokenSequence(struct.PyTreeNode):
         )
 
     def packed(self, capacity: int) -> tuple[TokenSequence, Int[Array, ""]]:
-        """The kept tokens in the first of ``capacity`` slots, in order, with their positions.
+        """The kept tokens in the first of ``capacity`` slots, and the number of those beyond it.
 
-        Returns:
-            The sequence, in which ``keep`` marks the used slots, and the number of kept tokens
-            beyond ``capacity``, which are dropped: the caller must report them.
+        The caller must report the latter, which are dropped; ``keep`` marks the used slots.
         """
         index, used = front(self.keep, capacity)
         return self.gather(index, used), jnp.maximum(jnp.sum(self.keep) - capacity, 0)
@@ -244,15 +242,17 @@ def state_after_windows(
     config, last = prefill_config.config, clip.last
     audio, video = clip.windows.audio.token_mask, clip.windows.video_mask
     opens, begin, base = _opening(state)
-    final = jax.tree.map(lambda x: x[last], clip.layout)
-    ends = begin + last * config.window_positions
-    exists = jnp.any(audio[last]) | jnp.any(video[last])
-    after = family(config).position_after(final, audio[last], ends, base)
+    # Text follows the last window with content: empty ones after it have no positions.
+    filled = jnp.any(audio, 1) | jnp.any(video, (1, 2))
+    final = jnp.max(jnp.where(filled, jnp.arange(len(filled), dtype=jnp.int32), 0))
+    layout = jax.tree.map(lambda x: x[final], clip.layout)
+    start = begin + final * config.window_positions
+    after = family(config).position_after(layout, audio[final], start, base)
     kept = selection.audio_keep, selection.video_keep
     return state.replace(
-        time=ends + config.window_positions,
+        time=begin + (last + 1) * config.window_positions,
         base=base,
-        after=jnp.where(exists, after, jnp.where(opens, begin, state.after)),
+        after=jnp.where(jnp.any(filled), after, jnp.where(opens, begin, state.after)),
         unit=state.unit + 2 + last,
         in_video=jnp.bool_(True),
         windows=state.windows + 1 + last,

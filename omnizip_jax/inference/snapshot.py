@@ -2,8 +2,8 @@
 
 A saved context is a folder::
 
-    context.json   static data: method, window shape, system prompt, identity of the weights, and
-                   the names, types and shapes of the arrays
+    context.json   static data: configuration and fingerprint of the weights, method, window shape,
+                   system prompt, and the names, types and shapes of the arrays
     arrays/        Orbax: cache, state and trace
     checksums      CRC-32 of every file above; written last
 """
@@ -22,7 +22,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from omnizip_jax.checkpoint.atomic_directory import atomic_directory
-from omnizip_jax.checkpoint.checksums import CHECKSUMS, damaged_files, digest, write_checksums
+from omnizip_jax.checkpoint.checksums import CHECKSUMS, damaged_files, write_checksums
 from omnizip_jax.compression import METHODS, Method
 from omnizip_jax.inference.chat_template import Modalities
 from omnizip_jax.inference.context import (
@@ -36,12 +36,11 @@ from omnizip_jax.inference.kv_cache_capacity import refresh_usage
 from omnizip_jax.inference.streaming import initial_plan
 from omnizip_jax.models.backend import Backend, jax_defaults
 from omnizip_jax.models.decoder import KVCache
-from omnizip_jax.models.loaded_model import Params, WeightsIdentity, check_params
-from omnizip_jax.models.registry import Config
+from omnizip_jax.models.loaded_model import Params, check_params, weights_fingerprint
 from omnizip_jax.types import Selection
 from omnizip_jax.window_spec import WindowSpec
 
-LAYOUT = 3  # version of the folder and of the arrays of a context
+LAYOUT = 4  # version of the folder and of the arrays of a context
 ABOUT, ARRAYS = "context.json", "arrays"
 
 
@@ -67,11 +66,8 @@ def save(context: Context, path: str | os.PathLike[str]) -> None:
     about = {
         "layout": LAYOUT,
         "jax": jax.__version__,
-        "weights": {
-            "config": _config_digest(prefill_config.config),
-            "fingerprint": retention.mark.fingerprint,
-            "values": retention.mark.values,
-        },
+        "weights": retention.fingerprint,
+        "config": dataclasses.asdict(prefill_config.config),
         "method": _described(prefill_config.method),
         "spec": dataclasses.asdict(prefill_config.spec),
         "modalities": dataclasses.asdict(prefill_config.modalities),
@@ -108,13 +104,19 @@ def restore(params: Params, path: str | os.PathLike[str]) -> Context:
     check_params(params)
     folder = _folder(path)
     about = _read(folder)
-    mark = WeightsIdentity(params)
-    weights = about["weights"]
-    if weights["config"] != _config_digest(params.config) or not mark.is_like(
-        weights["fingerprint"], weights["values"]
-    ):
+    ours = _fields(json.loads(json.dumps(dataclasses.asdict(params.config))))
+    theirs, fingerprint = _fields(about["config"]), weights_fingerprint(params)
+    differences = [
+        f"{name} {theirs.get(name)!r} instead of {ours.get(name)!r}"
+        for name in sorted(ours.keys() | theirs.keys())
+        if theirs.get(name) != ours.get(name)
+    ]
+    if about["weights"] != fingerprint:
+        differences.append(f"weights {about['weights']} instead of {fingerprint}")
+    if differences:
         raise ValueError(
-            f"{folder}: was saved with another model: load the weights that it was saved with"
+            f"{folder}: was saved with another model: load the one that it was saved with, which "
+            f"has {', '.join(differences)}"
         )
     try:
         method = _made(about["method"])
@@ -149,7 +151,7 @@ def restore(params: Params, path: str | os.PathLike[str]) -> Context:
         trace=trace if streams else jax.tree.map(np.asarray, trace),
         prefill_config=prefill_config,
         retention=RetentionPolicy(
-            about["system"], mark, about["memory"], about["low_water"], about["text_slots"]
+            about["system"], fingerprint, about["memory"], about["low_water"], about["text_slots"]
         ),
         used_slots=about["used_slots"],
         used_positions=about["used_positions"],
@@ -182,8 +184,13 @@ def _read(folder: Path) -> dict[str, Any]:
     return about
 
 
-def _config_digest(config: Config) -> str:
-    return digest([repr(config)])
+def _fields(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The entries of a nested configuration by their path."""
+    flat = {}
+    for name, value in config.items():
+        nested = isinstance(value, dict)
+        flat |= _fields(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+    return flat
 
 
 def _described(method: Method) -> dict[str, Any]:

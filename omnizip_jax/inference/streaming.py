@@ -34,7 +34,7 @@ from omnizip_jax.inference.sequence import geometry
 from omnizip_jax.media import check_windows
 from omnizip_jax.models.backend import Backend, jax_defaults
 from omnizip_jax.models.decoder import KVCache
-from omnizip_jax.models.loaded_model import Params, WeightsIdentity, check_params
+from omnizip_jax.models.loaded_model import Params, check_params, weights_fingerprint
 from omnizip_jax.models.registry import family
 from omnizip_jax.types import EncodedClip, Selection, Window
 from omnizip_jax.window_spec import WindowSpec, check_flags
@@ -116,7 +116,7 @@ def init_stream(
             f"text_slots {text_slots} are too many for a model of {config.text.max_positions} "
             f"positions: take at most {config.text.max_positions - span - len(prefix)}"
         )
-    retention = RetentionPolicy(system, WeightsIdentity(params), memory, low, text_slots)
+    retention = RetentionPolicy(system, weights_fingerprint(params), memory, low, text_slots)
     plan = initial_plan(params.weights, prefill_config)
     context = Context.initial(params, prefill_config, retention, seed, capacity, *plan)
     masks = jnp.zeros(spec.audio_slots, bool), jnp.zeros((spec.grids, spec.grid_slots), bool)

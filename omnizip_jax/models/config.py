@@ -7,16 +7,26 @@ three ways, so stating path, expected range and received value takes as many lin
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import reprlib
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 MAX_LAYERS = 2**10  # names and shapes are listed layer by layer
 MAX_COUNT = 2**24  # of any other number
 
 Sizes = TypeVar("Sizes")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; raises ``ValueError`` if it cannot be read or parsed."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"not a readable JSON file ({error})") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +64,11 @@ def positive(name: str) -> Entry:
 
 
 class ConfigSection:
-    """One mapping of a parsed configuration; errors state entry, expected and received value.
-
-    Args:
-        values: the parsed JSON of this section.
-        path: its location, for example ``thinker_config.text_config``.
+    """One mapping of a parsed configuration, at a path such as ``thinker_config.text_config``.
 
     Raises:
-        ValueError: ``values`` is not a mapping. The methods: an entry is missing or invalid.
+        ValueError: ``values`` is not a mapping. The methods: an entry is missing or invalid; states
+            path, expected and received value.
     """
 
     def __init__(self, values: Any, path: str = ""):

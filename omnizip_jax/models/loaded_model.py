@@ -1,11 +1,14 @@
-"""A loaded model, and the identity of its weights."""
+"""A loaded model, and the fingerprint of its weights."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+import hashlib
+import weakref
+import zlib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 from flax import struct
 from jaxtyping import Array
@@ -15,6 +18,8 @@ from omnizip_jax.models.registry import Config
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_FINGERPRINTS: dict[tuple[int, ...], tuple[tuple[weakref.ref, ...], str]] = {}  # by ids of arrays
+
 
 class Params(struct.PyTreeNode):
     """A loaded model: a pytree of weights, with configuration and tokenizer as static data.
@@ -22,14 +27,23 @@ class Params(struct.PyTreeNode):
     Attributes:
         weights: {"audio", "vision", "text"}, each the ``params`` of the module of that name.
         fingerprint: a short digest of the loaded values, equal on every machine; "" for weights
-            that were not loaded. It identifies the weights of a context or stream without fetching
-            them from the device. Compiled functions take ``weights``, not the fingerprint.
+            that were not loaded. ``weights_fingerprint`` is that of the present values.
+        stop_tokens: ids that end an answer (``eos_token_id`` of ``generation_config.json``); empty
+            for those of the tokenizer.
     """
 
     weights: Any
     config: Config = struct.field(pytree_node=False)
     tokenizer: PreTrainedTokenizerBase = struct.field(pytree_node=False)
     fingerprint: str = struct.field(pytree_node=False, default="")
+    stop_tokens: tuple[int, ...] = struct.field(pytree_node=False, default=())
+
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """Ids that end an answer: as the checkpoint states, or end of turn and end of text."""
+        tokenizer: Any = self.tokenizer
+        names = ["<|im_end|>", "<|endoftext|>"]
+        return self.stop_tokens or tuple(tokenizer.convert_tokens_to_ids(names))
 
 
 def check_params(params: Params) -> None:
@@ -40,37 +54,38 @@ def check_params(params: Params) -> None:
         )
 
 
-class WeightsIdentity:
-    """Identity of weights: their fingerprint and a few of their values.
+def weights_fingerprint(params: Params) -> str:
+    """A digest of all values of the weights, computed once; that of the checkpoint where possible.
 
-    The values are fetched from the device only to compare with other weights or to save.
+    It compares arrays by identity before it computes: weights that replaced the loaded ones have
+    another fingerprint, equal copies have the same.
     """
-
-    def __init__(self, params: Params):
-        self._leaf = _leaf(params)
-        self.fingerprint = params.fingerprint
-
-    @functools.cached_property
-    def values(self) -> tuple[float, ...]:
-        """A few of the weights."""
-        return _values(self._leaf)
-
-    def matches(self, params: Params) -> bool:
-        """Whether ``params`` holds these weights."""
-        leaf = _leaf(params)
-        if leaf is self._leaf and params.fingerprint == self.fingerprint:
-            return True
-        return self.is_like(params.fingerprint, _values(leaf))
-
-    def is_like(self, fingerprint: str, values: Sequence[float]) -> bool:
-        """Whether another identity equals this one; an empty fingerprint equals any."""
-        known = {self.fingerprint, fingerprint} - {""}
-        return len(known) < 2 and self.values == tuple(values)
+    flat = jax.tree_util.tree_leaves_with_path(params.weights)
+    leaves = [leaf for _, leaf in flat]
+    if isinstance(leaves[0], jax.ShapeDtypeStruct):
+        return params.fingerprint
+    refs, known = _FINGERPRINTS.get(tuple(map(id, leaves)), ((), ""))
+    if not refs or any(ref() is not leaf for ref, leaf in zip(refs, leaves, strict=True)):
+        named = {jax.tree_util.keystr(k, simple=True, separator="/"): leaf for k, leaf in flat}
+        known = digest(sorted(describe_array(name, leaf) for name, leaf in named.items()))
+        register_fingerprint(params.weights, known)
+    return known
 
 
-def _leaf(params: Params) -> Array:
-    return params.weights["text"]["norm"]["scale"]
+def register_fingerprint(weights: Any, value: str) -> None:
+    """Remember the fingerprint of weights for as long as their arrays exist."""
+    leaves = jax.tree.leaves(weights)
+    key = tuple(map(id, leaves))
+    _FINGERPRINTS[key] = tuple(map(weakref.ref, leaves)), value
+    weakref.finalize(leaves[0], _FINGERPRINTS.pop, key, None).atexit = False
 
 
-def _values(leaf: Array) -> tuple[float, ...]:
-    return tuple(np.asarray(leaf[:8], np.float32).tolist())
+def describe_array(name: str, array: Array | np.ndarray) -> str:
+    """Name, dtype, shape and checksum of the values of an array, of which fingerprints are made."""
+    values = np.ascontiguousarray(array).reshape(-1).view(np.uint8)  # bfloat16 is no buffer
+    return f"{name} {array.dtype} {tuple(array.shape)} {zlib.crc32(values.data):08x}"
+
+
+def digest(parts: Iterable[str]) -> str:
+    """A short hash of several texts."""
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()

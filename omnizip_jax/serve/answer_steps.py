@@ -16,7 +16,7 @@ from omnizip_jax.compression import Method
 from omnizip_jax.inference import chat_template
 from omnizip_jax.inference.api import begin_turn
 from omnizip_jax.inference.context import Context, fork
-from omnizip_jax.inference.decode import SamplingParams, end_tokens
+from omnizip_jax.inference.decode import SamplingParams
 from omnizip_jax.inference.generation import GenerationState, append_exchange, begin, finish
 from omnizip_jax.inference.inputs import UserTurn, check_positions
 from omnizip_jax.inference.prefill import cache_bytes, encode_blocks, prefill_turn
@@ -275,7 +275,7 @@ def _generate(
     yield event
     if keep is not None:
         keep(stop.text)
-    ended = stop.stopped or generation.ids[-1] in end_tokens(params.tokenizer)
+    ended = stop.stopped or generation.ids[-1] in params.end_tokens
     counts = finish(params, generation)[0].counts
     yield AnswerDone(
         text=stop.text,

@@ -447,6 +447,7 @@ def _usage(done: AnswerDone) -> dict[str, Any]:
     media = {name: getattr(done, name) for name in ("audio", "audio_kept", "video", "video_kept")}
     media["media"] = done.audio + done.video
     media["media_kept"] = done.audio_kept + done.video_kept
+    media["missing"] = [kind for kind in ("audio", "video") if media["media"] and not media[kind]]
     return {"usage": usage | {"omnizip": media}, "omnizip": {"seconds": done.seconds}}
 
 

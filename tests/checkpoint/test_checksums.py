@@ -6,15 +6,17 @@ import zlib
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from omnizip_jax.checkpoint import convert
-from omnizip_jax.checkpoint.checksums import array_checksum, damaged_files, write_checksums
+from omnizip_jax.checkpoint.checksums import damaged_files, write_checksums
 from omnizip_jax.checkpoint.load import load
 from omnizip_jax.checkpoint.safetensors_index import ConversionError
+from omnizip_jax.models.loaded_model import describe_array, weights_fingerprint
 
 
 def largest(folder: Path) -> Path:
@@ -112,9 +114,19 @@ def test_checksum_of_an_empty_and_a_large_file(tmp_path, monkeypatch):
 
 def test_checksum_of_an_array():
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
-    assert array_checksum(array) == f"{zlib.crc32(array.tobytes()):08x}"
+    checksum = f"{zlib.crc32(array.tobytes()):08x}"
+    assert describe_array("a/b", array) == f"a/b float32 (2, 3) {checksum}"
     narrow = array.astype(ml_dtypes.bfloat16)
-    assert array_checksum(narrow) == f"{zlib.crc32(narrow.tobytes()):08x}"
+    assert describe_array("c", narrow).endswith(f"{zlib.crc32(narrow.tobytes()):08x}")
+    assert describe_array("a/b", jnp.asarray(array)) == describe_array("a/b", array)
+
+
+def test_the_fingerprint_of_the_values_is_that_of_the_conversion(converted):
+    params = load(converted)
+    copied = params.replace(weights=jax.tree.map(jnp.copy, params.weights))
+    assert weights_fingerprint(params) == weights_fingerprint(copied) == params.fingerprint
+    scaled = params.replace(weights=jax.tree.map(lambda x: 2 * x, params.weights))
+    assert weights_fingerprint(scaled) != params.fingerprint
 
 
 # --- fingerprints

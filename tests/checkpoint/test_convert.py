@@ -13,7 +13,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
-import ml_dtypes
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -115,14 +114,30 @@ def test_dtype_of_the_conversion(released_folder, converted, tmp_path, dtype):
         np.testing.assert_array_equal(ours.astype("float32"), reference.astype("float32"))
 
 
-def test_mixed_types_keep_the_widest(source, tmp_path):
+@pytest.mark.parametrize("stored", ["float16", "mixed"])
+def test_float16_and_mixed_types_become_float32(source, tmp_path, stored):
+    """One dtype in which every device computes, and which holds the released values exactly."""
     name = "thinker.audio_tower.layers.0.fc1.bias"
-    edit_shard(source, lambda tensors: tensors.update({name: tensors[name].astype(np.float32) / 3}))
-    convert.convert(source, tmp_path / "model")
-    layers = load(tmp_path / "model").weights["audio"]["layers"]
-    assert layers["fc1"]["bias"].dtype == np.float32
-    assert layers["fc1"]["kernel"].dtype == ml_dtypes.bfloat16
-    np.testing.assert_array_equal(layers["fc1"]["bias"][0], released(source)[name])
+    for file in source.glob("*.safetensors"):
+        tensors = load_file(file)
+        if stored == "float16":
+            tensors = {key: x.astype(np.float16) for key, x in tensors.items()}
+        elif name in tensors:
+            tensors[name] = tensors[name].astype(np.float32) / 3
+        save_file(tensors, file)
+    assert "in float32" in convert.convert(source, tmp_path / "model")
+    weights = load(tmp_path / "model").weights
+    assert {leaf.dtype for leaf in jax.tree.leaves(weights)} == {np.dtype(np.float32)}
+    bias = weights["audio"]["layers"]["fc1"]["bias"]
+    np.testing.assert_array_equal(bias[0], released(source)[name].astype(np.float32))
+
+
+def test_quantised_tensors_are_one_sentence(source, fails):
+    name = "thinker.model.layers.0.mlp.up_proj"
+    edit_shard(source, lambda tensors: tensors.update({f"{name}.qweight": np.zeros(3, np.int32)}))
+    message = fails(source)
+    assert f"the tensors are quantised ({name}.qweight)" in message
+    assert "missing" not in message
 
 
 @pytest.mark.slow

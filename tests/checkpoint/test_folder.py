@@ -223,3 +223,94 @@ def test_chat_template_renders_as_the_released_one(released_folder):
 def test_unknown_size(tmp_path):
     with pytest.raises(ValueError, match="tiny, small, 3b"):
         write_random_checkpoint(tmp_path, size="huge")
+
+
+# --- folders that are something else
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 7\n"
+ELSE = {
+    "a GGUF file": ({"q4.gguf": "GGUF"}, "q4.gguf", "GGUF files are quantised"),
+    "a folder of GGUF": ({"m/q4.gguf": "GGUF", "m/config.json": "{}"}, "m", "GGUF files are"),
+    "LoRA": (
+        {"m/adapter_config.json": "{}", "m/adapter_model.safetensors": ""},
+        "m",
+        "a LoRA adapter without the model",
+    ),
+    "GPTQ": (
+        {"m/config.json": {"quantization_config": {"quant_method": "gptq"}}},
+        "m",
+        r"\(gptq\)",
+    ),
+    "bitsandbytes": (
+        {"m/config.json": {"thinker_config": {"quantization_config": {"quant_method": "bnb"}}}},
+        "m",
+        r"quantised weights \(bnb\)",
+    ),
+    "AutoGPTQ": ({"m/config.json": "{}", "m/quantize_config.json": "{}"}, "m", "of an unknown"),
+    "a pointer": ({"m/config.json": POINTER}, "m", "LFS pointers in place of config.json; run"),
+    "pointers": (
+        {"m/config.json": "{}", "m/tokenizer.json": POINTER, "m/merges.txt": POINTER},
+        "m",
+        "in place of merges.txt, tokenizer.json; run",
+    ),
+    "a repository of the cache": (
+        {"models--Q--M/snapshots/1a/config.json": "{}"},
+        "models--Q--M",
+        "a cache of the Hugging Face Hub; give a snapshot in it: .*models--Q--M/snapshots/1a$",
+    ),
+    "the whole cache": ({"h/hub/models--Q--M/snapshots/1a/config.json": "{}"}, "h", "a cache of"),
+    "pickles": ({"m/config.json": "{}", "m/pytorch_model.bin": ""}, "m", "PyTorch pickles"),
+}
+
+
+@pytest.mark.parametrize("name", ELSE)
+def test_what_a_path_is_instead(tmp_path, name):
+    files, path, message = ELSE[name]
+    for file, content in files.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        text = content if isinstance(content, str) else json.dumps(content)
+        (tmp_path / file).write_text(text)
+    for use in (load, lambda path: convert.convert(path, tmp_path / "out")):
+        with pytest.raises(ValueError, match=message) as caught:
+            use(tmp_path / path)
+        assert str(caught.value).count("\n") == 0
+
+
+def test_a_name_on_the_hub():
+    with pytest.raises(ValueError, match=r"hf download Qwen/Qwen2\.5-Omni-3B --local-dir"):
+        load("Qwen/Qwen2.5-Omni-3B")
+
+
+def test_a_converted_folder_is_not_converted_again(converted, tmp_path):
+    with pytest.raises(ValueError, match="converted already; load it"):
+        convert.convert(converted, tmp_path / "out")
+
+
+def test_another_model(source, tmp_path):
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"model_type": "qwen3_omni_moe"}))
+    with pytest.raises(ValueError, match=r"model_type: expected .* got 'qwen3_omni_moe'"):
+        convert.convert(source, tmp_path / "out")
+
+
+# --- stop tokens
+
+
+def test_stop_tokens_are_those_of_the_generation_config(copy):
+    tokens = load(copy).tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    cases = (({"eos_token_id": 7}, (7,)), ({"eos_token_id": [7, 9]}, (7, 9)), ({}, tuple(tokens)))
+    for content, expected in cases:
+        (copy / "generation_config.json").write_text(json.dumps(content))
+        assert load(copy).end_tokens == expected
+    (copy / "generation_config.json").unlink()
+    assert load(copy).end_tokens == tuple(tokens)
+
+
+@pytest.mark.parametrize("content", ["[", "7", '{"eos_token_id": "7"}', '{"eos_token_id": [512]}'])
+def test_a_damaged_generation_config(copy, source, tmp_path, content):
+    for folder in (copy, source):
+        (folder / "generation_config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"generation_config\.json: "):
+        load(copy)
+    with pytest.raises(ValueError, match=r"generation_config\.json: "):
+        convert.convert(source, tmp_path / "out")

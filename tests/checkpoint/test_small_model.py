@@ -22,7 +22,6 @@ from omnizip_jax.checkpoint.checksums import damaged_files
 from omnizip_jax.checkpoint.small_model import RELEASED, small_checkpoint
 from omnizip_jax.compression import AllTokens, OmniZipConfig
 from omnizip_jax.inference.api import generate
-from omnizip_jax.inference.decode import end_tokens
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.testbed.synthetic_clips import SPEC, make_clip
 
@@ -132,9 +131,7 @@ def test_transformers_gives_the_same_answers(small):
         clip, questions = clip_and_questions(seed, "test", ("easy", "moving")[seed % 2])
         windows, question = clip_to_windows(clip), questions[seed % 3].text
         asked, _, tokens, _ = run(small, windows, question, 4)
-        assert tokens == thinker.greedy(
-            thinker.inputs(windows, asked), 4, end_tokens(small.tokenizer)
-        )
+        assert tokens == thinker.greedy(thinker.inputs(windows, asked), 4, small.end_tokens)
 
 
 @pytest.mark.slow

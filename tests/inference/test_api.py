@@ -11,7 +11,8 @@ import pytest
 
 import omnizip_jax
 from omnizip_jax import OmniZipConfig, WindowSpec
-from omnizip_jax.inference.decode import SamplingParams, end_tokens, new_text, sample
+from omnizip_jax.inference.decode import SamplingParams, new_text, sample
+from omnizip_jax.inference.generation import TokenCounts
 from omnizip_jax.inference.prefill import prefill_clip
 from omnizip_jax.inference.sequence import fine_bucket
 
@@ -42,7 +43,7 @@ def test_compression_is_reported(params, arrays):
     assert counts.kept == trace.audio_keep.sum() + trace.video_keep.sum()
     assert trace.audio_retention.shape == trace.video_rate.shape == (3,)
     assert set(answer.seconds) == {"media", "encoders", "prefill", "generation"}
-    assert counts.generated == 6 or answer.token_ids[-1] in end_tokens(params.tokenizer)
+    assert counts.generated == 6 or answer.token_ids[-1] in params.end_tokens
     assert params.tokenizer.decode(answer.token_ids, skip_special_tokens=True) == answer.text
     assert counts.retained == pytest.approx((93 + 24) / (125 + 60))
 
@@ -119,6 +120,13 @@ def test_clips_of_one_bucket_share_a_program(params, arrays):
     other = (frames[:-1, ::-1], fps, sound[::-1].copy(), rate)
     ask(params, other)
     assert prefill_clip._cache_size() == programs
+
+
+def test_counts_name_a_modality_without_tokens():
+    missing = {TokenCounts(a, a, v, v, 9, 1).missing for a, v in ((0, 0), (5, 5))}
+    assert missing == {()}
+    assert TokenCounts(0, 0, 5, 3, 9, 1).missing == ("audio",)
+    assert TokenCounts(5, 3, 0, 0, 9, 1).missing == ("video",)
 
 
 def test_buckets():

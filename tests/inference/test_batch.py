@@ -13,7 +13,7 @@ import pytest
 from omnizip_jax import OmniZipConfig, WindowSpec, ask, feed, init_stream, read
 from omnizip_jax.compression import FastV
 from omnizip_jax.inference.api import begin_turn
-from omnizip_jax.inference.decode import DECODE_BLOCK, SamplingParams, end_tokens, generate_tokens
+from omnizip_jax.inference.decode import DECODE_BLOCK, SamplingParams, generate_tokens
 from omnizip_jax.inference.generation import (
     BATCH_SIZES,
     batch_key,
@@ -94,18 +94,19 @@ def test_answers_join_and_leave_between_steps(params, begun, alone):
     assert [generation.ids for generation in done] == alone
 
 
-def test_an_end_token_ends_only_its_sequence(params, begun, alone, monkeypatch):
+def test_an_end_token_ends_only_its_sequence(params, begun, alone):
     """The model's own end tokens are rare; here the third sequence's fourth token is one."""
     end = alone[2][3]
     assert end not in alone[2][:3]
-    monkeypatch.setattr("omnizip_jax.inference.generation.end_tokens", lambda tokenizer: (end,))
-    stepped = step_batch(params, begun)
+    stepped = step_batch(params.replace(stop_tokens=(end,)), begun)
     for generation, ids in zip(stepped, alone, strict=True):
         expected = ids[:DECODE_BLOCK]
         expected = expected[: expected.index(end) + 1] if end in expected else expected
         assert generation.ids == expected
         assert generation.finished == (end in expected or len(ids) <= DECODE_BLOCK)
     assert stepped[2].ids == alone[2][:4] and not stepped[0].finished
+    shown = params.tokenizer.decode(alone[2][:3], skip_special_tokens=True)
+    assert stepped[2].text == shown  # without the end token, which is no special one here
 
 
 def test_a_finished_sequence_is_unchanged(params, streams):
@@ -219,7 +220,7 @@ def test_the_caches_are_updated_in_place(params, begun):
         [jnp.int32(DECODE_BLOCK)] * 4,
         config=params.config.text,
         steps=DECODE_BLOCK,
-        end_tokens=end_tokens(params.tokenizer),
+        end_tokens=params.end_tokens,
         backend=begun[0].context.prefill_config.backend,
     ).compile()
     memory: Any = program.memory_analysis()

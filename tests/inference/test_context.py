@@ -24,8 +24,9 @@ from omnizip_jax import (
 from omnizip_jax import generate as generate_whole
 from omnizip_jax.compression import AllTokens, Budget
 from omnizip_jax.inference.chat_template import Modalities, segments
+from omnizip_jax.inference.context import check_context
 from omnizip_jax.inference.decode import SamplingParams, generate_tokens
-from omnizip_jax.inference.generation import begin, run
+from omnizip_jax.inference.generation import begin, finish, run
 from omnizip_jax.inference.kv_cache_capacity import ensure_capacity
 from omnizip_jax.inference.prefill import append_text, encode_clip, prefill_clip
 from omnizip_jax.inference.sequence import pad_text
@@ -93,6 +94,16 @@ def assert_same(one, other):
     rest = [c.state.replace(slots=None) for c in (one, other)]
     for a, b in zip(plain((slots[0], rest[0])), plain((slots[1], rest[1])), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def with_equal_norms(params):
+    """Other weights, as of a fine-tune that leaves the norms."""
+
+    def scaled(path, x):
+        return x if "norm" in jax.tree_util.keystr(path) else x * 1.3
+
+    text = jax.tree_util.tree_map_with_path(scaled, params.weights["text"])
+    return params.replace(weights=params.weights | {"text": text})
 
 
 def first_logits(params, context, question, **settings):
@@ -246,6 +257,31 @@ def test_an_interrupted_feed_says_that_the_state_is_used_up(params, stream, wind
     feed(params, stream, one(windows))
     with pytest.raises(ValueError, match=r"donated.*continue with the state that it returned"):
         ask(params, stream, QUESTION)
+
+
+def test_other_weights_are_refused_and_copies_are_not(params, clip_context):
+    copied = params.replace(weights=jax.tree.map(jnp.copy, params.weights))
+    check_context(copied, clip_context)
+    with pytest.raises(ValueError, match="another model"):
+        ask(with_equal_norms(params), clip_context, QUESTION)
+
+
+def test_a_turn_without_reserved_slots_is_not_closed(params, stream):
+    """Writing beyond a full cache would overwrite the last slots."""
+    state = run(params, begin(params, stream, QUESTION, SamplingParams(TOKENS)))
+    capacity = state.decode_state.cache.keys.shape[1]
+    full = dataclasses.replace(state, begin=capacity - state.question - len(state.ids) - 1)
+    with pytest.raises(ValueError, match=r"1 slots of the cache are free.*begin with keep=True"):
+        finish(params, full, keep=True)
+
+
+def test_a_question_follows_the_last_window_with_content(params, clip, clip_context):
+    empty = Window.empty(clip.spec, 2)
+    windows = jax.tree.map(lambda x, y: np.concatenate([x, y]), clip.windows, empty)
+    windows = windows.replace(grid_size=np.tile(clip.windows.grid_size[:1], (5, 1)))
+    context = read(params, dataclasses.replace(clip, windows=windows))
+    assert int(context.state.after) == int(clip_context.state.after)
+    assert int(context.state.time) == int(clip_context.state.time) + 2 * 50
 
 
 def test_windows_belong_to_streams(params, clip_context, windows):

@@ -7,6 +7,7 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,7 +16,14 @@ from omnizip_jax.checkpoint.checksums import write_checksums
 from omnizip_jax.compression import AllTokens, Mixed, RandomTokens
 from omnizip_jax.inference.snapshot import ABOUT
 from tests.conftest import clip_of
-from tests.inference.test_context import QUESTION, fed, new_stream, one, plain
+from tests.inference.test_context import (
+    QUESTION,
+    fed,
+    new_stream,
+    one,
+    plain,
+    with_equal_norms,
+)
 
 
 @pytest.fixture(scope="module")
@@ -100,17 +108,20 @@ def test_other_weights_are_refused(params, folder):
     other = params.replace(weights=jax.tree.map(lambda x: x + 1, params.weights))
     text = dataclasses.replace(params.config.text, max_positions=1000)
     shorter = params.replace(config=dataclasses.replace(params.config, text=text))
-    for given in (other, shorter):
-        with pytest.raises(ValueError, match="saved with another model"):
+    differences = (
+        (other, r"weights [0-9a-f]{16} instead of [0-9a-f]{16}$"),
+        (shorter, r"which has text\.max_positions \d+ instead of 1000$"),
+    )
+    for given, message in differences:
+        with pytest.raises(ValueError, match=f"saved with another model: .*{message}"):
             restore(given, folder)
 
 
-def test_fingerprints_tell_weights_apart(params, tmp_path):
-    save(read(params.replace(fingerprint="one"), None), tmp_path / "one")
+def test_values_tell_weights_apart(params, folder):
+    copied = jax.tree.map(jnp.copy, params.weights)
+    assert restore(params.replace(weights=copied, fingerprint="other"), folder).seconds == 0
     with pytest.raises(ValueError, match="saved with another model"):
-        restore(params.replace(fingerprint="two"), tmp_path / "one")
-    assert restore(params.replace(fingerprint="one"), tmp_path / "one").seconds == 0
-    assert restore(params, tmp_path / "one").seconds == 0  # made by hand: its numbers decide
+        restore(with_equal_norms(params), folder)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from omnizip_jax import OmniZipConfig, WindowSpec, read
 from omnizip_jax.compression import DyCoke, FastV
 from omnizip_jax.inference import chat_template as prompt
 from omnizip_jax.inference import streaming as stream
-from omnizip_jax.inference.decode import SamplingParams, end_tokens
+from omnizip_jax.inference.decode import SamplingParams
 from omnizip_jax.inference.generation import ask, finish, run
 from omnizip_jax.inference.generation import begin as begin_reply
 from omnizip_jax.inference.prefill import append_text
@@ -187,7 +187,7 @@ def test_kept_turns_read_like_one_conversation(params, random_windows, first_log
 
     def answered(answer):
         ids = list(answer.token_ids)
-        ended = ids[-1] in end_tokens(params.tokenizer)
+        ended = ids[-1] in params.end_tokens
         return params.tokenizer.decode(ids) + ("" if ended else "<|im_end|>")
 
     opened, closed = "<|vision_bos|><|audio_bos|>", "<|audio_eos|><|vision_eos|>"

@@ -8,7 +8,6 @@ import torch
 
 from omnizip_jax import ask, converse, read
 from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
-from omnizip_jax.inference.decode import end_tokens
 from omnizip_jax.inference.generation import begin
 from tests.conftest import clip_of
 
@@ -77,7 +76,7 @@ def test_clips_and_texts(name, params, thinker, random_windows):
     context = read(params, with_clips(parts), None)
     logits = np.asarray(begin(params, context, QUESTION).decode_state.logits)
     np.testing.assert_allclose(logits, thinker.logits(inputs)[-1], atol=1e-4)
-    expected = thinker.continued(inputs, TOKENS, end_tokens(params.tokenizer))
+    expected = thinker.continued(inputs, TOKENS, params.end_tokens)
     answer, _ = ask(params, context, QUESTION, max_new_tokens=TOKENS)
     assert list(answer.token_ids) == expected
     whole = converse(
@@ -98,7 +97,7 @@ def test_a_dialogue(params, thinker, random_windows):
         logits = np.asarray(begin(params, context, question).decode_state.logits)
         np.testing.assert_allclose(logits, thinker.logits(inputs)[-1], atol=1e-4)
         answer, context = ask(params, context, question, keep=True, max_new_tokens=TOKENS)
-        expected = thinker.continued(inputs, TOKENS, end_tokens(params.tokenizer))
+        expected = thinker.continued(inputs, TOKENS, params.end_tokens)
         assert list(answer.token_ids) == expected
         turns += [[answer.text], []]
 
@@ -109,6 +108,6 @@ def test_text_alone(params, thinker):
         turns[-1].append(question)
         inputs = thinker.conversation(rendered(params, turns), [])
         answer, context = ask(params, context, question, keep=True, max_new_tokens=TOKENS)
-        expected = thinker.continued(inputs, TOKENS, end_tokens(params.tokenizer))
+        expected = thinker.continued(inputs, TOKENS, params.end_tokens)
         assert list(answer.token_ids) == expected
         turns += [[answer.text], []]

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.prompts import build
 from omnizip_jax.inference.api import read
-from omnizip_jax.inference.decode import SamplingParams, end_tokens
+from omnizip_jax.inference.decode import SamplingParams
 from omnizip_jax.inference.generation import begin, finish
 from omnizip_jax.inference.generation import run as complete
 from tests.conftest import clip_of
@@ -53,14 +53,14 @@ def test_clip(name, params, thinker, random_windows):
     inputs = thinker.inputs(windows, asked)
     assert counts.media + counts.text == inputs["input_ids"].shape[1]
     np.testing.assert_allclose(logits, thinker.logits(inputs)[-1], atol=1e-4)
-    assert tokens == thinker.greedy(inputs, 12, end_tokens(params.tokenizer))
+    assert tokens == thinker.greedy(inputs, 12, params.end_tokens)
 
 
 def test_text_alone(params, thinker):
     asked, logits, tokens, _ = run(params, None, "Who are you?", 12)
     inputs = thinker.inputs(None, asked)
     np.testing.assert_allclose(logits, thinker.logits(inputs)[-1], atol=1e-4)
-    assert tokens == thinker.greedy(inputs, 12, end_tokens(params.tokenizer))
+    assert tokens == thinker.greedy(inputs, 12, params.end_tokens)
 
 
 def test_frames_further_apart(params, thinker, random_windows):

@@ -151,8 +151,13 @@ def test_an_answer_has_openais_format(client):
     )
     assert usage["omnizip"] == {
         **{"audio": 50, "audio_kept": 20, "video": 60, "video_kept": 30},
-        **{"media": 110, "media_kept": 50},
+        **{"media": 110, "media_kept": 50, "missing": []},
     }
+
+
+def test_usage_names_a_modality_without_tokens():
+    silent = AnswerDone("No.", "stop", 40, 2, 0, 0, 60, 30, {})
+    assert server_module._usage(silent)["usage"]["omnizip"]["missing"] == ["audio"]
 
 
 def test_a_streamed_answer_equals_the_whole_one(client):

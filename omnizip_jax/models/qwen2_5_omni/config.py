@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ from omnizip_jax.models.config import (
     integer,
     integers,
     positive,
+    read_json,
 )
 from omnizip_jax.window_spec import WindowSpec
 
@@ -129,13 +129,8 @@ class ModelConfig:
         Raises:
             ValueError: an entry is missing or invalid; names file, entry, expected and received.
         """
-        path = Path(path)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: not a readable JSON file ({error})") from error
-        try:
-            return cls.from_dict(values)
+            return cls.from_dict(read_json(Path(path)))
         except ValueError as error:
             raise ValueError(f"{path}: not a valid Qwen2.5-Omni configuration: {error}") from error
 
@@ -149,6 +144,7 @@ class ModelConfig:
             ValueError: an entry is missing or invalid; names entry, expected and received.
         """
         whole = ConfigSection(values)
+        whole.check_fixed("model_type", "qwen2_5_omni", "qwen2_5_omni_thinker")
         thinker = whole.section("thinker_config") if "thinker_config" in values else whole
         text = _read_text(thinker)
         seconds = thinker.get(integer("seconds_per_chunk", 30))

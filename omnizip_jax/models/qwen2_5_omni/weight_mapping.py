@@ -35,10 +35,7 @@ LEFT_OUT = re.compile(
 
 
 def abstract_params(config: ModelConfig, dtype: jax.typing.DTypeLike = jnp.float32) -> Any:
-    """Names, shapes and dtypes of all parameters; nothing is allocated.
-
-    Conversion, loading and the released names derive from this tree.
-    """
+    """Names, shapes and dtypes of all parameters, from which everything else derives."""
     key = jax.random.key(0)
     audio, vision = config.audio, config.vision
     dtype = jnp.dtype(dtype)

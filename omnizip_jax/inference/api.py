@@ -34,7 +34,7 @@ from omnizip_jax.media.pixels import fit_grid
 from omnizip_jax.models.loaded_model import Params, check_params
 from omnizip_jax.models.registry import family
 from omnizip_jax.types import EncodedWindow, Window
-from omnizip_jax.window_spec import WindowSpec, check_flags, check_spec
+from omnizip_jax.window_spec import WindowSpec, check_flags
 
 
 def generate(
@@ -293,7 +293,6 @@ def warmup(
     """
     config, method = params.config, _checked_method(params, compression)
     spec, sampling_params = config.spec if spec is None else spec, SamplingParams(max_new_tokens)
-    check_spec(spec)
     family(config).check_spec(spec, config)
     check_flags(audio=audio)
     check_count("question_tokens", question_tokens, 1)

@@ -20,6 +20,7 @@ from omnizip_jax.inference.chat_template import Text
 from omnizip_jax.inference.decode import DecodeState, SamplingParams
 from omnizip_jax.inference.inputs import UserTurn
 from omnizip_jax.inference.prefill import encode_clip
+from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.registry import family
 from omnizip_jax.types import EncodedWindow
 
@@ -80,7 +81,7 @@ class Prefill:
         ((program, _, _),) = calls
         self.temporary, self.result = program_bytes(program)
         self.tokens = int(generation.cache.length)
-        chunk = generation.context.prefill_config.backend.prefill_chunks[-1]
+        chunk = Backend.of(clip.weights).prefill_chunks[-1]
         self.slots = -(-self.tokens // chunk) * chunk
 
     def __call__(self, encoded: EncodedWindow | None = None) -> DecodeState:

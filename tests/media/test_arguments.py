@@ -125,12 +125,10 @@ def test_animated_webp(tmp_path):
         load_clip(tmp_path / "a.webp", SMALL)
 
 
-def test_audio_too_short_for_a_token():
-    wave = tone(0.01)[0]
-    with pytest.raises(ValueError, match=r"0\.010 s of audio are too short .* no video"):
-        load_clip((None, 0, wave, 16_000), SMALL)
-    with pytest.warns(UserWarning, match="too short for a token"):
-        load_clip((grey([50] * 4), 2.0, wave, 16_000), SMALL)
+@pytest.mark.parametrize("frames", [None, grey([50] * 4)])
+def test_audio_too_short_for_a_token(frames):
+    with pytest.warns(UserWarning, match=r"0\.010 s of audio are too short for a token"):
+        load_clip((frames, 2.0, tone(0.01)[0], 16_000), SMALL)
 
 
 def test_an_mp4_with_its_index_at_the_end_through_a_pipe(tmp_path):

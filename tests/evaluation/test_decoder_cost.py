@@ -122,7 +122,9 @@ def check_cost(config: TextConfig, method: Method, answer: Answer, filled: list[
     assert len(filled) == config.layers
 
 
-@pytest.mark.parametrize("method", [OmniZipConfig(keep=0.45), FastV()])
+@pytest.mark.parametrize(
+    "method", [OmniZipConfig(keep=0.45), pytest.param(FastV(), marks=pytest.mark.slow)]
+)
 def test_the_cache_holds_what_is_counted(small, questions, filled, method):
     video, text = questions[0].video, questions[0].text
     answer = generate(small, video, text, compression=method, max_new_tokens=4)

@@ -146,6 +146,7 @@ def docs_of(questions: Any) -> list[dict[str, Any]]:
 GREEDY = {"max_new_tokens": 4, "temperature": 0, "do_sample": False}
 
 
+@pytest.mark.slow  # compiles the small model
 def test_replies_are_those_of_generate(make, questions, small, lmms_eval, monkeypatch):
     there = [question for question in questions if question.id != "gone"][:4]
     model = make(docs_of(there), keep=0.45)

@@ -48,6 +48,7 @@ def test_compression_is_reported(params, arrays):
     assert counts.retained == pytest.approx((93 + 24) / (125 + 60))
 
 
+@pytest.mark.slow  # two more methods
 def test_full_tokens_equal_a_compression_that_drops_nothing(params, arrays):
     nothing = OmniZipConfig(rho_audio=0, rho_video=0, rho_min=0, merge_size=0)
     full = ask(params, arrays, compression=None)

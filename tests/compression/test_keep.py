@@ -26,7 +26,10 @@ def without(tokens, name):
     return tokens.replace(**mask)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name == "half" else name for name in CONFIGS],
+)
 def test_equals_float64_loops(name):
     config = CONFIGS[name]
     clips = [random_clip(seed) for seed in range(6)]

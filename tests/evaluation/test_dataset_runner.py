@@ -114,7 +114,9 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("after", [1, 4, 7])
+@pytest.mark.parametrize(
+    "after", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(7, marks=pytest.mark.slow)]
+)
 def test_a_stopped_run_is_resumed(evaluator, questions, whole, tmp_path, monkeypatch, after):
     path, answer = tmp_path / "results.jsonl", evaluator.answer
 

@@ -20,6 +20,7 @@ def answer(params, windows, method, **settings):
     return generate(params, clip, QUESTION, compression=method, max_new_tokens=6, **settings)
 
 
+@pytest.mark.slow  # two more methods
 def test_stages_that_drop_nothing_equal_full_tokens(params, random_windows):
     windows = random_windows([2, 2, 1], [200, 200, 77])
     everything = answer(params, windows, None)

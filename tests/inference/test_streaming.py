@@ -117,6 +117,7 @@ def test_equals_generate_without_sound(params, random_windows, first_logits):
     assert answer.token_ids == tokens
 
 
+@pytest.mark.slow  # another method
 def test_full_tokens(params, random_windows, first_logits):
     windows = random_windows([2, 2], [200, 90])
     logits, tokens, _ = offline(params, windows, 6, compression=None)

@@ -545,6 +545,7 @@ def test_realtime(recording):
     assert 1.0 <= arrived[0] < 5 and 2.0 <= arrived[1] < 6
 
 
+@pytest.mark.slow  # waits in real time
 def test_realtime_skips_for_a_slow_consumer(recording):
     with windows(recording, SHORT, realtime=True, queue=1) as stream:
         next(stream)
@@ -553,6 +554,7 @@ def test_realtime_skips_for_a_slow_consumer(recording):
         assert stream.time >= 2.0
 
 
+@pytest.mark.slow  # waits in real time
 def test_realtime_begins_when_the_first_window_is_asked_for(recording):
     with windows(recording, SHORT, realtime=True, queue=1) as stream:
         time.sleep(2.5)  # a program is compiled meanwhile

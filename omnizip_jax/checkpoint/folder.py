@@ -52,7 +52,7 @@ def weights_dtype(dtype: jax.typing.DTypeLike) -> np.dtype:
 
 
 def unsupported(path: Path) -> str | None:
-    """What a path is that is no checkpoint, and what to do; None where it is not recognised."""
+    """A sentence with the kind of an unsupported checkpoint and the remedy; None if not known."""
     if any(_read(file, 4) == b"GGUF" for file in (path, *path.glob("*.gguf"))):
         return f"GGUF files are quantised for llama.cpp and cannot be read; {ORIGINAL}"
     if not path.is_dir():

@@ -51,7 +51,7 @@ def _positive(argument: str) -> int:
 
 
 def _index(argument: str) -> int:
-    """From 0; of a seed, jax drops all but 32 bits."""
+    """A whole number from 0; jax uses 32 bits of a seed."""
     return _number(argument, int, lambda x: 0 <= x < 2**32, "a whole number from 0 to 2^32 - 1")
 
 

@@ -251,7 +251,7 @@ def load_clip(
 
 
 def _hint(name: str) -> str:
-    """What to do about a file of which nothing could be decoded, where that is known."""
+    """The remedy for a file of which nothing could be decoded; empty if none is known."""
     if os.path.isfile(name):  # opening a pipe would wait
         with open(name, "rb") as file:
             head = file.read(64)

@@ -385,7 +385,7 @@ def _duration(part: av.Packet | av.VideoFrame, stream) -> float:
 
 
 def _packets(container, streams) -> Iterator[av.Packet]:
-    """The packets of some streams, on a clock that goes on where the container's restarts."""
+    """The packets of some streams, with time stamps that stay continuous across clock restarts."""
     jumps = bool(container.format.flags & _JUMPING_CLOCK)  # and times of decoding are stored
     clock = ContinuousClock(jumps)
     known = {stream.index: (_tick(stream), stream.type == "audio") for stream in streams}

@@ -134,7 +134,7 @@ def check_jump(before: float, after: float, stream: str) -> None:
 
 
 class ContinuousClock:
-    """Offsets that let time go on where the clock of a container restarts.
+    """Offsets that keep time continuous where the clock of a container restarts.
 
     In joined transport streams and in broadcasts, timestamps go back, or jump. The first stream
     that does so begins a new section after all that came before; the others follow into the same

@@ -108,10 +108,24 @@ def converse(
             ``Clip`` need no mapping. Each clip is compressed separately.
         options: the other arguments of ``generate``, which also lists the errors.
     """
-    names = {field.name for field in dataclasses.fields(MediaOptions)}
-    media = MediaOptions(**{name: options.pop(name) for name in names & options.keys()})
-    sampling_params = SamplingParams(max_new_tokens, **options)
+    options["max_new_tokens"] = max_new_tokens
+    media, sampling_params = _from_options("converse", options, MediaOptions, SamplingParams)
     return _answer(params, parts, compression, media, sampling_params, on_text)
+
+
+def _from_options(function: str, options: dict[str, Any], *kinds: type) -> list[Any]:
+    """An object of each dataclass from the keyword arguments of a public function.
+
+    Raises:
+        TypeError: no dataclass has a field of that name.
+    """
+    fields = [{field.name for field in dataclasses.fields(kind)} for kind in kinds]
+    for name in options.keys() - set().union(*fields):
+        raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
+    return [
+        kind(**{name: options[name] for name in names & options.keys()})
+        for kind, names in zip(kinds, fields, strict=True)
+    ]
 
 
 def _answer(
@@ -238,10 +252,10 @@ def read(
         )
     if parts and isinstance(parts[-1], str):
         raise ValueError("the parts of read must end with a clip: pass the last text to ask")
-    turn = load_turn(params, [*parts, "?"], MediaOptions(**options))
+    (media,) = _from_options("read", options, MediaOptions)
+    turn = load_turn(params, [*parts, "?"], media)
     check_positions(turn, reserve, params.config)
-    progress = options.get("progress", False)
-    return prefill_turn(params, turn, method, reserve, seed=seed, progress=progress)[0]
+    return prefill_turn(params, turn, method, reserve, seed=seed, progress=media.progress)[0]
 
 
 def read_encoded(

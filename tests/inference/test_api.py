@@ -188,3 +188,9 @@ def test_bad_compression(settings, message):
 def test_bad_window_spec():
     with pytest.raises(ValueError, match=r"WindowSpec.grid_slots"):
         WindowSpec(grid_slots=0)
+
+
+@pytest.mark.parametrize("function", [omnizip_jax.converse, omnizip_jax.read])
+def test_an_unknown_argument_is_named_with_its_function(params, arrays, function):
+    with pytest.raises(TypeError, match=rf"{function.__name__}\(\) got an unexpected .* 'fps'"):
+        function(params, [arrays], fps=2)

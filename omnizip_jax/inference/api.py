@@ -86,8 +86,16 @@ def generate(
     """
     check_question(question)
     parts = [question] if video is None else [{"video": video}, question]
-    shape = (max_frames, spec, progress, audio_stream, video_stream)
-    media = MediaOptions(system, use_audio, use_video, *shape)
+    media = MediaOptions(
+        system=system,
+        use_audio=use_audio,
+        use_video=use_video,
+        max_frames=max_frames,
+        spec=spec,
+        progress=progress,
+        audio_stream=audio_stream,
+        video_stream=video_stream,
+    )
     sampling_params = SamplingParams(max_new_tokens, temperature, top_p, seed)
     return _answer(params, parts, compression, media, sampling_params, on_text)
 
@@ -137,7 +145,7 @@ def _answer(
     on_text: Callable[[str], None] | None = None,
     encoded: Sequence[EncodedWindow] | None = None,
 ) -> Answer:
-    method = _checked_method(params, compression)
+    method = _offline_method(params, compression)
     check_callback(on_text)
     seconds: dict[str, float] = {}
     with timed(seconds, "media"):
@@ -160,8 +168,8 @@ def _answer(
     )
 
 
-def _checked_method(params: Params, compression: Method | None) -> Method:
-    """The method, whose stages must fit the decoder: checked before media are read."""
+def _offline_method(params: Params, compression: Method | None) -> Method:
+    """The method; raises ``ValueError`` unless its stages fit the decoder."""
     check_params(params)
     method, layers = as_method(compression), params.config.text.layers
     check_stages(method.stages(layers), layers)
@@ -305,7 +313,7 @@ def warmup(
         ValueError: a length that is not positive or that the model has no positions for; a setting
             out of range.
     """
-    config, method = params.config, _checked_method(params, compression)
+    config, method = params.config, _offline_method(params, compression)
     spec, sampling_params = config.spec if spec is None else spec, SamplingParams(max_new_tokens)
     family(config).check_spec(spec, config)
     check_flags(audio=audio)

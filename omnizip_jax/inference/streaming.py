@@ -90,7 +90,7 @@ def init_stream(
         raise ValueError(f"low_water must be a share between 0.1 and 0.95, got {low_water!r}")
     if not (audio or video):
         raise ValueError("audio and video are both False: at least one is needed")
-    method, modalities = _checked_method(params, compression), Modalities(audio, video)
+    method, modalities = _stream_method(params, compression), Modalities(audio, video)
     backend, importance = Backend.of(params.weights), memory == "fading"
     prefill_config = PrefillConfig(config, method, spec, modalities, backend, importance)
     prefix = segments(params.tokenizer, config, [prefill_config.modalities, "?"], system)[0].tokens
@@ -138,7 +138,7 @@ def change_method(params: Params, state: Context, compression: Method | None) ->
     """
     check_context(params, state)
     check_stream(state)
-    method = _checked_method(params, compression)
+    method = _stream_method(params, compression)
     prefill_config = dataclasses.replace(state.prefill_config, method=method)
     retention, prefix = state.retention, int(state.state.origin)
     window = prefill_config.window_capacity
@@ -266,8 +266,8 @@ def check_stream(context: Context) -> None:
         )
 
 
-def _checked_method(params: Params, compression: Method | None) -> Method:
-    """The method, which may not prune inside the decoder: that needs a question."""
+def _stream_method(params: Params, compression: Method | None) -> Method:
+    """The method; raises ``ValueError`` if it prunes inside the decoder, which needs a question."""
     method = as_method(compression)
     if method.stages(params.config.text.layers):
         raise ValueError(

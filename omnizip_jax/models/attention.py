@@ -17,7 +17,7 @@ from omnizip_jax.models.cpu_kernels import MASKED_SCORE, attend_single, attend_t
 QUERY_BLOCK = 512  # queries whose scores XLA materialises at a time
 MAX_UNTILED = 1024  # longest sequence whose causal attention is computed without tiles
 MIN_TILED_BLOCK = 256  # fewest queries that attend to a cache in tiles
-MIN_LENGTH_BUCKET = 256  # with fewer keys, a branch costs more than it saves
+MIN_LENGTH_BUCKET = 1024  # with fewer keys, a branch costs more than it saves
 
 
 def attend(
@@ -152,8 +152,8 @@ def _attend_to_bucket(
 
 
 def length_buckets(slots: int) -> list[int]:
-    """Attended lengths of a cache: an eighth, a quarter, half (if long enough) and the whole."""
-    parts = {-(-slots // parts) for parts in (8, 4, 2)}
+    """Attended lengths of a cache: 1/8, 1/4, 3/8, 1/2 and 3/4 if long enough, and the whole."""
+    parts = {-(-slots * eighths // 8) for eighths in (1, 2, 3, 4, 6)}
     return [*sorted(n for n in parts if n >= MIN_LENGTH_BUCKET), slots]
 
 

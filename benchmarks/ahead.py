@@ -302,10 +302,9 @@ def _streaming(target: Target, weights: Any, clip: Any, config: Any) -> Iterator
         "eviction",
         weights,
         _evict,
-        *(cache, state),
+        *(cache, state, target.abstract(jnp.int32(0))),
         config=config,
         memory="recent",
-        low_water=CAPACITY // 2,
     )
 
 

@@ -92,18 +92,21 @@ def evict(context: Context) -> Context:
     cache, state = _evict(
         context.cache,
         context.state,
+        jnp.int32(context.retention.low_water),
         config=context.prefill_config.config,
         memory=memory,
-        low_water=context.retention.low_water,
     )
     return context.replace(cache=cache, state=state)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("config", "memory", "low_water"), donate_argnames="cache"
-)
+@functools.partial(jax.jit, static_argnames=("config", "memory"), donate_argnames="cache")
 def _evict(
-    cache: KVCache, state: StreamState, *, config: Config, memory: Memory, low_water: int
+    cache: KVCache,
+    state: StreamState,
+    low_water: Int[Array, ""],
+    *,
+    config: Config,
+    memory: Memory,
 ) -> tuple[KVCache, StreamState]:
     """The program of ``evict``."""
     slots, text = state.slots, config.text
@@ -127,7 +130,7 @@ def select_kept_slots(
     length: Int[Array, ""],
     now: Int[Array, ""],
     memory: Memory,
-    low_water: int,
+    low_water: Int[Array, ""] | int,
     span: int,
 ) -> Bool[Array, " S"]:
     """Select the slots to keep: the prefix, and at most ``low_water`` slots in all.

@@ -25,7 +25,7 @@ from omnizip_jax.window_spec import WindowSpec
 
 MAPPINGS = 25_000
 NO_THREADS = " --xla_cpu_multi_thread_eigen=false"
-FAST_COMPILATION = "--xla_backend_optimization_level=0"
+FAST_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
 
 def pytest_configure(config):

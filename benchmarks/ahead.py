@@ -1,8 +1,8 @@
 """``python -m benchmarks.ahead``: compile the programs of a GPU without one.
 
 XLA can compile for a described device. This shows that the programs compile, which kernels they
-call, what they copy and how much memory they need, but not how fast they are: nothing runs, and
-kernels are not tuned. Needs ``pip install -e ".[cuda]"``.
+call, what they copy, how much memory they need and how many bytes they move. Times are estimates:
+nothing runs, and kernels are not tuned. Needs ``pip install -e ".[cuda]"``.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from rich.table import Table
 
 from benchmarks import presets
 from benchmarks.noise_clip import FULL, KEEP_35, KEEP_45
+from benchmarks.program_costs import Cost, Program, operations
 from benchmarks.stream import CAPACITY
 from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.inference import streaming as stream
@@ -54,6 +55,9 @@ from omnizip_jax.models.qwen2_5_omni.weight_mapping import abstract_params
 from omnizip_jax.types import EncodedClip, Window
 
 ROOM = 64  # tokens of an answer
+# Assumed for estimates: measured rates of an H200, and usual times of a launch and of a host read.
+BYTES_PER_SECOND, OPERATIONS_PER_SECOND = 4.3e12, 790e12
+LAUNCH_SECONDS, READ_SECONDS = 3e-6, 20e-6
 # An H200: compute capability 9.0, 132 multiprocessors, 141 GB at 4.8 TB/s (NVIDIA's data sheet).
 H200 = """
 gpu_device_info {
@@ -92,6 +96,11 @@ class Compiled:
         weight_copies: of the layers' weights, written to memory before they are read.
         in_place: results that take the memory of an argument.
         attention: calls of cuDNN's fused attention in the program's text.
+        cost: kernels, host reads and bytes of a call.
+        layer_kernels: of a layer of the decoder, or of the whole program by their number if it
+            has no loop over them.
+        operations: of products and attention, with all slots of the cache in use.
+        floor: bytes of all arguments that are used, without the embeddings, of which rows are read.
     """
 
     name: str
@@ -102,6 +111,22 @@ class Compiled:
     in_place: int
     weight_copies: int
     attention: int
+    cost: Cost
+    layer_kernels: float
+    operations: float
+    floor: int
+
+    @property
+    def estimate(self) -> float:
+        """Seconds of a call, from assumed rates."""
+        reading = self.cost.moved / BYTES_PER_SECOND
+        overhead = self.cost.launches * LAUNCH_SECONDS + self.cost.reads * READ_SECONDS
+        return max(reading, self.operations / OPERATIONS_PER_SECOND) + overhead
+
+    @property
+    def floor_seconds(self) -> float:
+        """The least seconds of a call, by its operations and by the bytes of weights and cache."""
+        return max(self.floor / BYTES_PER_SECOND, self.operations / OPERATIONS_PER_SECOND)
 
     @property
     def needed(self) -> int:
@@ -126,12 +151,18 @@ class Target:
     def compile(
         self, name: str, weights: Any, function: Any, *args: Any, **static: Any
     ) -> Compiled:
-        """``args`` begin with the weights, or the decoder's alone."""
-        lowered = function.trace(*args, **static).lower(lowering_platforms=(self.platform,))
+        """``args`` begin with the weights, or with a part of them."""
+        traced = function.trace(*args, **static)
+        lowered = traced.lower(lowering_platforms=(self.platform,))
         began = time.perf_counter()
         program = lowered.compile()
         seconds = time.perf_counter() - began
         memory, text = program.memory_analysis(), program.as_text()
+        stack = weights["text"]["layers"]
+        layers = len(jax.tree.leaves(stack)[0])
+        compiled = Program(text, layers)
+        cost, gathered = compiled.cost(), tree_bytes(weights["text"]["embed_tokens"])
+        by_layer = [each.kernels for each in compiled.layer_loops()] or [cost.kernels / layers]
         return Compiled(
             name=name,
             seconds=seconds,
@@ -139,8 +170,12 @@ class Target:
             temporaries=memory.temp_size_in_bytes,
             results=memory.output_size_in_bytes,
             in_place=memory.alias_size_in_bytes,
-            weight_copies=weight_copies(text, weights["text"]["layers"]),
+            weight_copies=weight_copies(text, stack),
             attention=text.count('custom_call_target="__cudnn$fmha'),
+            cost=cost,
+            layer_kernels=max(by_layer),
+            operations=operations(traced.jaxpr.jaxpr),
+            floor=memory.argument_size_in_bytes - gathered * ("embed_tokens" in text),
         )
 
 
@@ -308,20 +343,47 @@ def _streaming(target: Target, weights: Any, clip: Any, config: Any) -> Iterator
     )
 
 
-def table(title: str, rows: list[Compiled]) -> Table:
+def table(title: str, columns: dict[str, list[str]]) -> Table:
     out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    out.add_column("program", no_wrap=True)
-    for column in ("XLA s", "temporary", "results", "in place", "copied", "cuDNN"):
-        out.add_column(column, no_wrap=True, justify="right")
-    for row in rows:
-        sizes = (row.temporaries, row.results, row.in_place, row.weight_copies)
-        out.add_row(
-            row.name,
-            f"{row.seconds:.1f}",
-            *(f"{size / 2**20:,.0f}" if size else "" for size in sizes),
-            str(row.attention or ""),
-        )
+    for name in columns:
+        out.add_column(name, no_wrap=True, justify="left" if name == "program" else "right")
+    for row in zip(*columns.values(), strict=True):
+        out.add_row(*row)
     return out
+
+
+def memory_columns(rows: list[Compiled]) -> dict[str, list[str]]:
+    """Sizes in MiB, by column."""
+
+    def sizes(field: str) -> list[str]:
+        values = [getattr(row, field) for row in rows]
+        return [f"{value / 2**20:,.0f}" if value else "" for value in values]
+
+    return {
+        "program": [row.name for row in rows],
+        "XLA s": [f"{row.seconds:.1f}" for row in rows],
+        "temporary": sizes("temporaries"),
+        "results": sizes("results"),
+        "in place": sizes("in_place"),
+        "copied": sizes("weight_copies"),
+        "cuDNN": [str(row.attention or "") for row in rows],
+    }
+
+
+def time_columns(rows: list[Compiled]) -> dict[str, list[str]]:
+    """Counts and estimated times, by column."""
+    return {
+        "program": [row.name for row in rows],
+        "kernels": [f"{row.cost.kernels:,}" for row in rows],
+        "a layer": [f"{row.layer_kernels:.1f}" for row in rows],
+        "launches": [f"{row.cost.launches:,}" for row in rows],
+        "host reads": [str(row.cost.reads) for row in rows],
+        "GB moved": [f"{row.cost.moved / 1e9:.2f}" for row in rows],
+        "/ floor": [f"{row.cost.moved / row.floor:.2f}" for row in rows],
+        "TFLOP": [f"{row.operations / 1e12:.2f}" for row in rows],
+        "estimate ms": [f"{row.estimate * 1e3:.1f}" for row in rows],
+        "/ floor ms": [f"{row.estimate / row.floor_seconds:.2f}" for row in rows],
+    }
 
 
 def main() -> None:
@@ -341,11 +403,20 @@ def main() -> None:
         if rows:
             raise
         sys.exit(f'no compiler for a GPU: pip install -e ".[cuda]" brings one ({error})')
-    console.print(table(f"{arguments.preset} for an H200, bfloat16; MiB", rows))
+    title = f"{arguments.preset} for an H200, bfloat16"
+    console.print(table(f"{title}; MiB", memory_columns(rows)))
     console.print(
         "copied: weights of the layers that are written to memory before they are read.\n"
         "in place: results in the memory of an argument, such as the cache.\n"
-        "cuDNN: calls of its fused attention; a loop over layers holds one."
+        "cuDNN: calls of its fused attention; a loop over layers holds one.\n"
+    )
+    console.print(table(f"{title}; a call, estimated", time_columns(rows)))
+    console.print(
+        "A loop counts as often as it runs, or once if its length is data: a token, or a block of\n"
+        "each size. moved: operands and results of all kernels; floor: weights, cache and inputs\n"
+        "once. Estimate: the larger of bytes / 4.3 TB/s and operations / 790 TFLOP/s,\n"
+        "3 us a launch and 20 us a host read (assumed). launches: of command buffers, which XLA\n"
+        "makes of five kernels or more in a row, and of kernels outside them."
     )
 
 

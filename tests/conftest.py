@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import signal
 import tempfile
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+from jax.experimental import pallas
 
 from benchmarks.random_checkpoint import write_random_checkpoint
 from omnizip_jax.checkpoint.folder import load_tokenizer
@@ -69,6 +71,13 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def interpreted_kernels(monkeypatch):
+    """The kernels of ``gpu_kernels`` are interpreted, so that they run on a CPU."""
+    interpreted = functools.partial(pallas.pallas_call, interpret=True)
+    monkeypatch.setattr(pallas, "pallas_call", interpreted)
 
 
 @pytest.fixture(scope="session")

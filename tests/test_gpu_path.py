@@ -15,6 +15,7 @@ from jax.extend.core import Jaxpr
 import omnizip_jax
 from benchmarks.ahead import Compiled, Target, as_on_gpu, main, programs, weight_copies
 from benchmarks.presets import PRESETS
+from benchmarks.program_costs import Cost
 from omnizip_jax.models import attention, rope
 from omnizip_jax.models import layer_scan as layers
 from omnizip_jax.models.backend import Backend
@@ -77,9 +78,8 @@ def test_encoders_agree(params, random_windows):
 
 
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
-def test_decoders_agree(params, dtype, monkeypatch):
+def test_decoders_agree(params, dtype, interpreted_kernels):
     """One row (multiplied and summed on a GPU), and several (unrolled layers on a GPU)."""
-    monkeypatch.setattr(attention, "_fits_cudnn", lambda q: False)
     config, dtype = params.config.text, jnp.dtype(dtype)
     weights = jax.tree.map(lambda x: x.astype(dtype), params.weights["text"])
     key = jax.random.key(0)
@@ -148,7 +148,7 @@ def test_cudnn_takes_batches_of_batches(mask_axes, monkeypatch):
 
 @pytest.mark.slow
 def test_every_program_takes_the_backend_of_the_weights_device(
-    params, random_windows, monkeypatch, cache_folder
+    params, random_windows, monkeypatch, cache_folder, interpreted_kernels
 ):
     taken, run = [], layers.run
     monkeypatch.setattr(Backend, "of", classmethod(lambda cls, tree: Backend.GPU))
@@ -214,14 +214,16 @@ def test_copies_of_weights_are_counted():
     assert weight_copies(text.replace("20,30]{2,1,0} fusion", "30]{1,0} fusion"), layers) == 0
 
 
-def test_every_program_lowers_for_a_gpu(monkeypatch):
-    """Lowering only: attention is cuDNN's, and the cache is donated."""
-    lowered = {}
+def test_every_program_lowers_for_a_gpu(monkeypatch, interpreted_kernels):
+    """Lowering only: attention to a window is cuDNN's, to a cache a kernel's; it is donated."""
+    lowered = []
 
     def lower(self, name, weights, function, *args, **static):
-        text = function.trace(*args, **static).lower(lowering_platforms=("cuda",)).as_text()
-        lowered.setdefault(name, []).append((function.__name__, text))
-        return Compiled(name, 1.0, 1, 2, 3, 0, 0, 0)
+        traced = function.trace(*args, **static)
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+        primitives = {equation.primitive.name for equation in equations(traced.jaxpr.jaxpr)}
+        lowered.append((function.__name__, text, primitives))
+        return Compiled(name, 1.0, 1, 2, 3, 0, 0, 0, Cost(), 0, 0, 0)
 
     monkeypatch.setattr(Target, "compile", lower)
     target = Target(jax.devices()[0], "cuda")
@@ -238,9 +240,9 @@ def test_every_program_lowers_for_a_gpu(monkeypatch):
         "a streamed question",
         "eviction",
     ]
-    for name, text in (call for calls in lowered.values() for call in calls):
-        attends = name not in ("generate_tokens", "_evict")  # one query is XLA's
-        assert ("__cudnn$fmha" in text) == attends, name
+    for name, text, primitives in lowered:
+        assert ("__cudnn$fmha" in text) == (name in ("encode_windows", "_feed")), name
+        assert ("pallas_call" in primitives) == (name not in ("encode_windows", "_evict")), name
         continues = name not in ("encode_windows",)
         assert ("jax.buffer_donor" in text or "tf.aliasing_output" in text) == continues, name
 

@@ -1,7 +1,8 @@
 """Attention and its masks; no other file calls an attention implementation.
 
-Where ``fused`` is True, half precision runs in cuDNN's kernel; everything else runs in XLA, which
-materialises the scores, so long sequences are processed in blocks of queries.
+Where ``fused`` is True, half precision runs in cuDNN's kernel, and attention to a cache in our own;
+everything else runs in XLA, which materialises the scores, so long sequences are processed in
+blocks of queries.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from omnizip_jax.models.cpu_kernels import MASKED_SCORE, attend_single, attend_tiled
+from omnizip_jax.models.gpu_kernels import attend_to_layer
 
 QUERY_BLOCK = 512  # queries whose scores XLA materialises at a time
 MAX_UNTILED = 1024  # longest sequence whose causal attention is computed without tiles
@@ -94,18 +96,20 @@ def attend_cached(
 ) -> Float[Array, "T N H"]:
     """Causal attention of a block of queries to a cache that holds the block at ``start``.
 
-    Attention to a mostly empty cache would cost as much as to a full one, so the attended length
-    is the smallest of a few static ones that includes the block; one program contains all.
+    Attention to a mostly empty cache would cost as much as to a full one. On a CPU the attended
+    length is the smallest of a few static ones that includes the block; one program contains all.
     """
     queries = q.shape[0]
+    if fused:
+        return attend_to_layer(q, keys, values, layer, start)
     if queries == 1:
         return attend_cached_batch(q, [(keys, values)], layer, start[None])
-    if queries >= MIN_TILED_BLOCK and not fused:
+    if queries >= MIN_TILED_BLOCK:
         return attend_tiled(q, keys, values, layer, start)
 
     def attend_to(length: int) -> Array:
         k, v = (_slice_layer(x, layer, length) for x in (keys, values))
-        return attend(q, k, v, causal_mask(queries, start, length), fused)
+        return attend(q, k, v, causal_mask(queries, start, length))
 
     return _attend_to_bucket(attend_to, start + queries, keys.shape[1])
 
@@ -115,11 +119,15 @@ def attend_cached_batch(
     caches: Sequence[tuple[Float[Array, "L S K H"], Float[Array, "L S K H"]]],
     layer: Int[Array, ""] | int,
     starts: Int[Array, " B"],
+    fused: bool = False,
 ) -> Float[Array, "B N H"]:
     """Attention of one query to each of B caches, which hold the queries' tokens at ``starts``.
 
-    As ``attend_cached``; the longest sequence determines the attended length of all.
+    As ``attend_cached``; on a CPU the longest sequence determines the attended length of all.
     """
+    if fused:
+        rows = zip(q[:, None], caches, starts, strict=True)
+        return jnp.concatenate([attend_to_layer(row, *kv, layer, at) for row, kv, at in rows])
 
     def attend_to(length: int) -> Array:
         rows = []

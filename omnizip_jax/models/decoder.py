@@ -108,7 +108,7 @@ class BatchedKVCache(struct.PyTreeNode):
         """Attention of each written row to its own sequence."""
         pairs = [(cache.keys, cache.values) for cache in self.caches]
         starts = jnp.stack([cache.length for cache in self.caches])
-        return attention.attend_cached_batch(q, pairs, layer, starts)
+        return attention.attend_cached_batch(q, pairs, layer, starts, fused)
 
     def advance(self, count: Int[Array, " B"]) -> BatchedKVCache:
         """Mark ``count`` more slots of each sequence as in use."""

@@ -40,8 +40,8 @@ LAZY = ("",)
 # What may be imported inside functions, and why.
 INSIDE_FUNCTIONS = {
     ("cli.main", "termios"): "not on every system",
-    ("cli.stream_terminal", "termios"): "not on every system",
-    ("cli.stream_terminal", "tty"): "not on every system",
+    ("cli.stream_command", "termios"): "not on every system",
+    ("cli.stream_command", "tty"): "not on every system",
     ("evaluation.dataset_runner", "ray"): "slow, an extra, and most runs need no cluster",
     ("checkpoint.folder", "transformers"): "slow, and most callers need no tokenizer",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import itertools
 import math
@@ -17,14 +18,7 @@ from omnizip_jax.evaluation.dataset_readers import BENCHMARKS, parse_timestamp
 
 COMMANDS = Path(__file__).with_name("commands.toml")  # every command and option
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")  # formats that matplotlib writes
-SERVE_PACKAGES = (
-    "starlette",
-    "uvicorn",
-    "websockets",
-    "prometheus_client",
-    "pebble",
-    "cachetools",
-)
+SERVE_PACKAGES = ("starlette", "uvicorn", "websockets", "prometheus_client", "pebble", "cachetools")
 END_OF_STREAM = math.inf  # the time of a question that waits for the end of the stream
 
 QUESTIONS = (  # (command, option, its name in the namespace)
@@ -46,37 +40,28 @@ def _utf8(argument: str) -> str:
     return argument
 
 
-def _positive(argument: str) -> int:
-    return _number(argument, int, lambda x: x >= 1, "a whole number from 1")
-
-
-def _index(argument: str) -> int:
-    """A whole number from 0; jax uses 32 bits of a seed."""
-    return _number(argument, int, lambda x: 0 <= x < 2**32, "a whole number from 0 to 2^32 - 1")
-
-
-def _finite(argument: str) -> float:
-    return _number(argument, float, math.isfinite, "a number")
-
-
 def _number(
-    argument: str, kind: Callable[[str], Number], valid: Callable[[Number], bool], expected: str
-) -> Number:
-    try:
-        number = kind(argument)
-        if valid(number):
-            return number
-    except (ValueError, OverflowError):
-        pass
-    raise argparse.ArgumentTypeError(f"must be {expected}, got {argument!r}")
+    kind: Callable[[str], Number], valid: Callable[[Number], bool], expected: str
+) -> Callable[[str], Number]:
+    """The conversion of an argument to a number that is valid."""
+
+    def convert(argument: str) -> Number:
+        with contextlib.suppress(ValueError, OverflowError):
+            number = kind(argument)
+            if valid(number):
+                return number
+        raise argparse.ArgumentTypeError(f"must be {expected}, got {argument!r}")
+
+    return convert
 
 
 # By the name of a type in the file: the conversion, and the placeholder of its value in the help.
 TYPES: dict[str, tuple[Callable[[str], Any], str | None]] = {
     "text": (_utf8, "TEXT"),
-    "count": (_positive, "N"),
-    "index": (_index, "N"),
-    "number": (_finite, None),
+    "count": (_number(int, lambda x: x >= 1, "a whole number from 1"), "N"),
+    # jax uses 32 bits of a seed.
+    "index": (_number(int, lambda x: 0 <= x < 2**32, "a whole number from 0 to 2^32 - 1"), "N"),
+    "number": (_number(float, math.isfinite, "a number"), None),
     "float": (float, None),
     "file": (Path, "FILE"),
     "folder": (Path, "DIR"),
@@ -226,8 +211,7 @@ def check_picture(option: str, path: Path) -> None:
         )
     new = not path.exists()
     try:
-        with open(path, "ab"):
-            pass
+        path.open("ab").close()
         if new:
             path.unlink()
     except OSError as error:

@@ -16,8 +16,3 @@ class OutputConsole(Console):
 def right_aligned(*headings: str) -> list[Column]:
     """Columns of numbers for a table."""
     return [Column(heading, justify="right") for heading in headings]
-
-
-def print_plain(console: Console, text: str) -> None:
-    """Print text without markup, highlighting and wrapping, so that commands can be copied."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -18,9 +18,10 @@ from rich.table import Table
 from rich.text import Text
 
 from omnizip_jax.cli.arguments import END_OF_STREAM
-from omnizip_jax.cli.compare_command import cost_tables, first_answers, generate_answers
-from omnizip_jax.cli.console import OutputConsole, print_plain, right_aligned
+from omnizip_jax.cli.clip_commands import cost_tables, first_answers, generate_answers, save_picture
+from omnizip_jax.cli.console import OutputConsole, right_aligned
 from omnizip_jax.cli.model_setup import load_checkpoint
+from omnizip_jax.cli.stream_command import StreamDisplay
 from omnizip_jax.cli.stream_loop import (
     AnswerEvent,
     Event,
@@ -31,7 +32,6 @@ from omnizip_jax.cli.stream_loop import (
     format_time,
     init_compiled_stream,
 )
-from omnizip_jax.cli.stream_terminal import StreamDisplay
 from omnizip_jax.compression import AllTokens, FastV, Method, OmniZipConfig, RandomTokens
 from omnizip_jax.inference.generation import Answer
 from omnizip_jax.media import windows
@@ -110,14 +110,13 @@ def clip_demo(folder: Path, seed: int | None) -> None:
     tokens, _ = cost_tables(params, {"omnizip": SETTINGS["35 %"], **BASELINES}, first)
     console.print(tokens)
     picture = folder / "methods.png"
-    plot_methods(first).savefig(picture, dpi=110)
-    console.print(f"   Tokens kept by each: [bold]{picture}[/]", soft_wrap=True)
-    print_plain(
-        console,
+    save_picture(plot_methods(first), picture, "   Tokens kept by each", console)
+    console.out(  # without wrapping, so that commands can be copied
         f"\nYour own question, in similar words:\n  omnizip generate {path} "
         f"'{questions[-1].text}' --checkpoint small --set keep=0.45\n"
         f"Other methods: omnizip compare {path} '{questions[-1].text}' --keep 0.45\n"
         f"Another clip: omnizip demo --seed {seed + 1}. A stream: omnizip demo --stream",
+        highlight=False,
     )
 
 
@@ -182,10 +181,10 @@ def stream_demo(folder: Path, seed: int | None) -> None:
     marks = {time: f"asked, {format_time(time)}" for time in retained}
     plot_retention(log.retained, log.initial, SPEC.seconds, marks).savefig(picture, dpi=130)
     console.print(f"   Retained tokens of every window: [bold]{picture}[/]", soft_wrap=True)
-    print_plain(
-        console,
+    console.out(  # without wrapping, so that commands can be copied
         f"\nStream it again, and type a question: omnizip stream {path} --realtime "
         f"--checkpoint small --memory {STREAM_CACHE['memory']}",
+        highlight=False,
     )
 
 

@@ -49,14 +49,10 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         raise ValueError(
             f"--protocol {arguments.protocol}: unknown; take one of {', '.join(PROTOCOLS)}"
         )
-    settings = _settings(
-        arguments,
-        _methods(arguments),
-        PROTOCOLS[arguments.protocol],
-        seeds=arguments.seeds,
-        stream=StreamSettings(arguments.memory, arguments.capacity) if arguments.windowed else None,
-    )
-    _run(read_questions(arguments.questions), settings, arguments, arguments.one_by_one)
+    stream = StreamSettings(arguments.memory, arguments.capacity) if arguments.windowed else None
+    settings = {"seeds": arguments.seeds, "stream": stream}
+    protocol = PROTOCOLS[arguments.protocol]
+    _run(arguments, read_questions(arguments.questions), protocol, arguments.one_by_one, **settings)
     print(write_report(arguments.out).read_text(encoding="utf-8"))
 
 
@@ -73,8 +69,7 @@ def run_report(arguments: argparse.Namespace) -> None:
 
 def run_caption(arguments: argparse.Namespace) -> None:
     """Send one prompt about every video, then print how many captions there are."""
-    settings = _settings(arguments, dict([_single_method(arguments)]), OPEN_ENDED)
-    _run(caption_questions(arguments.videos, arguments.prompt), settings, arguments)
+    _run(arguments, caption_questions(arguments.videos, arguments.prompt), OPEN_ENDED)
     rows = read_rows(arguments.out)
     failed = [row for row in rows if row["error"] is not None]
     print(f"{len(rows) - len(failed)} captions: {arguments.out}")
@@ -86,16 +81,11 @@ def run_caption(arguments: argparse.Namespace) -> None:
         )
 
 
-def _single_method(arguments: argparse.Namespace) -> tuple[str, Method]:
-    """The name of ``--method`` with its ``--set`` in results, and the method."""
-    name = ":".join([arguments.method, *[",".join(arguments.set)] * bool(arguments.set)])
-    return name, parse_method(arguments.method, arguments.set)
-
-
 def _methods(arguments: argparse.Namespace) -> dict[str, Method]:
     """The methods to evaluate, by their text on the command line."""
-    if not arguments.compare:
-        return dict([_single_method(arguments)])
+    if not vars(arguments).get("compare"):
+        name = ":".join([arguments.method, *[",".join(arguments.set)] * bool(arguments.set)])
+        return {name: parse_method(arguments.method, arguments.set)}
     if arguments.set:
         raise ValueError("--set goes with --method; in --compare write omnizip:keep=0.35")
     methods = {}
@@ -107,26 +97,12 @@ def _methods(arguments: argparse.Namespace) -> dict[str, Method]:
     return methods
 
 
-def _settings(
-    arguments: argparse.Namespace, methods: dict[str, Method], protocol: Any, **more: Any
-) -> EvaluationSettings:
-    """The evaluator's settings, before the checkpoint's window shape is known."""
-    return EvaluationSettings(
-        methods=methods,
-        protocol=protocol,
-        max_frames=arguments.max_frames,
-        max_new_tokens=arguments.max_new_tokens,
-        use_audio=not arguments.no_audio,
-        use_video=not arguments.no_video,
-        **more,
-    )
-
-
 def _run(
-    questions: Sequence[Question],
-    settings: EvaluationSettings,
     arguments: argparse.Namespace,
+    questions: Sequence[Question],
+    protocol: Any,
     one_by_one: bool = False,
+    **settings: Any,
 ) -> None:
     """Ask on this device, or on a cluster.
 
@@ -134,6 +110,16 @@ def _run(
         ValueError: no checkpoint, results of another run, an output that cannot be written, or an
             unreachable cluster.
     """
+    # Checked before the checkpoint is loaded, which has the shape of the windows.
+    evaluation = EvaluationSettings(
+        methods=_methods(arguments),
+        protocol=protocol,
+        max_frames=arguments.max_frames,
+        max_new_tokens=arguments.max_new_tokens,
+        use_audio=not arguments.no_audio,
+        use_video=not arguments.no_video,
+        **settings,
+    )
     cluster = None
     load = functools.partial(load_checkpoint, arguments.checkpoint, arguments.dtype)
     if arguments.cluster is None:
@@ -145,7 +131,7 @@ def _run(
         params = load_outline(arguments.checkpoint, dtype=arguments.dtype)
     spec = window_spec(arguments, params.config.spec)
     evaluate(
-        Evaluator(params, dataclasses.replace(settings, spec=spec)),
+        Evaluator(params, dataclasses.replace(evaluation, spec=spec)),
         questions,
         arguments.out,
         cluster=cluster,

@@ -28,6 +28,7 @@ INTERRUPTED = 130  # exit code after Ctrl-C
 CLOSED_PIPE = 141  # as a shell reports a program that SIGPIPE has ended
 GRACE_SECONDS = 3.0  # from Ctrl-C until a command that has not ended is terminated
 WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+IMPORTLIB = "<frozen importlib._bootstrap>"  # file name of its frames
 M_ARENA_MAX = -8  # of glibc's mallopt
 
 _shown: set[str] = set()  # warnings printed so far
@@ -56,17 +57,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Imported here: help and bad arguments do not wait for jax.
         module = importlib.import_module(f"omnizip_jax.cli.{arguments.module}")
         getattr(module, f"run_{arguments.command}")(arguments)
-        code = 0
     except KeyboardInterrupt:
-        code = INTERRUPTED
+        print("omnizip: stopped", file=sys.stderr)
+        return INTERRUPTED
     except (ValueError, OSError) as error:
         if isinstance(error, OSError) and error.filename is None:
             raise
         print(f"omnizip: {error}", file=sys.stderr)
-        code = 1
-    if code == INTERRUPTED:
-        print("omnizip: stopped", file=sys.stderr)
-    return code
+        return 1
+    return 0
 
 
 def run_process(command: Callable[[], int]) -> NoReturn:
@@ -142,7 +141,10 @@ class InterruptHandler:
 
     def _handle(self, _: int, frame: FrameType | None) -> None:
         first, self.received = not self.received, True
-        if _importing(frame):  # C extensions may abort if an exception interrupts their import
+        importing = (
+            each.f_code.co_filename == IMPORTLIB for each, _ in traceback.walk_stack(frame)
+        )
+        if any(importing):  # C extensions may abort if an exception interrupts their import
             self._report_and_restore()
             os._exit(INTERRUPTED)
         if first and self.raises:
@@ -166,14 +168,6 @@ class InterruptHandler:
         with contextlib.suppress(Exception):
             self._restore_terminal()
         os.write(2, b"omnizip: stopped\n")
-
-
-def _importing(frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-            return True
-        frame = frame.f_back
-    return False
 
 
 def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

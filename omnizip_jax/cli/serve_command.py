@@ -7,10 +7,8 @@ import dataclasses
 from pathlib import Path
 
 from omnizip_jax.cli.model_setup import load_checkpoint, parse_method
-from omnizip_jax.serve.config import Limits, ServerConfig
+from omnizip_jax.serve.config import Limits, MiB, ServerConfig
 from omnizip_jax.serve.server import serve
-
-MiB = 2**20
 
 
 def run_serve(arguments: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from omnizip_jax.cli.arguments import END_OF_STREAM
 from omnizip_jax.compression import Method
 from omnizip_jax.inference.context import Context
-from omnizip_jax.inference.generation import ask
+from omnizip_jax.inference.generation import MediaCounts, ask, media_counts
 from omnizip_jax.inference.kv_cache_capacity import evict
 from omnizip_jax.inference.streaming import feed, init_stream
 from omnizip_jax.media import WindowStream
@@ -23,16 +23,14 @@ from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.types import Window
 
 BARS = " ▁▂▃▄▅▆▇█"
-TOKEN_FIELDS = ("audio", "audio_kept", "video", "video_kept")  # of the events
 
 
 @dataclasses.dataclass(frozen=True)
-class WindowEvent:
-    """A window was added to the cache.
+class WindowEvent(MediaCounts):
+    """A window was added to the cache; the counts are those of its tokens.
 
     Attributes:
         time: stream time at its end, in seconds.
-        audio, audio_kept, video, video_kept: tokens of this window.
         audio_retention, video_rate: S_a and rho_v of this window.
         fill: share of the cache in use.
         milliseconds: from the window on the host to the cache, without decoding the media.
@@ -41,10 +39,6 @@ class WindowEvent:
     """
 
     time: float
-    audio: int
-    audio_kept: int
-    video: int
-    video_kept: int
     audio_retention: float
     video_rate: float
     fill: float
@@ -81,8 +75,8 @@ class RefusedEvent:
 
 
 @dataclasses.dataclass(frozen=True)
-class EndEvent:
-    """The stream was closed.
+class EndEvent(MediaCounts):
+    """The stream was closed; the counts are those of the whole stream.
 
     Attributes:
         reason: the source ended, the user stopped it, or it failed.
@@ -90,7 +84,6 @@ class EndEvent:
         windows: number of windows fed.
         skipped, incomplete, late_frames: losses, as counted by ``WindowStream``.
         answers: number of answered questions.
-        audio, audio_kept, video, video_kept: tokens of the whole stream.
         milliseconds, real_time_factor: median of the windows; None without windows.
     """
 
@@ -101,10 +94,6 @@ class EndEvent:
     incomplete: int
     late_frames: int
     answers: int
-    audio: int
-    audio_kept: int
-    video: int
-    video_kept: int
     milliseconds: float | None
     real_time_factor: float | None
 
@@ -214,7 +203,7 @@ def feed_source(
     seconds = state.prefill_config.spec.seconds
     times: list[float] = []
     now, answers, reason = 0.0, 0, "error"
-    total = _token_counts(state)
+    total = np.stack([state.seen, state.kept])
     settings: dict[str, Any] = {"keep": keep, "max_new_tokens": max_new_tokens, "on_text": on_text}
 
     def answer_due(limit: float) -> None:
@@ -235,7 +224,7 @@ def feed_source(
             start = time.perf_counter()
             state = jax.block_until_ready(feed(params, state, window))
             times.append(time.perf_counter() - start)
-            before, total, trace = total, _token_counts(state), state.trace
+            before, total, trace = total, np.stack([state.seen, state.kept]), state.trace
             assert trace is not None  # a window was fed
             now = (source.time or 0.0) + seconds
             if on_state:
@@ -243,7 +232,7 @@ def feed_source(
             on_event(
                 WindowEvent(
                     time=now,
-                    **_named(total - before),
+                    **media_counts(*(total - before)),
                     audio_retention=float(trace.audio_retention),
                     video_rate=float(trace.video_rate),
                     fill=state.fill,
@@ -270,7 +259,7 @@ def feed_source(
                 incomplete=source.incomplete,
                 late_frames=source.late_frames,
                 answers=answers,
-                **_named(total),
+                **media_counts(*total),
                 milliseconds=median and 1e3 * median,
                 real_time_factor=median and seconds / median,
             )
@@ -283,12 +272,3 @@ def format_time(seconds: float) -> str:
     hours, rest = divmod(int(seconds), 3600)
     minutes, rest = divmod(rest, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
-
-
-def _token_counts(state: Context) -> np.ndarray:
-    """Tokens of the stream so far, in the order of ``TOKEN_FIELDS``."""
-    return np.stack([state.seen, state.kept], axis=1).ravel()
-
-
-def _named(counts: np.ndarray) -> dict[str, int]:
-    return dict(zip(TOKEN_FIELDS, counts.tolist(), strict=True))

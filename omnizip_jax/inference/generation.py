@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from omnizip_jax.inference import chat_template
 from omnizip_jax.inference.chat_template import Text
@@ -46,15 +46,13 @@ BATCH_SIZES = (8, 4, 2, 1)  # of the programs that generate tokens
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenCounts:
-    """Number of tokens by modality, before and after compression, of text, and generated."""
+class MediaCounts:
+    """Number of audio and video tokens, before and after compression."""
 
     audio: int
     audio_kept: int
     video: int
     video_kept: int
-    text: int
-    generated: int
 
     @property
     def media(self) -> int:
@@ -74,6 +72,20 @@ class TokenCounts:
     def retained(self) -> float:
         """Share of the media tokens that the decoder read."""
         return self.kept / self.media if self.media else 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenCounts(MediaCounts):
+    """Number of tokens by modality, before and after compression, of text, and generated."""
+
+    text: int
+    generated: int
+
+
+def media_counts(seen: Int[np.ndarray, " 2"], kept: Int[np.ndarray, " 2"]) -> dict[str, int]:
+    """Fields of ``MediaCounts`` from audio and video tokens before and after compression."""
+    names = (field.name for field in dataclasses.fields(MediaCounts))
+    return dict(zip(names, np.stack([seen, kept], axis=1).ravel().tolist(), strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -375,8 +387,8 @@ def finish(
 ) -> tuple[Answer, Context | None]:
     """The answer so far; with ``keep`` also the context with question and answer appended."""
     stream = state.context.state
-    (audio, video), (audio_kept, video_kept) = stream.seen.tolist(), stream.kept.tolist()
-    counts = TokenCounts(audio, audio_kept, video, video_kept, state.question, len(state.ids))
+    media = media_counts(np.asarray(stream.seen), np.asarray(stream.kept))
+    counts = TokenCounts(**media, text=state.question, generated=len(state.ids))
     answer = Answer(state.text, state.ids, counts, None, None, state.seconds)
     if not keep:
         return answer, None

@@ -45,6 +45,5 @@ def stub_generate(tiny, monkeypatch):
         return answer
 
     monkeypatch.setattr("omnizip_jax.cli.model_setup.load", lambda *_, **__: tiny)
-    for command in ("generate", "compare"):
-        monkeypatch.setattr(f"omnizip_jax.cli.{command}_command.generate", generate)
+    monkeypatch.setattr("omnizip_jax.cli.clip_commands.generate", generate)
     return calls

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.bouncing_clip import write_clip
-from omnizip_jax.cli import compare_command
+from omnizip_jax.cli import clip_commands
 from omnizip_jax.cli.main import main
 from omnizip_jax.cli.model_setup import parse_methods
 from omnizip_jax.compression import METHODS, AllTokens, FastV, OmniZipConfig, RandomTokens
@@ -48,7 +48,7 @@ def test_tables_and_pictures(given, stub_generate, monkeypatch, capsys, tmp_path
         media = np.full((4, 80), 0.01, np.float32)
         return AttentionMaps(media, 1 - media.sum(1), kind, np.zeros(80, int), 2)
 
-    monkeypatch.setattr(compare_command, "compute_attention_maps", compute_attention_maps)
+    monkeypatch.setattr(clip_commands, "compute_attention_maps", compute_attention_maps)
     wanted = ["--question", QUESTION, "--out", str(tmp_path / "b")]
     assert main(["picture", str(clip), *arguments, *wanted]) == 0
     for name in ("kept.png", "attention.png"):

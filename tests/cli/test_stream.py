@@ -16,6 +16,7 @@ from omnizip_jax import OmniZipConfig, PushSource, windows
 from omnizip_jax.cli import stream_loop
 from omnizip_jax.cli.arguments import END_OF_STREAM, parse_time
 from omnizip_jax.cli.main import main
+from omnizip_jax.cli.stream_command import TypedLines
 from omnizip_jax.cli.stream_loop import (
     AnswerEvent,
     QuestionQueue,
@@ -26,7 +27,6 @@ from omnizip_jax.cli.stream_loop import (
     format_time,
     init_compiled_stream,
 )
-from omnizip_jax.cli.stream_terminal import TypedLines
 from omnizip_jax.media import WindowStream
 
 SETTINGS = {"capacity": 2048, "text_slots": 400}
@@ -233,8 +233,9 @@ def test_typing_at_a_terminal():
         done.set()
 
     with os.fdopen(slave) as terminal, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("omnizip_jax.cli.stream_terminal._foreground", lambda number: True)
-        with TypedLines(on_line, shown.append, terminal):
+        patch.setattr("omnizip_jax.cli.stream_command._foreground", lambda number: True)
+        patch.setattr("sys.stdin", terminal)
+        with TypedLines(on_line, shown.append):
             os.write(master, b"nonsense\x15What is ther\x1b[Dez\x7f?\n")
             assert done.wait(5)
             assert not termios.tcgetattr(slave)[3] & termios.ECHO
@@ -243,13 +244,13 @@ def test_typing_at_a_terminal():
     assert lines == ["What is there?"]
 
 
-def test_inputs_without_a_file_descriptor_are_not_read():
-    with TypedLines(pytest.fail, stdin=io.StringIO("What?\n")):
-        pass
+def test_inputs_without_a_file_descriptor_are_not_read(monkeypatch):
     with open(os.devnull) as closed:
         pass
-    with TypedLines(pytest.fail, stdin=closed):
-        pass
+    for stdin in (io.StringIO("What?\n"), closed):
+        monkeypatch.setattr("sys.stdin", stdin)
+        with TypedLines(pytest.fail):
+            pass
 
 
 def test_retained_tokens_of_every_window_are_counted(tiny, clip):

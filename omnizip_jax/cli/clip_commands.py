@@ -1,31 +1,70 @@
-"""``omnizip compare`` and ``omnizip picture``: several methods side by side on one clip."""
+"""``omnizip generate``, ``compare``, ``picture`` and ``methods``: one clip, and the methods."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from omnizip_jax.cli.console import OutputConsole, right_aligned
-from omnizip_jax.cli.model_setup import load_checkpoint, parse_methods, window_spec
-from omnizip_jax.compression import AllTokens, Method
+from omnizip_jax.cli.model_setup import load_checkpoint, parse_method, parse_methods, window_spec
+from omnizip_jax.compression import METHODS, AllTokens, Method
+from omnizip_jax.compression.decoder_stages import PUBLISHED_LAYERS
 from omnizip_jax.evaluation.decoder_cost import cost, without_compression
 from omnizip_jax.evaluation.markdown_tables import seconds, size
 from omnizip_jax.inference.api import generate
 from omnizip_jax.inference.attention_maps import compute_attention_maps
+from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
 from omnizip_jax.inference.generation import Answer
 from omnizip_jax.media import Clip, load_clip
 from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.models.registry import family
-from omnizip_jax.visualize import plot_attention, plot_methods
+from omnizip_jax.visualize import plot_attention, plot_compression, plot_methods
 
-KEPT, ATTENTION = "kept.png", "attention.png"
-DPI = 110
+
+def run_generate(arguments: argparse.Namespace) -> None:
+    """Print the answer as it is generated, then tokens and times on stderr."""
+    method = parse_method(arguments.method, arguments.set)
+    params = load_checkpoint(arguments.checkpoint, arguments.dtype)
+    answer = generate(
+        params,
+        arguments.clip,
+        arguments.question,
+        compression=method,
+        max_new_tokens=arguments.max_new_tokens,
+        system=DEFAULT_SYSTEM if arguments.system is None else arguments.system,
+        use_audio=not arguments.no_audio,
+        use_video=not arguments.no_video,
+        max_frames=arguments.max_frames,
+        spec=window_spec(arguments, params.config.spec),
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+        audio_stream=arguments.audio_stream,
+        video_stream=arguments.video_stream,
+        on_text=lambda text: print(text, end="", flush=True),
+        progress=sys.stderr.isatty(),
+    )
+    print()
+    counts = answer.counts
+    seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in answer.seconds.items())
+    print(
+        f"[audio {counts.audio_kept}/{counts.audio}, video {counts.video_kept}/{counts.video} "
+        f"tokens = {counts.retained:.0%}; {seconds}]",
+        file=sys.stderr,
+    )
+    if arguments.picture:
+        plot_compression(answer).savefig(arguments.picture)
+        print(f"[picture: {arguments.picture}]", file=sys.stderr)
 
 
 def run_compare(arguments: argparse.Namespace) -> None:
@@ -40,7 +79,7 @@ def run_compare(arguments: argparse.Namespace) -> None:
         table.add_row(name, answer.text.strip() or "(nothing)")
     console.print(table)
     console.print(*cost_tables(params, methods, answers))
-    _draw_kept(answers, arguments.folder, console)
+    save_picture(plot_methods(answers), arguments.folder / "kept.png", "Kept tokens", console)
 
 
 def run_picture(arguments: argparse.Namespace) -> None:
@@ -50,14 +89,39 @@ def run_picture(arguments: argparse.Namespace) -> None:
     question, seed = arguments.question, arguments.seed
     settings = {"max_new_tokens": 1, "seed": seed}
     answers = generate_answers(params, clip, [question], methods, console, False, **settings)
-    _draw_kept(first_answers(answers), arguments.folder, console)
+    kept = plot_methods(first_answers(answers))
+    save_picture(kept, arguments.folder / "kept.png", "Kept tokens", console)
     maps = {}
     for name, method in methods.items():
         with console.status(f"attention: {name}"):
             maps[name] = compute_attention_maps(params, clip, question, method, seed=seed)
-    path = arguments.folder / ATTENTION
-    plot_attention(maps).savefig(path, dpi=DPI)
-    console.print(f"Where the decoder attends: [bold]{path}[/]", soft_wrap=True)
+    path = arguments.folder / "attention.png"
+    save_picture(plot_attention(maps), path, "Where the decoder attends", console)
+
+
+def run_methods(arguments: argparse.Namespace) -> None:
+    """List the methods, or the settings of one."""
+    console = OutputConsole()
+    if arguments.name is not None:
+        kind = type(parse_method(arguments.name, ()))
+        console.print(inspect.getdoc(kind), markup=False, highlight=False)
+        table = Table("setting", "default", box=box.SIMPLE_HEAD, pad_edge=False)
+        for field in dataclasses.fields(kind):
+            table.add_row(field.name, str(field.default))
+        console.print(table)
+        return
+    headings = ("method", "streams", "in decoder", "description")
+    table = Table(*headings, box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, kind in METHODS.items():
+        method = kind()
+        properties = (
+            "yes" if each else "" for each in (method.streams, method.stages(PUBLISHED_LAYERS))
+        )
+        summary = (inspect.getdoc(kind) or "").split("\n\n")[0].replace("\n", " ")
+        summary = summary.replace("``", "").partition(";")[0].rstrip(".")
+        table.add_row(name, *properties, summary)
+    console.print(table)
+    console.print("Settings of one method: omnizip methods NAME", highlight=False)
 
 
 def _load(arguments: argparse.Namespace) -> tuple[Params, dict[str, Method], Clip]:
@@ -155,6 +219,7 @@ def cost_tables(
     return tokens, costs
 
 
-def _draw_kept(answers: Mapping[str, Answer], folder: Path, console: Console) -> None:
-    plot_methods(answers).savefig(folder / KEPT, dpi=DPI)
-    console.print(f"Kept tokens: [bold]{folder / KEPT}[/]", soft_wrap=True)
+def save_picture(figure: Figure, path: Path, title: str, console: Console) -> None:
+    """Write a picture, and print its path."""
+    figure.savefig(path, dpi=110)
+    console.print(f"{title}: [bold]{path}[/]", soft_wrap=True)

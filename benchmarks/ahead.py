@@ -50,10 +50,11 @@ from omnizip_jax.inference.sequence import (
 )
 from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.decoder import KVCache
-from omnizip_jax.models.qwen2_5_omni.encoders import compute_dtype, encode_windows
+from omnizip_jax.models.qwen2_5_omni.encoders import encode_windows
 from omnizip_jax.models.qwen2_5_omni.weight_mapping import abstract_params
 from omnizip_jax.types import EncodedClip, Window
 
+DTYPE = jnp.dtype(jnp.bfloat16)
 ROOM = 64  # tokens of an answer
 # Assumed for estimates: measured rates of an H200, and usual times of a launch and of a host read.
 BYTES_PER_SECOND, OPERATIONS_PER_SECOND = 4.3e12, 790e12
@@ -228,7 +229,7 @@ def h200() -> Target:
 def programs(target: Target, preset: str, count: int) -> Iterator[Compiled]:
     """Those of ``generate`` on a clip of ``count`` windows, then those of a stream."""
     config, backend = presets.PRESETS[preset].model, target.backend
-    weights = target.abstract(abstract_params(config, jnp.dtype(jnp.bfloat16)))
+    weights = target.abstract(abstract_params(config, DTYPE))
     windows = presets.random_windows(1, config)
 
     def clip(length: int) -> Any:
@@ -241,15 +242,18 @@ def programs(target: Target, preset: str, count: int) -> Iterator[Compiled]:
         encode_windows,
         *(weights, block),
         config=config,
+        dtype=DTYPE,
         backend=backend,
     )
 
-    encoded = encode_windows.eval_shape(weights, block, config=config, backend=backend)
+    encoded = encode_windows.eval_shape(weights, block, config=config, dtype=DTYPE, backend=backend)
     padded = bucket(count, WINDOW_BUCKETS)
     encoded = jax.tree.map(lambda x: jax.ShapeDtypeStruct((padded, *x.shape[1:]), x.dtype), encoded)
     decode_state = None
     for name, method in (("all", FULL), ("45 %", KEEP_45), ("35 %", KEEP_35)):
-        prefill_config = PrefillConfig(config, method, config.spec, Modalities(True, True), backend)
+        prefill_config = PrefillConfig(
+            config, method, config.spec, Modalities(True, True), DTYPE, backend
+        )
         program, found = _first_token(target, name, weights, prefill_config, encoded, clip(count))
         decode_state = found if decode_state is None else decode_state
         yield program
@@ -276,7 +280,7 @@ def _first_token(
     capacity = bucket(used + ROOM + target.backend.prefill_chunks[-1], CACHE_BUCKETS)
 
     def begin(weights: Any) -> tuple[KVCache, StreamState]:
-        cache = KVCache.empty(config.text, capacity, compute_dtype(weights))
+        cache = KVCache.empty(config.text, capacity, DTYPE)
         return cache, StreamState.initial(capacity, jax.random.key(0))
 
     cache, state = jax.eval_shape(begin, weights)
@@ -299,6 +303,7 @@ def _decoding(target: Target, weights: Any, decode_state: Any, config: Any) -> C
         config=config.text,
         steps=DECODE_BLOCK,
         end_tokens=(),
+        dtype=DTYPE,
         backend=target.backend,
     )
 
@@ -306,7 +311,7 @@ def _decoding(target: Target, weights: Any, decode_state: Any, config: Any) -> C
 def _streaming(target: Target, weights: Any, clip: Any, config: Any) -> Iterator[Compiled]:
     method = OmniZipConfig()
     prefill_config = PrefillConfig(
-        config, method, config.spec, Modalities(True, True), target.backend
+        config, method, config.spec, Modalities(True, True), DTYPE, target.backend
     )
     window = target.abstract(jax.tree.map(lambda x: x[0], clip))
 
@@ -314,7 +319,7 @@ def _streaming(target: Target, weights: Any, clip: Any, config: Any) -> Iterator
         state = StreamState.initial(
             CAPACITY, jax.random.key(0), *stream.initial_plan(weights, prefill_config)
         )
-        return KVCache.empty(config.text, CAPACITY, compute_dtype(weights)), state
+        return KVCache.empty(config.text, CAPACITY, DTYPE), state
 
     cache, state = target.abstract(jax.eval_shape(begin, weights))
     yield target.compile(
@@ -331,6 +336,7 @@ def _streaming(target: Target, weights: Any, clip: Any, config: Any) -> Iterator
         append_text,
         *(weights, cache, text, target.abstract(jnp.int32(0))),
         config=config,
+        dtype=DTYPE,
         backend=target.backend,
     )
     yield target.compile(

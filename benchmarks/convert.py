@@ -5,7 +5,6 @@ The 3B shapes (``--preset 3b``) need 20 GB of disk during the run.
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import subprocess
@@ -19,7 +18,7 @@ from benchmarks.random_checkpoint import SIZES
 from benchmarks.run_state import Bench
 from omnizip_jax.checkpoint.safetensors_index import SLICE_BYTES
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.weight_mapping import released_leaves
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import array_infos, parameter_tree
 
 ROOT = Path(__file__).resolve().parents[1]
 CONVERT = ROOT / "convert" / "hf_to_flax.py"
@@ -43,8 +42,8 @@ def run(bench: Bench) -> Iterator[Row]:
         # The tiny model measures Python, JAX and Orbax, which do not depend on the weights.
         _, baseline = convert("tiny", folder / "baseline")
         seconds, peak = convert(size, folder)
-        leaves = released_leaves(ModelConfig.from_file(folder / size / "config.json"))
-    sizes = {"/".join(leaf.path): 2 * math.prod(leaf.shape) for leaf in leaves}
+        tree = parameter_tree(ModelConfig.from_file(folder / size / "config.json"), "bfloat16")
+    sizes = {"/".join(info.path): info.nbytes for info in array_infos(tree)}
     largest = max(sizes, key=lambda name: sizes[name])
     total = sum(sizes.values())
     yield bench.figure(

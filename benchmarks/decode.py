@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,17 +20,18 @@ from omnizip_jax.models.decoder import KVCache
 class Decoding:
     """A generation that decodes a block of tokens in each call."""
 
-    def __init__(self, weights: Any, config: Any, decode_state: DecodeState):
-        self.weights, self.state = weights["text"], decode_state
+    def __init__(self, bench: Bench, decode_state: DecodeState):
+        self.weights, self.state = bench.weights["text"], decode_state
         self.sampling, self.limit = SamplingParams().sampling, jnp.int32(DECODE_BLOCK)
         self.program = generate_tokens.lower(
             self.weights,
             [decode_state],
             [self.sampling],
             [self.limit],
-            config=config.text,
+            config=bench.config.text,
             steps=DECODE_BLOCK,
             end_tokens=(),
+            dtype=bench.dtype,
             backend=Backend.of(self.weights),
         ).compile()
 
@@ -49,9 +49,7 @@ def run(bench: Bench) -> Iterator[Row]:
     bench.say(f"decode: {bench.windows} windows, prefill at full and 45 % of the tokens")
     free_slots = DECODE_BLOCK * bench.most_rounds
     prefills = [clip.prefill(compression, free_slots) for compression in (FULL, KEEP_45)]
-    full, packed = (
-        Decoding(bench.weights, bench.config, prefill(clip.encoded)) for prefill in prefills
-    )
+    full, packed = (Decoding(bench, prefill(clip.encoded)) for prefill in prefills)
     calls: list[Call] = [full, packed]
     theirs = None
     if bench.has_torch:
@@ -99,7 +97,7 @@ class TransformersDecoding:
     def __init__(self, clip: NoiseClip, decode_state: DecodeState):
         from benchmarks.peers.thinker import Thinker
 
-        self.thinker = Thinker(clip.weights, clip.config)
+        self.thinker = Thinker(clip.params)
         inputs = self.thinker.inputs(clip.windows, clip.prompt)
         features = (x[: clip.count] for x in (clip.encoded.video, clip.encoded.audio.tokens))
         self.logits, self.cache = self.thinker.prefill(self.thinker.embedded(inputs, *features))

@@ -24,7 +24,7 @@ def run(bench: Bench) -> Iterator[Row]:
     if bench.has_torch:
         from benchmarks.peers.thinker import Thinker
 
-        thinker = Thinker(clip.weights, clip.config)
+        thinker = Thinker(clip.params)
         inputs = thinker.inputs(clip.windows, clip.prompt)
         calls += [lambda: thinker.encode(inputs), lambda: thinker.first_token(inputs)]
     encoders, ours, ours_full, *peers = bench.alternate(*calls)

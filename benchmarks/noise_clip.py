@@ -53,7 +53,7 @@ class NoiseClip:
 
     def encode(self) -> EncodedWindow:
         """Both encoders, as ``generate`` runs them."""
-        return jax.block_until_ready(encode_clip(self.weights, self.windows, self.config))
+        return jax.block_until_ready(encode_clip(self.params, self.windows))
 
     @functools.cached_property
     def encoded(self) -> EncodedWindow:

@@ -65,7 +65,7 @@ def transformers_call(bench: Bench, clip: NoiseClip, ours: jax.Array):
     """transformers' decoder on the same features; checks its logits."""
     from benchmarks.peers.thinker import Thinker
 
-    thinker = Thinker(clip.weights, clip.config)
+    thinker = Thinker(clip.params)
     features = (x[: clip.count] for x in (clip.encoded.video, clip.encoded.audio.tokens))
     embedded = thinker.embedded(thinker.inputs(clip.windows, clip.prompt), *features)
     logits, _ = thinker.prefill(embedded)

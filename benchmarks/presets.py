@@ -209,21 +209,18 @@ def random_params(config: ModelConfig, dtype: jnp.dtype, weights: Any = None) ->
     }
     ids = {name: tokenizer.convert_tokens_to_ids(marker) for name, marker in markers.items()}
     weights = random_weights(config, dtype) if weights is None else weights
-    return Params(weights, dataclasses.replace(config, **ids), tokenizer)
+    return Params(weights, dataclasses.replace(config, **ids), tokenizer, dtype=dtype)
 
 
 def _random_leaf(key: jax.Array, leaf: tuple[Any, jax.ShapeDtypeStruct]) -> jax.Array:
     path, shape = leaf
-    name, stacked = path[-1].key, path[1].key in ("layers", "blocks")
+    name = path[-1].key
     noise = jax.random.normal(key, shape.shape, shape.dtype)
     if name == "bias":
         return 0.1 * noise
     if name == "scale":
         return 1 + 0.1 * noise
-    if name == "kernel":
-        fan_in = math.prod(shape.shape[int(stacked) : -1])
-    else:
-        fan_in = shape.shape[-1] if name == "weight" else 1
+    fan_in = {"weight": shape.shape[-1], "kernel": math.prod(shape.shape[:-1])}.get(name, 1)
     return noise / jnp.asarray(math.sqrt(fan_in), shape.dtype)
 
 

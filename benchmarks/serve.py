@@ -93,6 +93,7 @@ class _Answers:
             "config": bench.config.text,
             "steps": DECODE_BLOCK,
             "end_tokens": (),
+            "dtype": bench.dtype,
             "backend": Backend.of(self.weights),
         }
 

@@ -97,7 +97,7 @@ def _decoding(bench: Bench, tokens: list[int]) -> Row:
         logits = jax.random.normal(jax.random.key(2), (config.vocabulary,))
         position = jnp.int32(max(tokens))
         start = DecodeState(cache, logits, position, jax.random.key(0), jnp.bool_(False))
-        return Decoding(bench.weights, bench.config, start)
+        return Decoding(bench, start)
 
     segments = cache(first, tokens[0]), cache(config.layers - first, tokens[-1])
     mean = round(sum(tokens) / config.layers)

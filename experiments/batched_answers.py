@@ -98,6 +98,7 @@ def encode(
                 params.weights,
                 block,
                 config=params.config,
+                dtype=params.dtype,
                 backend=Backend.of(params.weights),
                 wants=wants,
             )
@@ -127,7 +128,9 @@ def answers(params: Params, asked: Asked, method: Method, seeds: Sequence[int]) 
     Raises:
         ValueError: the method kept more than its bound.
     """
-    prefill_config = PrefillConfig(params.config, method, SPEC, BOTH, Backend.of(params.weights))
+    prefill_config = PrefillConfig(
+        params.config, method, SPEC, BOTH, params.dtype, Backend.of(params.weights)
+    )
     before = opening(params)
     text = len(before.tokens) + len(prefill_config.markers)
     one = jax.tree.map(lambda x: x[0], asked.clips.layout)
@@ -166,7 +169,9 @@ def _answer_clips(
 ) -> tuple[Answered, Array]:
     """The answers about every clip, and whether a clip kept more tokens than its bound."""
     config = prefill_config.config
-    decoder = family(config).bound_decoder(weights, config, prefill_config.backend)
+    decoder = family(config).bound_decoder(
+        weights, config, prefill_config.dtype, prefill_config.backend
+    )
 
     def prefill(key: Array, about: Asked, question: PaddedText) -> Any:
         slots = 0 if pruning else capacity

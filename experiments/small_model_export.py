@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from benchmarks.random_checkpoint import build_tokenizer, released_config
 from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.weight_mapping import released_leaves
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import array_infos, parameter_tree
 from omnizip_jax.testbed.clip_questions import NUMBERS, all_questions
 from omnizip_jax.testbed.synthetic_clips import COLOURS, SHAPES, SOUNDS, SPEC, ClipObject
 
@@ -101,7 +101,7 @@ def export(weights: Any, directory: str | Path) -> Path:
     for name, content in (("config.json", config), ("generation_config.json", generation)):
         (directory / name).write_text(json.dumps(content, indent=2) + "\n")
     tensors = {}
-    for leaf in released_leaves(ModelConfig.from_dict(config)):
+    for leaf in array_infos(parameter_tree(ModelConfig.from_dict(config))):
         array = weights
         for key in leaf.path:
             array = array[key]

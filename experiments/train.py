@@ -147,11 +147,9 @@ def _matrices(params: Any) -> Any:
         names = [key.key for key in path]
         if names[-1] not in ("kernel", "weight") or "heads" in names or "lm_head" in names:
             return None
-        if names[-1] == "weight":  # [out, in]
+        if names[-1] == "weight":  # [out, in], the first of three is the layer
             return axes(leaf.ndim - 1, leaf.ndim - 2)
-        if names[-2].startswith("conv"):
-            return axes((0, 1), 2)
-        return axes(leaf.ndim - 2, leaf.ndim - 1)  # the first of three is the layer
+        return axes((0, 1), 2)  # a convolution
 
     return jax.tree_util.tree_map_with_path(of, params)
 

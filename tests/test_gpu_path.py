@@ -47,7 +47,12 @@ def test_encoders_read_one_copy_of_their_weights():
     )
     weights = abstract_params(config, jnp.dtype(jnp.bfloat16))
     windows = make_windows([2, 1, 0, 2, 2, 2, 2], [200, 200, 200, 0, 200, 200, 13])
-    encode = functools.partial(encode_windows.__wrapped__, config=config, backend=Backend.GPU)
+    encode = functools.partial(
+        encode_windows.__wrapped__,
+        config=config,
+        dtype=jnp.dtype(jnp.bfloat16),
+        backend=Backend.GPU,
+    )
     with as_on_gpu():
         program = jax.make_jaxpr(encode)(weights, windows)
     shapes = [x.aval.shape for equation in equations(program.jaxpr) for x in equation.outvars]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
@@ -13,9 +12,10 @@ from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditio
 
 from benchmarks.machine import synchronised, torch_device
 from benchmarks.prompts import Prompt
+from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.vision import normalise
-from omnizip_jax.models.qwen2_5_omni.weight_mapping import released_leaves
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import array_infos, parameter_tree
 from omnizip_jax.types import Window
 
 # transformers 5 renames the released modules.
@@ -33,16 +33,16 @@ class Thinker:
     transformers itself computes the logits of every token; omitting that is in its favour.
     """
 
-    def __init__(self, weights: Any, config: ModelConfig):
-        self.config = config
+    def __init__(self, params: Params):
+        self.config = params.config
         self.device = torch_device()
-        dtype = to_torch(jax.tree.leaves(weights)[0][:1]).dtype
+        dtype = to_torch(np.zeros(0, params.dtype)).dtype
         with torch.device(self.device):
             model = Qwen2_5OmniThinkerForConditionalGeneration._from_config(
-                _transformers_config(config), dtype=dtype, attn_implementation="sdpa"
+                _transformers_config(self.config), dtype=dtype, attn_implementation="sdpa"
             )
         self.model: Any = model.eval().requires_grad_(False)
-        _copy_weights(weights, config, dict(self.model.named_parameters()))
+        _copy_weights(params, dict(self.model.named_parameters()))
 
     def inputs(self, windows: Window, prompt: Prompt) -> dict[str, Any]:
         """Output of transformers' processor for whole windows and a prompt."""
@@ -148,11 +148,11 @@ def to_torch(array: Any) -> torch.Tensor:
     return torch.from_numpy(values)
 
 
-def _copy_weights(weights: Any, config: ModelConfig, parameters: dict[str, Any]) -> None:
+def _copy_weights(params: Params, parameters: dict[str, Any]) -> None:
     """Copy the library's parameters to transformers' model, one at a time."""
-    flat: Any = flatten_dict(weights)
+    flat: Any = flatten_dict(params.weights)
     missing = {name for name in parameters if "audio_bos_eos_token" not in name}
-    for leaf in released_leaves(config):
+    for leaf in array_infos(parameter_tree(params.config)):
         for released, part in leaf.views(np.asarray(flat[leaf.path])):
             prefix = next(old for old in RENAMED if released.startswith(old))
             name = RENAMED[prefix] + released.removeprefix(prefix)

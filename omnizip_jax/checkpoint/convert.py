@@ -42,8 +42,9 @@ from omnizip_jax.checkpoint.safetensors_index import (
     resolve_tied_head,
 )
 from omnizip_jax.models.loaded_model import describe_array, digest
+from omnizip_jax.models.parameters import ArrayInfo
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.weight_mapping import Leaf, released_leaves
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import array_infos, parameter_tree
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -94,7 +95,7 @@ def convert(source: str | Path, target: str | Path, dtype: str | None = None) ->
         f"left out: {name} ({count} tensor{'s' * (count > 1)}), not needed for text"
         for name, count in conversion.left_out.items()
     ]
-    size = f"{conversion.bytes(conversion.leaves) / 1e9:.2f} GB"
+    size = f"{_bytes(conversion.leaves) / 1e9:.2f} GB"
     report.append(
         f"{target}: {used} tensors, {values:,} parameters, {size} in {conversion.dtype}. "
         f'Use it with omnizip_jax.load("{target}")'
@@ -115,7 +116,7 @@ class Conversion:
     source: Path
     config: ModelConfig
     tensors: Mapping[str, ReleasedTensor]
-    leaves: list[Leaf]
+    leaves: list[ArrayInfo]
     dtype: np.dtype
     left_out: collections.Counter[str]
 
@@ -140,14 +141,12 @@ class Conversion:
             raise ConversionError(str(error)) from error
         tensors = find_tensors(source)
         config = resolve_tied_head(config, tensors)
-        leaves = released_leaves(config)
+        leaves = array_infos(parameter_tree(config))
         left_out = check_tensors(leaves, tensors)
-        stored = (tensors[name].dtype for leaf in leaves for name in leaf.names)
-        return cls(source, config, tensors, leaves, wanted or common_dtype(stored), left_out)
-
-    def bytes(self, leaves: list[Leaf]) -> int:
-        """Size of some of the parameters."""
-        return sum(math.prod(leaf.shape) for leaf in leaves) * self.dtype.itemsize
+        if wanted is None:
+            wanted = common_dtype(tensors[name].dtype for leaf in leaves for name in leaf.names)
+        leaves = [dataclasses.replace(leaf, dtype=wanted) for leaf in leaves]
+        return cls(source, config, tensors, leaves, wanted, left_out)
 
     def write(self, folder: Path) -> None:
         """Write the checkpoint into an empty folder.
@@ -156,7 +155,7 @@ class Conversion:
             ConversionError: tokenizer or template do not fit, weights are not finite, or writing
                 fails.
         """
-        _check_space(folder, self.bytes(self.leaves))
+        _check_space(folder, _bytes(self.leaves))
         self._copy_files(folder)
         fingerprint = self._write_weights(folder / WEIGHTS)
         (folder / FINGERPRINT).write_text(fingerprint)
@@ -182,7 +181,7 @@ class Conversion:
         context = ocp.Context()
         context.memory.deepcopy_host_arrays = False  # the arrays are ours and do not change
         context.array.saving.use_compression = False  # weights hardly shrink, and it takes long
-        remaining = self.bytes(self.leaves)
+        remaining = _bytes(self.leaves)
         described = []
         with context, tqdm(total=remaining, unit="B", unit_scale=True, desc="converting") as bar:
             for batch in self._batches():
@@ -190,29 +189,29 @@ class Conversion:
                 arrays = {leaf.path: self._build(leaf, bar) for leaf in batch}
                 described += [describe_array("/".join(path), x) for path, x in arrays.items()]
                 _write(ocp.partial.save, path, flax.traverse_util.unflatten_dict(arrays))
-                remaining -= self.bytes(batch)
+                remaining -= _bytes(batch)
                 del arrays  # before the next are built
             _write(ocp.partial.finalize, path)
         return digest(sorted(described))
 
-    def _batches(self) -> Iterator[list[Leaf]]:
+    def _batches(self) -> Iterator[list[ArrayInfo]]:
         """Leaves in order, split where a batch would exceed the largest leaf or ``BATCH_BYTES``."""
-        limit = min(BATCH_BYTES, max(self.bytes([leaf]) for leaf in self.leaves))
-        batch: list[Leaf] = []
+        limit = min(BATCH_BYTES, max(leaf.nbytes for leaf in self.leaves))
+        batch: list[ArrayInfo] = []
         for leaf in self.leaves:
-            if batch and self.bytes([*batch, leaf]) > limit:
+            if batch and _bytes([*batch, leaf]) > limit:
                 yield batch
                 batch = []
             batch.append(leaf)
         yield batch
 
-    def _build(self, leaf: Leaf, bar: tqdm) -> np.ndarray:
+    def _build(self, leaf: ArrayInfo, bar: tqdm) -> np.ndarray:
         """One parameter from its released tensors.
 
         Raises:
             ConversionError: names the tensors with values that are not finite in ``dtype``.
         """
-        array = np.empty(leaf.shape, self.dtype)
+        array = np.empty(leaf.shape, leaf.dtype)
         problems = []
         for name, part in leaf.views(array):
             count = 0
@@ -224,8 +223,12 @@ class Conversion:
                 problems.append(f"{name}: {count} of {part.size} values")
             bar.update(part.nbytes)
         if problems:
-            raise ConversionError(listing(f"weights that are not finite in {self.dtype}", problems))
+            raise ConversionError(listing(f"weights that are not finite in {leaf.dtype}", problems))
         return array
+
+
+def _bytes(leaves: list[ArrayInfo]) -> int:
+    return sum(leaf.nbytes for leaf in leaves)
 
 
 def _check_absent(target: Path) -> None:

@@ -30,8 +30,9 @@ from omnizip_jax.checkpoint.safetensors_index import listing
 from omnizip_jax.checkpoint.small_model import small_checkpoint
 from omnizip_jax.models.backend import jax_defaults
 from omnizip_jax.models.loaded_model import Params, digest, register_fingerprint
+from omnizip_jax.models.parameters import ArrayInfo
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.weight_mapping import abstract_params
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import array_infos, parameter_tree
 from omnizip_jax.window_spec import check_flags
 
 ADVICE = "write one with `omnizip convert SOURCE TARGET`"
@@ -56,10 +57,7 @@ def load(
     """
     outline, folder = _read_outline(path, dtype, verify)
     sharding = jnp.zeros(()).sharding  # of the default device
-    placed = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        outline.weights,
-    )
+    placed = jax.tree.map(lambda leaf: leaf.update(sharding=sharding), outline.weights)
     with _damage_named(folder):
         params = outline.replace(weights=ocp.load(str(folder / WEIGHTS), placed))
     register_fingerprint(params.weights, params.fingerprint)
@@ -95,22 +93,23 @@ def _read_outline(
     folder = path.resolve()  # Orbax refuses relative paths
     with _damage_named(path):
         stored = ocp.metadata(str(folder / WEIGHTS)).metadata
-    if config.text.tied and "['text']['lm_head']['weight']" in _shapes(stored):
+    if config.text.tied and "text/lm_head/weight" in _by_name(stored):
         config = config.untied()  # conversion found two tables that differ
-    _check_shapes(path, abstract_params(config), stored)
+    dtypes = {jnp.dtype(leaf.dtype) for leaf in jax.tree.leaves(stored)}
+    if wanted is None:  # earlier versions wrote float16 and mixed types, which do not compute
+        wanted = jnp.dtype(jnp.bfloat16 if dtypes == {jnp.dtype(jnp.bfloat16)} else jnp.float32)
+    tree = parameter_tree(config, wanted)
+    _check_arrays(path, array_infos(tree), stored)
     tokenizer = load_tokenizer(path / TOKENIZER)
     try:
         check_tokenizer(tokenizer, config)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; {ADVICE}") from error
-    dtypes = {jnp.dtype(leaf.dtype) for leaf in jax.tree.leaves(stored)}
-    if wanted is None:  # earlier versions wrote float16 and mixed types, which do not compute
-        wanted = jnp.dtype(jnp.bfloat16 if dtypes == {jnp.dtype(jnp.bfloat16)} else jnp.float32)
     if dtypes != {wanted}:
         fingerprint = digest([fingerprint, wanted.name])  # casting changes the values
-    outline = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, wanted), stored)
     stop_tokens = read_stop_tokens(path, config)
-    return Params(outline, config, tokenizer, fingerprint, stop_tokens), folder
+    outline = jax.tree.map(ArrayInfo.abstract, tree)
+    return Params(outline, config, tokenizer, fingerprint, stop_tokens, wanted), folder
 
 
 def _check_folder(path: Path) -> None:
@@ -136,18 +135,27 @@ def _check_folder(path: Path) -> None:
         )
 
 
-def _check_shapes(path: Path, expected: Any, stored: Any) -> None:
+def _check_arrays(path: Path, expected: list[ArrayInfo], stored: Any) -> None:
     """Compare the stored arrays with those of the configuration."""
-    want, found = _shapes(expected), _shapes(stored)
-    wrong = sorted(name for name in want.keys() | found.keys() if want.get(name) != found.get(name))
-    if wrong:
-        lines = [f"  {name}: expected {want.get(name)}, found {found.get(name)}" for name in wrong]
+    want = {"/".join(info.path): info.shape for info in expected}
+    found = {name: tuple(leaf.shape) for name, leaf in _by_name(stored).items()}
+    lines = [
+        f"  {name}: expected {want.get(name)}, found {found.get(name)}"
+        for name in sorted(want.keys() | found.keys())
+        if want.get(name) != found.get(name)
+    ]
+    lines += [
+        f"  {name}: expected floating point, found {leaf.dtype}"
+        for name, leaf in _by_name(stored).items()
+        if not jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
+    if lines:
         raise ValueError(f"{path}: {WEIGHTS} do not fit {CONFIG}; {ADVICE}\n" + "\n".join(lines))
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def _by_name(tree: Any) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(key): tuple(leaf.shape) for key, leaf in leaves}
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
 
 
 @contextlib.contextmanager

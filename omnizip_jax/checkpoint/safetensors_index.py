@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from omnizip_jax.models.parameters import ArrayInfo
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.weight_mapping import EMBEDDING, HEAD, LEFT_OUT, Leaf
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import EMBEDDING, HEAD, LEFT_OUT
 
 DTYPES = {"BF16": jnp.bfloat16, "F16": jnp.float16, "F32": jnp.float32}
 
@@ -120,7 +121,7 @@ def resolve_tied_head(config: ModelConfig, tensors: dict[str, ReleasedTensor]) -
 
 
 def check_tensors(
-    leaves: list[Leaf], tensors: Mapping[str, ReleasedTensor]
+    leaves: list[ArrayInfo], tensors: Mapping[str, ReleasedTensor]
 ) -> collections.Counter[str]:
     """Compare expected and stored tensors; returns the number that is left out, by part.
 

@@ -191,7 +191,7 @@ def cost_tables(
 ) -> tuple[Table, Table]:
     """Tokens of each answer; operations relative to all tokens, cache and times."""
     config = params.config
-    value_bytes = family(config).compute_dtype(params.weights).itemsize
+    value_bytes = params.dtype.itemsize
     counts = without_compression(next(iter(answers.values())).counts)
     full = cost(config.text, AllTokens(), counts)
     columns = right_aligned("audio", "video", "kept", "with text", "layers")

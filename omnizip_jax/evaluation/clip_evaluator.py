@@ -24,7 +24,6 @@ from omnizip_jax.inference.sequence import token_counts
 from omnizip_jax.inference.streaming import feed, init_stream
 from omnizip_jax.media import Clip, load_clip
 from omnizip_jax.models.loaded_model import Params, weights_fingerprint
-from omnizip_jax.models.registry import family
 from omnizip_jax.types import EncodedWindow
 from omnizip_jax.window_spec import WindowSpec
 
@@ -152,7 +151,6 @@ class Evaluator:
         if settings.stream is None:
             self._max_windows = params.config.text.max_positions // params.config.window_positions
         self._wants = dict.fromkeys(method.wants for method in settings.methods.values())
-        self._dtype = family(params.config).compute_dtype(params.weights)
 
     def check(self) -> None:
         """Raise ``ValueError`` if a method cannot follow a stream, or its cache is too small."""
@@ -165,7 +163,7 @@ class Evaluator:
         params, settings = self.params, self.settings
         return {
             "weights": weights_fingerprint(params),
-            "dtype": str(self._dtype),
+            "dtype": str(params.dtype),
             "methods": {
                 name: {"method": type(method).__name__, **dataclasses.asdict(method)}
                 for name, method in settings.methods.items()
@@ -194,7 +192,7 @@ class Evaluator:
 
     def prepare(self, questions: Sequence[Question]) -> PreparedClip:
         """Decode and encode the clip of these questions; thread-safe, so it may run ahead."""
-        first, settings, config = questions[0], self.settings, self.params.config
+        first, settings = questions[0], self.settings
         began = time.perf_counter()
         try:
             clip = load_clip(
@@ -213,7 +211,7 @@ class Evaluator:
         for wants in self._wants if settings.stream is None else ():
             began, encoded, error = time.perf_counter(), None, None
             try:
-                encoded = encode_clip(self.params.weights, clip.windows, config, wants=wants)
+                encoded = encode_clip(self.params, clip.windows, wants=wants)
                 jax.block_until_ready(encoded)
             except jax.errors.JaxRuntimeError as problem:
                 error = out_of_memory(problem, clip)
@@ -259,7 +257,7 @@ class Evaluator:
             reader.method,
             answer.counts,
             answer.compression,
-            value_bytes=self._dtype.itemsize,
+            value_bytes=self.params.dtype.itemsize,
         )
         row |= {
             "reply": answer.text,

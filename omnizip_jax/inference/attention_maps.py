@@ -74,6 +74,7 @@ def compute_attention_maps(
         jnp.asarray(last.tokens[-1:], jnp.int32),
         context.state.after + int(last.offsets[-1]),
         config=config,
+        dtype=params.dtype,
         backend=context.prefill_config.backend,
     )
     before = len(turn.texts[0].tokens) + len(context.prefill_config.markers)
@@ -138,7 +139,7 @@ def _tokens(
     return exists, kind[exists], window[exists]
 
 
-@functools.partial(jax.jit, static_argnames=("config", "backend"))
+@functools.partial(jax.jit, static_argnames=("config", "dtype", "backend"))
 def _rows(
     weights: Any,
     cache: tuple[KVCache, ...],
@@ -146,10 +147,11 @@ def _rows(
     position: Int[Array, ""],
     *,
     config: Config,
+    dtype: np.dtype,
     backend: Backend,
 ) -> tuple[Float[Array, "L S"], ...]:
     """Attention of the prompt's last token, whose keys are in the cache already."""
-    decoder = family(config).bound_decoder(weights, config, backend)
+    decoder = family(config).bound_decoder(weights, config, dtype, backend)
     past = tuple(segment.replace(length=segment.length - 1) for segment in cache)
     positions = jnp.broadcast_to(position, (3, 1))
     return decoder.attention_to_cache(decoder.embed(token), positions, past)

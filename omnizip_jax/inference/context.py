@@ -62,13 +62,15 @@ class SlotMetadata(struct.PyTreeNode):
 class PrefillConfig:
     """Settings under which windows are encoded, compressed and prefilled; static under ``jax.jit``.
 
-    ``importance`` computes the importance of streamed tokens, for eviction.
+    ``dtype`` is that of the computation and of the cache; ``importance`` computes the importance of
+    streamed tokens, for eviction.
     """
 
     config: Config
     method: Method
     spec: WindowSpec
     modalities: Modalities
+    dtype: np.dtype
     backend: Backend
     importance: bool = False
 
@@ -181,8 +183,7 @@ class Context(struct.PyTreeNode):
         expected: NoveltyState | None = None,
     ) -> Context:
         """An empty context with a cache of ``capacity`` slots, which is its final size."""
-        dtype = family(prefill_config.config).compute_dtype(params.weights)
-        cache = KVCache.empty(prefill_config.config.text, capacity, dtype)
+        cache = KVCache.empty(prefill_config.config.text, capacity, params.dtype)
         state = StreamState.initial(capacity, jax.random.key(seed), plan, expected)
         cache, state = commit((cache, state), jax.tree.leaves(params.weights)[0])
         return cls(cache, state, None, prefill_config, retention, 0, 0)

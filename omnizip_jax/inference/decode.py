@@ -115,7 +115,7 @@ def sample(
 
 @functools.partial(
     jax.jit,
-    static_argnames=("config", "steps", "end_tokens", "backend"),
+    static_argnames=("config", "steps", "end_tokens", "dtype", "backend"),
     donate_argnames="states",
 )
 def generate_tokens(
@@ -127,6 +127,7 @@ def generate_tokens(
     config: TextConfig,
     steps: int,
     end_tokens: tuple[int, ...],
+    dtype: np.dtype = np.dtype(np.float32),  # noqa: B008 (immutable)
     backend: Backend = Backend.CPU,
 ) -> tuple[Int[Array, "B steps"], Int[Array, "B"], tuple[DecodeState, ...]]:
     """Generate up to ``limits`` tokens of B sequences in one program, each up to its end token.
@@ -143,7 +144,6 @@ def generate_tokens(
         The tokens, how many of them were generated, and the states to continue from. An end token
         is among the tokens and in the cache.
     """
-    dtype = jax.tree.leaves(weights)[0].dtype
     ends = jnp.array(end_tokens, jnp.int32)
     sampling, limit = _stacked(samplings), jnp.stack([jnp.int32(x) for x in limits])
 

@@ -332,6 +332,7 @@ def _step_group(
         config=config.config.text,
         steps=DECODE_BLOCK,
         end_tokens=params.end_tokens,
+        dtype=config.dtype,
         backend=config.backend,
     )
     stepped = []

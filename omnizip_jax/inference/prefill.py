@@ -243,7 +243,9 @@ def prefill_clip(
         budget: from the method's ``plan``.
     """
     config = prefill_config.config
-    decoder = family(config).bound_decoder(weights, config, prefill_config.backend)
+    decoder = family(config).bound_decoder(
+        weights, config, prefill_config.dtype, prefill_config.backend
+    )
     key = jax.random.fold_in(state.key, state.windows)
     selection = prefill_config.method.select(clip.windows, budget, key)
     limit = jnp.int32(budget.total) + len(prefill_config.markers)
@@ -253,7 +255,7 @@ def prefill_clip(
     )  # fmt: skip
 
 
-@functools.partial(jax.jit, static_argnames=("config", "backend"), donate_argnames="cache")
+@functools.partial(jax.jit, static_argnames=("config", "dtype", "backend"), donate_argnames="cache")
 def append_text(
     weights: Any,
     cache: KVCache,
@@ -261,10 +263,11 @@ def append_text(
     start: Int[Array, ""],
     *,
     config: Config,
+    dtype: np.dtype,
     backend: Backend,
 ) -> tuple[KVCache, Float[Array, " V"]]:
     """Append a text to the cache, from position ``start`` on; returns the logits after it."""
-    decoder = family(config).bound_decoder(weights, config, backend)
+    decoder = family(config).bound_decoder(weights, config, dtype, backend)
     positions = jnp.broadcast_to(start + text.offsets, (3, len(text.tokens)))
     hidden, cache = decoder(decoder.embed(text.tokens), positions, cache, text.count)
     return cache, decoder.logits(hidden[text.count - 1][None])[0]
@@ -284,6 +287,7 @@ def prefill_text(
         text,
         jnp.int32(start),
         config=context.prefill_config.config,
+        dtype=context.prefill_config.dtype,
         backend=context.prefill_config.backend,
     )
     return context.replace(cache=cache), logits
@@ -375,9 +379,7 @@ def prefill_turn(
     for i, (clip, config) in enumerate(zip(turn.clips, configs, strict=True)):
         with timed(seconds, "encoders"):
             if encoded is None:
-                windows = encode_clip(
-                    params.weights, clip.windows, params.config, progress, method.wants
-                )
+                windows = encode_clip(params, clip.windows, progress, method.wants)
                 jax.block_until_ready(windows)
             else:
                 windows = encoded[i]
@@ -412,8 +414,7 @@ def cache_bytes(params: Params, turn: UserTurn, method: Method, reserve: int) ->
     """Size of the cache of ``prefill_turn``; an upper bound if the method prunes in the decoder."""
     base, configs, budgets = _plan_turn(params, turn, method)
     slots = _cache_slots(turn, base.backend, configs, budgets, reserve)
-    dtype = family(params.config).compute_dtype(params.weights)
-    cache = jax.eval_shape(lambda: KVCache.empty(params.config.text, slots, dtype))
+    cache = jax.eval_shape(lambda: KVCache.empty(params.config.text, slots, params.dtype))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))
 
 
@@ -422,7 +423,7 @@ def _plan_turn(
 ) -> tuple[PrefillConfig, list[PrefillConfig], list[Budget]]:
     """The settings of the turn, and the settings and the budget of each clip."""
     both, backend = Modalities(True, True), Backend.of(params.weights)
-    base = PrefillConfig(params.config, method, params.config.spec, both, backend)
+    base = PrefillConfig(params.config, method, params.config.spec, both, params.dtype, backend)
     configs = [
         dataclasses.replace(base, spec=clip.spec, modalities=modalities_of(clip))
         for clip in turn.clips
@@ -449,9 +450,8 @@ def _cache_slots(
 
 
 def encode_clip(
-    weights: Any,
+    params: Params,
     windows: Window,
-    config: Config,
     progress: bool = False,
     wants: frozenset[str] = frozenset(),
 ) -> EncodedWindow:
@@ -460,7 +460,7 @@ def encode_clip(
     ``wants`` are the encoder features that a method needs beyond embeddings (``Method.wants``).
     """
     total, encoded = -(-len(windows.mel_length) // ENCODE_BLOCK), None
-    blocks = encode_blocks(weights, windows, config, wants)
+    blocks = encode_blocks(params, windows, wants)
     for encoded in tqdm(blocks, "encoding", total, unit="block", disable=not progress):
         if progress:  # dispatch runs ahead of the device, a progress bar should not
             jax.block_until_ready(encoded)
@@ -469,21 +469,27 @@ def encode_clip(
 
 
 def encode_blocks(
-    weights: Any, windows: Window, config: Config, wants: frozenset[str] = frozenset()
+    params: Params, windows: Window, wants: frozenset[str] = frozenset()
 ) -> Iterator[EncodedWindow]:
     """Encode a clip in blocks of ``ENCODE_BLOCK`` windows, one program for all lengths.
 
     Yields the result of ``encode_clip`` as far as it is complete; each is donated to the next. The
     pixels of one block at a time are padded.
     """
-    count, backend = len(windows.mel_length), Backend.of(weights)
+    config, count = params.config, len(windows.mel_length)
+    backend = Backend.of(params.weights)
     total, encoded = bucket(count, WINDOW_BUCKETS), None
     for start in range(0, count, ENCODE_BLOCK):
         block = jax.tree.map(lambda x, at=start: x[at : at + ENCODE_BLOCK], windows)
         block = pad_windows(block, ENCODE_BLOCK)
         with jax_defaults():  # not around the yield
             new = family(config).encode_windows(
-                weights, block, config=config, backend=backend, wants=wants
+                params.weights,
+                block,
+                config=config,
+                dtype=params.dtype,
+                backend=backend,
+                wants=wants,
             )
             if encoded is None and total > ENCODE_BLOCK:
                 encoded = jax.tree.map(

@@ -127,7 +127,9 @@ def restore(params: Params, path: str | os.PathLike[str]) -> Context:
         ) from error
     spec, modalities = WindowSpec(**about["spec"]), Modalities(**about["modalities"])
     backend, importance = Backend.of(params.weights), about["memory"] == "fading"
-    prefill_config = PrefillConfig(params.config, method, spec, modalities, backend, importance)
+    prefill_config = PrefillConfig(
+        params.config, method, spec, modalities, params.dtype, backend, importance
+    )
     shapes = {
         name: jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype))
         for name, (dtype, shape) in about["arrays"].items()

@@ -92,7 +92,9 @@ def init_stream(
         raise ValueError("audio and video are both False: at least one is needed")
     method, modalities = _stream_method(params, compression), Modalities(audio, video)
     backend, importance = Backend.of(params.weights), memory == "fading"
-    prefill_config = PrefillConfig(config, method, spec, modalities, backend, importance)
+    prefill_config = PrefillConfig(
+        config, method, spec, modalities, params.dtype, backend, importance
+    )
     prefix = segments(params.tokenizer, config, [prefill_config.modalities, "?"], system)[0].tokens
     window = prefill_config.window_capacity
     history = capacity - window - text_slots
@@ -179,6 +181,7 @@ def _encoded_shape(
     encode = functools.partial(
         family(prefill_config.config).encode_window,
         config=prefill_config.config,
+        dtype=prefill_config.dtype,
         backend=prefill_config.backend,
         wants=prefill_config.method.wants,
     )
@@ -232,13 +235,14 @@ def _feed(
     prefill_config: PrefillConfig,
 ) -> tuple[KVCache, StreamState, Selection]:
     """The program of ``feed``."""
-    config, backend, method = prefill_config.config, prefill_config.backend, prefill_config.method
-    decoder = family(config).bound_decoder(weights, config, backend)
+    config, method = prefill_config.config, prefill_config.method
+    settings = config, prefill_config.dtype, prefill_config.backend
+    decoder = family(config).bound_decoder(weights, *settings)
     if not prefill_config.modalities.audio:
         window = window.replace(mel_length=jnp.zeros_like(window.mel_length))
     if not prefill_config.modalities.video:
         window = window.replace(grid_mask=jnp.zeros_like(window.grid_mask))
-    encoded = family(config).encode_window(weights, window, config, backend, wants=method.wants)
+    encoded = family(config).encode_window(weights, window, *settings, wants=method.wants)
     plan, selection = method.step(state.plan, encoded, jax.random.fold_in(state.key, state.windows))
     expected, importance = state.expected, None
     if prefill_config.importance:

@@ -28,6 +28,7 @@ class Params(struct.PyTreeNode):
         weights: {"audio", "vision", "text"}, each the ``params`` of the module of that name.
         fingerprint: a short digest of the loaded values, equal on every machine; "" for weights
             that were not loaded. ``weights_fingerprint`` is that of the present values.
+        dtype: of the computation and of the cache, whatever the weights are stored in.
         stop_tokens: ids that end an answer (``eos_token_id`` of ``generation_config.json``); empty
             for those of the tokenizer.
     """
@@ -37,6 +38,7 @@ class Params(struct.PyTreeNode):
     tokenizer: PreTrainedTokenizerBase = struct.field(pytree_node=False)
     fingerprint: str = struct.field(pytree_node=False, default="")
     stop_tokens: tuple[int, ...] = struct.field(pytree_node=False, default=())
+    dtype: np.dtype = struct.field(pytree_node=False, default=np.dtype(np.float32))
 
     @property
     def end_tokens(self) -> tuple[int, ...]:

@@ -171,7 +171,7 @@ def _encode(
     params, encoded = engine.params, []
     for clip in turn.clips:
         latest = None
-        for latest in encode_blocks(params.weights, clip.windows, params.config, method.wants):
+        for latest in encode_blocks(params, clip.windows, method.wants):
             jax.block_until_ready(latest)
             yield None
         assert latest is not None, "a clip has at least one window"

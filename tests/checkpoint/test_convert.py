@@ -77,15 +77,15 @@ def test_every_layout_rule(released_folder, converted):
     audio, vision, text = weights["audio"], weights["vision"], weights["text"]
     same(audio["conv1"]["kernel"], "audio_tower.conv1.weight", lambda x: x.transpose(2, 1, 0))
     same(audio["ln_post"]["scale"], "audio_tower.ln_post.weight")
-    same(audio["layers"]["fc2"]["kernel"][1], "audio_tower.layers.1.fc2.weight", np.transpose)
+    same(audio["layers"]["fc2"]["weight"][1], "audio_tower.layers.1.fc2.weight")
     same(audio["layers"]["fc2"]["bias"][0], "audio_tower.layers.0.fc2.bias")
     assert "bias" not in audio["layers"]["self_attn"]["k_proj"]
     same(
-        vision["patch_embed"]["proj"]["kernel"],
+        vision["patch_embed"]["proj"]["weight"],
         "visual.patch_embed.proj.weight",
-        lambda x: x.reshape(x.shape[0], -1).T,
+        lambda x: x.reshape(x.shape[0], -1),
     )
-    same(vision["merger"]["mlp_2"]["kernel"], "visual.merger.mlp.2.weight", np.transpose)
+    same(vision["merger"]["mlp_2"]["weight"], "visual.merger.mlp.2.weight")
     same(vision["blocks"]["norm2"]["scale"][3], "visual.blocks.3.norm2.weight")
     same(text["embed_tokens"]["embedding"], "model.embed_tokens.weight")
     same(text["lm_head"]["weight"], "lm_head.weight")

@@ -119,7 +119,7 @@ def test_configuration_of_another_size(copy):
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"do not fit config.json") as caught:
         load(copy)
-    wrong = "['text']['layers']['mlp']['up_proj']['weight']"
+    wrong = "text/layers/mlp/up_proj/weight"
     assert f"{wrong}: expected (3, 128, 64), found (4, 128, 64)" in str(caught.value)
 
 

@@ -9,7 +9,8 @@ import pytest
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.weight_mapping import (
     abstract_params,
-    released_leaves,
+    array_infos,
+    parameter_tree,
     released_shapes,
 )
 
@@ -111,7 +112,7 @@ def test_parameters(size):
 
 @pytest.mark.parametrize(("size", "total"), [("3b", 4_703_464_448), ("7b", 8_931_813_888)])
 def test_our_tree_holds_the_same_values(size, total):
-    leaves = released_leaves(config(size))
+    leaves = array_infos(parameter_tree(config(size)))
     assert sum(math.prod(leaf.shape) for leaf in leaves) + UNUSED[size] == total
     for leaf in leaves:
         assert math.prod(leaf.shape) == len(leaf.names) * math.prod(leaf.released_shape)

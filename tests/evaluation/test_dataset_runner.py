@@ -322,7 +322,7 @@ def test_every_method_has_the_encoder_time_of_its_own_features(small, questions,
     evaluator, group = make_evaluator(small, methods), group_by_clip(questions)[0]
     wanted = []
 
-    def encode_clip(weights, windows, config, wants):
+    def encode_clip(params, windows, wants):
         wanted.append(wants)
         time.sleep(0.5 * bool(wants))
         return np.zeros(1)

@@ -465,7 +465,10 @@ def test_feeding_reads_nothing_back(params, stream, windows, no_reading):
 @pytest.mark.slow  # the parts in bfloat16 have quick tests of their own
 def test_half_precision(params, windows, clip):
     """Generation, streams and eviction in bfloat16 against float32."""
-    half = params.replace(weights=jax.tree.map(lambda x: x.astype(jnp.bfloat16), params.weights))
+    half = params.replace(
+        weights=jax.tree.map(lambda x: x.astype(jnp.bfloat16), params.weights),
+        dtype=jnp.dtype(jnp.bfloat16),
+    )
     contexts, states = [], []
     for given in (params, half):
         contexts.append(read(given, clip))

@@ -91,14 +91,13 @@ def to_flax(state_dict: dict[str, torch.Tensor]) -> dict[str, Any]:
     Takes the audio tower, the visual tower or the thinker's language model, the latter with or
     without its ``model.`` prefix, and with ``lm_head.weight`` where there is one.
     """
-    decoder = any("embed_tokens" in name for name in state_dict)  # it keeps matrices as they are
     leaves: dict[tuple[str, ...], Any] = {}
     stacks: dict[tuple[str, ...], dict[int, np.ndarray]] = defaultdict(dict)
     for name, tensor in state_dict.items():
         if name.startswith("audio_bos_eos_token"):  # in the checkpoint, but never used
             continue
         *parents, last = re.sub(r"mlp\.(\d)", r"mlp_\1", name.removeprefix("model.")).split(".")
-        last, value = _leaf(parents[-1], last, tensor.detach().float().numpy(), decoder)
+        last, value = _leaf(parents[-1], last, tensor.detach().float().numpy())
         if parents[0] in ("layers", "blocks"):
             stacks[(parents[0], *parents[2:], last)][int(parents[1])] = value
         else:
@@ -108,7 +107,7 @@ def to_flax(state_dict: dict[str, torch.Tensor]) -> dict[str, Any]:
     return unflatten_dict(leaves)
 
 
-def _leaf(module: str, last: str, value: np.ndarray, decoder: bool) -> tuple[str, np.ndarray]:
+def _leaf(module: str, last: str, value: np.ndarray) -> tuple[str, np.ndarray]:
     if last == "bias":
         return "bias", value
     if module == "embed_tokens":
@@ -117,7 +116,7 @@ def _leaf(module: str, last: str, value: np.ndarray, decoder: bool) -> tuple[str
         return "scale", value
     if value.ndim == 5:  # a patch's convolution: one matrix
         value = value.reshape(len(value), -1)
-    return ("weight", value) if decoder else ("kernel", value.T)
+    return ("kernel", value.T) if value.ndim == 3 else ("weight", value)
 
 
 def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:

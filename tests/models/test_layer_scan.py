@@ -37,7 +37,9 @@ def test_decoding_makes_no_copy_of_the_weights(batch):
 
     given = jax.eval_shape(begin)
     many = [[each] * batch for each in given]
-    lowered = generate_tokens.lower(weights, *many, config=config, steps=8, end_tokens=())
+    lowered = generate_tokens.lower(
+        weights, *many, config=config, steps=8, end_tokens=(), dtype=jnp.dtype(jnp.bfloat16)
+    )
     program = lowered.compile()
     temporary, result = program_bytes(program)
     result -= batch * tree_bytes(given[0].cache)  # written to the donated caches

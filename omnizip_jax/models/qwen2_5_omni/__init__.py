@@ -4,7 +4,6 @@ from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.encoders import (
     bound_decoder,
     check_spec,
-    compute_dtype,
     encode_window,
     encode_windows,
 )
@@ -18,7 +17,7 @@ from omnizip_jax.models.qwen2_5_omni.prompt import (
 )
 from omnizip_jax.models.qwen2_5_omni.weight_mapping import (
     LEFT_OUT,
-    Leaf,
     abstract_params,
-    released_leaves,
+    array_infos,
+    parameter_tree,
 )

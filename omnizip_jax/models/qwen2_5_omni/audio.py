@@ -16,10 +16,23 @@ from jaxtyping import Array, Float, Int
 from omnizip_jax.models import layer_scan as layers
 from omnizip_jax.models.attention import attend
 from omnizip_jax.models.backend import Backend, full_precision
+from omnizip_jax.models.linear import Linear
 from omnizip_jax.models.qwen2_5_omni.config import AudioConfig
 from omnizip_jax.types import AudioFeatures
 
 POSITION_TIMESCALE = 10000.0  # longest wavelength of the sinusoids, over 2 pi
+# Logical axes of the parameters that are split over devices, by the end of their path.
+AXES = {
+    "q_proj/weight": ("audio_heads", "embed"),
+    "q_proj/bias": ("audio_heads",),
+    "k_proj/weight": ("audio_heads", "embed"),
+    "v_proj/weight": ("audio_heads", "embed"),
+    "v_proj/bias": ("audio_heads",),
+    "out_proj/weight": ("embed", "audio_heads"),
+    "fc1/weight": ("audio_ffn", "embed"),
+    "fc1/bias": ("audio_ffn",),
+    "fc2/weight": ("embed", "audio_ffn"),
+}
 
 
 class AudioAttention(nn.Module):
@@ -32,12 +45,12 @@ class AudioAttention(nn.Module):
     @nn.compact
     def __call__(self, x, mask):
         width, heads = self.config.hidden, (x.shape[0], self.config.heads, self.config.head_dim)
-        dense = functools.partial(nn.Dense, width, dtype=self.dtype, param_dtype=self.dtype)
-        q = dense(name="q_proj")(x).reshape(heads)
-        k = dense(name="k_proj", use_bias=False)(x).reshape(heads)
-        v = dense(name="v_proj")(x).reshape(heads)
+        linear = functools.partial(Linear, width, dtype=self.dtype, backend=self.backend)
+        q = linear(name="q_proj")(x).reshape(heads)
+        k = linear(name="k_proj", use_bias=False)(x).reshape(heads)
+        v = linear(name="v_proj")(x).reshape(heads)
         out = attend(q, k, v, mask, self.backend.fused_attention).reshape(x.shape)
-        return dense(name="out_proj")(out), q, k
+        return linear(name="out_proj")(out), q, k
 
 
 class AudioLayer(nn.Module):
@@ -52,14 +65,14 @@ class AudioLayer(nn.Module):
 
     @nn.compact
     def __call__(self, carry, index, mask):
-        dense = functools.partial(nn.Dense, dtype=self.dtype, param_dtype=self.dtype)
+        linear = functools.partial(Linear, dtype=self.dtype, backend=self.backend)
         norm = functools.partial(_layer_norm, self.dtype)
         x, _, _ = carry
         attention = AudioAttention(self.config, self.dtype, self.backend, name="self_attn")
         out, q, k = attention(norm("self_attn_layer_norm")(x), mask)
         x = x + out
-        out = dense(self.config.ffn, name="fc1")(norm("final_layer_norm")(x))
-        x = x + dense(self.config.hidden, name="fc2")(nn.gelu(out, approximate=False))
+        out = linear(self.config.ffn, name="fc1")(norm("final_layer_norm")(x))
+        x = x + linear(self.config.hidden, name="fc2")(nn.gelu(out, approximate=False))
         return x, q, k
 
 
@@ -115,7 +128,7 @@ class AudioEncoder(nn.Module):
 
         pooled = x[: frames // 2 * 2].reshape(frames // 2, 2, -1).mean(axis=1)
         pooled = _layer_norm(self.dtype, "ln_post")(pooled)
-        project = nn.Dense(config.output, dtype=self.dtype, param_dtype=self.dtype, name="proj")
+        project = Linear(config.output, True, self.dtype, self.backend, name="proj")
         return AudioFeatures(project(pooled), token_mask, queries, keys, frame_mask)
 
 

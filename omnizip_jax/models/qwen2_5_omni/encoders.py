@@ -19,15 +19,14 @@ from omnizip_jax.models.qwen2_5_omni.vision import VisionEncoder
 from omnizip_jax.types import AudioFeatures, EncodedWindow, VisionFeatures, Window
 from omnizip_jax.window_spec import WindowSpec
 
-
-def compute_dtype(weights: Any) -> jnp.dtype:
-    """The dtype in which a model computes: that of its weights."""
-    return jax.tree.leaves(weights)[0].dtype
+FLOAT32 = jnp.dtype(jnp.float32)
 
 
-def bound_decoder(weights: Any, config: ModelConfig, backend: Backend = Backend.CPU) -> Decoder:
+def bound_decoder(
+    weights: Any, config: ModelConfig, dtype: jnp.dtype, backend: Backend = Backend.CPU
+) -> Decoder:
     """Bind the decoder to its weights; use it inside the same JAX transformation."""
-    return Decoder(config.text, compute_dtype(weights), backend).bind({"params": weights["text"]})
+    return Decoder(config.text, dtype, backend).bind({"params": weights["text"]})
 
 
 def check_spec(spec: WindowSpec, config: ModelConfig) -> None:
@@ -52,6 +51,7 @@ def encode_window(
     weights: Any,
     window: Window,
     config: ModelConfig,
+    dtype: jnp.dtype = FLOAT32,
     backend: Backend = Backend.CPU,
     skip: bool = True,
     wants: frozenset[str] = frozenset(),
@@ -61,11 +61,11 @@ def encode_window(
     Args:
         weights: the model's parameters, ``{"audio": ..., "vision": ..., "text": ...}``.
         window: one window, without a leading axis.
+        dtype: of the computation (``Params.dtype``).
         skip: do not run the encoder of an absent modality. Not under ``jax.vmap``: both branches
             then run, and their weights are copied for every window.
         wants: features that a method needs beyond embeddings (``Method.wants``): "vision".
     """
-    dtype = compute_dtype(weights)
 
     def encode_audio() -> AudioFeatures:
         audio = AudioEncoder(config.audio, dtype, backend).bind({"params": weights["audio"]})
@@ -96,12 +96,13 @@ def encode_window(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("config", "backend", "wants"))
+@functools.partial(jax.jit, static_argnames=("config", "dtype", "backend", "wants"))
 def encode_windows(
     weights: Any,
     windows: Window,
     *,
     config: ModelConfig,
+    dtype: jnp.dtype = FLOAT32,
     backend: Backend = Backend.CPU,
     wants: frozenset[str] = frozenset(),
 ) -> EncodedWindow:
@@ -110,6 +111,6 @@ def encode_windows(
     sequential = backend.windows_in_sequence
 
     def encode(window: Window) -> EncodedWindow:
-        return encode_window(weights, window, config, backend, sequential, wants)
+        return encode_window(weights, window, config, dtype, backend, sequential, wants)
 
     return jax.lax.map(encode, windows) if sequential else jax.vmap(encode)(windows)

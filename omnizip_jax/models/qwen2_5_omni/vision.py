@@ -19,6 +19,7 @@ from omnizip_jax.models import layer_scan as layers
 from omnizip_jax.models import rope
 from omnizip_jax.models.attention import attend
 from omnizip_jax.models.backend import Backend, full_precision
+from omnizip_jax.models.linear import Linear
 from omnizip_jax.models.qwen2_5_omni.config import VisionConfig
 from omnizip_jax.types import VisionFeatures
 
@@ -28,6 +29,22 @@ PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 ROPE_THETA = 10000.0
 RMS_EPS = 1e-6
+
+# Logical axes of the parameters that are split over devices, by the end of their path.
+AXES = {
+    "q/weight": ("vision_heads", "embed"),
+    "q/bias": ("vision_heads",),
+    "k/weight": ("vision_heads", "embed"),
+    "k/bias": ("vision_heads",),
+    "v/weight": ("vision_heads", "embed"),
+    "v/bias": ("vision_heads",),
+    "attn/proj/weight": ("embed", "vision_heads"),
+    "gate_proj/weight": ("vision_ffn", "embed"),
+    "gate_proj/bias": ("vision_ffn",),
+    "up_proj/weight": ("vision_ffn", "embed"),
+    "up_proj/bias": ("vision_ffn",),
+    "down_proj/weight": ("embed", "vision_ffn"),
+}
 
 
 class VisionAttention(nn.Module):
@@ -40,10 +57,10 @@ class VisionAttention(nn.Module):
     @nn.compact
     def __call__(self, x, full, angle, windows, real):
         width, heads = self.config.hidden, (x.shape[0], self.config.heads, self.config.head_dim)
-        dense = functools.partial(nn.Dense, width, dtype=self.dtype, param_dtype=self.dtype)
-        q = rope.rotate(dense(name="q")(x).reshape(heads), angle)
-        k = rope.rotate(dense(name="k")(x).reshape(heads), angle)
-        v = dense(name="v")(x).reshape(heads)
+        linear = functools.partial(Linear, width, dtype=self.dtype, backend=self.backend)
+        q = rope.rotate(linear(name="q")(x).reshape(heads), angle)
+        k = rope.rotate(linear(name="k")(x).reshape(heads), angle)
+        v = linear(name="v")(x).reshape(heads)
         fused = self.backend.fused_attention
         # Padding attends to padding, so that no row of the softmax is empty.
         out = jax.lax.cond(
@@ -51,7 +68,7 @@ class VisionAttention(nn.Module):
             lambda: attend(q, k, v, (real[:, None] == real)[None], fused),
             lambda: attend_windows(q, k, v, windows, _patches_in_window(self.config), fused),
         )
-        return dense(name="proj")(out.reshape(x.shape)), (q, k)
+        return linear(name="proj")(out.reshape(x.shape)), (q, k)
 
 
 class VisionMLP(nn.Module):
@@ -59,13 +76,14 @@ class VisionMLP(nn.Module):
 
     config: VisionConfig
     dtype: jnp.dtype
+    backend: Backend
 
     @nn.compact
     def __call__(self, x):
-        dense = functools.partial(nn.Dense, dtype=self.dtype, param_dtype=self.dtype)
-        gate = nn.silu(dense(self.config.ffn, name="gate_proj")(x))
-        up = dense(self.config.ffn, name="up_proj")(x)
-        return dense(self.config.hidden, name="down_proj")(gate * up)
+        linear = functools.partial(Linear, dtype=self.dtype, backend=self.backend)
+        gate = nn.silu(linear(self.config.ffn, name="gate_proj")(x))
+        up = linear(self.config.ffn, name="up_proj")(x)
+        return linear(self.config.hidden, name="down_proj")(gate * up)
 
 
 class VisionBlock(nn.Module):
@@ -85,7 +103,7 @@ class VisionBlock(nn.Module):
         attention = VisionAttention(self.config, self.dtype, self.backend, name="attn")
         attended, heads = attention(norm("norm1")(x), full[index], angle, windows, real)
         x = x + attended
-        x = x + VisionMLP(self.config, self.dtype, name="mlp")(norm("norm2")(x))
+        x = x + VisionMLP(self.config, self.dtype, self.backend, name="mlp")(norm("norm2")(x))
         if kept is not None:
             kept = jax.tree.map(lambda new, old: jnp.where(returned[index], new, old), heads, kept)
         return x, kept
@@ -96,11 +114,11 @@ class PatchEmbed(nn.Module):
 
     config: VisionConfig
     dtype: jnp.dtype
+    backend: Backend
 
     @nn.compact
     def __call__(self, pixels):
-        dense = functools.partial(nn.Dense, dtype=self.dtype, param_dtype=self.dtype)
-        return dense(self.config.hidden, use_bias=False, name="proj")(pixels)
+        return Linear(self.config.hidden, False, self.dtype, self.backend, name="proj")(pixels)
 
 
 class PatchMerger(nn.Module):
@@ -108,14 +126,15 @@ class PatchMerger(nn.Module):
 
     config: VisionConfig
     dtype: jnp.dtype
+    backend: Backend
 
     @nn.compact
     def __call__(self, x):
-        dense = functools.partial(nn.Dense, dtype=self.dtype, param_dtype=self.dtype)
+        linear = functools.partial(Linear, dtype=self.dtype, backend=self.backend)
         width = self.config.hidden * self.config.merge**2
         x = _rms_norm(self.dtype, "ln_q")(x).reshape(-1, width)
-        x = nn.gelu(dense(width, name="mlp_0")(x), approximate=False)
-        return dense(self.config.output, name="mlp_2")(x)
+        x = nn.gelu(linear(width, name="mlp_0")(x), approximate=False)
+        return linear(self.config.output, name="mlp_2")(x)
 
 
 class VisionEncoder(nn.Module):
@@ -167,7 +186,7 @@ class VisionEncoder(nn.Module):
         real = window < slots + padding
 
         x = normalise(patches.reshape(-1, config.patch_values)).astype(self.dtype)
-        x = PatchEmbed(config, self.dtype, name="patch_embed")(x)
+        x = PatchEmbed(config, self.dtype, self.backend, name="patch_embed")(x)
         full = jnp.array([layer in config.full_attention_layers for layer in range(config.layers)])
         returned = jnp.arange(config.layers) == max(config.full_attention_layers, default=-1)
         block = VisionBlock(config, self.dtype, self.backend, parent=None)
@@ -178,7 +197,7 @@ class VisionEncoder(nn.Module):
         x, kept = layers.run(
             block, stack, carry, *shared, layers=range(config.layers), backend=self.backend
         )
-        tokens = PatchMerger(config, self.dtype, name="merger")(x)
+        tokens = PatchMerger(config, self.dtype, self.backend, name="merger")(x)
         back = jnp.argsort(order)[:slots]
         if kept is None:
             return tokens[back], None

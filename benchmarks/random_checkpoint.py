@@ -99,6 +99,7 @@ SIZES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
             "intermediate_size": 128,
             "rope_scaling": {"mrope_section": [2, 3, 3]},
         },
+        "omnizip": {"grid_slots": 16},
     },
     "small": {
         "audio_config": {
@@ -295,6 +296,7 @@ def released_config(size: str, tokenizer: PreTrainedTokenizerFast) -> dict[str, 
             "tts_text_pad_token_id": token["<|endoftext|>"],
         },
         "token2wav_config": {"model_type": "qwen2_5_omni_token2wav"},
+        **({"omnizip": sizes["omnizip"]} if "omnizip" in sizes else {}),
     }
 
 

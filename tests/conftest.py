@@ -17,7 +17,8 @@ import pytest
 from jax.experimental import pallas
 
 from benchmarks.random_checkpoint import write_random_checkpoint
-from omnizip_jax.checkpoint.folder import load_tokenizer
+from omnizip_jax.checkpoint.convert import convert
+from omnizip_jax.checkpoint.folder import load_tokenizer, read_stop_tokens
 from omnizip_jax.checkpoint.load import load
 from omnizip_jax.media import Clip
 from omnizip_jax.models.loaded_model import Params
@@ -27,15 +28,17 @@ from omnizip_jax.window_spec import WindowSpec
 
 MAPPINGS = 25_000
 NO_THREADS = " --xla_cpu_multi_thread_eigen=false"
-FAST_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+# Two thirds and one third of the time that XLA takes without them.
+SOME_OPTIMISATION = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1"
+NO_OPTIMISATION = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
 
 
 def pytest_configure(config):
     """One compilation cache for the run, so that its processes compile a program once."""
     # A shell lets its background jobs ignore Ctrl-C, and so would all that the tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if config.option.markexpr == "not slow":  # compilation is three quarters of the fast tier
-        os.environ.setdefault("XLA_FLAGS", FAST_COMPILATION)
+    is_fast = config.option.markexpr == "not slow"  # the full tier computes longer
+    os.environ.setdefault("XLA_FLAGS", NO_OPTIMISATION if is_fast else SOME_OPTIMISATION)
     if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core: threads would only wait
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + NO_THREADS
         os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -102,12 +105,30 @@ def thinker(released_folder):
 
 @pytest.fixture(scope="session")
 def params(released_folder, thinker):
-    """The same weights for this library, float32, converted by the tests' own code."""
+    """The same weights for this library, float32, converted by the tests' own code.
+
+    On the device and with the settings of ``tiny``, so that both share their programs.
+    """
     return Params(
-        weights=jax.tree.map(jnp.asarray, thinker.weights()),
+        weights=jax.device_put(thinker.weights(), jnp.zeros(()).sharding),
         config=thinker.config,
         tokenizer=load_tokenizer(released_folder),
+        stop_tokens=read_stop_tokens(released_folder, thinker.config),
     )
+
+
+@pytest.fixture(scope="session")
+def checkpoint(released_folder, tmp_path_factory):
+    """The tiny checkpoint, converted to float32; do not change it."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    convert(released_folder, folder, "float32")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(checkpoint):
+    """The model of that checkpoint."""
+    return load(checkpoint)
 
 
 @pytest.fixture(scope="session")

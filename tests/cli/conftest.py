@@ -1,11 +1,9 @@
-"""Fixtures of the commands' tests: one tiny checkpoint, and a stub for the model."""
+"""Fixtures of the commands' tests: a stub for the model."""
 
 import dataclasses
 
 import pytest
 
-from omnizip_jax.checkpoint.convert import convert
-from omnizip_jax.checkpoint.load import load
 from omnizip_jax.compression import AllTokens
 from omnizip_jax.evaluation.decoder_cost import without_compression
 from tests.sample_answer import make_answer
@@ -15,20 +13,6 @@ from tests.sample_answer import make_answer
 def no_compilation_cache(monkeypatch):
     """The tests do not write to the user's cache."""
     monkeypatch.setattr("omnizip_jax.cli.model_setup.enable_compilation_cache", lambda: None)
-
-
-@pytest.fixture(scope="session")
-def checkpoint(released_folder, tmp_path_factory):
-    """A converted tiny checkpoint, float32."""
-    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    convert(released_folder, folder, "float32")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tiny(checkpoint):
-    """The model of that checkpoint."""
-    return load(checkpoint)
 
 
 @pytest.fixture

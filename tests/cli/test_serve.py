@@ -11,7 +11,6 @@ import urllib.request
 import pytest
 from websockets.sync.client import connect
 
-from omnizip_jax.checkpoint.convert import convert
 from omnizip_jax.cli.main import main
 from tests.serve.process import served
 
@@ -38,10 +37,9 @@ def test_bad_arguments_are_refused_before_the_checkpoint_is_loaded(
 
 
 @pytest.fixture
-def process(released_folder, tmp_path):
+def process(checkpoint, tmp_path):
     """A server in its own process, and its URL."""
-    convert(released_folder, tmp_path / "tiny", "float32")
-    settings = ("--checkpoint", str(tmp_path / "tiny"), "--capacity", "2048", "--method", "all")
+    settings = ("--checkpoint", str(checkpoint), "--capacity", "2048", "--method", "all")
     with served(tmp_path, *settings, "--save-sessions", str(tmp_path / "sessions")) as server:
         yield server
 

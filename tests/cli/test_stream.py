@@ -163,7 +163,7 @@ def test_a_source_that_breaks_off_is_an_error(stream, monkeypatch):
 
 
 def test_questions_that_are_not_unicode_are_refused_and_the_stream_continues(tiny, clip):
-    source = windows(clip)
+    source = windows(clip, tiny.config.spec)
     state = init_compiled_stream(tiny, OmniZipConfig(), **SETTINGS)
     events = []
     questions = QuestionQueue([(2, "Wh\udcff?"), (4, "Why?")])
@@ -176,7 +176,7 @@ def test_questions_that_are_not_unicode_are_refused_and_the_stream_continues(tin
 def test_skipped_windows_are_reported(tiny):
     """Pushed arrays, and a consumer that cannot keep up."""
     source = PushSource()
-    stream = windows(source, queue=1, when_slow="skip", use_video=False)
+    stream = windows(source, tiny.config.spec, queue=1, when_slow="skip", use_video=False)
     source.push_audio(np.zeros(16_000 * 20, np.float32))
     source.close()
     while stream.skipped < 9:
@@ -258,7 +258,7 @@ def test_retained_tokens_of_every_window_are_counted(tiny, clip):
     state = init_compiled_stream(tiny, OmniZipConfig(), **SETTINGS)
     events, log = [], RetentionLog()
     feed_source(
-        tiny, state, windows(clip), QuestionQueue([(4, "Why?")]), events.append,
+        tiny, state, windows(clip, tiny.config.spec), QuestionQueue([(4, "Why?")]), events.append,
         on_state=log, keep=True, max_new_tokens=2,
     )  # fmt: skip
     read = [event for event in events if isinstance(event, WindowEvent)]

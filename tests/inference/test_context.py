@@ -23,7 +23,7 @@ from omnizip_jax import (
 )
 from omnizip_jax import generate as generate_whole
 from omnizip_jax.compression import AllTokens, Budget
-from omnizip_jax.inference.chat_template import Modalities, segments
+from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM, Modalities, segments
 from omnizip_jax.inference.context import check_context
 from omnizip_jax.inference.decode import SamplingParams, generate_tokens
 from omnizip_jax.inference.generation import begin, finish, run
@@ -429,7 +429,7 @@ def blocks(params, system, question):
 
 
 def test_words_and_weights_compile_nothing_anew(params, windows):
-    words = {"system": "Be brief.", "question": "Why?"}
+    words = {"system": DEFAULT_SYSTEM, "question": "Why?"}
     use(params, windows, **words, tokens=9)
     before = programs()
     tuned = params.replace(weights=jax.tree.map(lambda x: x * 1.01, params.weights))

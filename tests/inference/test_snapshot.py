@@ -14,6 +14,7 @@ import pytest
 from omnizip_jax import METHODS, OmniZipConfig, ask, feed, read, restore, save
 from omnizip_jax.checkpoint.checksums import write_checksums
 from omnizip_jax.compression import AllTokens, Mixed, RandomTokens
+from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
 from omnizip_jax.inference.snapshot import ABOUT
 from tests.conftest import clip_of
 from tests.inference.test_context import (
@@ -49,7 +50,7 @@ def go_on(params, context):
 
 
 def test_a_clip(params, windows, tmp_path):
-    context = read(params, clip_of(windows), system="Be brief; naïve 東京.")
+    context = read(params, clip_of(windows), system=f"{DEFAULT_SYSTEM} Be brief; naïve 東京.")
     save(context, tmp_path / "a" / "clip")
     back = restore(params, str(tmp_path / "a" / "clip"))
     assert_equal(context, back)

@@ -24,13 +24,13 @@ from omnizip_jax.types import TokenKind
 from tests.conftest import clip_of
 
 SPEC = WindowSpec(grid_slots=16)
-CAUSAL = OmniZipConfig(causal=True)
+CAUSAL, STREAMED = OmniZipConfig(causal=True), OmniZipConfig()
 QUESTION = "What happens?"
 
 
 def begin(params, **settings):
     settings = {"capacity": 768, "text_slots": 192, "spec": SPEC, **settings}
-    return init_stream(params, CAUSAL, **settings)
+    return init_stream(params, STREAMED, **settings)
 
 
 def each(windows):
@@ -406,11 +406,11 @@ def test_a_changed_method_begins_anew(params, random_windows):
     windows = random_windows([2] * 3, [200] * 3)
     plain, expected = feed_all(params, begin(params), windows)
     changed = change_method(
-        params, init_stream(params, None, capacity=768, text_slots=192, spec=SPEC), CAUSAL
+        params, init_stream(params, None, capacity=768, text_slots=192, spec=SPEC), STREAMED
     )
     _, traces = feed_all(params, changed, windows)
     jax.tree.map(np.testing.assert_array_equal, traces, expected)
-    _, (again, *_) = feed_all(params, change_method(params, plain, CAUSAL), windows)
+    _, (again, *_) = feed_all(params, change_method(params, plain, STREAMED), windows)
     jax.tree.map(np.testing.assert_array_equal, again, expected[0])
 
 

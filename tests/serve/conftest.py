@@ -1,37 +1,20 @@
-"""The tiny model, an engine, and queues of events for the tests of the server."""
+"""An engine, and queues of events for the tests of the server."""
 
 from __future__ import annotations
 
-import dataclasses
 import queue
 
 import jax
 import numpy as np
 import pytest
 
-from omnizip_jax import OmniZipConfig, load
-from omnizip_jax.checkpoint.convert import convert
+from omnizip_jax import OmniZipConfig
 from omnizip_jax.serve.config import Limits
 from omnizip_jax.serve.engine import Engine
 from tests.conftest import make_windows
 
 LIMITS = Limits(sessions=3, answers=4, windows=2, capacity=768, text_slots=192, tokens=64)
 WAIT = 120.0  # s, for compilation on busy machines
-
-
-@pytest.fixture(scope="session")
-def folder(released_folder, tmp_path_factory):
-    """A converted tiny checkpoint."""
-    folder = tmp_path_factory.mktemp("served") / "tiny"
-    convert(released_folder, folder, "float32")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tiny(folder):
-    """The same, loaded, with small windows."""
-    params = load(folder)
-    return dataclasses.replace(params, config=dataclasses.replace(params.config, grid_slots=16))
 
 
 @pytest.fixture(scope="session")

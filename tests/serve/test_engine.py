@@ -18,7 +18,7 @@ from omnizip_jax import OmniZipConfig, ask, feed, fork, generate, init_stream, r
 from omnizip_jax.compression import AllTokens, FastV
 from omnizip_jax.inference import chat_template
 from omnizip_jax.inference import generation as batches
-from omnizip_jax.inference.chat_template import Modalities
+from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM, Modalities
 from omnizip_jax.inference.decode import DECODE_BLOCK, SamplingParams
 from omnizip_jax.inference.generation import append_exchange, begin
 from omnizip_jax.inference.inputs import UserTurn
@@ -42,7 +42,7 @@ from tests.serve.conftest import LIMITS, WAIT, Events, InProcessDecoders, ignore
 
 SETTINGS = {"capacity": LIMITS.capacity, "text_slots": LIMITS.text_slots}
 REQUEST = AnswerRequest("What happens?", sampling_params=SamplingParams(12))
-SYSTEM = "You are a camera."
+SYSTEM = f"{DEFAULT_SYSTEM} You are a camera."
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,8 @@ import omnizip_jax
 from benchmarks.ahead import Compiled, Target, as_on_gpu, main, programs, weight_copies
 from benchmarks.presets import PRESETS
 from benchmarks.program_costs import Cost
+from omnizip_jax.inference.prefill import ENCODE_BLOCK
+from omnizip_jax.inference.sequence import pad_windows
 from omnizip_jax.models import attention, rope
 from omnizip_jax.models import layer_scan as layers
 from omnizip_jax.models.backend import Backend
@@ -66,7 +68,8 @@ def test_encoders_read_one_copy_of_their_weights():
 
 def test_encoders_agree(params, random_windows):
     weights, config = params.weights, params.config
-    windows = random_windows([2, 1, 0, 2], [200, 133, 200, 0])
+    # As many as ENCODE_BLOCK: a program that other tests have compiled.
+    windows = pad_windows(random_windows([2, 1, 0, 2], [200, 133, 200, 0]), ENCODE_BLOCK)
     cpu = encode_windows(weights, windows, config=config)
     with as_on_gpu():
         gpu = encode_windows(weights, windows, config=config, backend=Backend.GPU)

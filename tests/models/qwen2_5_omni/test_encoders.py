@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 
 from omnizip_jax.compression import Seats, VisionZip
+from omnizip_jax.inference.prefill import ENCODE_BLOCK
+from omnizip_jax.inference.sequence import pad_windows
 from omnizip_jax.models.qwen2_5_omni.encoders import encode_window, encode_windows
 
 
 def test_the_vision_encoders_attention_only_if_requested(params, random_windows):
     weights, config = params.weights, params.config
-    windows = random_windows([2, 1, 0, 2], [200, 133, 200, 0])
+    windows = pad_windows(random_windows([2, 1, 0, 2], [200, 133, 200, 0]), ENCODE_BLOCK)
     plain = encode_windows(weights, windows, config=config)
     assert plain.vision is None
     asked = encode_windows(weights, windows, config=config, wants=VisionZip.wants)
@@ -25,7 +27,7 @@ def test_the_vision_encoders_attention_only_if_requested(params, random_windows)
 @pytest.mark.slow
 def test_methods_select_from_the_requested_features(params, random_windows):
     weights, config = params.weights, params.config
-    windows = random_windows([2, 1, 0, 2], [200, 133, 200, 0])
+    windows = pad_windows(random_windows([2, 1, 0, 2], [200, 133, 200, 0]), ENCODE_BLOCK)
     asked = encode_windows(weights, windows, config=config, wants=VisionZip.wants)
     encode = jax.jit(encode_window, static_argnames=("config", "wants"))
     window = jax.tree.map(lambda x: x[1], windows)

@@ -160,8 +160,6 @@ class Selection(struct.PyTreeNode):
         audio_keep, video_keep: kept tokens.
         audio_salient: kept audio tokens that are salient; the other kept ones are anchors, which
             other tokens were merged into.
-        audio_order: rank of each audio token in its window's order of salience, 0 first.
-        video_order: rank of each video token in its grid's order.
         audio_retention: S_a, kept share of each window's audio tokens; 0 without audio.
         video_rate: discarded share of each window's video tokens; 0 without video.
         audio_depth, video_depth: share of the decoder's layers that process each token, where a
@@ -172,9 +170,7 @@ class Selection(struct.PyTreeNode):
     video: Float[Array, "*W G P D"] | None
     audio_keep: Bool[Array, "*W A"]
     audio_salient: Bool[Array, "*W A"]
-    audio_order: Int[Array, "*W A"]
     video_keep: Bool[Array, "*W G P"]
-    video_order: Int[Array, "*W G P"]
     audio_retention: Float[Array, "*W"]
     video_rate: Float[Array, "*W"]
     audio_depth: Float[Array, "*W A"] | None = None
@@ -191,15 +187,11 @@ class Selection(struct.PyTreeNode):
         audio: Float[Array, "*W A D"] | None = None,
         video: Float[Array, "*W G P D"] | None = None,
         audio_salient: Bool[Array, "*W A"] | None = None,
-        audio_order: Int[Array, "*W A"] | None = None,
-        video_order: Int[Array, "*W G P"] | None = None,
     ) -> Selection:
         """Derive retention and rates from the masks of existing and of kept tokens.
 
-        Without an order, all tokens have equal salience; without ``audio_salient``, all kept audio
-        tokens are salient.
+        Without ``audio_salient``, all kept audio tokens are salient.
         """
-        audio_first, video_first = (jnp.zeros_like(x, jnp.int32) for x in (audio_mask, video_mask))
         audio_count, video_count = jnp.sum(audio_mask, -1), jnp.sum(video_mask, (-2, -1))
         audio_kept, video_kept = jnp.sum(audio_keep, -1), jnp.sum(video_keep, (-2, -1))
         return cls(
@@ -207,9 +199,7 @@ class Selection(struct.PyTreeNode):
             video=video,
             audio_keep=audio_keep,
             audio_salient=audio_keep if audio_salient is None else audio_salient,
-            audio_order=audio_first if audio_order is None else audio_order,
             video_keep=video_keep,
-            video_order=video_first if video_order is None else video_order,
             audio_retention=jnp.float32(audio_kept) / jnp.maximum(audio_count, 1),
             video_rate=jnp.float32(video_count - video_kept) / jnp.maximum(video_count, 1),
         )

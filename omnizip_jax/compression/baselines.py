@@ -8,13 +8,12 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
 
 from omnizip_jax.compression.counts import floor_share, top_mask
 from omnizip_jax.compression.method import Budget, Method
 from omnizip_jax.compression.omnizip_video import change
-from omnizip_jax.compression.per_modality import ModalitySelection, Rates, join, select_top
-from omnizip_jax.types import EncodedWindow, Selection
+from omnizip_jax.compression.per_modality import Rates, select_top
+from omnizip_jax.types import Selection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +35,14 @@ class AllTokens(Method):
     def step_bound(self, audio_slots: int, video_slots: int) -> int:
         return self.audio * audio_slots + self.video * video_slots
 
-    def select(self, windows: EncodedWindow, budget: Budget | None, key: PRNGKeyArray) -> Selection:
+    def select(self, windows, budget: Budget | None, key):
         audio, video = windows.audio.token_mask, windows.video_mask
         return Selection.of(audio, video, audio & self.audio, video & self.video)
 
-    def begin(self, window: EncodedWindow) -> tuple[()]:
+    def begin(self, window):
         return ()
 
-    def step(
-        self, state: tuple[()], window: EncodedWindow, key: PRNGKeyArray
-    ) -> tuple[tuple[()], Selection]:
+    def step(self, state, window, key):
         return state, self.select(window, None, key)
 
 
@@ -77,13 +74,10 @@ class RandomTokens(Rates):
             return super().select(windows, budget, key)
         audio, video = windows.audio.token_mask, windows.video_mask
         mask = jnp.concatenate([audio.reshape(-1), video.reshape(-1)])
-        scores = jax.random.uniform(key, mask.shape)
-        split = (jnp.split(x, [audio.size]) for x in (top_mask(scores, mask, budget.total), scores))
-        parts = (
-            ModalitySelection(keep.reshape(like.shape), score.reshape(like.shape))
-            for keep, score, like in zip(*split, (audio, video), strict=True)
-        )
-        return join(windows, *parts)
+        keep = top_mask(jax.random.uniform(key, mask.shape), mask, budget.total)
+        audio_keep, video_keep = jnp.split(keep, [audio.size])
+        kept = audio_keep.reshape(audio.shape), video_keep.reshape(video.shape)
+        return Selection.of(audio, video, *kept)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,18 +59,17 @@ class DyCoke(Rates):
         mask = jnp.pad(audio.token_mask, ((0, 0), (0, padding)))
         frames = mask.size // size
         window = jnp.repeat(jnp.arange(shape[0]), frames // shape[0])
-        keep, scores = merge_in_time(
+        keep = merge_in_time(
             tokens.reshape(frames, size, -1), mask.reshape(frames, size), window, count
         )
-        return ModalitySelection(*(x.reshape(mask.shape)[:, : shape[1]] for x in (keep, scores)))
+        return ModalitySelection(keep.reshape(mask.shape)[:, : shape[1]])
 
     def select_video(self, windows, count, key, audio_keep):
         mask = windows.video_mask
         frames = mask.reshape(-1, mask.shape[-1])
         clip = jnp.zeros(len(frames), jnp.int32)
         video = windows.video.reshape(*frames.shape, -1)
-        keep, scores = merge_in_time(video, frames, clip, count)
-        return ModalitySelection(keep.reshape(mask.shape), scores.reshape(mask.shape))
+        return ModalitySelection(merge_in_time(video, frames, clip, count).reshape(mask.shape))
 
 
 def merge_in_time(
@@ -78,8 +77,8 @@ def merge_in_time(
     mask: Bool[Array, "T P"],
     sequence: Int[Array, " T"],
     count: Count,
-) -> tuple[Bool[Array, "T P"], Float[Array, "T P"]]:
-    """Select ``count`` tokens of a sequence of frames; returns the mask and the scores.
+) -> Bool[Array, "T P"]:
+    """The mask of the ``count`` tokens to keep of a sequence of frames.
 
     Args:
         frames, mask: P tokens in each of T frames; frames without any do not count.
@@ -103,4 +102,4 @@ def merge_in_time(
     whole_sizes, other_sizes = jnp.where(whole, sizes, 0), jnp.where(whole, 0, sizes)
     whole_count = jnp.minimum(count, jnp.sum(whole_sizes))
     kept = apportion(whole_count, whole_sizes) + apportion(count - whole_count, other_sizes)
-    return (jax.vmap(salience_order)(scores, mask) < kept[:, None]) & mask, scores
+    return (jax.vmap(salience_order)(scores, mask) < kept[:, None]) & mask

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from omnizip_jax.compression.counts import as_fraction, round_share, salience_order, top_mask
 from omnizip_jax.compression.method import Budget, Count, Counts
@@ -92,9 +92,7 @@ class OmniZipConfig(StreamedOmniZip):
             return self.follow(windows, key)
         return super().select(windows, budget, key)
 
-    def compress_audio(
-        self, tokens: WindowTokens, budget: Budget
-    ) -> tuple[Float[Array, "W A D"], Bool[Array, "W A"], Bool[Array, "W A"]]:
+    def compress_audio(self, tokens, budget):
         scores, mask = tokens.audio_scores, tokens.audio_mask
         if self.keep is None:
             salient = top_mask(scores, mask, budget.audio - budget.anchors)
@@ -121,9 +119,7 @@ class OmniZipConfig(StreamedOmniZip):
         audio = tokens.audio, tokens.audio_mask, salient
         return over_windows(self.consolidate, *audio, tokens.video, tokens.video_mask)
 
-    def compress_video(
-        self, tokens: WindowTokens, budget: Budget, audio_keep: Bool[Array, "W A"]
-    ) -> tuple[Bool[Array, "W G P"], Int[Array, "W G P"]]:
+    def compress_video(self, tokens, budget, audio_keep):
         rate = self.rho_video if self.keep is None else None
         return self._guided_istc(
             tokens.video, tokens.video_mask, audio_keep, tokens.audio_mask, budget.video, rate
@@ -137,7 +133,7 @@ class OmniZipConfig(StreamedOmniZip):
         audio_mask: Bool[Array, "W A"],
         count: Count,
         rate: float | None = None,
-    ) -> tuple[Bool[Array, "W G P"], Int[Array, "W G P"]]:
+    ) -> Bool[Array, "W G P"]:
         """ISTC of every window, with the numbers of tokens that its audio gives it."""
         audio_counts, grid_counts = jnp.sum(audio_mask, -1), jnp.sum(mask, -1)
         video_counts = jnp.sum(grid_counts, -1)
@@ -151,10 +147,10 @@ class OmniZipConfig(StreamedOmniZip):
         tokens = with_scores(windows)
         salient = self.salient_beside_anchors(tokens.audio_scores, tokens.audio_mask, count)
         audio, anchors = self._consolidate(tokens, salient)
-        return ModalitySelection(salient | anchors, tokens.audio_scores, audio, salient)
+        return ModalitySelection(salient | anchors, audio, salient)
 
     def select_video(self, windows, count, key, audio_keep):
-        keep, order = self._guided_istc(
-            windows.video, windows.video_mask, audio_keep, windows.audio.token_mask, count
+        audio_mask = windows.audio.token_mask
+        return ModalitySelection(
+            self._guided_istc(windows.video, windows.video_mask, audio_keep, audio_mask, count)
         )
-        return ModalitySelection(keep, -order.astype(jnp.float32))

@@ -55,17 +55,13 @@ class PublishedOmniZip(OmniZipSettings):
         budget = Budget.of(salient + anchors, video)
         return budget._replace(anchors=anchors).as_ints()
 
-    def compress_audio(
-        self, tokens: WindowTokens, budget: Budget
-    ) -> tuple[Float[Array, "W A D"], Bool[Array, "W A"], Bool[Array, "W A"]]:
+    def compress_audio(self, tokens, budget):
         count = budget.audio - budget.anchors
         salient = top_mask(tokens.audio_scores, tokens.audio_mask, count)
         audio, anchors = consolidate_clip(tokens, salient, budget.anchors, self)
         return audio, salient, anchors
 
-    def compress_video(
-        self, tokens: WindowTokens, budget: Budget, audio_keep: Bool[Array, "W A"]
-    ) -> tuple[Bool[Array, "W G P"], Int[Array, "W G P"]]:
+    def compress_video(self, tokens, budget, audio_keep):
         mask = tokens.video_mask
         audio_counts, grid_counts = jnp.sum(tokens.audio_mask, -1), jnp.sum(mask, -1)
         video_counts = jnp.sum(grid_counts, -1)
@@ -97,7 +93,7 @@ class PublishedOmniZip(OmniZipSettings):
             return salience_order(scores, valid)
 
         ranks = over_windows(order, jnp.arange(len(grids))).reshape(mask.shape)
-        return (ranks < kept[..., None]) & mask, ranks
+        return (ranks < kept[..., None]) & mask
 
 
 def runs(
@@ -223,12 +219,8 @@ def grid_keeps(
 
     rates = rates[:, None]
     kept = jnp.floor(grid_counts * (1 - rates) + 1e-4).astype(jnp.int32)
-    kept = jnp.where(
-        rates == jnp.asarray(config.rho_max, rates.dtype), setting(config.rho_max), kept
-    )
-    kept = jnp.where(
-        rates == jnp.asarray(config.rho_min, rates.dtype), setting(config.rho_min), kept
-    )
+    for rate in (config.rho_max, config.rho_min):
+        kept = jnp.where(rates == jnp.asarray(rate, rates.dtype), setting(rate), kept)
     return jnp.where((audio_counts > 0)[:, None], kept, setting(config.rho_video))
 
 

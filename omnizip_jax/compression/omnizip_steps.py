@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from omnizip_jax.compression.counts import salience_order
 from omnizip_jax.compression.method import Budget, Method, check_shares
 from omnizip_jax.compression.omnizip_audio import attention_scores
 from omnizip_jax.types import EncodedWindow, Selection, WindowTokens
@@ -62,8 +60,8 @@ class OmniZipSettings(Method):
 
     def compress_video(
         self, tokens: WindowTokens, budget: Budget, audio_keep: Bool[Array, "W A"]
-    ) -> tuple[Bool[Array, "W G P"], Int[Array, "W G P"]]:
-        """The kept video tokens, and each one's rank in its grid's order of salience."""
+    ) -> Bool[Array, "W G P"]:
+        """The kept video tokens."""
         raise NotImplementedError
 
 
@@ -88,18 +86,9 @@ def compress_clip(tokens: WindowTokens, budget: Budget, config: OmniZipSettings)
     """
     check_tokens(tokens)
     audio, salient, anchors = config.compress_audio(tokens, budget)
-    audio_keep = salient | anchors
-    video_keep, video_order = config.compress_video(tokens, budget, audio_keep)
-    return Selection.of(
-        tokens.audio_mask,
-        tokens.video_mask,
-        audio_keep,
-        video_keep,
-        audio=audio,
-        audio_salient=salient,
-        audio_order=jax.vmap(salience_order)(tokens.audio_scores, tokens.audio_mask),
-        video_order=video_order,
-    )
+    keep = salient | anchors, config.compress_video(tokens, budget, salient | anchors)
+    masks = tokens.audio_mask, tokens.video_mask
+    return Selection.of(*masks, *keep, audio=audio, audio_salient=salient)
 
 
 def check_tokens(tokens: WindowTokens) -> None:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int
 
 from omnizip_jax.compression.counts import (
     STREAM_DENOMINATOR,
@@ -159,9 +159,7 @@ class StreamedOmniZip(OmniZipSettings, PerModality):
             window=jnp.int32(0),
         )
 
-    def step(
-        self, state: CausalState, window: EncodedWindow, key: PRNGKeyArray
-    ) -> tuple[CausalState, Selection]:
+    def step(self, state, window, key):
         audio, video, video_mask = window.audio, window.video, window.video_mask
         tokens = jnp.sum(video_mask) + (jnp.sum(audio.token_mask) if self.keep is not None else 0)
         discards = discard_share(self).numerator * tokens
@@ -175,7 +173,7 @@ class StreamedOmniZip(OmniZipSettings, PerModality):
         state, discards = discard_causal(state, audio_keep, audio.token_mask, video_mask, self)
         grid_counts = jnp.sum(video_mask, axis=-1)
         kept = split_over_grids(jnp.sum(grid_counts) - discards, grid_counts)
-        video_keep, video_order = istc(video, video_mask, kept, self.spatial)
+        video_keep = istc(video, video_mask, kept, self.spatial)
         slot = state.window % state.keys.shape[0]
         state = state.replace(
             keys=state.keys.at[slot].set(audio.keys),
@@ -189,8 +187,6 @@ class StreamedOmniZip(OmniZipSettings, PerModality):
             video_keep,
             audio=tokens,
             audio_salient=salient,
-            audio_order=salience_order(scores, audio.token_mask),
-            video_order=video_order,
         )
 
 

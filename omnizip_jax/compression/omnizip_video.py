@@ -140,8 +140,8 @@ def istc(
     mask: Bool[Array, "G P"],
     kept: Int[Array, " G"],
     spatial: Callable[[Float[Array, "P D"], Bool[Array, " P"]], Float[Array, " P"]],
-) -> tuple[Bool[Array, "G P"], Int[Array, "G P"]]:
-    """Interleaved spatio-temporal compression: select video tokens of a window.
+) -> Bool[Array, "G P"]:
+    """Interleaved spatio-temporal compression: the mask of the kept video tokens of a window.
 
     Grids 0, 2, ... keep the tokens with the highest ``spatial`` score, grids 1, 3, ... those that
     differ most from the previous grid before pruning (eq. 6). Nothing is merged.
@@ -151,13 +151,10 @@ def istc(
         mask: tokens that exist.
         kept: tokens to keep in each grid.
         spatial: score of the tokens of one grid, ``dpc_knn`` with its neighbours bound.
-
-    Returns:
-        The mask of the kept tokens, and each token's rank in its grid's order of salience.
     """
     scores = [
         novelty(video[g], video[g - 1], mask[g - 1]) if g % 2 else spatial(video[g], mask[g])
         for g in range(video.shape[0])
     ]
     order = jax.vmap(salience_order)(jnp.stack(scores), mask)
-    return (order < kept[:, None]) & mask, order
+    return (order < kept[:, None]) & mask

@@ -19,7 +19,6 @@ from omnizip_jax.compression.counts import (
     nearest,
     round_share,
     running_share_bound,
-    salience_order,
     salient_share,
     top_mask,
 )
@@ -36,13 +35,11 @@ class ModalitySelection(NamedTuple):
 
     Attributes:
         keep: tokens to keep.
-        scores: scores that rank the tokens of a window or a grid; None: all equal.
         tokens: the embeddings, if some are replaced.
-        salient: kept tokens that are not anchors; None: all kept tokens.
+        salient: kept audio tokens that are not anchors; None: all kept tokens.
     """
 
     keep: Bool[Array, "W *n"]
-    scores: Float[Array, "W *n"] | None = None
     tokens: Float[Array, "W *n D"] | None = None
     salient: Bool[Array, "W *n"] | None = None
 
@@ -51,7 +48,7 @@ def select_top(
     scores: Float[Array, "W *n"], mask: Bool[Array, "W *n"], count: Count
 ) -> ModalitySelection:
     """The ``count`` valid tokens with the highest scores of the clip; ties go to the earlier."""
-    return ModalitySelection(top_mask(scores, mask, count), scores)
+    return ModalitySelection(top_mask(scores, mask, count))
 
 
 def vision_of(windows: EncodedWindow) -> VisionFeatures:
@@ -70,24 +67,14 @@ def vision_of(windows: EncodedWindow) -> VisionFeatures:
 
 def join(windows: EncodedWindow, audio: ModalitySelection, video: ModalitySelection) -> Selection:
     """Combine the selections of both modalities."""
-
-    def order(part, mask):
-        if part.scores is None:
-            return None
-        rows = part.scores.reshape(-1, mask.shape[-1]), mask.reshape(-1, mask.shape[-1])
-        return jax.vmap(salience_order)(*rows).reshape(mask.shape)
-
-    audio_mask, video_mask = windows.audio.token_mask, windows.video_mask
     return Selection.of(
-        audio_mask,
-        video_mask,
+        windows.audio.token_mask,
+        windows.video_mask,
         audio.keep,
         video.keep,
         audio=audio.tokens,
         video=video.tokens,
         audio_salient=audio.salient,
-        audio_order=order(audio, audio_mask),
-        video_order=order(video, video_mask),
     )
 
 
@@ -169,10 +156,8 @@ class PerModality(Method):
         if self.keep is None:
             return self.own_budget(audio_counts, video_counts).as_ints()
         audio, video = np.sum(audio_counts), np.sum(video_counts)
-        total, anchors = (
-            round_share(self.kept_share, audio + video),
-            self.anchor_total(audio_counts),
-        )
+        total = round_share(self.kept_share, audio + video)
+        anchors = self.anchor_total(audio_counts)
         if total < anchors:
             raise ValueError(
                 f"keep {self.keep} of {audio + video} tokens is less than the {anchors} audio "
@@ -255,9 +240,7 @@ class Rates(PerModality):
         kept_audio = round_share(audio, np.sum(audio_counts))
         return Budget.of(kept_audio, round_share(video, np.sum(video_counts)))
 
-    def select_audio(
-        self, windows: EncodedWindow, count: Count, key: PRNGKeyArray
-    ) -> ModalitySelection:
+    def select_audio(self, windows, count, key):
         """OmniZip's ranking without anchors; audio that is kept whole is not ranked."""
         audio = windows.audio
         if self.keep is None and self.rho_audio == 0:

@@ -157,8 +157,7 @@ class Seats(PerModality):
         kept = self.per_window(audio.token_mask, self.target_audio, count)
         arrays = audio.queries, audio.keys, audio.frame_mask, audio.tokens, audio.token_mask
         rank = over_windows(one, *arrays, kept)
-        keep = (rank < kept[:, None]) & audio.token_mask
-        return ModalitySelection(keep, -rank.astype(jnp.float32))
+        return ModalitySelection((rank < kept[:, None]) & audio.token_mask)
 
     def select_video(self, windows, count, key, audio_keep):
         vision = vision_of(windows)
@@ -168,8 +167,7 @@ class Seats(PerModality):
         kept = self.per_window(mask, self.target_video, count)
         received = vision.received.reshape(mask.shape)
         rank = over_windows(farthest_first, video, mask, received, kept)
-        keep = (rank < kept[:, None]) & mask
-        return ModalitySelection(keep.reshape(shape), -rank.reshape(shape).astype(jnp.float32))
+        return ModalitySelection(((rank < kept[:, None]) & mask).reshape(shape))
 
     def per_window(self, mask: Bool[Array, "W n"], target: float, count: Count) -> Int[Array, " W"]:
         """Divide ``count`` over the windows: by the target if that is its sum, or in proportion."""

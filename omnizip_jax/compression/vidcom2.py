@@ -40,10 +40,8 @@ class VidCom2(Rates):
         sizes = jnp.sum(masks, -1)
         unusual = -jnp.sum(to_clip, -1) / jnp.maximum(sizes, 1)
         kept = grid_counts(unusual, sizes, count)
-        scores = -(to_clip + to_grid)
-        order = jax.vmap(salience_order)(scores, masks)
-        keep = (order < kept[:, None]) & masks
-        return ModalitySelection(keep.reshape(mask.shape), scores.reshape(mask.shape))
+        order = jax.vmap(salience_order)(-(to_clip + to_grid), masks)
+        return ModalitySelection(((order < kept[:, None]) & masks).reshape(mask.shape))
 
 
 def likeness(

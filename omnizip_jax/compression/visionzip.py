@@ -80,13 +80,13 @@ class VisionZip(Rates):
         dominant = top_mask(scores, valid, count - merged)
         others = valid & ~dominant
         if slots == 0:
-            return ModalitySelection(dominant.reshape(mask.shape), vision.received)
+            return ModalitySelection(dominant.reshape(mask.shape))
         target, filled, targets = sample_anchors(others, merged, slots)
         features = add_means(
             video, vision.keys, (others & ~targets).reshape(mask.shape), target, filled
         )
         keep = (dominant | targets).reshape(mask.shape)
-        return ModalitySelection(keep, vision.received, features, dominant.reshape(mask.shape))
+        return ModalitySelection(keep, features)
 
 
 def add_means(

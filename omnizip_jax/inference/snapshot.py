@@ -40,7 +40,7 @@ from omnizip_jax.models.loaded_model import Params, check_params, weights_finger
 from omnizip_jax.types import Selection
 from omnizip_jax.window_spec import WindowSpec
 
-LAYOUT = 4  # version of the folder and of the arrays of a context
+LAYOUT = 5  # version of the folder and of the arrays of a context
 ABOUT, ARRAYS = "context.json", "arrays"
 
 

@@ -48,11 +48,11 @@ def test_relative_distances_do_not_depend_on_the_scale():
 def test_a_grid_of_equal_tokens_and_a_grid_of_one():
     same, mask = np.ones((6, 4), np.float32), np.ones(6, bool)
     spatial = partial(dpc_knn, knn=5)
-    keep, _ = istc(np.stack([same, same]), np.stack([mask, mask]), np.array([2, 3]), spatial)
+    keep = istc(np.stack([same, same]), np.stack([mask, mask]), np.array([2, 3]), spatial)
     np.testing.assert_array_equal(np.sum(keep, -1), [2, 3])
     score = dpc_knn(same, mask, 5, relative=True)
     assert not np.any(np.isnan(score))
-    one, _ = istc(same[None, :1], np.ones((1, 1), bool), np.array([1]), spatial)
+    one = istc(same[None, :1], np.ones((1, 1), bool), np.array([1]), spatial)
     assert one.tolist() == [[True]]
 
 
@@ -61,7 +61,7 @@ def test_odd_grids_keep_changed_tokens():
     second = first.copy()
     second[[2, 5]] *= -1
     video, mask = np.stack([first, second]), np.ones((2, 8), bool)
-    keep, _ = istc(video, mask, np.array([4, 2]), partial(dpc_knn, knn=5))
+    keep = istc(video, mask, np.array([4, 2]), partial(dpc_knn, knn=5))
     assert np.flatnonzero(keep[1]).tolist() == [2, 5]
 
 

@@ -10,12 +10,10 @@ from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from omnizip_jax.compression.counts import (
     STREAM_DENOMINATOR,
-    RunningShare,
     nearest,
     running_share_bound,
 )
@@ -30,21 +28,6 @@ from omnizip_jax.compression.novelty_weights import (
 from omnizip_jax.compression.omnizip_streaming import Balance
 from omnizip_jax.compression.omnizip_video import change
 from omnizip_jax.compression.per_modality import ModalitySelection, Rates, join, select_top
-from omnizip_jax.types import EncodedWindow, Selection
-
-
-class SurpriseState(struct.PyTreeNode):
-    """State of a stream's token selection.
-
-    Attributes:
-        audio: running share of the audio tokens.
-        video: balance of the video tokens to keep.
-        novelty: state of the weights.
-    """
-
-    audio: RunningShare
-    video: Balance
-    novelty: NoveltyState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,24 +97,21 @@ class Surprise(Rates):
         return running_share_bound(audio, audio_slots) + video_bound(video, video_slots)
 
     def begin(self, window):
-        if not self.streams:
-            return super().begin(window)
-        return SurpriseState(
-            RunningShare.initial(), Balance.initial(), NoveltyState.initial(window)
-        )
+        """Running share of the audio tokens, balance of the video tokens, state of the weights."""
+        share, _ = super().begin(window)
+        return share, Balance.initial(), NoveltyState.initial(window)
 
-    def step(
-        self, state: SurpriseState, window: EncodedWindow, key: PRNGKeyArray
-    ) -> tuple[SurpriseState, Selection]:
+    def step(self, state, window, key):
+        share, balance, novelty = state
         clip = jax.tree.map(lambda x: x[None], window)
         audio_mask, video_mask = clip.audio.token_mask, clip.video_mask
         audio_share, video_share = self.shares
-        novelty, audio_weights, video_weights = self.novelty.advance(state.novelty, window)
-        audio, count = state.audio.advance(jnp.sum(audio_mask), audio_share)
+        novelty, audio_weights, video_weights = self.novelty.advance(novelty, window)
+        share, count = share.advance(jnp.sum(audio_mask), audio_share)
         audio_selection = sample(audio_weights, audio_mask, count, self.lean)
-        video, count = balanced_count(state.video, video_weights, video_mask, video_share)
+        balance, count = balanced_count(balance, video_weights, video_mask, video_share)
         selection = join(clip, audio_selection, sample(video_weights, video_mask, count))
-        return SurpriseState(audio, video, novelty), jax.tree.map(lambda x: x[0], selection)
+        return (share, balance, novelty), jax.tree.map(lambda x: x[0], selection)
 
 
 def sample(

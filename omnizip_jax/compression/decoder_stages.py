@@ -1,7 +1,8 @@
 """Pruning stages inside the decoder: after some layers, only some of the tokens are kept.
 
 A prefill with stages leaves a cache of segments, one for the layers up to each stage and one for
-the rest; every segment has its own length. Kept tokens retain their order and positions.
+the rest; every segment has its own length. Kept tokens retain their order and positions, and are
+packed to the front of a smaller array, so that pruning saves time.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from omnizip_jax.types import TokenKind
 
@@ -114,3 +115,20 @@ class Stage:
             tokens: metadata of the tokens.
         """
         raise NotImplementedError
+
+
+def front(keep: Bool[Array, " N"], capacity: int) -> tuple[Int[Array, " C"], Bool[Array, " C"]]:
+    """Indices of the kept tokens, in order, for the front of ``capacity`` slots.
+
+    Returns:
+        An index into the tokens for every slot (0 in unused ones), and which slots are used.
+    """
+    (index,) = jnp.nonzero(keep, size=capacity, fill_value=0)
+    return index, jnp.arange(capacity) < jnp.sum(keep)
+
+
+def unpacked(values: Num[Array, " C"], keep: Bool[Array, " N"]) -> Num[Array, " N"]:
+    """Values of packed tokens at the places of the tokens, 0 for those that were not kept."""
+    place = jnp.cumsum(keep) - 1
+    there = keep & (place < len(values))
+    return jnp.where(there, values[jnp.clip(place, 0, len(values) - 1)], 0)

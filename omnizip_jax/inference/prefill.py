@@ -20,8 +20,7 @@ from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
 from omnizip_jax.compression import Budget, Method
-from omnizip_jax.compression.decoder_stages import Stage, Tokens
-from omnizip_jax.compression.pack import unpacked
+from omnizip_jax.compression.decoder_stages import Stage, Tokens, unpacked
 from omnizip_jax.inference.chat_template import Modalities, Text
 from omnizip_jax.inference.context import (
     Context,

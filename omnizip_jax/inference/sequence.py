@@ -10,7 +10,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from omnizip_jax.compression.pack import front
+from omnizip_jax.compression.decoder_stages import front
 from omnizip_jax.inference.context import PrefillConfig, SlotMetadata, StreamState
 from omnizip_jax.models.registry import Config, family
 from omnizip_jax.types import EncodedClip, Selection, TokenKind, Window

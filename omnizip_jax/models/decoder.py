@@ -13,8 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from omnizip_jax.compression.decoder_stages import Stage, Tokens, check_stages
-from omnizip_jax.compression.pack import front
+from omnizip_jax.compression.decoder_stages import Stage, Tokens, check_stages, front
 from omnizip_jax.models import attention, rope
 from omnizip_jax.models import layer_scan as layers
 from omnizip_jax.models.backend import Backend, full_precision

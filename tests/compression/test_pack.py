@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from omnizip_jax.compression.pack import front, unpacked
+from omnizip_jax.compression.decoder_stages import front, unpacked
 
 
 @pytest.mark.parametrize("capacity", [5, 7, 12, 20])

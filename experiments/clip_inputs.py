@@ -17,12 +17,22 @@ from jaxtyping import Float
 from experiments.oracle_methods import Oracle, with_objects
 from omnizip_jax.compression import Method
 from omnizip_jax.media import load_clip
-from omnizip_jax.media.audio import MelStream, clip_log_mel
+from omnizip_jax.media.audio import MelStream
 from omnizip_jax.media.pixels import patchify
 from omnizip_jax.testbed.synthetic_clips import CELL, SIDE, SPEC, SyntheticClip
 from omnizip_jax.types import EncodedWindow, Window
 
 GRID = SIDE // CELL  # tokens along the side of a frame
+
+
+def clip_log_mel(
+    samples: Float[np.ndarray, " samples"], bins: int
+) -> Float[np.ndarray, "bins frames"]:
+    """Log-mel spectrogram of a whole clip of any length, ``ceil(samples / 160)`` frames."""
+    stream = MelStream(bins)
+    stream.push(samples)
+    stream.finish()
+    return stream.take(stream.frames)
 
 
 def clip_to_windows(clip: SyntheticClip, separate_audio: bool = False) -> Window:

@@ -152,13 +152,13 @@ class MelStream:
     def __init__(self, bins: int):
         self.written = 0  # samples so far
         self.padded = False  # the last of them are silence from ``pad_silence``
+        self.maximum = -np.inf  # log power of the frames taken
         self._bins, self._finished = bins, False
         self._pending: list[np.ndarray] = []  # samples not transformed yet
         self._history = np.zeros(0, np.float32)  # samples that the next frame needs
         self._mirrored = False
         self._power = np.zeros((bins, 0), np.float32)  # from frame ``_taken`` on
         self._transformed = self._taken = 0  # frames
-        self._maximum = -np.inf  # log power of the frames taken
 
     @property
     def frames(self) -> int:
@@ -199,20 +199,18 @@ class MelStream:
             end: number of a frame.
             maximum: of the whole audio, if known (``max_log_power``).
         """
+        power = self.take_power(end)
+        return log_mel(power, self.maximum if maximum is None else maximum)
+
+    def take_power(self, end: int) -> Float[np.ndarray, "bins frames"]:
+        """Remove and return the mel power instead; see ``take``."""
         self._transform()
         ready = max(0, min(end, self.frames) - self._taken)
         power, self._power = self._power, self._power[:, end - self._taken :]
         self._taken = end
         loud = power if self._finished and end >= self.frames else power[:, :ready]
-        self._maximum = max(self._maximum, float(log_power(loud).max(initial=-np.inf)))
-        return log_mel(power[:, :ready], self._maximum if maximum is None else maximum)
-
-    def take_power(self) -> Float[np.ndarray, "bins frames"]:
-        """Remove and return the mel power of all complete frames."""
-        self._transform()
-        power, self._power = self._power, self._power[:, :0]
-        self._taken = self._transformed
-        return power
+        self.maximum = max(self.maximum, float(log_power(loud).max(initial=-np.inf)))
+        return power[:, :ready]
 
     def _transform(self):
         samples, self._pending = np.concatenate([self._history, *self._pending]), []
@@ -228,23 +226,14 @@ class MelStream:
             self._transformed += count
 
 
-def clip_log_mel(
-    samples: Float[np.ndarray, " samples"], bins: int
-) -> Float[np.ndarray, "bins frames"]:
-    """Log-mel spectrogram of a whole clip of any length, ``ceil(samples / 160)`` frames."""
-    stream = MelStream(bins)
-    stream.push(samples)
-    stream.finish()
-    return stream.take(stream.frames)
-
-
 def max_log_power(chunks: Iterable[AudioChunk], bins: int) -> float:
     """Largest ``log_power`` of all the audio: the first of a file's two passes."""
-    stream, largest, taken = MelStream(bins), -np.inf, 0
+    stream, taken = MelStream(bins), 0
     for chunk in chunks:
         stream.push(align_audio(stream.written, chunk))
         if stream.written - taken > SAMPLE_RATE:  # small blocks cost more
             taken = stream.written
-            largest = max(largest, float(log_power(stream.take_power()).max()))
+            stream.take_power(stream.frames)
     stream.finish()
-    return max(largest, float(log_power(stream.take_power()).max(initial=-np.inf)))
+    stream.take_power(stream.frames)
+    return stream.maximum

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from transformers import WhisperFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 
+from experiments.clip_inputs import clip_log_mel
 from omnizip_jax.media import load_clip
 from omnizip_jax.media.audio import (
     HISTORY,
@@ -18,7 +19,6 @@ from omnizip_jax.media.audio import (
     SAMPLE_RATE,
     MelStream,
     Resampler,
-    clip_log_mel,
     log_mel,
     log_power,
     max_log_power,

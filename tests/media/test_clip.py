@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.bouncing_clip import write_clip
+from experiments.clip_inputs import clip_log_mel
 from omnizip_jax.media import load_clip, window_frames
-from omnizip_jax.media.audio import clip_log_mel
 from omnizip_jax.media.container import MediaFile
 from omnizip_jax.media.timeline import FrameSampler
 from omnizip_jax.window_spec import WindowSpec

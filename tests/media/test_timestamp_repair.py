@@ -8,8 +8,9 @@ import av
 import numpy as np
 import pytest
 
+from experiments.clip_inputs import clip_log_mel
 from omnizip_jax.media import load_clip, windows
-from omnizip_jax.media.audio import Resampler, clip_log_mel
+from omnizip_jax.media.audio import Resampler
 from omnizip_jax.media.timeline import AudioChunk, TimestampRepair
 from omnizip_jax.window_spec import WindowSpec
 from tests.media.make import tone, write

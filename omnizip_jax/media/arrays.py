@@ -25,7 +25,7 @@ from omnizip_jax.media.validation import (
 )
 
 
-class MediaArrays:
+class MediaArrays(contextlib.AbstractContextManager["MediaArrays"]):
     """Frames and a waveform with the interface of a ``MediaFile``.
 
     Args:
@@ -72,9 +72,6 @@ class MediaArrays:
         return self.count()[1]
 
     claimed = duration
-
-    def __enter__(self) -> MediaArrays:
-        return self
 
     def __exit__(self, *_):
         pass

@@ -27,6 +27,7 @@ class BoundedQueue(Generic[Item]):
     Attributes:
         drop_oldest: see above.
         dropped: number of items dropped.
+        closed: whether the consumer has closed the queue.
     """
 
     def __init__(self, size: int | None = None, *, drop_oldest: bool = False, producers: int = 1):
@@ -34,7 +35,7 @@ class BoundedQueue(Generic[Item]):
         self._size, self._producers = size, producers
         self._items: deque[Item] = deque()
         self._error: BaseException | None = None
-        self._closed = False
+        self.closed = False
         self._get_since: float | None = None  # when the consumer began to wait
         self._get_called = False
         self._changed = threading.Condition()
@@ -51,8 +52,8 @@ class BoundedQueue(Generic[Item]):
             if self.drop_oldest and self._full():
                 self._items.popleft()
                 self.dropped += 1
-            self._changed.wait_for(lambda: self._closed or not self._full())
-            if self._closed:
+            self._changed.wait_for(lambda: self.closed or not self._full())
+            if self.closed:
                 raise QueueClosed
             self._items.append(item)
             self._changed.notify_all()
@@ -77,7 +78,7 @@ class BoundedQueue(Generic[Item]):
             self._changed.notify_all()
             try:
                 ready = self._changed.wait_for(
-                    lambda: self._items or self._error or self._closed or self._producers <= 0,
+                    lambda: self._items or self._error or self.closed or self._producers <= 0,
                     timeout,
                 )
             finally:
@@ -86,32 +87,28 @@ class BoundedQueue(Generic[Item]):
                 item = self._items.popleft()
                 self._changed.notify_all()
                 return item
-            if self._error and not self._closed:
+            if self._error and not self.closed:
                 raise self._error
             raise QueueClosed if ready else TimeoutError
 
     def close(self) -> None:
         """End the consumer: blocked producers raise ``QueueClosed``."""
         with self._changed:
-            self._closed = True
+            self.closed = True
             self._items.clear()
             self._changed.notify_all()
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
 
     def sleep(self, seconds: float) -> None:
         """Sleep; raises ``QueueClosed`` as soon as the consumer closes the queue."""
         with self._changed:
-            if self._changed.wait_for(lambda: self._closed, seconds):
+            if self._changed.wait_for(lambda: self.closed, seconds):
                 raise QueueClosed
 
     def wait_for_first_get(self) -> None:
         """Block until the consumer calls ``get``; raises ``QueueClosed`` if it closes the queue."""
         with self._changed:
-            self._changed.wait_for(lambda: self._get_called or self._closed)
-            if self._closed:
+            self._changed.wait_for(lambda: self._get_called or self.closed)
+            if self.closed:
                 raise QueueClosed
 
     def consumer_waited(self) -> float:
@@ -159,20 +156,13 @@ def prefetch(items: Generator[Item], name: str, size: int) -> Generator[Item]:
     """
     queue: BoundedQueue[Item] = BoundedQueue(size)
     producer_thread(queue, items, name).start()
-    with contextlib.closing(queue):
+    with contextlib.closing(queue), contextlib.suppress(QueueClosed):
         while True:
-            try:
-                item = queue.get()
-            except QueueClosed:
-                return
-            yield item
+            yield queue.get()
 
 
 def run_in_thread(task: Callable[[], Item], name: str) -> Item:
     """Run a task in a thread, so that Ctrl-C ends the wait for it."""
-
-    def once() -> Generator[Item]:
-        yield task()
-
-    with contextlib.closing(prefetch(once(), name, 1)) as items:
+    only = (task() for _ in range(1))
+    with contextlib.closing(prefetch(only, name, 1)) as items:
         return next(items)

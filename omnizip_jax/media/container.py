@@ -61,7 +61,7 @@ class NamedPipe:
         os.close(self._file)
 
 
-class MediaFile:
+class MediaFile(contextlib.AbstractContextManager["MediaFile"]):
     """An open file, URL or capture device. Use as a context manager.
 
     Args:
@@ -100,20 +100,22 @@ class MediaFile:
         is_pipe = kind is None and Path(file).is_fifo()
         self._pipe = NamedPipe(file, timeout) if is_pipe else None
         options = _OPTIONS | (options or {})
-        self._file = _ffmpeg_name(file)
+        # Without this protocol FFmpeg looks for another one before a colon in the path.
+        self._file = f"file:{file}" if os.path.exists(file) else file
         self._settings: dict[str, Any] = {"format": kind, "options": options, "timeout": timeout}
         self._settings |= _LENIENT
-        try:
-            self._container = av.open(self._pipe or self._file, **self._settings)
-        except (FFmpegError, OSError) as error:
-            self._close_pipe()
-            raise ValueError(
-                f"{self.name}: cannot be opened as video or audio: {self._reason(error)}"
-            ) from error
-        except ValueError as error:  # PyAV, on an unknown format
-            self._close_pipe()
-            raise ValueError(f"{self.name}: cannot be opened: {error}") from error
-        try:
+        with contextlib.ExitStack() as on_error:
+            if self._pipe:
+                on_error.callback(self._pipe.close)
+            try:
+                container = av.open(self._pipe or self._file, **self._settings)
+            except (FFmpegError, OSError) as error:
+                raise ValueError(
+                    f"{self.name}: cannot be opened as video or audio: {self._reason(error)}"
+                ) from error
+            except ValueError as error:  # PyAV, on an unknown format
+                raise ValueError(f"{self.name}: cannot be opened: {error}") from error
+            self._container = on_error.enter_context(container)
             self._video = self._chosen("video", video_stream) if use_video else None
             self._audio = self._chosen("audio", audio_stream) if use_audio else None
             self.has_video, self.has_audio = self._video is not None, self._audio is not None
@@ -123,9 +125,7 @@ class MediaFile:
                 found = ", ".join(kinds) or "nothing"
                 expected = " or ".join(["video"] * use_video + ["audio"] * use_audio) or "nothing"
                 raise ValueError(f"{self.name}: expected {expected}, but the file has {found}")
-        except ValueError:
-            self.close()
-            raise
+            self._stack = on_error.pop_all()
         self._decoders = {stream: stream.codec_context for stream in self._used}
         if self._video is not None:
             alpha = _ALPHA_DECODERS.get(self._video.codec_context.name)
@@ -226,19 +226,8 @@ class MediaFile:
         video_end, audio_end = (round(end, 6) for end in ends.values())  # 20.000000000000004
         return video_end, max(video_end, audio_end)
 
-    def __enter__(self) -> MediaFile:
-        return self
-
     def __exit__(self, *_):
-        self.close()
-
-    def close(self) -> None:
-        self._container.close()
-        self._close_pipe()
-
-    def _close_pipe(self) -> None:
-        if self._pipe:
-            self._pipe.close()
+        self._stack.close()
 
     def decode(
         self,
@@ -360,11 +349,6 @@ def local_path(source: str | os.PathLike[str]) -> str:
             unquoted = urllib.parse.unquote(path)
             path = unquoted if os.path.exists(unquoted) else path
     return path
-
-
-def _ffmpeg_name(path: str) -> str:
-    """A path as FFmpeg takes it: without this protocol it looks for another one before a colon."""
-    return f"file:{path}" if os.path.exists(path) else path
 
 
 def _is_cover(stream) -> bool:

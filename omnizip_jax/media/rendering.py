@@ -75,15 +75,11 @@ class Picture:
         if frame.interlaced_frame:  # or each field is scaled alone, and moving edges come out torn
             frame = _filtered(frame, ("setfield", "prog"))
         options = {"interpolation": _SCALER, "threads": 1}
-        if _has_alpha(frame.format):
+        # A palette may have transparent colours.
+        if frame.format.has_palette or any(each.is_alpha for each in frame.format.components):
             return resize(frame.reformat(format="rgba", **options).to_ndarray(), height, width)
         scaled = frame.reformat(width=width, height=height, format="rgb24", **options)
         return scaled.to_ndarray()
-
-
-def _has_alpha(format: av.VideoFormat) -> bool:
-    """Whether pixels may be transparent, those of a palette included."""
-    return format.has_palette or any(component.is_alpha for component in format.components)
 
 
 def _display_axes(frame: av.VideoFrame) -> tuple[np.ndarray, float | None]:

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import heapq
 import os
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -118,9 +117,9 @@ def open_source(
     elif audio is None:
         readers = [close_at_end(media, first.decode())]
     else:
-        clock = _SharedClock()
+        start = functools.cache(time.monotonic)  # of the first data of either
         readers = [
-            close_at_end([each], clock.align(_decode_stream(each, video)))
+            close_at_end([each], _on_clock(_decode_stream(each, video), start))
             for each, video in zip(media, (True, False), strict=True)
         ]
     return OpenedSource(
@@ -229,23 +228,11 @@ def _read_audio(open_audio) -> Iterator[AudioChunk]:
         yield from media.decode(video=False)
 
 
-class _SharedClock:
-    """One clock for several devices: each starts when its first data arrive."""
-
-    def __init__(self):
-        self._lock = threading.Lock()
-        self._start: float | None = None
-
-    def align(self, events: Iterator[Event]) -> Iterator[Event]:
-        """Move all events by the offset of the first one."""
-        offset: float | None = None
-        for event in events:
-            if offset is None:
-                offset = self._elapsed() - event.start
-            yield shift(event, offset)
-
-    def _elapsed(self) -> float:
-        with self._lock:
-            if self._start is None:
-                self._start = time.monotonic()
-            return time.monotonic() - self._start
+def _on_clock(events: Iterator[Event], start: Callable[[], float]) -> Iterator[Event]:
+    """Move all events so that the first one is now, in seconds since ``start``."""
+    offset: float | None = None
+    for event in events:
+        if offset is None:
+            first = start()
+            offset = time.monotonic() - first - event.start
+        yield shift(event, offset)

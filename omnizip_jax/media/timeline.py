@@ -203,9 +203,8 @@ def grid_position(grid: int, seconds_per_grid: float, positions_per_second: int)
 
 def shift(event: Event, seconds: float) -> Event:
     """Move an event in time."""
-    times = {name: value for name, value in vars(event).items() if name in ("start", "end")}
-    moved: dict = {name: value + seconds for name, value in times.items()}
-    return dataclasses.replace(event, **moved)
+    times = {name: vars(event)[name] + seconds for name in ("start", "end") if name in vars(event)}
+    return dataclasses.replace(event, **times)
 
 
 class TimestampRepair:

@@ -237,7 +237,8 @@ def _assemble(
         timer = _PartialWindowTimer(assembler, out, timeout)
     while True:
         try:
-            event = opened.events.get(timer.limit(wait) if timer and wait else wait)
+            limit = min(wait, max(0.0, timer.remaining())) if timer and wait else wait
+            event = opened.events.get(limit)
         except TimeoutError:
             assert timeout is not None
             if timer is not None and timer.remaining() <= 0:
@@ -282,10 +283,6 @@ class _PartialWindowTimer:
     def __init__(self, assembler: WindowAssembler, out: BoundedQueue, timeout: float):
         self._assembler, self._out, self._timeout = assembler, out, timeout
         self._window, self._since = -1, 0.0
-
-    def limit(self, wait: float) -> float:
-        """Seconds to wait for the next event, at most ``wait``."""
-        return min(wait, max(0.0, self.remaining()))
 
     def remaining(self) -> float:
         """Seconds until the window is emitted without the other stream."""

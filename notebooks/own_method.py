@@ -47,7 +47,7 @@ from omnizip_jax.compression.per_modality import Rates, select_top
 from omnizip_jax.evaluation.confidence_intervals import mean_over
 from omnizip_jax.evaluation.decoder_cost import cost
 from omnizip_jax.testbed.clip_questions import FAMILIES, NAMES
-from omnizip_jax.testbed.demo_clips import sample_clip
+from omnizip_jax.testbed.synthetic_clips import sample_clip
 from omnizip_jax.visualize import plot_methods
 
 

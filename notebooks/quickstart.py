@@ -28,7 +28,7 @@ from pathlib import Path
 import omnizip_jax
 from omnizip_jax import METHODS, OmniZipConfig
 from omnizip_jax.testbed.clip_questions import NAMES
-from omnizip_jax.testbed.demo_clips import sample_clip
+from omnizip_jax.testbed.synthetic_clips import sample_clip
 from omnizip_jax.visualize import plot_compression
 
 CHECKPOINT = "small"

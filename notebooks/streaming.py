@@ -30,7 +30,11 @@ import omnizip_jax
 from omnizip_jax import OmniZipConfig
 from omnizip_jax.cli.stream_loop import RetentionLog, init_compiled_stream
 from omnizip_jax.testbed.clip_questions import NAMES
-from omnizip_jax.testbed.demo_clips import OPENING_SECONDS, objects_only_in_opening, sample_stream
+from omnizip_jax.testbed.synthetic_clips import (
+    OPENING_SECONDS,
+    objects_only_in_opening,
+    sample_stream,
+)
 from omnizip_jax.visualize import plot_retention
 
 CHECKPOINT = "small"

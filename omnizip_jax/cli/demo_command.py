@@ -37,16 +37,17 @@ from omnizip_jax.inference.generation import Answer
 from omnizip_jax.media import windows
 from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.testbed.clip_questions import FAMILIES, Question, all_questions, draw_questions
-from omnizip_jax.testbed.demo_clips import (
+from omnizip_jax.testbed.synthetic_clips import (
     CLIP_SEED,
     OPENING_SECONDS,
+    SPEC,
     STREAM_SEED,
     STREAM_WINDOWS,
+    SyntheticClip,
     objects_only_in_opening,
     sample_clip,
     sample_stream,
 )
-from omnizip_jax.testbed.synthetic_clips import SPEC, SyntheticClip
 from omnizip_jax.visualize import plot_compression, plot_methods, plot_retention
 
 PAPER_EXACT = "paper, 45 %"

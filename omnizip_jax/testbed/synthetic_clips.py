@@ -41,6 +41,12 @@ FPS = 2  # the rate at which the model samples frames
 SPEC = WindowSpec(grid_slots=(SIDE // CELL) ** 2)  # frames are not enlarged
 MAX_SHIFT = 10  # pixels by which an object follows the camera, at most
 
+# Of the demo and the notebooks: clips on which methods differ; docs/accuracy.md has their accuracy.
+CLIP_SEED = 0
+STREAM_SEED = 4
+STREAM_WINDOWS = 32
+OPENING_SECONDS = 5 * SPEC.seconds  # the part of the stream that later questions are about
+
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
@@ -334,3 +340,23 @@ def _tone(sound, seconds, random):
         wave = np.sin(phase) + 0.3 * np.sin(2 * phase)
     fade = np.minimum(1, np.minimum(time, time[::-1]) / 0.01)
     return wave * fade
+
+
+def sample_clip(seed: int = CLIP_SEED) -> SyntheticClip:
+    """A clip of eight seconds with a moving camera and background."""
+    return make_clip(seed, difficulty=DIFFICULTIES["moving"])
+
+
+def sample_stream(seed: int = STREAM_SEED) -> SyntheticClip:
+    """A stream of 64 seconds; at least one sound occurs only in its first ten seconds."""
+    random, difficulty = random_generator("test", seed), DIFFICULTIES["long"]
+    objects = draw_objects(random, difficulty, STREAM_WINDOWS)
+    while not any(obj.sound for obj in objects_only_in_opening(objects)):
+        objects = draw_objects(random, difficulty, STREAM_WINDOWS)
+    return render(objects, random, difficulty, STREAM_WINDOWS)
+
+
+def objects_only_in_opening(objects: tuple[ClipObject, ...]) -> tuple[ClipObject, ...]:
+    """The objects of the first ten seconds that do not appear again later."""
+    later = {obj.colour for obj in objects if obj.second >= OPENING_SECONDS}
+    return tuple(o for o in objects if o.second < OPENING_SECONDS and o.colour not in later)

@@ -11,8 +11,13 @@ from omnizip_jax.cli.demo_command import draw_stream_questions, stream_demo
 from omnizip_jax.cli.main import main
 from omnizip_jax.cli.stream_loop import AnswerEvent
 from omnizip_jax.testbed.clip_questions import FAMILIES
-from omnizip_jax.testbed.demo_clips import STREAM_SEED, sample_clip, sample_stream
-from omnizip_jax.testbed.synthetic_clips import DIFFICULTIES, make_clip
+from omnizip_jax.testbed.synthetic_clips import (
+    DIFFICULTIES,
+    STREAM_SEED,
+    make_clip,
+    sample_clip,
+    sample_stream,
+)
 
 
 @pytest.mark.slow  # ``.ci/run`` runs the demo by itself

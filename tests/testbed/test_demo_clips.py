@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from omnizip_jax.testbed.demo_clips import objects_only_in_opening, sample_stream
-from omnizip_jax.testbed.synthetic_clips import ClipObject
+from omnizip_jax.testbed.synthetic_clips import ClipObject, objects_only_in_opening, sample_stream
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.flops import decode_weights
 from benchmarks.harness import Call, Row, program_bytes
 from benchmarks.noise_clip import FULL, KEEP_45, NoiseClip
 from benchmarks.run_state import Bench
-from omnizip_jax.evaluation.decoder_cost import cache_values, decode_weights
+from omnizip_jax.evaluation.decoder_cost import cache_values
 from omnizip_jax.inference.decode import DECODE_BLOCK, DecodeState, SamplingParams, generate_tokens
 from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.decoder import KVCache

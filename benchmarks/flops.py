@@ -1,7 +1,9 @@
-"""Floating-point operations of encoders and compression."""
+"""Floating-point operations of encoders and compression, and weights read in decoding."""
 
 from __future__ import annotations
 
+from omnizip_jax.evaluation.decoder_cost import layer_weights
+from omnizip_jax.models.config import TextConfig
 from omnizip_jax.models.qwen2_5_omni.config import AudioConfig, ModelConfig, VisionConfig
 
 PATCHES_PER_TOKEN = 4
@@ -30,6 +32,11 @@ def audio_flops(config: AudioConfig) -> float:
 def encoder_flops(config: ModelConfig, windows: int, grids: int = 2, tokens: int = 144) -> float:
     """Operations of both encoders for a clip."""
     return windows * (grids * vision_flops(config.vision, tokens) + audio_flops(config.audio))
+
+
+def decode_weights(config: TextConfig) -> int:
+    """Weights read per decoded token: those of the layers and the output matrix."""
+    return config.layers * layer_weights(config) + config.hidden * config.vocabulary
 
 
 def compression_flops(windows: int, width: int, audio: int = 50, grid: int = 144) -> float:

@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from experiments.accuracy_questions import QUESTION_SETS, clip_and_questions
 from experiments.command_line import add_checkpoint
+from experiments.markdown import table
 from omnizip_jax.compression import OmniZipConfig
-from omnizip_jax.evaluation.markdown_tables import share, table
+from omnizip_jax.evaluation.markdown_tables import share
 from omnizip_jax.inference.api import generate
 from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.testbed.synthetic_clips import SPEC, Split

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from experiments.accuracy_questions import QUESTION_SETS
 from experiments.accuracy_results import Measurement
+from experiments.markdown import table
 from experiments.measured_methods import FULL, METHODS, ORACLE, method_of, row_name
 from experiments.oracle_methods import BestSample
 from omnizip_jax.compression import Method
@@ -26,7 +27,6 @@ from omnizip_jax.evaluation.markdown_tables import (
     MISSING,
     difference,
     share,
-    table,
     with_interval,
 )
 from omnizip_jax.inference.generation import TokenCounts

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import jax
 from safetensors import safe_open
 
+from experiments.markdown import table
 from experiments.small_model_export import SHARD
 from experiments.validation_accuracy import Answer, report
-from omnizip_jax.evaluation.markdown_tables import table
 
 CARD = "MODEL_CARD.md"
 TEXT = """# The small model

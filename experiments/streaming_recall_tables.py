@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments.markdown import table
 from experiments.streaming_recall_clips import ANSWERS, CHANCE, Ages
 from omnizip_jax.evaluation.confidence_intervals import mean_over
-from omnizip_jax.evaluation.markdown_tables import difference, share, table, with_interval
+from omnizip_jax.evaluation.markdown_tables import difference, share, with_interval
 
 UNBOUNDED = "unbounded"
 Summary = dict[str, dict[str, Any]]

@@ -21,10 +21,11 @@ from experiments.accuracy_questions import KINDS
 from experiments.batched_answers import answers, prepare
 from experiments.clip_inputs import clip_to_windows
 from experiments.command_line import add_checkpoint
+from experiments.markdown import table
 from experiments.measured_methods import FULL
 from omnizip_jax.compression import AllTokens, Method, OmniZipConfig, RandomTokens
 from omnizip_jax.evaluation.confidence_intervals import mean_over
-from omnizip_jax.evaluation.markdown_tables import share, table, with_interval
+from omnizip_jax.evaluation.markdown_tables import share, with_interval
 from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.testbed.clip_questions import Question, all_questions, draw_questions
 from omnizip_jax.testbed.synthetic_clips import DIFFICULTIES, SPEC, make_clip

@@ -4,5 +4,5 @@
 and scoring, by ``reply_reading`` or by a published rule; ``clip_evaluator`` answers the questions
 about one clip; ``dataset_runner`` does so for a whole file, and appends to ``result_files``;
 ``run_report`` summarises a run, and ``paper_comparison`` shows several runs beside
-``paper_results``.
+the paper's own results.
 """

@@ -33,17 +33,16 @@ class Median:
     high: float | None
 
 
-def mean_over(values: Sequence[float], clips: Sequence[str], seed: int = 0) -> Mean:
+def mean_over(values: Sequence[float], clips: Sequence[str]) -> Mean:
     """The mean of one value per question; for a paired comparison, give the differences.
 
     Args:
         values: of each question.
         clips: the clip of each question.
-        seed: of the bootstrap.
     """
     numbers, owners = np.asarray(values, np.float64), np.unique(clips, return_inverse=True)[1]
     sums, counts = np.bincount(owners, numbers), np.bincount(owners)
-    drawn = np.random.default_rng(seed).multinomial(
+    drawn = np.random.default_rng(0).multinomial(
         len(sums), np.full(len(sums), 1 / len(sums)), size=RESAMPLES
     )
     low, high = np.percentile((drawn @ sums) / (drawn @ counts), [2.5, 97.5])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -90,13 +91,11 @@ class VideoIndex:
         found = [path for each in names for path in self._paths.get(each, ())]
         if not found:
             return str(self._folder / names[0])
-        return str(max(found, key=lambda path: _common_end(path.parts[:-1], parts[:-1])))
 
+        def common(path: Path) -> int:
+            return sum(path.parts[-n:-1] == parts[-n:-1] for n in range(2, len(parts) + 1))
 
-def _common_end(one: tuple[str, ...], other: tuple[str, ...]) -> int:
-    """The number of equal parts at the end."""
-    pairs = list(zip(reversed(one), reversed(other), strict=False))
-    return next((count for count, (a, b) in enumerate(pairs) if a != b), len(pairs))
+        return str(max(found, key=common))
 
 
 def _annotation_file(path: Path) -> Path:
@@ -224,29 +223,8 @@ def parse_timestamp(text: str) -> float:
     return seconds
 
 
-# The paper's short names for the tasks of AVUT (section 4.1).
-AVUT_TASKS = {
-    "Event Localization": "EL",
-    "Object Matching": "OM",
-    "OCR Matching": "OR",
-    "Information Extraction": "IE",
-    "Content Counting": "CC",
-    "Character Matching": "CM",
-}
-
-OVO_GROUPS = {
-    "backward": ("EPM", "ASI", "HLD"),
-    "realtime": ("OCR", "ACR", "ATR", "STU", "FPD", "OJR"),
-    "forward": ("REC", "SSR", "CRR"),
-}
-
-# Prompts by us. REC: count so far; SSR: current step; CRR: enough evidence.
-OVO_FORWARD = {
-    "REC": "How many times did they {activity} up to now? Answer with a number.",
-    "SSR": "Is this step being done at the end of the video: {step}\nAnswer with Yes or No.",
-    "CRR": "Has enough been shown to answer this question: {question}\nAnswer with Yes or No.",
-}
-
+_NAMES = tomllib.loads(Path(__file__).with_name("benchmark_tasks.toml").read_text("utf-8"))
+AVUT_TASKS, OVO_GROUPS, OVO_FORWARD = (_NAMES[x] for x in ("avut", "ovo_groups", "ovo_forward"))
 SHORTVID_NAMES = {"options": "candidates", "category": "problem_type"}
 DAILYOMNI_NAMES = {"question": "Question", "options": "Choice", "answer": "Answer"}
 DAILYOMNI_NAMES |= {"category": "Type"}

@@ -107,11 +107,12 @@ def evaluate(
             for machine, rows in outputs if work else ():
                 if (where := {**machine, "date": None}) not in known:
                     known.append(where)
-                    results.append_times({"session": machine | {"one by one": one_by_one}})
+                    results.times.append({"session": machine | {"one by one": one_by_one}})
                     for remark in session_remarks(read_times(out)):
                         warnings.warn(f"{out}: {remark}", stacklevel=2)
                 for row, times in rows:
-                    results.append(row, times)
+                    results.append(row)
+                    results.times.append(times)
                     bar.update()
 
 

@@ -153,11 +153,6 @@ def layer_weights(config: TextConfig) -> int:
     return config.hidden * (2 * queries + 2 * keys + 3 * config.ffn)
 
 
-def decode_weights(config: TextConfig) -> int:
-    """Weights read per decoded token: those of the layers and the output matrix."""
-    return config.layers * layer_weights(config) + config.hidden * config.vocabulary
-
-
 def prefill_operations(config: TextConfig, tokens: Sequence[int]) -> float:
     """Operations of a prefill with causal attention, text and the first token's logits included."""
     pairs = sum(count * (count + 1) / 2 for count in tokens)

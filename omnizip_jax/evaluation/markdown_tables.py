@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 MISSING = "-"
 
 
-def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column is text and whose others are numbers."""
-    return _joined([heading, ["---"] + ["---:"] * (len(heading) - 1), *rows])
-
-
 def aligned_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """``table`` with cells padded to the width of their column, to be read as plain text."""
+    """A table whose first column is text and whose others are numbers.
+
+    Cells are padded to the width of their column, so that it can be read as plain text.
+    """
     widths = [max(4, *map(len, column)) for column in zip(heading, *rows, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     head, *lines = (
         [cell.rjust(w) if number else cell.ljust(w) for number, (cell, w) in enumerate(cells)]
         for cells in (zip(row, widths, strict=True) for row in (heading, *rows))
     )
-    return _joined([head, rule, *lines])
-
-
-def _joined(lines: Iterable[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
 
 
 def section(title: str, *parts: str) -> str:

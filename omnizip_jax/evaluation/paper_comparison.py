@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tomllib
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from omnizip_jax.evaluation import paper_results as paper
 from omnizip_jax.evaluation.markdown_tables import (
     MISSING,
     aligned_table,
@@ -22,6 +23,22 @@ from omnizip_jax.evaluation.markdown_tables import (
 )
 
 Summary = dict[str, Any]
+Rows = dict[str, tuple[tuple[str, ...], ...]]  # the rows of a table by model
+
+
+def _rows(text: str) -> tuple[tuple[str, ...], ...]:
+    lines = [line.partition(";") for line in text.splitlines()]
+    return tuple((name, *cells.split()) for name, _, cells in lines)
+
+
+_PAPER = tomllib.loads(Path(__file__).with_name("paper_results.toml").read_text(encoding="utf-8"))
+SIZES = {int(width): model for width, model in _PAPER["sizes"].items()}
+AVUT, WORLDSENSE = _PAPER["AVUT"], _PAPER["WORLDSENSE"]
+TABLES: dict[int, Rows] = {
+    int(number): {model: _rows(text) for model, text in models.items()}
+    for number, models in _PAPER["tables"].items()
+}
+FIGURES = {int(number): text for number, text in _PAPER["figures"].items()}
 PAPER = "paper: "
 # Of a run, beside its settings; those of the methods are compared one by one.
 NOT_SETTINGS = {"checkpoint", "questions", "runs", "methods", "name", "file"}
@@ -93,7 +110,7 @@ def compare_with_paper(summaries: Sequence[Summary]) -> str:
             each.mean("operations", "paper_operations", "median")
         )
     }
-    domains: Columns = {name: _accuracy("worldsense", name) for name in paper.WORLDSENSE}
+    domains: Columns = {name: _accuracy("worldsense", name) for name in WORLDSENSE}
     domains["average"] = _accuracy("worldsense")
     rates: Columns = {name: _setting(name) for name in RATES}
     parts = [
@@ -102,9 +119,9 @@ def compare_with_paper(summaries: Sequence[Summary]) -> str:
         "that agree in all settings.",
         aligned_table(list(runs[0]), [list(each.values()) for each in runs]) if runs else "",
         _table_1(methods),
-        _table("Table 2", worldsense, KEPT | operations | domains, paper.TABLES[2]),
+        _table("Table 2", worldsense, KEPT | operations | domains, TABLES[2]),
         _table_3(methods),
-        _table("Table 6", worldsense, KEPT | rates | domains, paper.TABLES[6]),
+        _table("Table 6", worldsense, KEPT | rates | domains, TABLES[6]),
         _figure_4(worldsense, rates),
         _figure_6(methods),
         _figure_7(methods),
@@ -121,10 +138,8 @@ def merge_runs(summaries: Sequence[Summary]) -> list[MergedMethod]:
     out: list[MergedMethod] = []
     for summary in summaries:
         settings = {key: value for key, value in summary["run"].items() if key not in NOT_SETTINGS}
-        run, size = (
-            json.dumps(settings, sort_keys=True),
-            paper.SIZES.get(settings["decoder"]["hidden"]),
-        )
+        run = json.dumps(settings, sort_keys=True)
+        size = SIZES.get(settings["decoder"]["hidden"])
         for name, part in summary["methods"].items():
             name += " (partial)" * part["partial"]
             new = MergedMethod(name, run, size, [(part, summary)])
@@ -207,7 +222,7 @@ def _table(
     title: str,
     methods: Sequence[MergedMethod],
     columns: Columns,
-    theirs: paper.Rows | None = None,
+    theirs: Rows | None = None,
     note: str = "",
 ) -> str:
     """A section with a row for each method, then the paper's rows for models of the same size."""
@@ -236,10 +251,10 @@ def _table_1(methods: Sequence[MergedMethod]) -> str:
         ]
         return share(float(np.mean(shares))) if shares else MISSING
 
-    tasks: Columns = {f"AVUT {task}": _accuracy("avut", task) for task in paper.AVUT}
+    tasks: Columns = {f"AVUT {task}": _accuracy("avut", task) for task in AVUT}
     averages: Columns = {heading: _accuracy(name) for name, heading in TABLE_1.items()}
     columns = BUDGET | tasks | averages | {"of full": of_full}
-    return _table("Table 1", own, columns, paper.TABLES[1])
+    return _table("Table 1", own, columns, TABLES[1])
 
 
 def _table_3(methods: Sequence[MergedMethod]) -> str:
@@ -261,14 +276,14 @@ def _table_3(methods: Sequence[MergedMethod]) -> str:
         "The paper's on WorldSense, an A6000. Memory is given for runs of one method alone; where "
         "the device does not report its own, it is that of the process."
     )
-    return _table("Table 3", methods, columns, paper.TABLES[3], note)
+    return _table("Table 3", methods, columns, TABLES[3], note)
 
 
 def _figure_4(methods: Sequence[MergedMethod], rates: Columns) -> str:
     own = [method for method in methods if method.settings.keys() >= set(RATES)]
     own.sort(key=lambda method: [method.settings[name] for name in RATES])
     columns = rates | KEPT | {"WorldSense": _accuracy("worldsense")}
-    note = f"{PAPER}{paper.FIGURES[4]}."
+    note = f"{PAPER}{FIGURES[4]}."
     return _table("Figure 4", own, columns, note=note) if len(own) > 1 else ""
 
 
@@ -292,7 +307,7 @@ def _figure_6(methods: Sequence[MergedMethod]) -> str:
     if len(rows) < 2:
         return ""
     heading = ["method", "benchmark", "prefill", "against all tokens"]
-    return section("Figure 6", aligned_table(heading, rows), f"{PAPER}{paper.FIGURES[6]}.")
+    return section("Figure 6", aligned_table(heading, rows), f"{PAPER}{FIGURES[6]}.")
 
 
 def _figure_7(methods: Sequence[MergedMethod]) -> str:
@@ -302,7 +317,7 @@ def _figure_7(methods: Sequence[MergedMethod]) -> str:
     own.sort(key=lambda method: method.settings["merge_size"])
     accuracies: Columns = {name: _accuracy(name) for each in own for name in each.accuracy}
     columns = {"G": _setting("merge_size")} | KEPT | accuracies
-    return _table("Figure 7", own, columns, note=f"{PAPER}{paper.FIGURES[7]}.")
+    return _table("Figure 7", own, columns, note=f"{PAPER}{FIGURES[7]}.")
 
 
 def _other_benchmarks(methods: Sequence[MergedMethod]) -> str:

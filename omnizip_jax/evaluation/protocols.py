@@ -9,7 +9,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 
-from omnizip_jax.evaluation.question_file import LETTERS, Question, normalised
+from omnizip_jax.evaluation.question_file import LETTERS, Question, lettered, normalised, unlettered
 from omnizip_jax.evaluation.reply_reading import read_choice, read_free
 from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
 
@@ -40,7 +40,7 @@ class Protocol:
         """The text of the user's turn."""
         if not question.options:
             return question.text
-        lines = [self.before, question.text, self.heading, *question.choices, self.after]
+        lines = [self.before, question.text, self.heading, *lettered(question.options), self.after]
         return "\n".join(line for line in lines if line)
 
     def answer_in(self, question: Question, reply: str) -> str | None:
@@ -49,7 +49,7 @@ class Protocol:
             return None
         if not question.options:
             return read_free(reply, question.answer)
-        letter = self.read(reply, question.texts)
+        letter = self.read(reply, unlettered(question.options))
         return letter if letter and letter in LETTERS[: len(question.options)] else None
 
     def score(self, question: Question, reply: str) -> bool | None:

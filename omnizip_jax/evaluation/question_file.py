@@ -22,10 +22,6 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _LETTERED = re.compile(r"\(?([A-Z])\s*[.):]")
 
 
-class InvalidQuestions(ValueError):
-    """Invalid lines of a file of questions."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Question:
     """A question about a video.
@@ -54,16 +50,6 @@ class Question:
         """The part of a video; questions with the same clip share its encoding."""
         return self.video, self.start, self.end
 
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """The options, each with its letter in front."""
-        return lettered(self.options)
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """The options without letters in front."""
-        return unlettered(self.options)
-
 
 def lettered(options: Sequence[str]) -> tuple[str, ...]:
     """Options, each with its letter in front; unchanged if they have them."""
@@ -90,7 +76,7 @@ def read_questions(path: str | os.PathLike[str]) -> list[Question]:
     """All questions of a file, in order; relative paths of videos start at the file's folder.
 
     Raises:
-        InvalidQuestions: lines that are not JSON objects, lack an id, a video or a question, have
+        ValueError: lines that are not JSON objects, lack an id, a video or a question, have
             options without an answer, a repeated id, or a column that belongs to the results.
             Whether a video exists is not checked.
         OSError: the file cannot be read.
@@ -112,9 +98,9 @@ def read_questions(path: str | os.PathLike[str]) -> list[Question]:
                 first[question.id] = number
                 out.append(question)
     if problems:
-        raise InvalidQuestions(_listed(problems, " lines"))
+        raise ValueError(_listed(problems, " lines"))
     if not out:
-        raise InvalidQuestions(f"{path}: no question in it; write one JSON object a line")
+        raise ValueError(f"{path}: no question in it; write one JSON object a line")
     return out
 
 

@@ -21,7 +21,7 @@ Key = tuple[str, str, int]  # id, method, seed
 NOT_COMPARED = {"checkpoint", "questions", "runs"}
 
 
-class ResultFiles:
+class ResultFiles(contextlib.AbstractContextManager["ResultFiles"]):
     """The files of a run, locked while they are open. Use as a context manager.
 
     Args:
@@ -31,6 +31,7 @@ class ResultFiles:
 
     Attributes:
         done: keys of the existing rows.
+        times: the file of times, to ``append`` lines to.
 
     Raises:
         ValueError: the files belong to another run, are not results, or are open in another
@@ -44,36 +45,27 @@ class ResultFiles:
         if self.path.suffix != ".jsonl":
             raise ValueError(f"{self.path}: results go to a file whose name ends in .jsonl")
         with contextlib.ExitStack() as stack:
-            self._rows = stack.enter_context(_LineFile(self.path))
+            self._rows = _LineFile(self.path, stack)
             _check_run(self.path, run)
             self.done = _existing_keys(self.path, questions)
-            self._times = stack.enter_context(_LineFile(self.path.with_suffix(".times.jsonl")))
-            for file in (self._rows, self._times):  # nothing has been changed before
+            self.times = _LineFile(self.path.with_suffix(".times.jsonl"), stack)
+            for file in (self._rows, self.times):  # nothing has been changed before
                 file.drop_partial_line()
             if run.get("questions", 0) > (before := read_run(self.path)).get("questions", 0):
                 _write_run(self.path, before | {name: run[name] for name in ("questions", "runs")})
             self._stack = stack.pop_all()
 
-    def __enter__(self) -> ResultFiles:
-        return self
-
     def __exit__(self, *_: Any) -> None:
         self._stack.close()
 
-    def append(self, row: dict[str, Any], times: dict[str, Any] | None) -> None:
-        """Write a row, and its times; both are on the disk when this returns.
+    def append(self, row: dict[str, Any]) -> None:
+        """Write a row; it is on the disk when this returns.
 
         Raises:
             ValueError: writing failed; existing lines are intact.
         """
         self._rows.append(row)
         self.done.add(key_of(row))
-        if times is not None:
-            self.append_times(times)
-
-    def append_times(self, times: dict[str, Any]) -> None:
-        """Write a line of times."""
-        self._times.append(times)
 
 
 def key_of(row: dict[str, Any]) -> Key:
@@ -130,27 +122,20 @@ def write_text(path: Path, text: str) -> None:
 
 
 class _LineFile:
-    """A file to which complete lines are appended, locked while it is open."""
+    """A file to which complete lines are appended, locked until ``stack`` closes it."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, stack: contextlib.ExitStack):
         self._path, self._size = path, 0
         try:
-            self._file = path.open("a+b", buffering=0)
+            self._file = stack.enter_context(path.open("a+b", buffering=0))
         except OSError as error:
             raise ValueError(f"{path}: cannot be written to: {error.strerror}") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            self._file.close()
             raise ValueError(
                 f"{path}: another run is writing to it: let it finish, or give another --out"
             ) from error
-
-    def __enter__(self) -> _LineFile:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._file.close()
 
     def drop_partial_line(self) -> None:
         """Remove a last line without its end; call it before the first ``append``."""

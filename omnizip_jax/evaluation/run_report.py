@@ -237,10 +237,11 @@ def markdown(summary: Summary) -> str:
     """The report of a summary."""
     run, methods = summary["run"], summary["methods"]
     title = f"Protocol {run['protocol']}, {run['dtype']}, weights {run['weights']}"
+    remarks = [remark[0].upper() + remark[1:] + "." for remark in summary["remarks"]]
     benchmarks = dict.fromkeys(name for each in methods.values() for name in each["accuracy"])
     return "\n\n".join(
         [
-            "\n\n".join([f"# {run['name']}", title, *map(_sentence, summary["remarks"])]),
+            *(f"# {run['name']}", title, *remarks),
             *(_accuracy_section(summary, benchmark) for benchmark in benchmarks),
             _kept_section(methods),
             _operations_section(methods),
@@ -274,10 +275,6 @@ def _accuracy_section(summary: Summary, benchmark: str) -> str:
     notes = [f"{errors} rows hold an error and count as wrong."] * bool(errors)
     notes += ["Unread replies name no option, or several, and count as wrong."] * unread
     return section(f"Accuracy, {benchmark}, %", aligned_table(heading, rows), *notes)
-
-
-def _sentence(remark: str) -> str:
-    return remark[0].upper() + remark[1:] + "."
 
 
 def _kept_section(methods: dict[str, Any]) -> str:

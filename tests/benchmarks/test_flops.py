@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.flops import compression_flops, encoder_flops
+from benchmarks.flops import compression_flops, decode_weights, encoder_flops
 from benchmarks.presets import PRESETS
 
 
@@ -13,3 +13,7 @@ def test_encoders_of_64_windows():
 
 def test_compression_of_64_windows():
     assert compression_flops(64, 3584) == pytest.approx(16.3e9, rel=0.03)
+
+
+def test_weights_read_for_one_token():
+    assert 2 * decode_weights(PRESETS["7b"].model.text) == pytest.approx(14.1e9, rel=0.01)

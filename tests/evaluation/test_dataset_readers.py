@@ -12,7 +12,7 @@ from omnizip_jax.evaluation.dataset_readers import (
     parse_timestamp,
     read_benchmark,
 )
-from omnizip_jax.evaluation.question_file import read_questions, write_questions
+from omnizip_jax.evaluation.question_file import lettered, read_questions, write_questions
 from tests.evaluation.dataset_layouts import LAYOUTS, write_layout
 
 
@@ -48,7 +48,7 @@ def test_letters_are_told_from_texts_that_are_letters(tmp_path):
     annotations.write_text(json.dumps(data))
     write_questions(read_benchmark("shortvid", annotations, videos), tmp_path / "q.jsonl")
     (question,) = read_questions(tmp_path / "q.jsonl")
-    assert question.answer == "C" and question.choices[2] == "C. E"
+    assert question.answer == "C" and lettered(question.options)[2] == "C. E"
 
 
 def test_a_folder_with_one_json_file(tmp_path):

@@ -16,7 +16,6 @@ from omnizip_jax.compression.decoder_stages import Stage
 from omnizip_jax.evaluation.decoder_cost import (
     cache_values,
     cost,
-    decode_weights,
     paper_operations,
     prefill_operations,
     without_compression,
@@ -184,10 +183,6 @@ def test_speedup_by_the_papers_equation(preset, tokens, speedup):
 def test_cache_of_one_token(preset, values):
     config = PRESETS[preset].model.text
     assert cache_values(config, [1] * config.layers) == values
-
-
-def test_weights_read_for_one_token():
-    assert 2 * decode_weights(PRESETS["7b"].model.text) == pytest.approx(14.1e9, rel=0.01)
 
 
 @pytest.mark.parametrize("tokens", [(7, 7, 7), (9, 4, 1), (5, 5, 0)])

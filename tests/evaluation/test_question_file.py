@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from omnizip_jax.evaluation.question_file import (
-    InvalidQuestions,
     caption_questions,
+    lettered,
     read_questions,
     write_questions,
 )
@@ -33,7 +33,7 @@ def test_a_question(write, tmp_path):
     (question,) = read_questions(write(GOOD | {"start": 1, "end": 2.5, "mood": {"a": [1]}}))
     assert (question.id, question.text, question.answer) == ("1", "Who?", "B")
     assert question.clip == (str(tmp_path / "a.mp4"), 1.0, 2.5)
-    assert question.choices == ("A. he", "B. she")
+    assert lettered(question.options) == ("A. he", "B. she")
     assert question.columns["mood"] == {"a": [1]}
 
 
@@ -51,9 +51,11 @@ def test_absolute_paths_and_urls(write, video, where):
 
 def test_existing_letters_are_kept(write):
     for options in (["A. he", "B. she"], ["(A) he", "(B) she"], ["A) he", "B) she"]):
-        assert read_questions(write(GOOD | {"options": options}))[0].choices == tuple(options)
+        question = read_questions(write(GOOD | {"options": options}))[0]
+        assert lettered(question.options) == tuple(options)
     odd = ["A. he", "C. she"]
-    assert read_questions(write(GOOD | {"options": odd}))[0].choices == ("A. A. he", "B. C. she")
+    question = read_questions(write(GOOD | {"options": odd}))[0]
+    assert lettered(question.options) == ("A. A. he", "B. C. she")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,7 @@ def test_answers_name_an_option(write, answer, letter):
 )
 def test_a_letter_that_is_the_text_of_another_option(write, options, answer, letter, text):
     line = GOOD | {"options": options, "answer": answer}
-    with pytest.raises(InvalidQuestions, match="the text of another option: write") as caught:
+    with pytest.raises(ValueError, match="the text of another option: write") as caught:
         read_questions(write(line))
     assert repr(letter) in str(caught.value) and repr(text) in str(caught.value)
     for unambiguous, expected in ((letter, letter[1].upper()), (text, text[0])):
@@ -112,13 +114,13 @@ def test_free_answers_and_unknown_ones(write):
 )
 def test_invalid_lines_are_named_with_file_and_line(write, line, message):
     path = write(GOOD | {"id": "0"}, line)
-    with pytest.raises(InvalidQuestions, match=r"questions\.jsonl, line 2: ") as caught:
+    with pytest.raises(ValueError, match=r"questions\.jsonl, line 2: ") as caught:
         read_questions(path)
     assert message in str(caught.value)
 
 
 def test_all_invalid_lines_are_listed(write):
-    with pytest.raises(InvalidQuestions) as caught:
+    with pytest.raises(ValueError) as caught:
         read_questions(write(*["?"] * 12, GOOD))
     lines = str(caught.value).splitlines()
     assert len(lines) == 11 and lines[-1] == "and 2 more lines"
@@ -127,12 +129,12 @@ def test_all_invalid_lines_are_listed(write):
 def test_a_line_that_is_not_utf8(tmp_path):
     path = tmp_path / "questions.jsonl"
     path.write_bytes(b'{"id": "\xff"}\n')
-    with pytest.raises(InvalidQuestions, match="line 1: unreadable"):
+    with pytest.raises(ValueError, match="line 1: unreadable"):
         read_questions(path)
 
 
 def test_an_empty_file(write):
-    with pytest.raises(InvalidQuestions, match="no question in it"):
+    with pytest.raises(ValueError, match="no question in it"):
         read_questions(write(""))
 
 

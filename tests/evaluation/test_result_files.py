@@ -29,15 +29,16 @@ QUESTIONS = [question(name) for name in "abc"]
 def path(tmp_path):
     path = tmp_path / "results.jsonl"
     with ResultFiles(path, RUN, QUESTIONS) as results:
-        results.append(row("a"), {"seconds": 1})
-        results.append(row("b", "nö"), None)
+        results.append(row("a"))
+        results.times.append({"seconds": 1})
+        results.append(row("b", "nö"))
     return path
 
 
 def test_existing_rows_are_kept(path):
     with ResultFiles(path, RUN | {"checkpoint": "elsewhere"}, QUESTIONS) as results:
         assert results.done == {("a", "all", 0), ("b", "all", 0)}
-        results.append(row("c"), None)
+        results.append(row("c"))
     assert read_rows(path) == [row("a"), row("b", "nö"), row("c")]
     assert read_run(path) == RUN
     assert (path.parent / "results.times.jsonl").read_text() == '{"seconds": 1}\n'
@@ -49,7 +50,7 @@ def test_an_incomplete_last_line_is_removed(path, torn):
     path.write_bytes(before + torn)
     with ResultFiles(path, RUN, QUESTIONS) as results:
         assert len(results.done) == 2
-        results.append(row("c"), None)
+        results.append(row("c"))
     assert path.read_bytes() == before + json.dumps(row("c")).encode() + b"\n"
 
 
@@ -134,9 +135,9 @@ def test_a_full_disk_leaves_complete_rows(path):
             disk_of(len(before) + 20),
             pytest.raises(ValueError, match=r"results\.jsonl: writing failed: .* to resume"),
         ):
-            results.append(row("c"), None)
+            results.append(row("c"))
         assert path.read_bytes() == before and ("c", "all", 0) not in results.done
-        results.append(row("c"), None)
+        results.append(row("c"))
     assert read_rows(path)[-1] == row("c")
 
 
@@ -145,5 +146,5 @@ def test_rows_may_be_in_any_order(path):
     path.write_text("".join(reversed(lines)))
     with ResultFiles(path, RUN, QUESTIONS) as results:
         assert results.done == {("a", "all", 0), ("b", "all", 0)}
-        results.append(row("c"), None)
+        results.append(row("c"))
     assert [each["id"] for each in read_rows(path)] == ["b", "a", "c"]

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from omnizip_jax.compression import AllTokens, OmniZipConfig
-from omnizip_jax.evaluation import paper_results as paper
+from omnizip_jax.evaluation import paper_comparison as paper
 from omnizip_jax.evaluation.dataset_readers import BENCHMARKS, read_benchmark
 from omnizip_jax.evaluation.dataset_runner import evaluate
 from omnizip_jax.evaluation.markdown_tables import aligned_table

@@ -111,7 +111,10 @@ def _part(content: Any) -> str | MediaPart:
         )
     # lmms-eval labels a dict of unknown kind as a video: look at its content.
     if isinstance(medium, Mapping) and "array" in medium:
-        return MediaPart((None, 1.0, _mono(medium["array"]), int(medium["sampling_rate"])))
+        wave = np.asarray(medium["array"])
+        if wave.ndim == 2:  # to mono; the channel axis is the shorter one
+            wave = wave.mean(int(np.argmin(wave.shape)))
+        return MediaPart((None, 1.0, wave, int(medium["sampling_rate"])))
     times = [content.get("start_time"), content.get("end_time")]
     if isinstance(medium, Mapping) and (path := medium.get("url") or medium.get("path")):
         times = [medium.get("video_start"), medium.get("video_end")]
@@ -122,9 +125,3 @@ def _part(content: Any) -> str | MediaPart:
             'videos and audio, and audio as {"array": ..., "sampling_rate": ...}'
         )
     return MediaPart(medium, float(times[0] or 0.0), None if times[1] is None else float(times[1]))
-
-
-def _mono(samples: Any) -> np.ndarray:
-    """The mean over channels; the channel axis is the shorter one."""
-    samples = np.asarray(samples)
-    return samples.mean(int(np.argmin(samples.shape))) if samples.ndim == 2 else samples

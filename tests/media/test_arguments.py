@@ -146,8 +146,13 @@ def test_an_mp4_with_its_index_at_the_end_through_a_pipe(tmp_path):
 
 
 def test_a_second_source_that_cannot_be_opened_closes_the_first(tmp_path, monkeypatch):
-    closed, close = [], MediaFile.close
-    monkeypatch.setattr(MediaFile, "close", lambda self: (closed.append(self.name), close(self)))
+    closed, close = [], MediaFile.__exit__
+
+    def record(self, *error):
+        closed.append(self.name)
+        close(self, *error)
+
+    monkeypatch.setattr(MediaFile, "__exit__", record)
     path = write(tmp_path / "a.mp4", grey([50] * 8))
     with pytest.raises(ValueError, match=r"none\.wav: cannot be opened"):
         windows(path, SMALL, audio=tmp_path / "none.wav")

@@ -19,6 +19,7 @@ import jax
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 TILED_ROWS = 8  # CPU: up to this many rows, a product costs less than a copy of its weights
+MASKED_PATCHES = 1024  # GPU: up to this many, all scores cost little beside a layer's products
 UNROLLED_TOKENS = 512  # GPU: up to this many tokens, copies of the weights take noticeable time
 
 
@@ -77,6 +78,12 @@ class Backend(enum.Enum):
         """Whether the layers are unrolled for a block of tokens."""
         # Ahead: a streamed window copies 0.9 GiB of weights instead of 12.4.
         return self is Backend.GPU and 1 < tokens <= UNROLLED_TOKENS
+
+    def masks_windows(self, patches: int) -> bool:
+        """Whether windows of a vision layer are a mask of its full attention to some patches."""
+        # Ahead: no branch in the 32 layers of a streamed window, whose index the host would read;
+        # encoders of 8 windows, which compute both forms, move MOVED GB.
+        return self is Backend.GPU and patches <= MASKED_PATCHES
 
     def tiles_weights(self, rows: int) -> bool:
         """Whether products read their weights through ``cpu_kernels.StackedMatrix``."""

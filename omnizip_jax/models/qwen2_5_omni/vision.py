@@ -63,11 +63,16 @@ class VisionAttention(nn.Module):
         v = linear(name="v")(x).reshape(heads)
         fused = self.backend.fused_attention
         # Padding attends to padding, so that no row of the softmax is empty.
-        out = jax.lax.cond(
-            full,
-            lambda: attend(q, k, v, (real[:, None] == real)[None], fused),
-            lambda: attend_windows(q, k, v, windows, _patches_in_window(self.config), fused),
-        )
+        everywhere = real[:, None] == real
+        if self.backend.masks_windows(x.shape[0]):
+            mask = jnp.where(full, everywhere, windows[:, None] == windows)
+            out = attend(q, k, v, mask[None], fused)
+        else:
+            out = jax.lax.cond(
+                full,
+                lambda: attend(q, k, v, everywhere[None], fused),
+                lambda: attend_windows(q, k, v, windows, _patches_in_window(self.config), fused),
+            )
         return linear(name="proj")(out.reshape(x.shape)), (q, k)
 
 

@@ -33,7 +33,7 @@ def attend_to_layer(
     Keys and values are read from the stack of all layers, up to the last slot in use: no copy of a
     layer, no mask in memory, and no branches for different lengths. Each program has the queries
     of one key head as its rows; where they are few, several programs share the keys
-    (FlashDecoding), and a second kernel combines their results.
+    (FlashDecoding), and a second kernel combines their results. H is a power of two of at least 16.
     """
     queries, heads, size = q.shape
     key_heads, width = keys.shape[2], KEY_TILE_BYTES // keys.dtype.itemsize

@@ -11,6 +11,8 @@ from jaxtyping import Array, Float
 from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.cpu_kernels import StackedMatrix
 
+SUMMED_TERMS = 16_384  # GPU: of a row that XLA sums in one kernel
+
 
 def matmul(x: Float[Array, "*T I"], weight: Any, backend: Backend) -> Float[Array, "*T O"]:
     """``x @ weight.T`` for a weight [O, I] in any of its forms.
@@ -22,7 +24,9 @@ def matmul(x: Float[Array, "*T I"], weight: Any, backend: Backend) -> Float[Arra
         return weight.apply(x)
     if x.shape[0] == 1 and backend.sums_single_rows:
         terms = weight.astype(jnp.float32) * x.astype(jnp.float32)
-        return jnp.sum(terms, axis=-1)[None].astype(x.dtype)
+        # Ahead: XLA sums rows of more terms in two kernels, one after the other.
+        parts = jnp.array_split(terms, -(-terms.shape[1] // SUMMED_TERMS), axis=1)
+        return sum(jnp.sum(part, axis=1) for part in parts)[None].astype(x.dtype)
     return x @ weight.T
 
 

@@ -82,7 +82,7 @@ class Backend(enum.Enum):
     def masks_windows(self, patches: int) -> bool:
         """Whether windows of a vision layer are a mask of its full attention to some patches."""
         # Ahead: no branch in the 32 layers of a streamed window, whose index the host would read;
-        # encoders of 8 windows, which compute both forms, move MOVED GB.
+        # encoders of 8 windows, which would compute both forms, move 48.5 instead of 57.1 GB.
         return self is Backend.GPU and patches <= MASKED_PATCHES
 
     def tiles_weights(self, rows: int) -> bool:

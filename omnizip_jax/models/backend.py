@@ -43,7 +43,7 @@ class Backend(enum.Enum):
     def fused_attention(self) -> bool:
         """Whether attention runs in cuDNN (half precision), and to a cache in ``gpu_kernels``."""
         # Ahead: no scores or masks in memory, no copy of a layer's keys and values, and no branch
-        # in a layer, whose index the host would read; 19 instead of 28 kernels a layer and token.
+        # in a layer, whose index the host would read; 18 instead of 30 kernels a layer and token.
         return self is Backend.GPU
 
     @property

@@ -223,11 +223,8 @@ def parse_timestamp(text: str) -> float:
     return seconds
 
 
-_NAMES = tomllib.loads(Path(__file__).with_name("benchmark_tasks.toml").read_text("utf-8"))
-AVUT_TASKS, OVO_GROUPS, OVO_FORWARD = (_NAMES[x] for x in ("avut", "ovo_groups", "ovo_forward"))
-SHORTVID_NAMES = {"options": "candidates", "category": "problem_type"}
-DAILYOMNI_NAMES = {"question": "Question", "options": "Choice", "answer": "Answer"}
-DAILYOMNI_NAMES |= {"category": "Type"}
+_DATA = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+AVUT_TASKS, OVO_GROUPS, OVO_FORWARD = (_DATA[x] for x in ("avut", "ovo_groups", "ovo_forward"))
 DAILYOMNI_OPTIONAL = ("video_category", "video_duration")
 DAILYOMNI_VIDEO = "{video_id}/{video_id}_video.mp4"
 VIDEOMME_OPTIONAL = ("domain", "sub_category", "task_type")
@@ -237,11 +234,11 @@ BENCHMARKS = {
     for benchmark in (
         Benchmark("worldsense", _worldsense),
         Benchmark("avut", _avut),
-        Benchmark("shortvid", _listed("{video}", "data_type", **SHORTVID_NAMES)),
+        Benchmark("shortvid", _listed("{video}", "data_type", **_DATA["shortvid"])),
         Benchmark(
             "videomme", _listed("{videoID}.mp4", *VIDEOMME_OPTIONAL, category="duration"), 768
         ),
-        Benchmark("dailyomni", _listed(DAILYOMNI_VIDEO, *DAILYOMNI_OPTIONAL, **DAILYOMNI_NAMES)),
+        Benchmark("dailyomni", _listed(DAILYOMNI_VIDEO, *DAILYOMNI_OPTIONAL, **_DATA["dailyomni"])),
         Benchmark("streamingbench", _streamingbench),
         Benchmark("ovobench", _ovobench, grouped=True),
     )

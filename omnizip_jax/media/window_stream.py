@@ -122,7 +122,7 @@ def windows(
     return WindowStream(opened, assembler, out, numbered, spec.seconds)
 
 
-class WindowStream:
+class WindowStream(contextlib.AbstractContextManager["WindowStream"]):
     """Iterator over the windows of a source; made by ``windows``.
 
     Use it as a context manager, or ``close`` it: that ends its threads and closes the source. So
@@ -195,9 +195,6 @@ class WindowStream:
         self.emitted += 1
         self.time = float(index * self._seconds)
         return window
-
-    def __enter__(self) -> WindowStream:
-        return self
 
     def __exit__(self, *_):
         self.close()

@@ -38,7 +38,8 @@ from omnizip_jax.serve.answer_steps import (
 )
 from omnizip_jax.serve.config import Limits
 from omnizip_jax.serve.engine import Engine
-from omnizip_jax.serve.sessions import Session, SessionEnded, WindowRead
+from omnizip_jax.serve.errors import RequestError
+from omnizip_jax.serve.sessions import Session, WindowRead
 
 QUESTION = "What happens in this video, and what can be heard?"
 CONCURRENCIES = (1, 4, 16)
@@ -238,8 +239,8 @@ class _Live:
         """Wait until all windows were read."""
         while self.read < self.session.arrived:
             event = self.events.get(timeout=WAIT)
-            if isinstance(event, SessionEnded):
-                raise AssertionError(event.reason)
+            if isinstance(event, RequestError):
+                raise event
             self.read += isinstance(event, WindowRead)
 
     def feed(self, count: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import time
@@ -17,13 +16,18 @@ from omnizip_jax.inference import chat_template
 from omnizip_jax.inference.api import begin_turn
 from omnizip_jax.inference.context import Context, fork
 from omnizip_jax.inference.decode import SamplingParams
-from omnizip_jax.inference.generation import GenerationState, append_exchange, begin, finish
+from omnizip_jax.inference.generation import (
+    GenerationState,
+    MediaCounts,
+    append_exchange,
+    begin,
+    media_counts,
+)
 from omnizip_jax.inference.inputs import UserTurn, check_positions
 from omnizip_jax.inference.prefill import cache_bytes, encode_blocks, prefill_turn
 from omnizip_jax.inference.sequence import CACHE_BUCKETS, TEXT_BUCKETS, bucket
 from omnizip_jax.inference.streaming import feed
 from omnizip_jax.media import Clip
-from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.serve.engine import Engine, context_bytes
 from omnizip_jax.serve.errors import RequestError, invalid_input
 from omnizip_jax.serve.jobs import DecodeRequest
@@ -66,14 +70,13 @@ class TextDelta:
 
 
 @dataclasses.dataclass(frozen=True)
-class AnswerDone:
+class AnswerDone(MediaCounts):
     """The answer is complete; the fields are those of the message ``response.text.done``.
 
     Attributes:
         text: the whole answer.
         finish: "stop", or "length" if it ended at the token limit.
         prompt, made: tokens read before the answer, and tokens of the answer.
-        audio, audio_kept, video, video_kept: media tokens before and after compression.
         seconds: time on the device by stage.
     """
 
@@ -81,10 +84,6 @@ class AnswerDone:
     finish: str
     prompt: int
     made: int
-    audio: int
-    audio_kept: int
-    video: int
-    video_kept: int
     seconds: dict[str, float]
 
 
@@ -105,7 +104,11 @@ def answer_about_clips(
         key: under which the context is cached.
     """
     params, sampling_params = engine.params, request.sampling_params
-    tokens, later = sampling_params.max_new_tokens, _later_slots(engine.params, request)
+    tokens = sampling_params.max_new_tokens
+    # Upper bound on the slots of the earlier exchanges and of the question, padding included.
+    texts = [request.question, *itertools.chain(*request.history)]
+    plain = params.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)
+    later = sum(len(ids) + _MARKUP for ids in plain["input_ids"]) + TEXT_BUCKETS[-1]
     context, turn = clips if isinstance(clips, Context) else engine.cached_clip(key), None
     if context is None:
         assert not isinstance(clips, Context)
@@ -157,13 +160,6 @@ def answer_about_clips(
         yield from _generate(engine, generation, request)
 
 
-def _later_slots(params: Params, request: AnswerRequest) -> int:
-    """Upper bound on the slots of the earlier exchanges and of the question, padding included."""
-    texts = [request.question, *itertools.chain(*request.history)]
-    plain = params.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)
-    return sum(len(ids) + _MARKUP for ids in plain["input_ids"]) + TEXT_BUCKETS[-1]
-
-
 def _encode(
     engine: Engine, turn: UserTurn, method: Method
 ) -> Generator[None, None, list[EncodedWindow]]:
@@ -197,56 +193,39 @@ def answer_about_session(
         partial: incomplete windows, included for this answer only.
     """
     engine.read_pending(session, arrived)
-    context = engine.context_of(session)
-    sampling_params = _within_text_slots(engine.params, context, request)
-    with _counted(session), engine.reserve(context_bytes(context)):
-        context = fork(context)
-        yield None
-        for window in partial:
-            context = jax.block_until_ready(feed(engine.params, context, window))
-            yield None
-        generation = begin(engine.params, context, request.question, sampling_params, copy=False)
-        del context
-
-        def keep(text: str) -> None:
-            if request.keep and not session.ended:
-                before = engine.context_of(session)
-                after = append_exchange(engine.params, before, request.question, text)
-                engine.set_context(session, after)
-
-        yield from _generate(engine, generation, request, keep)
-
-
-@contextlib.contextmanager
-def _counted(session: Session) -> Iterator[None]:
-    """Count an answer about a session, which is not idle meanwhile."""
-    session.answers += 1
-    try:
-        yield
-    finally:
-        session.answers -= 1
-        session.used = time.monotonic()
-
-
-def _within_text_slots(params: Params, context: Context, request: AnswerRequest) -> SamplingParams:
-    """The sampling parameters, with no more tokens than a session has slots for.
-
-    Raises:
-        RequestError: the question leaves none.
-    """
-    slots, sampling_params = context.retention.text_slots, request.sampling_params
+    params, context = engine.params, engine.context_of(session)
     question = chat_template.question(
         params.tokenizer, params.config, request.question, context.prefill_config.modalities
     )
-    free = slots - len(question.tokens)
-    if free < 1:
+    used, slots = len(question.tokens), context.retention.text_slots
+    if used >= slots:
         raise RequestError(
-            f"the question takes {len(question.tokens)} tokens, and a session has {slots} for a "
-            "question and its answer: shorten it",
+            f"the question takes {used} tokens, and a session has {slots} for a question and its "
+            "answer: shorten it",
             param="text",
         )
-    tokens = min(sampling_params.max_new_tokens, free)
-    return dataclasses.replace(sampling_params, max_new_tokens=tokens)
+    tokens = min(request.sampling_params.max_new_tokens, slots - used)
+    sampling_params = dataclasses.replace(request.sampling_params, max_new_tokens=tokens)
+
+    def keep(text: str) -> None:
+        if request.keep and not session.ended:
+            before = engine.context_of(session)
+            engine.set_context(session, append_exchange(params, before, request.question, text))
+
+    session.answers += 1  # it is not idle meanwhile
+    try:
+        with engine.reserve(context_bytes(context)):
+            context = fork(context)
+            yield None
+            for window in partial:
+                context = jax.block_until_ready(feed(params, context, window))
+                yield None
+            generation = begin(params, context, request.question, sampling_params, copy=False)
+            del context
+            yield from _generate(engine, generation, request, keep)
+    finally:
+        session.answers -= 1
+        session.used = time.monotonic()
 
 
 def _generate(
@@ -276,16 +255,13 @@ def _generate(
     if keep is not None:
         keep(stop.text)
     ended = stop.stopped or generation.ids[-1] in params.end_tokens
-    counts = finish(params, generation)[0].counts
+    stream = generation.context.state
     yield AnswerDone(
+        **media_counts(np.asarray(stream.seen), np.asarray(stream.kept)),
         text=stop.text,
         finish="stop" if ended else "length",
         prompt=prompt,
-        made=counts.generated,
-        audio=counts.audio,
-        audio_kept=counts.audio_kept,
-        video=counts.video,
-        video_kept=counts.video_kept,
+        made=len(generation.ids),
         seconds=generation.seconds | {"answer": time.perf_counter() - began},
     )
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from omnizip_jax.serve.errors import RequestError
 
@@ -24,9 +23,6 @@ PAGE = "/page/"  # files of the web page, which hold no secret and ask for the k
 # server accepts, and one with the key in base64url without padding after this prefix.
 PROTOCOL = "omnizip"
 KEY_PROTOCOL = "omnizip.key."
-
-Scope = MutableMapping[str, Any]
-App = Callable[[Scope, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Any]
 
 
 class AuthMiddleware:
@@ -47,16 +43,16 @@ class AuthMiddleware:
 
     def __init__(
         self,
-        app: App,
+        app: ASGIApp,
         key: str | None = None,
         local: bool = True,
         trusted_hosts: Iterable[str] = (),
     ):
         self._app, self._local = app, local
-        self._key = None if key is None else _digest(key)
+        self._keys = [] if key is None else [_digest(f"bearer {key}"), _digest(_protocol_of(key))]
         self._trusted = frozenset(name.lower() for name in trusted_hosts)
 
-    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and scope["path"] not in _UNPROTECTED:
             try:
                 self._check(Headers(scope=scope), scope)
@@ -72,9 +68,12 @@ class AuthMiddleware:
     def _check(self, headers: Headers, scope: Scope) -> None:
         host = headers.get("host", "")
         name = _address(host)[0]
-        key = _bearer_key(headers) or _subprotocol_key(scope.get("subprotocols", ()))
-        # Digests have one length, so the comparison takes constant time for every key.
-        has_key = hmac.compare_digest(_digest(key or ""), self._key or b"")
+        kind, _, bearer = headers.get("authorization", "").partition(" ")
+        offered = [f"{kind.lower()} {bearer.strip()}", *scope.get("subprotocols", ())]
+        # Digests have one length, so a comparison takes constant time for every key.
+        has_key = any(
+            hmac.compare_digest(_digest(each), key) for each in offered for key in self._keys
+        )
         if self._local and not (has_key or is_loopback(name) or name in self._trusted):
             raise RequestError(
                 "this server answers to 127.0.0.1 and localhost only: start it with "
@@ -93,7 +92,7 @@ class AuthMiddleware:
                     403,
                 )
         is_page = scope["path"] == "/" or scope["path"].startswith(PAGE)
-        if not (self._key is None or has_key or is_page):
+        if self._keys and not (has_key or is_page):
             raise RequestError("give the server's key as Authorization: Bearer KEY", 401)
 
 
@@ -105,20 +104,8 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _bearer_key(headers: Headers) -> str | None:
-    kind, _, key = headers.get("authorization", "").partition(" ")
-    return key.strip() if kind.lower() == "bearer" else None
-
-
-def _subprotocol_key(protocols: Iterable[str]) -> str | None:
-    for protocol in protocols:
-        if protocol.startswith(KEY_PROTOCOL):
-            key = protocol.removeprefix(KEY_PROTOCOL)
-            try:
-                return base64.urlsafe_b64decode(key + "=" * (-len(key) % 4)).decode()
-            except (binascii.Error, ValueError):
-                return None
-    return None
+def _protocol_of(key: str) -> str:
+    return KEY_PROTOCOL + base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
 
 
 def _address(host: str, scheme: str = "") -> tuple[str, int | None]:

@@ -18,7 +18,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Hashable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -41,7 +41,6 @@ from omnizip_jax.serve.metrics import Metrics
 from omnizip_jax.serve.sessions import (
     QueuedWindow,
     Session,
-    SessionEnded,
     SessionEvent,
     SessionStore,
     WindowSkipped,
@@ -56,6 +55,11 @@ T = TypeVar("T")
 def context_bytes(context: Context) -> int:
     """Size of a context's cache."""
     return sum(leaf.nbytes for leaf in jax.tree.leaves(context.cache))
+
+
+def _step(function: Callable[[], T]) -> Iterator[T]:
+    """A step that calls a function; what it returns is the event."""
+    return (function() for _ in range(1))
 
 
 class Engine:
@@ -99,6 +103,15 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._writer = ThreadPoolExecutor(1, "session-store")
         self._storing: dict[str, Future[None]] = {}  # by name of the session
+        sessions, gauges = self._sessions, self.metrics
+        gauges.sessions.set_function(lambda: len(sessions))
+        gauges.answers.set_function(lambda: self._answers)
+        gauges.windows_waiting.set_function(lambda: sum(len(each.queue) for each in sessions))
+        gauges.session_bytes.set_function(
+            lambda: sum(context_bytes(x) for each in sessions if (x := each.context) is not None)
+        )
+        gauges.answer_bytes.set_function(lambda: self._reserved)
+        gauges.clip_cache_bytes.set_function(lambda: self.clip_contexts.currsize)
 
     def start(self, warmup: bool = True) -> None:
         """Start the thread.
@@ -195,10 +208,10 @@ class Engine:
 
         def on_end(error: RequestError | None) -> None:
             if error is not None:
-                self.end(session, str(error), error.status)
+                self.end(session, error)
 
         self._add_session(session)
-        self._run_first(create, on_end)
+        self._queue(Job(_step(create), on_end), first=True)
         return session
 
     async def call(self, function: Callable[[], T]) -> T:
@@ -207,7 +220,7 @@ class Engine:
         Raises:
             RequestError: as ``events``.
         """
-        steps = ((function(),) for _ in range(1))
+        steps = _step(lambda: (function(),))  # a tuple, as None would be no event
         async with contextlib.aclosing(self.events(steps, first=True)) as events:
             (result,) = await anext(events)
         return result
@@ -228,10 +241,8 @@ class Engine:
             session = dataclasses.replace(
                 old, on_event=on_event, queue=deque(), used=time.monotonic()
             )
-            self.end(old, "the session was resumed by another connection")
-            with self._changed:
-                self._sessions.append(session)
-                self._update_gauges()
+            self.end(old, RequestError("the session was resumed by another connection", 404))
+            self._sessions.append(session)
             return session
 
         if (session := await self.call(take_over)) is not None:
@@ -282,16 +293,15 @@ class Engine:
                 dropped = session.queue.popleft()
                 session.skipped += 1
                 self.metrics.windows_skipped.inc()
-            self._update_gauges()
             self._changed.notify_all()
         if dropped is not None:
             notify(session.on_event, WindowSkipped(dropped.number, session.skipped, dropped.start))
 
-    def end(self, session: Session, reason: str | None = None, status: int = 404) -> None:
+    def end(self, session: Session, reason: RequestError | None = None) -> None:
         """End a session and free its cache; calling it again has no effect.
 
         Args:
-            reason: sent as ``SessionEnded``, with the status; None sends nothing.
+            reason: sent as the last event; None sends nothing.
         """
         with self._changed:
             if session.ended:
@@ -300,15 +310,15 @@ class Engine:
             session.context = None
             session.queue.clear()
             self._sessions.remove(session)
-            self._update_gauges()
         if reason is not None:
-            notify(session.on_event, SessionEnded(reason, status))
+            notify(session.on_event, reason)
 
     def disconnect(self, session: Session) -> None:
         """End a session whose client has gone, and store it if there is a store."""
         if self.store is None or session.name is None:
             return self.end(session)
-        self._run_first(lambda: self._store_and_end(session))
+        job = Job(_step(lambda: self._store_and_end(session)), lambda _: None)
+        self._queue(job, first=True)
 
     def context_of(self, session: Session) -> Context:
         """The context of a session; on the engine's thread.
@@ -325,8 +335,6 @@ class Engine:
         with self._changed:
             if not session.ended:
                 session.context, session.used = context, time.monotonic()
-                session.size = context_bytes(context)
-            self._update_gauges()
 
     def cached_clip(self, key: Hashable) -> Context | None:
         """The context that ``cache_clip`` was given for a key, if it is still cached."""
@@ -338,7 +346,6 @@ class Engine:
         with self._changed:
             if context_bytes(context) <= self.clip_contexts.maxsize:
                 self.clip_contexts[key] = context
-        self.metrics.clip_cache_bytes.set(self.clip_contexts.currsize)
 
     @contextlib.contextmanager
     def reserve(self, size: int) -> Iterator[None]:
@@ -357,12 +364,10 @@ class Engine:
                 f"needs {size / MiB:.0f}"
             )
         self._reserved += size
-        self.metrics.answer_bytes.set(self._reserved)
         try:
             yield
         finally:
             self._reserved -= size
-            self.metrics.answer_bytes.set(self._reserved)
 
     def read_pending(self, session: Session, arrived: int) -> None:
         """Read the queued windows with smaller numbers; on the engine's thread."""
@@ -382,22 +387,10 @@ class Engine:
             self._check_open()
             self._sessions.append(session)
 
-    def _run_first(
-        self, call: Callable[[], None], on_end: Callable[[Any], Any] = lambda _: None
-    ) -> None:
-        """Queue a job of one step that precedes windows and answers."""
-
-        def steps() -> Iterator[None]:
-            yield from ()
-            call()
-
-        self._queue(Job(steps(), on_end), first=True)
-
     def _queue(self, job: Job, first: bool) -> None:
         job.queued = time.monotonic()
         with self._changed:
             (self._first if first else self._jobs).append(job)
-            self._update_gauges()
             self._changed.notify_all()
 
     def _check_open(self) -> None:
@@ -409,12 +402,6 @@ class Engine:
     def _overloaded(self, reason: str) -> RequestError:
         self.metrics.refused.inc()
         return RequestError(f"{reason}; try again later", 503)
-
-    def _update_gauges(self) -> None:
-        self.metrics.sessions.set(len(self._sessions))
-        self.metrics.answers.set(self._answers)
-        self.metrics.windows_waiting.set(sum(len(each.queue) for each in self._sessions))
-        self.metrics.session_bytes.set(sum(each.size for each in self._sessions))
 
     def _run(self) -> None:
         """Run steps until ``close``; a failure ends all jobs and sessions at once."""
@@ -428,11 +415,10 @@ class Engine:
                 self._first.clear()
                 self._jobs.clear()
                 self._answers = 0
-                self._update_gauges()
             for job in jobs:
-                job.fail(refusal)
+                job.end(refusal)
             for session in tuple(self._sessions):
-                self.end(session, str(refusal), refusal.status)
+                self.end(session, refusal)
             self._on_failure()
 
     def _run_steps(self) -> None:
@@ -468,7 +454,12 @@ class Engine:
         began = time.perf_counter()
         pending = [generation for _, generation in batch if generation is not None]
         if pending:
-            decoded = self._decode(pending)
+            self.metrics.decoded_answers.inc(len(pending))
+            self.metrics.decode_steps.inc()
+            try:
+                decoded = batches.step_batch(self.params, pending)
+            except Exception as error:  # the result of each of them
+                decoded = [error] * len(pending)
             more = [job.resume(result) for (job, _), result in zip(batch, decoded, strict=True)]
         else:
             more = [batch[0][0].step()]
@@ -480,7 +471,6 @@ class Engine:
                     self._jobs.append(job)
                 else:
                     self._answers -= job.is_answer
-            self._update_gauges()
 
     def _next_jobs(self) -> list[tuple[Job, GenerationState | None]]:
         """Dequeue the next job; if it decodes, with those that decode in the same batch."""
@@ -499,15 +489,6 @@ class Engine:
                 job.queued = None
             return batch
 
-    def _decode(self, pending: list[GenerationState]) -> Sequence[GenerationState | Exception]:
-        """Decode for a batch of answers; an error is the result of each of them."""
-        self.metrics.decoded_answers.inc(len(pending))
-        self.metrics.decode_steps.inc()
-        try:
-            return batches.step_batch(self.params, pending)
-        except Exception as error:
-            return [error] * len(pending)
-
     def _read_window(self, session: Session) -> None:
         """Add the oldest queued window of a session to its context."""
         with self._changed:
@@ -522,9 +503,7 @@ class Engine:
             took = time.perf_counter() - began
             event = window_read(session, before, context, queued, waited, took)
         except Exception as error:
-            refusal = as_request_error(error)
-            self.end(session, str(refusal), refusal.status)
-            return
+            return self.end(session, as_request_error(error))
         self.set_context(session, context)
         self.metrics.windows.inc()
         self.metrics.window_wait.observe(waited)
@@ -547,7 +526,7 @@ class Engine:
                 storing = self._writer.submit(self.store.put, dataclasses.replace(session))
                 self._storing[name] = storing
                 storing.add_done_callback(lambda _: self._storing.pop(name))
-        self.end(session, reason)
+        self.end(session, None if reason is None else RequestError(reason, 404))
 
     def _warmup(self) -> None:
         """Compile a session of the default method, and its answers in batches of every size."""

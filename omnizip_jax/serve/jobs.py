@@ -51,16 +51,12 @@ class Job:
         self._on_event, self.is_answer = on_event, is_answer
         self.queued: float | None = None
         self._generation: GenerationState | None = None
-        self._cancelled = threading.Event()
+        self.cancelled = False
         self.finished = threading.Event()
 
     def cancel(self) -> None:
         """Run no further step; from any thread."""
-        self._cancelled.set()
-
-    @property
-    def cancelled(self) -> bool:
-        return self._cancelled.is_set()
+        self.cancelled = True
 
     @property
     def pending(self) -> GenerationState | None:
@@ -77,35 +73,35 @@ class Job:
             return self._advance(lambda: self._steps.throw(generation))
         return self._advance(lambda: self._steps.send(generation))
 
-    def fail(self, error: RequestError) -> None:
-        """End the job with an error unless it has ended; its steps are not run any more."""
+    def end(self, error: RequestError | None) -> None:
+        """End the job unless it has ended; its steps are not run any more."""
         if not self.finished.is_set():
             self.finished.set()
-            if not self.cancelled:
-                notify(self._on_event, error)
+            self._notify(error)
+
+    def _notify(self, event: Any) -> None:
+        if not self.cancelled:
+            notify(self._on_event, event)
 
     def _advance(self, step: Callable[[], Any]) -> bool:
-        event: Any = None
+        failure: RequestError | None = None
         self._generation = None
         try:
             if not self.cancelled:
                 event = step()
                 if isinstance(event, DecodeRequest):
                     self._generation, event = event.generation, event.event
-                if event is not None and not self.cancelled:
-                    notify(self._on_event, event)
+                if event is not None:
+                    self._notify(event)
                 return True
         except StopIteration:
-            event = None
+            pass
         except Exception as error:
-            event = as_request_error(error)
-        close = getattr(self._steps, "close", None)
-        if close is not None:
-            close()
+            failure = as_request_error(error)
+        if hasattr(self._steps, "close"):
+            self._steps.close()
         self._steps = iter(())  # frees what the generator holds
-        self.finished.set()
-        if not self.cancelled:
-            notify(self._on_event, event)
+        self.end(failure)
         return False
 
 

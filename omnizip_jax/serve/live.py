@@ -19,7 +19,7 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,25 +44,21 @@ from omnizip_jax.serve.media_workers import DecoderPool, decode_frame
 from omnizip_jax.serve.protocol import (
     check_text,
     field,
+    parse_object,
     read_answer_settings,
     read_base64,
     read_method,
     read_options,
     refuse_unsupported,
 )
-from omnizip_jax.serve.sessions import Session, SessionEnded, WindowRead
+from omnizip_jax.serve.sessions import Session, WindowRead
 from omnizip_jax.types import Window
 
 _FULL_SCALE = 32768.0  # of 16 bit audio
 _MAX_CHUNK = 32_000 * 60  # bytes: 60 s
 _MAX_FRAME_IDS = 256  # in one message video.frames.consumed
-_FIXED: tuple[str, ...] = (
-    "resume",
-    "memory",
-    "video",
-    "audio",
-)  # fields of "omnizip" that cannot change
-_OPTIONS = ("method", "settings", "keep", "resume", "memory", "video", "audio")
+_FIXED: tuple[str, ...] = ("resume", "memory", "video", "audio")  # cannot change
+_OPTIONS = ("method", "settings", "keep", *_FIXED)  # fields of "omnizip"
 _CLOSE_CODES = {503: 1013, 500: 1011}  # by HTTP status
 
 
@@ -111,7 +107,8 @@ class _Connection:
                 return
             request: Mapping[str, Any] = {}
             try:
-                request = _parse(message.get("text") or message.get("bytes") or "")
+                text = message.get("text") or message.get("bytes") or ""
+                request = parse_object(text, "a message")
                 await self._handle(request)
             except WebSocketDisconnect:
                 raise
@@ -165,7 +162,10 @@ class _Connection:
                 await self._resume(message, options)
             else:
                 self._open(method, options)
-            await self._send_created(message)
+            if (session := self._session) is not None and (store := self._engine.store) is not None:
+                session.name = session.name or store.new_name()  # under which it will be stored
+                about = {"session_id": session.name, "windows": session.arrived}
+                await self._send("session.created", **about, **_request_id(message))
         elif message != self._config:
             await self._change_config(message, options, method)
         self._keep = keep
@@ -209,14 +209,6 @@ class _Connection:
         session = await engine.resume(str(options["resume"]), self._on_event)
         modalities = engine.context_of(session).prefill_config.modalities
         self._start_session(session, modalities.video, modalities.audio)
-
-    async def _send_created(self, message: Mapping[str, Any]) -> None:
-        """Send the name under which the session will be stored."""
-        session, store = self._session, self._engine.store
-        if session is not None and store is not None:
-            session.name = session.name or store.new_name()
-            about = {"session_id": session.name, "windows": session.arrived}
-            await self._send("session.created", **about, **_request_id(message))
 
     def _open(self, method: Method | None, options: Mapping[str, Any]) -> None:
         settings: dict[str, Any] = {}
@@ -324,10 +316,10 @@ class _Connection:
         await self._send("response.start", request_id=request_id)
         arrived = session.arrived
         partial = await run_in_threadpool(assembler.incomplete)
+        steps = answer_about_session(self._engine, session, arrived, partial, request)
         frames, self._frames = self._frames, []
-        self._answer_task = asyncio.create_task(
-            self._answer(session, arrived, partial, request, frames, request_id), name=request_id
-        )
+        answer = self._answer(steps, frames, request_id)
+        self._answer_task = asyncio.create_task(answer, name=request_id)
 
     def _read_answer_settings(
         self, message: Mapping[str, Any]
@@ -341,18 +333,10 @@ class _Connection:
         return read_answer_settings(fields, self._engine.limits)
 
     async def _answer(
-        self,
-        session: Session,
-        arrived: int,
-        partial: list[Window],
-        request: AnswerRequest,
-        frames: list[tuple[str | None, float]],
-        request_id: str,
+        self, steps: Iterator[Any], frames: list[tuple[str | None, float]], request_id: str
     ) -> None:
-        engine = self._engine
         try:
-            steps = answer_about_session(engine, session, arrived, partial, request)
-            async with contextlib.aclosing(engine.events(steps, first=True)) as events:
+            async with contextlib.aclosing(self._engine.events(steps, first=True)) as events:
                 async for event in events:
                     if isinstance(event, AnswerStarted):
                         await self._send(
@@ -379,8 +363,8 @@ class _Connection:
         """Send the events of the session until it ends."""
         while True:
             event = await self._events.get()
-            if isinstance(event, SessionEnded):
-                await self._send_error(RequestError(event.reason, event.status), {})
+            if isinstance(event, RequestError):
+                await self._send_error(event, {})
                 return await self._close_socket(1001)
             kind = "window.read" if isinstance(event, WindowRead) else "window.skipped"
             await self._send(kind, **dataclasses.asdict(event))
@@ -413,16 +397,6 @@ class _Connection:
 def _different(fields: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
     """Names of fields that are there and differ from expected values."""
     return [name for name, value in expected.items() if fields.get(name) not in (None, value)]
-
-
-def _parse(text: str | bytes) -> dict[str, Any]:
-    try:
-        message = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"a message must be a JSON object: {error}") from error
-    if not isinstance(message, dict):
-        raise RequestError(f"a message must be a JSON object, got {text[:80]!r}")
-    return message
 
 
 def _request_id(message: Mapping[str, Any]) -> dict[str, str]:

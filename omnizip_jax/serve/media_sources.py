@@ -33,17 +33,11 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 @dataclasses.dataclass(frozen=True)
 class MediaFile:
-    """A medium as a file.
-
-    Attributes:
-        path: of the file.
-        name: for messages.
-        digest: of the content; of a file in the allowed folder: of path, time and size.
-    """
+    """A medium as a file, and its name for messages."""
 
     path: str
     name: str
-    digest: str
+    digest: str  # of the content; of a file in the allowed folder: of path, time and size
 
 
 def store_medium(medium: Medium, config: ServerConfig, scratch: Path) -> MediaFile:
@@ -54,44 +48,39 @@ def store_medium(medium: Medium, config: ServerConfig, scratch: Path) -> MediaFi
     """
     url, limits = medium.url.strip(), config.limits
     scheme = url.partition(":")[0].lower()
-    if scheme == "data" or medium.kind == "input_audio":
-        data = _data_url(url) if scheme == "data" else read_base64(url, "input_audio.data")
-        if len(data) > limits.upload:
-            message = f"{medium.kind}: {len(data)} bytes, at most {limits.upload} are accepted"
-            raise RequestError(message, 413)
-        with tempfile.NamedTemporaryFile(dir=scratch, delete=False) as file:
+    inline = scheme == "data" or medium.kind == "input_audio"
+    if not inline and scheme not in ("http", "https"):
+        if "://" in url and scheme != "file":
+            raise RequestError(
+                f"{medium.kind} must begin with data:, http://, https:// or file://, got "
+                f"{scheme[:20]}:"
+            )
+        path = url.partition(":")[2].removeprefix("//").removeprefix("localhost")
+        name = unquote(path) if scheme == "file" else medium.url
+        return _local_file(name, config.media_folder)
+    if not (inline or config.allow_remote):
+        raise RequestError(
+            "this server fetches no URLs: send the clip as a data: URL, or start the server with "
+            "--allow-remote",
+            403,
+        )
+    with tempfile.NamedTemporaryFile(dir=scratch, delete=False) as file:
+        if not inline:
+            fetch(url, file, limits.upload, limits.decoding)
+        else:
+            data = _data_url(url) if scheme == "data" else read_base64(url, "input_audio.data")
+            if len(data) > limits.upload:
+                message = f"{medium.kind}: {len(data)} bytes, at most {limits.upload} are accepted"
+                raise RequestError(message, 413)
             if medium.is_pcm:
-                _write_wav(file, data)
+                with wave.open(file, "wb") as wav:
+                    wav.setparams((1, 2, 16_000, 0, "NONE", ""))  # as ``audio.chunk`` of live video
+                    wav.writeframes(data)
             else:
                 file.write(data)
-        digest = hashlib.sha256(b"pcm" * medium.is_pcm + data).hexdigest()
-        return MediaFile(file.name, medium.kind, digest)
-    if scheme in ("http", "https"):
-        if not config.allow_remote:
-            raise RequestError(
-                "this server fetches no URLs: send the clip as a data: URL, or start the server "
-                "with --allow-remote",
-                403,
-            )
-        with tempfile.NamedTemporaryFile(dir=scratch, delete=False) as file:
-            fetch(url, file, limits.upload, limits.decoding)
-        with open(file.name, "rb") as data:
-            digest = hashlib.file_digest(data, "sha256").hexdigest()
-        return MediaFile(file.name, _without_query(url), digest)
-    if scheme == "file":
-        path = url.partition(":")[2].removeprefix("//").removeprefix("localhost")
-        return _local_file(unquote(path), config.media_folder)
-    if "://" in url:
-        raise RequestError(
-            f"{medium.kind} must begin with data:, http://, https:// or file://, got {scheme[:20]}:"
-        )
-    return _local_file(medium.url, config.media_folder)
-
-
-def _write_wav(file: IO[bytes], samples: bytes) -> None:
-    with wave.open(file, "wb") as wav:
-        wav.setparams((1, 2, 16_000, 0, "NONE", ""))  # as ``audio.chunk`` of live video
-        wav.writeframes(samples)
+    with open(file.name, "rb") as stored:
+        digest = hashlib.file_digest(stored, "sha256").hexdigest()
+    return MediaFile(file.name, medium.kind if inline else _without_query(url), digest)
 
 
 def _local_file(name: str, folder: Path | None) -> MediaFile:

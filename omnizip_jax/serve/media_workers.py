@@ -43,7 +43,7 @@ class DecoderPool:
         self._free = asyncio.Semaphore(workers)
         context = multiprocessing.get_context("spawn")
         self._pool = ProcessPool(workers, initializer=_initialize, context=context)
-        self._started = self._pool.schedule(_load_decoders)
+        self._started = self._pool.schedule(Image.preinit)
 
     @property
     def ready(self) -> bool:
@@ -89,10 +89,6 @@ def _initialize() -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
 
 
-def _load_decoders() -> None:
-    Image.preinit()
-
-
 def clip_seconds(
     path: str, name: str, use_audio: bool, use_video: bool, seconds: float, pixels: int
 ) -> float:
@@ -107,9 +103,8 @@ def clip_seconds(
         RequestError: it cannot be opened, is not a container that holds its media itself, lacks the
             streams, or exceeds the bound.
     """
-    _check_container(path, name, pixels)
     with (
-        _named(path, name),
+        _checked(path, name, pixels),
         open_media(path, use_video, use_audio, timeout=None, deferred=DeferredWarnings()) as media,
     ):
         stated = media.duration
@@ -123,31 +118,32 @@ def decode_clip(
     use_audio: bool,
     use_video: bool,
     max_frames: int | None,
-    seconds: float,
+    max_windows: int,
     pixels: int,
 ) -> Clip:
     """Load a clip from a container that holds its media itself.
 
     Args:
         name: of the file, in messages.
-        seconds, pixels: upper bounds on the duration, and on the size of a frame.
+        max_windows, pixels: upper bounds on the duration, and on the size of a frame.
 
     Raises:
         RequestError: it cannot be decoded, or exceeds a bound.
     """
-    _check_container(path, name, pixels)
-    with _named(path, name):
+    with _checked(path, name, pixels):
         return load_clip(
             path,
             spec,
             max_frames=max_frames,
-            max_windows=max(1, int(seconds) // spec.seconds),
+            max_windows=max_windows,
             use_audio=use_audio,
             use_video=use_video,
         )
 
 
-def _check_container(path: str, name: str, pixels: int) -> None:
+@contextlib.contextmanager
+def _checked(path: str, name: str, pixels: int) -> Iterator[None]:
+    """Check a container; errors about it become ``RequestError`` with its name, not its path."""
     try:
         with av.open(path, options={"format_whitelist": FORMATS}) as container:
             sizes = [
@@ -160,10 +156,6 @@ def _check_container(path: str, name: str, pixels: int) -> None:
     if max(sizes, default=0) > pixels:
         raise RequestError(f"{name}: frames of {max(sizes)} pixels, at most {pixels} are accepted")
 
-
-@contextlib.contextmanager
-def _named(path: str, name: str) -> Iterator[None]:
-    """Convert errors about a file to ``RequestError`` with its name in place of its path."""
     try:
         with invalid_input():
             yield

@@ -17,10 +17,6 @@ class MemoryBudget:
     def __init__(self, limit: float, purpose: str):
         self.limit, self.purpose, self.used = limit, purpose, 0
 
-    def reservation(self) -> Reservation:
-        """An empty reservation."""
-        return Reservation(self)
-
 
 class Reservation:
     """Bytes reserved for one request; as a context manager it releases them at the end."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import tomllib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from omnizip_jax.compression import METHODS, Method
@@ -19,37 +21,10 @@ _DEFAULT_TOKENS = 256  # of an answer
 _MAX_STOP_STRINGS = 4
 NO_IMAGES = "send images or a list of frames as a video file, for example mp4, in a video_url"
 _TYPES = {Mapping: "an object", bool: "true or false", str: "a text"}
-# Fields that change the input or the form of an answer and are not supported: they are refused
-# unless they are null or have one of these values, which change nothing.
-_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    **dict.fromkeys(("n", "best_of", "repetition_penalty", "length_penalty", "typical_p"), (1,)),
-    **dict.fromkeys(("frequency_penalty", "presence_penalty", "min_p", "min_tokens"), (0,)),
-    **dict.fromkeys(("logprobs", "return_token_ids", "echo", "use_beam_search"), (False,)),
-    **dict.fromkeys(("ignore_eos", "include_stop_str_in_output", "enable_thinking"), (False,)),
-    **dict.fromkeys(("skip_special_tokens", "add_generation_prompt"), (True,)),
-    **dict.fromkeys(("tools", "functions", "stop_token_ids", "bad_words"), ([],)),
-    **dict.fromkeys(("logit_bias", "chat_template_kwargs", "media_io_kwargs"), ({},)),
-    **dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar"), ()),
-    **dict.fromkeys(("structured_outputs", "prompt_logprobs", "allowed_token_ids"), ()),
-    **dict.fromkeys(("audio", "prediction", "web_search_options", "chat_template"), ()),
-    **dict.fromkeys(("tool_choice", "function_call"), ("none", "auto")),
-    "top_logprobs": (0,),
-    "top_k": (0, -1),
-    "response_format": ({"type": "text"},),
-    "modalities": (["text"],),
-    "reasoning_effort": ("none",),
-    "verbosity": ("medium",),
-    "continue_final_message": (False,),
-    "use_audio_in_video": (True,),
-    "fps": (2,),
-}
-# Settings of a clip that its part of a message may have for other servers.
-_CLIP_SETTINGS: dict[str, tuple[Any, ...]] = {
-    **dict.fromkeys(("nframes", "num_frames", "min_frames", "max_frames", "video_start"), ()),
-    **dict.fromkeys(("video_end", "min_pixels", "max_pixels", "total_pixels"), ()),
-    **dict.fromkeys(("resized_height", "resized_width"), ()),
-    "fps": (2,),
-}
+# Fields that are not supported, with the values that change nothing.
+_UNSUPPORTED = tomllib.loads(
+    Path(__file__).with_name("unsupported_fields.toml").read_text(encoding="utf-8")
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,13 +72,26 @@ class ChatRequest:
     stream: bool
     include_usage: bool
 
-    @property
-    def modalities(self) -> tuple[tuple[bool, bool], ...]:
-        """For each medium whether its audio and its video are used."""
-        return tuple((medium.use_audio, medium.use_video) for medium in self.media)
+
+def parse_object(text: str | bytes | bytearray, param: str) -> dict[str, Any]:
+    """The JSON object that a text holds.
+
+    Args:
+        param: its name in messages.
+
+    Raises:
+        RequestError: the text is not JSON, or not an object.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{param} must be a JSON object: {error}") from error
+    if not isinstance(value, dict):
+        raise RequestError(f"{param} must be a JSON object, got {_shown(value)}")
+    return value
 
 
-def read_chat(body: Any, limits: Limits) -> ChatRequest:
+def read_chat(body: Mapping[str, Any], limits: Limits) -> ChatRequest:
     """Validate a request for a chat completion.
 
     Unknown fields are ignored; known ones that are not supported are refused, see ``_UNSUPPORTED``.
@@ -111,8 +99,6 @@ def read_chat(body: Any, limits: Limits) -> ChatRequest:
     Raises:
         RequestError: a field is invalid or not supported, or exceeds a limit.
     """
-    if not isinstance(body, Mapping):
-        raise RequestError(f"the body must be a JSON object, got {_shown(body)}")
     options = read_options(body, ("method", "settings", "max_frames"))
     stream_options = field(body, "stream_options", Mapping, {})
     refuse_unsupported(stream_options, {"continuous_usage_stats": (False,)}, "stream_options.")
@@ -142,7 +128,7 @@ def read_chat(body: Any, limits: Limits) -> ChatRequest:
 
 
 def refuse_unsupported(
-    fields: Mapping[str, Any], unsupported: Mapping[str, tuple[Any, ...]], prefix: str = ""
+    fields: Mapping[str, Any], unsupported: Mapping[str, Sequence[Any]], prefix: str = ""
 ) -> None:
     """Refuse fields by name unless they are null or have a value that changes nothing.
 
@@ -230,23 +216,20 @@ def read_answer_settings(
     Raises:
         RequestError: an invalid value, or a field that is not supported.
     """
-    refuse_unsupported(fields, _UNSUPPORTED)
+    refuse_unsupported(fields, _UNSUPPORTED["request"])
     processor = field(fields, "mm_processor_kwargs", Mapping, {})
     unsupported = dict.fromkeys(processor.keys() - {"use_audio_in_video"}, ()) | {"fps": (2,)}
     refuse_unsupported(processor, unsupported, "mm_processor_kwargs.")
-    name = "max_tokens"
-    if fields.get("max_completion_tokens") is not None:
-        name = "max_completion_tokens"
-    tokens = fields.get(name)
-    tokens = _DEFAULT_TOKENS if tokens is None else tokens
+    name = "max_tokens" if fields.get("max_completion_tokens") is None else "max_completion_tokens"
+    tokens = _DEFAULT_TOKENS if fields.get(name) is None else fields[name]
     if not _is_integer(tokens) or tokens < 1:
         raise RequestError(
             f"{name} must be an integer from 1 to {limits.tokens}, or more, of which "
             f"{limits.tokens} are used; got {_shown(tokens)}",
             param=name,
         )
-    given = {name: fields.get(name) for name in ("temperature", "top_p", "seed")}
-    given = {name: value for name, value in given.items() if value is not None}
+    names = ("temperature", "top_p", "seed")
+    given = {key: fields[key] for key in names if fields.get(key) is not None}
     if _is_integer(given.get("seed")):
         given["seed"] %= 2**32  # OpenAI's may be negative and has 64 bits
     try:
@@ -400,7 +383,7 @@ def _part(part: Any, path: str, limits: Limits) -> str | Medium:
     medium = part.get(kind)
     medium = {name: medium} if isinstance(medium, str) else field(part, kind, Mapping, {}, path)
     for fields, prefix in ((part, path), (medium, f"{path}.{kind}")):
-        refuse_unsupported(fields, _CLIP_SETTINGS, f"{prefix}.")
+        refuse_unsupported(fields, _UNSUPPORTED["clip"], f"{prefix}.")
     url = medium.get(name)
     if not isinstance(url, str):
         raise RequestError(f"{path}.{kind}.{name} must be a text, got {_shown(url)}", param=path)

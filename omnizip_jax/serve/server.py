@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import functools
 import json
 import math
 import signal
@@ -28,6 +27,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from omnizip_jax.compression import METHODS, Method
+from omnizip_jax.inference.generation import MediaCounts
 from omnizip_jax.media import Clip
 from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.serve.answer_steps import AnswerDone, TextDelta, answer_about_clips
@@ -40,9 +40,8 @@ from omnizip_jax.serve.media_sources import MediaFile, store_medium
 from omnizip_jax.serve.media_workers import DecoderPool, clip_seconds, decode_clip
 from omnizip_jax.serve.memory_budget import MemoryBudget, Reservation
 from omnizip_jax.serve.page import page_routes
-from omnizip_jax.serve.protocol import ChatRequest, read_chat
+from omnizip_jax.serve.protocol import ChatRequest, parse_object, read_chat
 from omnizip_jax.serve.sessions import SessionStore
-from omnizip_jax.window_spec import WindowSpec
 
 _DECODERS = 2  # processes for clips, and as many for live frames, which wait for no clip
 _DOWNLOAD_THREADS = 32  # the rest of the server has its own threads
@@ -99,22 +98,29 @@ def serve(params: Params, name: str, method: Method, config: ServerConfig) -> No
         raise RuntimeError("the device thread has failed; its error is above")
 
 
-@dataclasses.dataclass(frozen=True)
 class Server:
     """Handlers of HTTP requests, and what they share.
 
-    Attributes:
+    Args:
         name: of the model, as clients see it.
     """
 
-    engine: Engine
-    name: str
-    config: ServerConfig
-    decoders: DecoderPool
-    frame_decoders: DecoderPool
-    download_threads: CapacityLimiter = dataclasses.field(
-        default_factory=lambda: CapacityLimiter(_DOWNLOAD_THREADS)
-    )
+    def __init__(
+        self,
+        engine: Engine,
+        name: str,
+        config: ServerConfig,
+        decoders: DecoderPool,
+        frame_decoders: DecoderPool,
+    ):
+        limits = engine.limits
+        self.engine, self.name, self.config = engine, name, config
+        self.decoders, self.frame_decoders = decoders, frame_decoders
+        self._download_threads = CapacityLimiter(_DOWNLOAD_THREADS)
+        self._bodies = MemoryBudget(limits.bodies, "request bodies")
+        self._decoded = MemoryBudget(limits.clip_bytes, "decoded clips")
+        sockets = 2 * limits.sessions  # also those that have no session yet
+        self._messages = MemoryBudget(sockets * _MESSAGE_SIZE, "live messages")
 
     def app(self) -> Starlette:
         """The ASGI app. It neither starts nor closes the engine."""
@@ -145,7 +151,7 @@ class Server:
         return Starlette(routes=routes, middleware=[auth], exception_handlers=handlers)
 
     async def _live(self, socket: WebSocket) -> None:
-        with self._messages.reservation() as held:
+        with Reservation(self._messages) as held:
             try:
                 held.ensure(_MESSAGE_SIZE)
             except RequestError as error:
@@ -182,10 +188,7 @@ class Server:
         """The model, as ``/v1/models`` lists it."""
         method = self.engine.method
         names = [name for name, kind in METHODS.items() if kind is type(method)]
-        default = {
-            "method": names[0] if names else None,
-            "settings": dataclasses.asdict(method),
-        }
+        default = {"method": next(iter(names), None), "settings": dataclasses.asdict(method)}
         return {
             "id": self.name,
             "object": "model",
@@ -200,21 +203,8 @@ class Server:
             },
         }
 
-    @functools.cached_property
-    def _bodies(self) -> MemoryBudget:
-        return MemoryBudget(self.engine.limits.bodies, "request bodies")
-
-    @functools.cached_property
-    def _messages(self) -> MemoryBudget:
-        sockets = 2 * self.engine.limits.sessions  # also those that have no session yet
-        return MemoryBudget(sockets * _MESSAGE_SIZE, "live messages")
-
-    @functools.cached_property
-    def _decoded(self) -> MemoryBudget:
-        return MemoryBudget(self.engine.limits.clip_bytes, "decoded clips")
-
     async def _chat(self, request: Request) -> Response:
-        with self._bodies.reservation() as held:
+        with Reservation(self._bodies) as held:
             chat = await self._read_chat(request, held)
             if chat.model is not None:
                 self._check_model(chat.model)
@@ -239,10 +229,7 @@ class Server:
         except TimeoutError:
             message = f"the request body did not arrive within {limits.waiting:g} s"
             raise RequestError(message, 408) from None
-        try:
-            content = json.loads(body)
-        except (ValueError, RecursionError) as error:
-            raise RequestError(f"the body must be a JSON object: {error}") from error
+        content = parse_object(body, "the body")
         del body
         return read_chat(content, limits)
 
@@ -254,16 +241,16 @@ class Server:
         """
         engine = self.engine
         method = chat.method or engine.method
-        with self._decoded.reservation() as held:
+        with Reservation(self._decoded) as held:
             with tempfile.TemporaryDirectory(prefix="omnizip_") as scratch:
                 files = [
                     await to_thread.run_sync(
                         *(store_medium, medium, self.config, Path(scratch)),
-                        limiter=self.download_threads,
+                        limiter=self._download_threads,
                     )
                     for medium in chat.media
                 ]
-                used = chat.modalities
+                used = tuple((medium.use_audio, medium.use_video) for medium in chat.media)
                 chat = dataclasses.replace(chat, media=())
                 body.release()
                 digests = tuple(file.digest for file in files)
@@ -297,7 +284,8 @@ class Server:
             RequestError: the clips are too long together, or see ``DecoderPool.call``.
         """
         config, limits = self.engine.params.config, self.engine.limits
-        seconds, longest = config.spec.seconds, max(1, int(limits.seconds) // config.spec.seconds)
+        spec, seconds = config.spec, config.spec.seconds
+        longest = max(1, int(limits.seconds) // seconds)
         free = config.text.max_positions // config.window_positions  # windows
         call = self.decoders.call
         durations = [
@@ -310,28 +298,23 @@ class Server:
                 f"the clips last {sum(durations):.0f} s together, and the model has positions for "
                 f"{free * seconds} s: shorten them, or send fewer"
             )
+        pixels, mel = spec.grids * math.prod(spec.grid_shape), spec.mel_bins * spec.mel_frames
         held.ensure(
             sum(
-                min(count + 1, longest) * _window_bytes(config.spec, has_video)
+                min(count + 1, longest) * (has_video * pixels + 4 * mel)  # bytes of the windows
                 for count, (_, has_video) in zip(counts, used, strict=True)
             )
         )
         clips: list[Clip] = []
         for file, streams in zip(files, used, strict=True):
-            duration = float(min(longest, max(free, 1)) * seconds)
+            most = min(longest, max(free, 1))
             clip = await call(
                 decode_clip,
-                *(file.path, file.name, config.spec, *streams, max_frames, duration, limits.pixels),
+                *(file.path, file.name, spec, *streams, max_frames, most, limits.pixels),
             )
             free -= len(clip.windows.mel_length)
             clips.append(clip)
         return clips
-
-
-def _window_bytes(spec: WindowSpec, has_video: bool) -> int:
-    """Size of a decoded window on the host."""
-    pixels = math.prod((spec.grids, *spec.grid_shape)) if has_video else 0
-    return pixels + 4 * spec.mel_bins * spec.mel_frames
 
 
 async def _body(request: Request, size: int, held: Reservation) -> bytearray:
@@ -444,10 +427,8 @@ def _usage(done: AnswerDone) -> dict[str, Any]:
         "total_tokens": done.prompt + done.made,
         "prompt_tokens_details": {"audio_tokens": done.audio_kept, "cached_tokens": 0},
     }
-    media = {name: getattr(done, name) for name in ("audio", "audio_kept", "video", "video_kept")}
-    media["media"] = done.audio + done.video
-    media["media_kept"] = done.audio_kept + done.video_kept
-    media["missing"] = [kind for kind in ("audio", "video") if media["media"] and not media[kind]]
+    media: dict[str, Any] = {f.name: getattr(done, f.name) for f in dataclasses.fields(MediaCounts)}
+    media |= {"media": done.media, "media_kept": done.kept, "missing": [*done.missing]}
     return {"usage": usage | {"omnizip": media}, "omnizip": {"seconds": done.seconds}}
 
 
@@ -463,5 +444,5 @@ async def _error(_: Request, error: Exception) -> Response:
 
 async def _not_found(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
-    refusal = RequestError(f"{request.method} {request.url.path}: no such resource", status)
-    return JSONResponse(refusal.body, status)
+    message = f"{request.method} {request.url.path}: no such resource"
+    return await _error(request, RequestError(message, status))

@@ -18,6 +18,7 @@ import numpy as np
 
 from omnizip_jax.evaluation.decoder_cost import prefill_operations
 from omnizip_jax.inference.context import Context
+from omnizip_jax.inference.generation import media_counts
 from omnizip_jax.inference.snapshot import restore, save
 from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.serve.errors import RequestError
@@ -71,15 +72,7 @@ class WindowSkipped:
     start: float = 0.0
 
 
-@dataclasses.dataclass(frozen=True)
-class SessionEnded:
-    """The engine has ended the session; ``status`` is that of the error for the client."""
-
-    reason: str
-    status: int = 404
-
-
-SessionEvent: TypeAlias = WindowRead | WindowSkipped | SessionEnded
+SessionEvent: TypeAlias = WindowRead | WindowSkipped | RequestError  # why the engine has ended it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +96,6 @@ class Session:
         arrived, skipped: windows received, and dropped, so far.
         used: time of the last message, or of the last change of the context.
         answers: answers about it that have begun and not ended.
-        size: bytes of the cache.
         name: under which it is stored when its client disconnects; None: it is not stored.
         units: window numbers by their unit in the cache, of windows with tokens in it.
     """
@@ -115,7 +107,6 @@ class Session:
     skipped: int = 0
     used: float = dataclasses.field(default_factory=time.monotonic)
     answers: int = 0
-    size: int = 0
     name: str | None = None
     units: dict[int, int] = dataclasses.field(default_factory=dict)
     ended: bool = False
@@ -146,10 +137,7 @@ def window_read(
     return WindowRead(
         number=queued.number,
         start=queued.start,
-        audio=int(seen[0]),
-        audio_kept=int(kept[0]),
-        video=int(seen[1]),
-        video_kept=int(kept[1]),
+        **media_counts(seen, kept),
         grid=(rows, columns),
         kept=tuple(_bits(grid) for grid in grids),
         heard=_bits(np.asarray(trace.audio_keep)[: int(seen[0])]),

@@ -47,6 +47,11 @@ class InProcessDecoders:
         return task(*arguments)
 
 
+def gauge(engine, name):
+    """The value of one of an engine's gauges."""
+    return engine.metrics.registry.get_sample_value(f"omnizip_{name}")
+
+
 def ignore(_):
     """A callback that does nothing."""
 

@@ -22,6 +22,7 @@ from omnizip_jax.serve.config import ServerConfig
 from omnizip_jax.serve.engine import Engine
 from omnizip_jax.serve.errors import RequestError
 from omnizip_jax.serve.live_assembler import LiveAssembler
+from omnizip_jax.serve.memory_budget import Reservation
 from omnizip_jax.serve.server import Server
 from tests.serve.conftest import LIMITS, WAIT, ignore
 
@@ -261,7 +262,7 @@ def test_a_configuration_may_be_repeated_and_its_answers_changed(connect, server
 
 def test_the_number_of_sockets_is_bounded(connect, server):
     """Each may hold a message that is being received."""
-    with server._messages.reservation() as others:
+    with Reservation(server._messages) as others:
         others.ensure(2 * LIMITS.sessions * 32 * 2**20)
         with connect() as socket, pytest.raises(WebSocketDisconnect) as closed:
             socket.receive_json()

@@ -78,12 +78,12 @@ def test_frames_and_clips(process, request, tmp_path):
 
     path = str(write_clip(tmp_path / "clip.mp4", seconds=5, size=(96, 64)))
     spec = WindowSpec(grid_slots=16)
-    clip = call(decode_clip, path, "clip", spec, True, True, None, 10.0, 96 * 64)
+    clip = call(decode_clip, path, "clip", spec, True, True, None, 5, 96 * 64)
     assert len(clip.windows.mel_length) == 3 and clip.has_audio and clip.has_video
     with pytest.raises(RequestError, match="clip: lasts"):
-        call(decode_clip, path, "clip", spec, True, True, None, 2.0, 96 * 64)
+        call(decode_clip, path, "clip", spec, True, True, None, 1, 96 * 64)
     with pytest.raises(RequestError, match="at most 6143 are accepted"):
-        call(decode_clip, path, "clip", spec, True, True, None, 10.0, 96 * 64 - 1)
+        call(decode_clip, path, "clip", spec, True, True, None, 5, 96 * 64 - 1)
     assert call(clip_seconds, path, "clip", True, True, 10.0, 96 * 64) == pytest.approx(5, abs=0.1)
     with pytest.raises(RequestError, match="at most 6143 are accepted"):
         call(clip_seconds, path, "clip", True, True, 10.0, 96 * 64 - 1)
@@ -135,5 +135,5 @@ def test_a_bug_in_decoding_is_not_an_error_of_the_medium(tmp_path, monkeypatch):
     path = str(write_clip(tmp_path / "clip.mp4", seconds=1, size=(96, 64)))
     monkeypatch.setattr(media_workers, "load_clip", lambda *_, **__: np.zeros(3).reshape(2, 2))
     with pytest.raises(ValueError, match="cannot reshape") as error:
-        decode_clip(path, "clip", WindowSpec(grid_slots=16), True, True, None, 10.0, 96 * 64)
+        decode_clip(path, "clip", WindowSpec(grid_slots=16), True, True, None, 5, 96 * 64)
     assert not isinstance(error.value, RequestError)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from omnizip_jax.serve.errors import RequestError
-from omnizip_jax.serve.memory_budget import MemoryBudget
+from omnizip_jax.serve.memory_budget import MemoryBudget, Reservation
 
 MiB = 2**20
 
 
 def test_reservations_are_bounded_together():
     budget = MemoryBudget(10 * MiB, "clips")
-    with budget.reservation() as first, budget.reservation() as second:
+    with Reservation(budget) as first, Reservation(budget) as second:
         first.ensure(4 * MiB)
         second.ensure(6 * MiB)
         second.ensure(5 * MiB)  # has them already
@@ -27,7 +27,7 @@ def test_reservations_are_bounded_together():
 
 def test_a_request_that_is_the_only_one_may_exceed_the_limit():
     budget = MemoryBudget(10 * MiB, "clips")
-    with budget.reservation() as only, budget.reservation() as other:
+    with Reservation(budget) as only, Reservation(budget) as other:
         only.ensure(20 * MiB)
         only.ensure(30 * MiB)
         with pytest.raises(RequestError, match="clips hold 30 of 10 MiB"):

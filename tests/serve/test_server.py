@@ -29,6 +29,7 @@ from omnizip_jax.serve.config import ServerConfig
 from omnizip_jax.serve.engine import Engine
 from omnizip_jax.serve.errors import RequestError
 from omnizip_jax.serve.media_workers import DecoderPool
+from omnizip_jax.serve.memory_budget import Reservation
 from omnizip_jax.serve.server import Server
 from tests.serve.conftest import LIMITS, WAIT
 
@@ -55,7 +56,7 @@ def stub_answer(engine, clips, parts, system, method, request, key):
     text = json.dumps([len(clips), parts, system, type(method).__name__, request.history])
     for piece in (text[:5], text[5:]):
         yield TextDelta(piece)
-    yield AnswerDone(text, "length", 100, 7, 50, 20, 60, 30, {"answer": 0.5})
+    yield AnswerDone(50, 20, 60, 30, text, "length", 100, 7, {"answer": 0.5})
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +157,7 @@ def test_an_answer_has_openais_format(client):
 
 
 def test_usage_names_a_modality_without_tokens():
-    silent = AnswerDone("No.", "stop", 40, 2, 0, 0, 60, 30, {})
+    silent = AnswerDone(0, 0, 60, 30, "No.", "stop", 40, 2, {})
     assert server_module._usage(silent)["usage"]["omnizip"]["missing"] == ["audio"]
 
 
@@ -210,7 +211,7 @@ def test_long_clips_are_refused_before_one_is_decoded(client, monkeypatch):
 
 
 def test_memory_of_clips_is_reserved_before_they_are_decoded(server, client, monkeypatch):
-    with server._decoded.reservation() as others:
+    with Reservation(server._decoded) as others:
         others.ensure(LIMITS.clip_bytes)
         monkeypatch.setattr(server_module, "decode_clip", broken)
         status, answer = post(client, body(video(), text()))
@@ -222,7 +223,7 @@ def test_memory_of_clips_is_reserved_before_they_are_decoded(server, client, mon
 def test_memory_of_bodies_is_bounded_together(server, client):
     """The rest of a refused body is read, so that its client reads the reason."""
     content = json.dumps(body(text())).encode() + b" " * 2**20
-    with server._bodies.reservation() as others:
+    with Reservation(server._bodies) as others:
         others.ensure(LIMITS.bodies)
         for data in (content, iter([content[:100], content[100:]])):  # with a length, and without
             answer = client.post("/v1/chat/completions", content=data)

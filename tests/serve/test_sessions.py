@@ -21,7 +21,7 @@ from omnizip_jax.serve.errors import RequestError
 from omnizip_jax.serve.server import Server
 from omnizip_jax.serve.sessions import QueuedWindow, Session, SessionStore, window_read
 from tests.conftest import make_windows
-from tests.serve.conftest import LIMITS, WAIT, ignore
+from tests.serve.conftest import LIMITS, WAIT, gauge, ignore
 from tests.serve.test_live import (
     PATH,
     QUESTION,
@@ -184,7 +184,7 @@ def test_the_store_is_bounded(start_server, store, tiny):
         wait_for(store, session.name)
     engine.close(WAIT)
     assert sorted(path.name for path in store.folder.iterdir()) == sorted(names[1:])
-    assert engine.metrics.sessions._value.get() == 0
+    assert gauge(engine, "sessions") == 0
     damaged = store.folder / names[1] / "session.json"
     damaged.write_text("{")
     with pytest.raises(RequestError, match="begin a new one"):

@@ -12,11 +12,12 @@ import collections
 import contextlib
 import dataclasses
 import importlib
+import math
 import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest import mock
 
@@ -49,9 +50,10 @@ from omnizip_jax.inference.sequence import (
     token_counts,
 )
 from omnizip_jax.models.backend import Backend
-from omnizip_jax.models.decoder import KVCache
+from omnizip_jax.models.decoder import CACHE_AXES, KVCache
 from omnizip_jax.models.qwen2_5_omni.encoders import encode_windows
-from omnizip_jax.models.qwen2_5_omni.weight_mapping import abstract_params
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import axis_sizes, parameter_tree
+from omnizip_jax.models.sharding import axis_sharding, make_mesh
 from omnizip_jax.types import EncodedClip, Window
 
 DTYPE = jnp.dtype(jnp.bfloat16)
@@ -136,17 +138,38 @@ class Compiled:
 
 
 class Target:
-    """Lowers and compiles for one device, there or only described."""
+    """Lowers and compiles for devices, there or only described."""
 
-    def __init__(self, device: Any, platform: str) -> None:
-        self.sharding, self.platform = jax.sharding.SingleDeviceSharding(device), platform
+    def __init__(self, devices: Sequence[Any], platform: str, config: Any) -> None:
+        self.platform, self.config, self.device = platform, config, devices[0]
+        mesh = make_mesh(len(devices), axis_sizes(config), devices)
+        self.mesh = mesh if len(devices) > 1 else None
         self.backend = Backend.of(self.abstract(jnp.zeros(())))
 
+    def sharding(self, axes: Sequence[str | None] = ()) -> jax.sharding.Sharding:
+        """Placement of an array with these logical axes."""
+        if self.mesh is None:
+            return jax.sharding.SingleDeviceSharding(self.device)
+        return axis_sharding(axes, self.mesh, axis_sizes(self.config))
+
     def abstract(self, tree: Any) -> Any:
-        """Shapes of arrays on the device."""
+        """Shapes of arrays on the devices; keys and values are divided, others on each."""
+
+        def place(x: Any) -> Any:
+            if isinstance(x, KVCache):
+                divided = self.sharding(CACHE_AXES)
+                keys, values = (y.update(sharding=divided) for y in (x.keys, x.values))
+                return KVCache(keys, values, place(x.length))
+            return x.update(sharding=self.sharding())
+
+        shapes = jax.eval_shape(lambda: tree)
+        return jax.tree.map(place, shapes, is_leaf=lambda x: isinstance(x, KVCache))
+
+    @property
+    def weights(self) -> Any:
+        """The model's weights on the devices."""
         return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.sharding),
-            jax.eval_shape(lambda: tree),
+            lambda info: info.abstract(self.sharding(info.axes)), parameter_tree(self.config, DTYPE)
         )
 
     def compile(
@@ -181,8 +204,13 @@ class Target:
 
 
 def tree_bytes(tree: Any) -> int:
-    """Bytes of a tree's arrays, abstract ones too."""
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+    """Bytes of a tree's arrays on each device; they may be abstract."""
+
+    def part(x: Any) -> tuple[int, ...]:
+        sharding = getattr(x, "sharding", None)
+        return x.shape if sharding is None else sharding.shard_shape(x.shape)
+
+    return sum(math.prod(part(x)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def weight_copies(text: str, layers: Any) -> int:
@@ -218,18 +246,17 @@ def as_on_gpu() -> Iterator[None]:
         yield
 
 
-def h200() -> Target:
+def h200(config: Any, devices: int = 1) -> Target:
     """Raises ``RuntimeError`` or ``NotImplementedError`` without a compiler for a GPU."""
     described = topologies.get_topology_desc(
-        platform="cuda", topology_name="h200", topology="1 x 1 x 1", target_config=H200
+        platform="cuda", topology_name="h200", topology=f"1 x 1 x {devices}", target_config=H200
     )
-    return Target(described.devices[0], "cuda")
+    return Target(described.devices, "cuda", config)
 
 
-def programs(target: Target, preset: str, count: int) -> Iterator[Compiled]:
+def programs(target: Target, count: int) -> Iterator[Compiled]:
     """Those of ``generate`` on a clip of ``count`` windows, then those of a stream."""
-    config, backend = presets.PRESETS[preset].model, target.backend
-    weights = target.abstract(abstract_params(config, DTYPE))
+    config, backend, weights = target.config, target.backend, target.weights
     windows = presets.random_windows(1, config)
 
     def clip(length: int) -> Any:
@@ -248,7 +275,7 @@ def programs(target: Target, preset: str, count: int) -> Iterator[Compiled]:
 
     encoded = encode_windows.eval_shape(weights, block, config=config, dtype=DTYPE, backend=backend)
     padded = bucket(count, WINDOW_BUCKETS)
-    encoded = jax.tree.map(lambda x: jax.ShapeDtypeStruct((padded, *x.shape[1:]), x.dtype), encoded)
+    encoded = jax.tree.map(lambda x: x.update(shape=(padded, *x.shape[1:])), encoded)
     decode_state = None
     for name, method in (("all", FULL), ("45 %", KEEP_45), ("35 %", KEEP_35)):
         prefill_config = PrefillConfig(
@@ -392,38 +419,58 @@ def time_columns(rows: list[Compiled]) -> dict[str, list[str]]:
     }
 
 
+def device_columns(
+    rows: dict[int, list[Compiled]], weights: dict[int, int]
+) -> dict[str, list[str]]:
+    """Memory of a device while each program runs, all weights included, by number of devices."""
+    names = {"program": [row.name for row in next(iter(rows.values()))]}
+    return names | {
+        f"{count} x": [f"{(weights[count] + row.needed) / 2**30:.2f}" for row in each]
+        for count, each in rows.items()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ahead", description=__doc__)
     parser.add_argument("--preset", default="7b", choices=list(presets.PRESETS))
+    parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4, 8], metavar="N")
     arguments = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")  # what is small is computed here
     # Versions are asked of libraries that want a driver, and nothing runs on a GPU here.
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
-    console, rows, windows = Console(), [], presets.PRESETS[arguments.preset].windows
+    console, preset = Console(), presets.PRESETS[arguments.preset]
+    rows: dict[int, list[Compiled]] = {devices: [] for devices in arguments.devices}
+    weights: dict[int, int] = {}
     try:
         with as_on_gpu():
-            for row in programs(h200(), arguments.preset, windows):
-                console.print(f"[dim]{row.name}: {row.seconds:.1f} s[/]", highlight=False)
-                rows.append(row)
+            for devices in arguments.devices:
+                target = h200(preset.model, devices)
+                weights[devices] = tree_bytes(target.weights)
+                for row in programs(target, preset.windows):
+                    console.print(f"[dim]{row.name}: {row.seconds:.1f} s[/]", highlight=False)
+                    rows[devices].append(row)
     except (RuntimeError, NotImplementedError) as error:
-        if rows:
+        if any(rows.values()):
             raise
         sys.exit(f'no compiler for a GPU: pip install -e ".[cuda]" brings one ({error})')
-    title = f"{arguments.preset} for an H200, bfloat16"
-    console.print(table(f"{title}; MiB", memory_columns(rows)))
+    first = arguments.devices[0]
+    title = f"{arguments.preset} for {first} x H200, bfloat16"
+    console.print(table(f"{title}; MiB", memory_columns(rows[first])))
     console.print(
         "copied: weights of the layers that are written to memory before they are read.\n"
         "in place: results in the memory of an argument, such as the cache.\n"
         "cuDNN: calls of its fused attention; a loop over layers holds one.\n"
     )
-    console.print(table(f"{title}; a call, estimated", time_columns(rows)))
+    console.print(table(f"{title}; a call, estimated", time_columns(rows[first])))
     console.print(
         "A loop counts as often as it runs, or once if its length is data: a token, or a block of\n"
         "each size. moved: operands and results of all kernels; floor: weights, cache and inputs\n"
         "once. Estimate: the larger of bytes / 4.3 TB/s and operations / 790 TFLOP/s,\n"
         "3 us a launch and 20 us a host read (assumed). launches: of command buffers, which XLA\n"
-        "makes of five kernels or more in a row, and of kernels outside them."
+        "makes of five kernels or more in a row, and of kernels outside them.\n"
     )
+    title = f"{arguments.preset}, bfloat16; GiB of each device with all weights"
+    console.print(table(title, device_columns(rows, weights)))
 
 
 if __name__ == "__main__":

@@ -106,8 +106,9 @@ def test_decoders_agree(params, dtype, interpreted_kernels):
         return [[decode(tokens, backend) for backend in Backend] for tokens in (1, 5)]
 
     tolerance = 1e-5 if dtype == jnp.float32 else 0.1  # bfloat16: sums in another order
-    for cpu, gpu in run(weights, x, cache):
-        for a, b in zip(cpu, gpu, strict=True):
+    pairs = [(cpu, other) for cpu, *others in run(weights, x, cache) for other in others]
+    for cpu, other in pairs:
+        for a, b in zip(cpu, other, strict=True):
             np.testing.assert_allclose(
                 np.asarray(a, np.float32), np.asarray(b, np.float32), atol=tolerance, rtol=tolerance
             )
@@ -234,10 +235,10 @@ def test_every_program_lowers_for_a_gpu(monkeypatch, interpreted_kernels):
         return Compiled(name, 1.0, 1, 2, 3, 0, 0, 0, Cost(), 0, 0, 0)
 
     monkeypatch.setattr(Target, "compile", lower)
-    target = Target(jax.devices()[0], "cuda")
+    target = Target(jax.devices()[:1], "cuda", CONFIG)
     target.backend = Backend.GPU
     with as_on_gpu():
-        names = [row.name for row in programs(target, "tiny", 3)]
+        names = [row.name for row in programs(target, 3)]
     assert names == [
         "encoders, 8 windows",
         "first token, all",

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
 from omnizip_jax.checkpoint.atomic_directory import MARKER
@@ -32,7 +33,8 @@ from omnizip_jax.models.backend import jax_defaults
 from omnizip_jax.models.loaded_model import Params, digest, register_fingerprint
 from omnizip_jax.models.parameters import ArrayInfo
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.weight_mapping import array_infos, parameter_tree
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import array_infos, axis_sizes, parameter_tree
+from omnizip_jax.models.sharding import axis_sharding, check_mesh, make_mesh
 from omnizip_jax.window_spec import check_flags
 
 ADVICE = "write one with `omnizip convert SOURCE TARGET`"
@@ -40,24 +42,33 @@ ADVICE = "write one with `omnizip convert SOURCE TARGET`"
 
 @jax_defaults()
 def load(
-    path: str | os.PathLike[str], dtype: jax.typing.DTypeLike | None = None, *, verify: bool = False
+    path: str | os.PathLike[str],
+    dtype: jax.typing.DTypeLike | None = None,
+    *,
+    mesh: Mesh | int | None = None,
+    verify: bool = False,
 ) -> Params:
-    """Load a converted checkpoint onto the default device.
+    """Load a converted checkpoint onto the default device, or onto the devices of a mesh.
 
     Args:
         path: the folder that ``omnizip convert`` wrote; or ``"small"``, the small trained model
             that comes with the package and answers questions about ``omnizip_jax.testbed`` clips.
         dtype: of the weights, ``"bfloat16"`` or ``"float32"``; None keeps the stored type.
+        mesh: number of devices; or a mesh with an axis "model", over which heads, feed-forward
+            network and vocabulary are divided; None: the mesh of ``jax.set_mesh``, or one device.
+            Each device reads its own part.
         verify: first compare every file with the checksum that conversion wrote. It takes the
             time of reading the files once more. The small model is always verified.
 
     Raises:
         ValueError: the folder is not a finished converted checkpoint, does not fit its
-            configuration, or is damaged; another dtype.
+            configuration, or is damaged; another dtype; a mesh that does not fit the model.
     """
-    outline, folder = _read_outline(path, dtype, verify)
-    sharding = jnp.zeros(()).sharding  # of the default device
-    placed = jax.tree.map(lambda leaf: leaf.update(sharding=sharding), outline.weights)
+    outline, folder = _read_outline(path, dtype, verify, mesh)
+    placed = outline.weights
+    if outline.mesh is None:
+        device = jnp.zeros(()).sharding  # the default one
+        placed = jax.tree.map(lambda leaf: leaf.update(sharding=device), placed)
     with _damage_named(folder):
         params = outline.replace(weights=ocp.load(str(folder / WEIGHTS), placed))
     register_fingerprint(params.weights, params.fingerprint)
@@ -74,7 +85,10 @@ def load_outline(path: str | os.PathLike[str], dtype: jax.typing.DTypeLike | Non
 
 
 def _read_outline(
-    path: str | os.PathLike[str], dtype: jax.typing.DTypeLike | None, verify: bool = False
+    path: str | os.PathLike[str],
+    dtype: jax.typing.DTypeLike | None,
+    verify: bool = False,
+    mesh: Mesh | int | None = None,
 ) -> tuple[Params, Path]:
     """The outline of a checkpoint, and its absolute folder."""
     if not isinstance(path, str | os.PathLike):
@@ -98,6 +112,7 @@ def _read_outline(
     dtypes = {jnp.dtype(leaf.dtype) for leaf in jax.tree.leaves(stored)}
     if wanted is None:  # earlier versions wrote float16 and mixed types, which do not compute
         wanted = jnp.dtype(jnp.bfloat16 if dtypes == {jnp.dtype(jnp.bfloat16)} else jnp.float32)
+    mesh, sizes = _mesh(mesh, config), axis_sizes(config)
     tree = parameter_tree(config, wanted)
     _check_arrays(path, array_infos(tree), stored)
     tokenizer = load_tokenizer(path / TOKENIZER)
@@ -108,8 +123,22 @@ def _read_outline(
     if dtypes != {wanted}:
         fingerprint = digest([fingerprint, wanted.name])  # casting changes the values
     stop_tokens = read_stop_tokens(path, config)
-    outline = jax.tree.map(ArrayInfo.abstract, tree)
-    return Params(outline, config, tokenizer, fingerprint, stop_tokens, wanted), folder
+    outline = jax.tree.map(
+        lambda info: info.abstract(mesh and axis_sharding(info.axes, mesh, sizes)), tree
+    )
+    return Params(outline, config, tokenizer, fingerprint, stop_tokens, wanted, mesh), folder
+
+
+def _mesh(mesh: Any, config: ModelConfig) -> Mesh | None:
+    """The mesh of an argument of ``load``; raises ``ValueError`` unless the model fits it."""
+    if mesh is None:
+        mesh = jax.sharding.get_mesh()
+        if mesh.empty:
+            return None
+    elif not isinstance(mesh, Mesh):
+        mesh = make_mesh(mesh, axis_sizes(config))
+    check_mesh(mesh, axis_sizes(config))
+    return mesh
 
 
 def _check_folder(path: Path) -> None:

@@ -34,7 +34,7 @@ from omnizip_jax.visualize import plot_attention, plot_compression, plot_methods
 def run_generate(arguments: argparse.Namespace) -> None:
     """Print the answer as it is generated, then tokens and times on stderr."""
     method = parse_method(arguments.method, arguments.set)
-    params = load_checkpoint(arguments.checkpoint, arguments.dtype)
+    params = load_checkpoint(arguments.checkpoint, arguments.dtype, arguments.devices)
     answer = generate(
         params,
         arguments.clip,
@@ -132,7 +132,7 @@ def _load(arguments: argparse.Namespace) -> tuple[Params, dict[str, Method], Cli
     """
     keep = [] if arguments.share is None else [f"keep={arguments.share}"]
     methods = parse_methods(arguments.methods, [*arguments.set, *keep])
-    params = load_checkpoint(arguments.checkpoint, arguments.dtype)
+    params = load_checkpoint(arguments.checkpoint, arguments.dtype, arguments.devices)
     config = params.config
     for name, method in methods.items():
         try:

@@ -121,7 +121,9 @@ def _run(
         **settings,
     )
     cluster = None
-    load = functools.partial(load_checkpoint, arguments.checkpoint, arguments.dtype)
+    load = functools.partial(
+        load_checkpoint, arguments.checkpoint, arguments.dtype, arguments.devices
+    )
     if arguments.cluster is None:
         params = load()
     else:

@@ -20,7 +20,9 @@ from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.window_spec import WindowSpec
 
 
-def load_checkpoint(path: str, dtype: str | None = None, notice: bool = True) -> Params:
+def load_checkpoint(
+    path: str, dtype: str | None = None, devices: int | None = None, notice: bool = True
+) -> Params:
     """Load a checkpoint, and keep compiled programs in the user's cache folder from now on.
 
     Args:
@@ -29,7 +31,7 @@ def load_checkpoint(path: str, dtype: str | None = None, notice: bool = True) ->
     enable_compilation_cache()
     if notice and sys.stderr.isatty():
         print(f"[loading {path}]", file=sys.stderr)
-    return load(path, dtype=dtype)
+    return load(path, dtype=dtype, mesh=devices)
 
 
 def run_convert(arguments: argparse.Namespace) -> None:

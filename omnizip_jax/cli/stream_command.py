@@ -47,7 +47,9 @@ def run_stream(arguments: argparse.Namespace) -> None:
         stack.enter_context(TypedLines(questions.put, display and display.show_typed))
         if display:
             display.show_step("loading the checkpoint")
-        params = load_checkpoint(arguments.checkpoint, arguments.dtype, notice=False)
+        params = load_checkpoint(
+            arguments.checkpoint, arguments.dtype, arguments.devices, notice=False
+        )
         spec = window_spec(arguments, params.config.spec)
         source = stack.enter_context(
             windows(

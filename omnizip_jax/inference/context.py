@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from omnizip_jax.compression import Method
 from omnizip_jax.compression.novelty_weights import NoveltyState
 from omnizip_jax.inference.chat_template import Modalities
 from omnizip_jax.models.backend import Backend, jax_defaults
-from omnizip_jax.models.decoder import KVCache
+from omnizip_jax.models.decoder import CACHE_AXES, KVCache
 from omnizip_jax.models.loaded_model import Params, check_params, weights_fingerprint
 from omnizip_jax.models.registry import Config, family
 from omnizip_jax.types import Selection, TokenKind
@@ -183,10 +184,15 @@ class Context(struct.PyTreeNode):
         expected: NoveltyState | None = None,
     ) -> Context:
         """An empty context with a cache of ``capacity`` slots, which is its final size."""
-        cache = KVCache.empty(prefill_config.config.text, capacity, params.dtype)
+        cache = KVCache.empty(
+            prefill_config.config.text,
+            capacity,
+            params.dtype,
+            sharding=params.sharding(CACHE_AXES),
+        )
         state = StreamState.initial(capacity, jax.random.key(seed), plan, expected)
-        cache, state = commit((cache, state), jax.tree.leaves(params.weights)[0])
-        return cls(cache, state, None, prefill_config, retention, 0, 0)
+        length, state = jax.device_put((cache.length, state), params.sharding())
+        return cls(cache.replace(length=length), state, None, prefill_config, retention, 0, 0)
 
     @property
     def capacity(self) -> int:
@@ -261,5 +267,8 @@ def check_usable(context: Context) -> None:
 
 
 def commit(tree: Any, like: Array) -> Any:
-    """Put new arrays on the devices of ``like``; jit compiles again for uncommitted ones."""
-    return jax.device_put(tree, like.sharding)
+    """Put new arrays on all devices of ``like``; jit compiles again for uncommitted ones."""
+    sharding = like.sharding
+    if isinstance(sharding, NamedSharding):
+        sharding = NamedSharding(sharding.mesh, PartitionSpec())
+    return jax.device_put(tree, sharding)

@@ -35,7 +35,7 @@ from omnizip_jax.inference.context import (
 from omnizip_jax.inference.kv_cache_capacity import refresh_usage
 from omnizip_jax.inference.streaming import initial_plan
 from omnizip_jax.models.backend import Backend, jax_defaults
-from omnizip_jax.models.decoder import KVCache
+from omnizip_jax.models.decoder import CACHE_AXES, KVCache
 from omnizip_jax.models.loaded_model import Params, check_params, weights_fingerprint
 from omnizip_jax.types import Selection
 from omnizip_jax.window_spec import WindowSpec
@@ -142,8 +142,10 @@ def restore(params: Params, path: str | os.PathLike[str]) -> Context:
         raise ValueError(
             f"{folder}: holds other arrays than this version of omnizip_jax has: {', '.join(wrong)}"
         )
-    device = jax.tree.leaves(params.weights)[0].sharding
-    placed = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device) for n, x in shapes.items()}
+    axes = dict.fromkeys(("cache.keys", "cache.values"), CACHE_AXES)
+    placed = {
+        name: x.update(sharding=params.sharding(axes.get(name, ()))) for name, x in shapes.items()
+    }
     arrays = ocp.load(str(folder / ARRAYS), placed)
     loaded = jax.tree.unflatten(jax.tree.structure(tree), [arrays[name] for name in expected])
     state, trace = loaded["state"], loaded["trace"]

@@ -8,13 +8,16 @@ blocks of queries.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.cpu_kernels import MASKED_SCORE, attend_single, attend_tiled
 from omnizip_jax.models.gpu_kernels import attend_to_layer
+from omnizip_jax.models.sharding import over_heads
 
 QUERY_BLOCK = 512  # queries whose scores XLA materialises at a time
 MAX_UNTILED = 1024  # longest sequence whose causal attention is computed without tiles
@@ -92,7 +95,7 @@ def attend_cached(
     values: Float[Array, "L S K H"],
     layer: Int[Array, ""] | int,
     start: Int[Array, ""],
-    fused: bool = False,
+    backend: Backend = Backend.CPU,
 ) -> Float[Array, "T N H"]:
     """Causal attention of a block of queries to a cache that holds the block at ``start``.
 
@@ -100,10 +103,10 @@ def attend_cached(
     length is the smallest of a few static ones that includes the block; one program contains all.
     """
     queries = q.shape[0]
-    if fused:
-        return attend_to_layer(q, keys, values, layer, start)
+    if backend.fused_attention:
+        return _attend_to_layer(q, keys, values, layer, start)
     if queries == 1:
-        return attend_cached_batch(q, [(keys, values)], layer, start[None])
+        return attend_cached_batch(q, [(keys, values)], layer, start[None], backend)
     if queries >= MIN_TILED_BLOCK:
         return attend_tiled(q, keys, values, layer, start)
 
@@ -119,24 +122,30 @@ def attend_cached_batch(
     caches: Sequence[tuple[Float[Array, "L S K H"], Float[Array, "L S K H"]]],
     layer: Int[Array, ""] | int,
     starts: Int[Array, " B"],
-    fused: bool = False,
+    backend: Backend = Backend.CPU,
 ) -> Float[Array, "B N H"]:
     """Attention of one query to each of B caches, which hold the queries' tokens at ``starts``.
 
     As ``attend_cached``; on a CPU the longest sequence determines the attended length of all.
     """
-    if fused:
+    if backend.fused_attention:
         rows = zip(q[:, None], caches, starts, strict=True)
-        return jnp.concatenate([attend_to_layer(row, *kv, layer, at) for row, kv, at in rows])
+        return jnp.concatenate([_attend_to_layer(row, *kv, layer, at) for row, kv, at in rows])
 
     def attend_to(length: int) -> Array:
         rows = []
         for row, (keys, values), start in zip(q[:, None], caches, starts, strict=True):
             k, v = (_slice_layer(x, layer, length) for x in (keys, values))
-            rows.append(attend_single(row, k, v, causal_mask(1, start, length)))
+            attend_one = attend if backend.on_mesh else attend_single
+            rows.append(attend_one(row, k, v, causal_mask(1, start, length)))
         return jnp.concatenate(rows)
 
     return _attend_to_bucket(attend_to, jnp.max(starts) + 1, caches[0][0].shape[1])
+
+
+def _attend_to_layer(q: Array, keys: Array, values: Array, layer: Any, start: Array) -> Array:
+    """``attend_to_layer`` on each device of a mesh for its own heads."""
+    return over_heads(attend_to_layer, q, keys, values, jnp.int32(layer), start)
 
 
 def _slice_layer(x: Float[Array, "L S K H"], layer: Int[Array, ""] | int, slots: int) -> Array:

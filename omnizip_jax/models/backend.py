@@ -26,64 +26,80 @@ UNROLLED_TOKENS = 512  # GPU: up to this many tokens, copies of the weights take
 class Backend(enum.Enum):
     """Implementation choices that differ in speed and memory only; static under jit.
 
-    ``CPU`` runs on every device.
+    ``CPU`` and ``CPU_MESH`` run on every device. The choices for a mesh are operations that are
+    divided by heads without communication.
     """
 
     CPU = "cpu"
     GPU = "gpu"
+    CPU_MESH = "several cpus"
+    GPU_MESH = "several gpus"
 
     @classmethod
     def of(cls, tree: Any) -> Backend:
-        """The backend of the device that holds a tree's arrays, or of JAX's default device."""
+        """The backend of the devices that hold a tree's arrays, or of JAX's default device."""
         sharding = getattr(jax.tree.leaves(tree)[0], "sharding", None)
-        device = min(sharding.device_set, key=lambda x: x.id) if sharding else _default_device()
-        return cls.GPU if device.platform in ("gpu", "cuda") else cls.CPU
+        devices = sharding.device_set if sharding else [_default_device()]
+        on_gpu = next(iter(devices)).platform in ("gpu", "cuda")
+        if len(devices) > 1:
+            return cls.GPU_MESH if on_gpu else cls.CPU_MESH
+        return cls.GPU if on_gpu else cls.CPU
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the devices are GPUs."""
+        return self in (Backend.GPU, Backend.GPU_MESH)
+
+    @property
+    def on_mesh(self) -> bool:
+        """Whether there are several devices."""
+        return self in (Backend.CPU_MESH, Backend.GPU_MESH)
 
     @property
     def fused_attention(self) -> bool:
         """Whether attention runs in cuDNN (half precision), and to a cache in ``gpu_kernels``."""
         # Ahead: no scores or masks in memory, no copy of a layer's keys and values, and no branch
         # in a layer, whose index the host would read; 18 instead of 30 kernels a layer and token.
-        return self is Backend.GPU
+        return self.on_gpu
 
     @property
     def windows_in_sequence(self) -> bool:
         """Whether windows are encoded one after another, without the encoders they do not need."""
         # CPU: log, "encoders skip": 3.0 to 0.74-0.96 CPU seconds for 2 windows. GPU: log, "no
         # conditions under vmap": temporaries of a block of 8 windows 9,871 to 248 MiB.
-        return self is Backend.CPU
+        return not self.on_gpu
 
     @property
     def holds_weights(self) -> bool:
         """Whether loops hold their weights with ``cpu_kernels.hold_in_loop``."""
         # Rows memory.*: temporaries of the 3B in bfloat16 13.8 to 0.1 GiB (decoding), 10.8 to 0.4
         # (prefill), 2.6 to 0.3 (encoders).
-        return self is Backend.CPU
+        return not self.on_gpu
 
     @property
     def sums_single_rows(self) -> bool:
         """Whether a product with one row is an elementwise product and a sum."""
         # Ahead: a product copies each scanned layer's weights first (12.4 GiB a token for the 7B),
         # a sum reads them in place; temporaries of decoding 441 to 28 MiB.
-        return self is Backend.GPU
+        return self.on_gpu
 
     @property
     def prefill_chunks(self) -> tuple[int, ...]:
         """Tokens per decoder block of a chunked prefill: large blocks first, then small ones."""
         # CPU: row prefill.packed_*. GPU, ahead: in a loop each block copies 12.4 GiB of weights of
         # the 7B (about 5 ms), so there are few.
-        return (8192, 1024) if self is Backend.GPU else (2048, 256)
+        return (8192, 1024) if self.on_gpu else (2048, 256)
 
     def unrolls_layers(self, tokens: int) -> bool:
         """Whether the layers are unrolled for a block of tokens."""
         # Ahead: a streamed window copies 0.9 GiB of weights instead of 12.4.
-        return self is Backend.GPU and 1 < tokens <= UNROLLED_TOKENS
+        return self.on_gpu and 1 < tokens <= UNROLLED_TOKENS
 
     def masks_windows(self, patches: int) -> bool:
         """Whether windows of a vision layer are a mask of its full attention to some patches."""
         # Ahead: no branch in the 32 layers of a streamed window, whose index the host would read;
         # encoders of 8 windows, which would compute both forms, move 48.5 instead of 57.1 GB.
-        return self is Backend.GPU and patches <= MASKED_PATCHES
+        return self.on_gpu and patches <= MASKED_PATCHES
 
     def tiles_weights(self, rows: int) -> bool:
         """Whether products read their weights through ``cpu_kernels.StackedMatrix``."""

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.sharding import Sharding
 from jaxtyping import Array, Float, Int
 
 from omnizip_jax.compression.decoder_stages import Stage, Tokens, check_stages, front
@@ -19,6 +20,7 @@ from omnizip_jax.models import layer_scan as layers
 from omnizip_jax.models.backend import Backend, full_precision
 from omnizip_jax.models.config import TextConfig
 from omnizip_jax.models.linear import Linear, matmul
+from omnizip_jax.models.sharding import replicate
 
 # Logical axes of the parameters that are split over devices, by the end of their path.
 AXES = {
@@ -35,6 +37,7 @@ AXES = {
     "embed_tokens/embedding": ("vocab", "embed"),
     "lm_head/weight": ("vocab", "embed"),
 }
+CACHE_AXES = ("layers", None, "kv_heads", None)  # of the keys and the values
 
 
 class KVCache(struct.PyTreeNode):
@@ -52,11 +55,17 @@ class KVCache(struct.PyTreeNode):
 
     @classmethod
     def empty(
-        cls, config: TextConfig, slots: int, dtype=jnp.float32, layers: int | None = None
+        cls,
+        config: TextConfig,
+        slots: int,
+        dtype=jnp.float32,
+        layers: int | None = None,
+        sharding: Sharding | None = None,
     ) -> KVCache:
         """Allocate a cache for all layers, or for the given number of them."""
         shape = (layers or config.layers, slots, config.kv_heads, config.head_dim)
-        return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.int32(0))
+        keys, values = (jnp.zeros(shape, dtype, device=sharding) for _ in range(2))
+        return cls(keys, values, jnp.int32(0))
 
     @property
     def layers(self) -> int:
@@ -83,10 +92,10 @@ class KVCache(struct.PyTreeNode):
         )
 
     def attend(
-        self, q: Float[Array, "T N H"], layer: Int[Array, ""] | int, fused: bool
+        self, q: Float[Array, "T N H"], layer: Int[Array, ""] | int, backend: Backend
     ) -> Float[Array, "T N H"]:
         """Attention of a written block to the slots before it and to itself."""
-        return attention.attend_cached(q, self.keys, self.values, layer, self.length, fused)
+        return attention.attend_cached(q, self.keys, self.values, layer, self.length, backend)
 
     def advance(self, count: Int[Array, ""]) -> KVCache:
         """Mark ``count`` more slots as in use."""
@@ -118,12 +127,12 @@ class BatchedKVCache(struct.PyTreeNode):
         return BatchedKVCache(tuple(cache.write(layer, k, v) for cache, k, v in rows))
 
     def attend(
-        self, q: Float[Array, "B N H"], layer: Int[Array, ""] | int, fused: bool
+        self, q: Float[Array, "B N H"], layer: Int[Array, ""] | int, backend: Backend
     ) -> Float[Array, "B N H"]:
         """Attention of each written row to its own sequence."""
         pairs = [(cache.keys, cache.values) for cache in self.caches]
         starts = jnp.stack([cache.length for cache in self.caches])
-        return attention.attend_cached_batch(q, pairs, layer, starts, fused)
+        return attention.attend_cached_batch(q, pairs, layer, starts, backend)
 
     def advance(self, count: Int[Array, " B"]) -> BatchedKVCache:
         """Mark ``count`` more slots of each sequence as in use."""
@@ -163,11 +172,10 @@ class Attention(nn.Module):
         k = rope.rotate(self._heads(self.k_proj(x)), angle)
         v = self._heads(self.v_proj(x))
         cache = cache.write(layer, k, v)
-        fused = self.backend.fused_attention
         if self.fresh:
-            out = attention.attend_causal(q, k, v, fused)
+            out = attention.attend_causal(q, k, v, self.backend.fused_attention)
         else:
-            out = cache.attend(q, layer, fused)
+            out = cache.attend(q, layer, self.backend)
         return self.o_proj(out.reshape(x.shape[0], -1)), cache
 
     def attention_weights(self, x, angle, last: Int[Array, ""], keys=None) -> Float[Array, "N S"]:
@@ -257,7 +265,7 @@ class Decoder(nn.Module):
             out = matmul(hidden, self.embed_tokens.embedding, self.backend)
         else:
             out = self.lm_head(hidden)
-        return out.astype(jnp.float32)
+        return replicate(out.astype(jnp.float32), self.layers)
 
     @full_precision
     def __call__(

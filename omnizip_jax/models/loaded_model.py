@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import weakref
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from flax import struct
+from jax.sharding import Mesh, Sharding
 from jaxtyping import Array
 
-from omnizip_jax.models.registry import Config
+from omnizip_jax.models.registry import Config, family
+from omnizip_jax.models.sharding import axis_sharding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,6 +31,7 @@ class Params(struct.PyTreeNode):
         fingerprint: a short digest of the loaded values, equal on every machine; "" for weights
             that were not loaded. ``weights_fingerprint`` is that of the present values.
         dtype: of the computation and of the cache, whatever the weights are stored in.
+        mesh: the devices, if there are several.
         stop_tokens: ids that end an answer (``eos_token_id`` of ``generation_config.json``); empty
             for those of the tokenizer.
     """
@@ -39,6 +42,13 @@ class Params(struct.PyTreeNode):
     fingerprint: str = struct.field(pytree_node=False, default="")
     stop_tokens: tuple[int, ...] = struct.field(pytree_node=False, default=())
     dtype: np.dtype = struct.field(pytree_node=False, default=np.dtype(np.float32))
+    mesh: Mesh | None = struct.field(pytree_node=False, default=None)
+
+    def sharding(self, axes: Sequence[str | None] = ()) -> Sharding:
+        """Placement of an array with these logical axes beside the weights."""
+        if self.mesh is None:
+            return jax.tree.leaves(self.weights)[0].sharding
+        return axis_sharding(axes, self.mesh, family(self.config).axis_sizes(self.config))
 
     @property
     def end_tokens(self) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from omnizip_jax.models.attention import attend, attend_cached_batch, causal_mask
+from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.gpu_kernels import attend_to_layer
 
 HEADS, KEY_HEADS, SIZE, SLOTS = 6, 2, 16, 150  # not a multiple of the tile of keys
@@ -36,7 +37,7 @@ def test_a_batch_attends_to_its_own_caches(cache):
     q = np.random.default_rng(1).standard_normal((2, HEADS, SIZE), np.float32)
     caches = [tuple(cache), tuple(cache + 1)]
     starts = jnp.array([5, 70])
-    given = attend_cached_batch(jnp.asarray(q), caches, 0, starts, fused=True)
+    given = attend_cached_batch(jnp.asarray(q), caches, 0, starts, backend=Backend.GPU)
     for row in range(2):
         alone = attend_to_layer(jnp.asarray(q[row : row + 1]), *caches[row], 0, starts[row])
         np.testing.assert_array_equal(given[row], alone[0])

@@ -19,5 +19,6 @@ from omnizip_jax.models.qwen2_5_omni.weight_mapping import (
     LEFT_OUT,
     abstract_params,
     array_infos,
+    axis_sizes,
     parameter_tree,
 )

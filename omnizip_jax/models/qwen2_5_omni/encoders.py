@@ -16,6 +16,7 @@ from omnizip_jax.models.decoder import Decoder
 from omnizip_jax.models.qwen2_5_omni.audio import AudioEncoder
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.vision import VisionEncoder
+from omnizip_jax.models.sharding import replicate
 from omnizip_jax.types import AudioFeatures, EncodedWindow, VisionFeatures, Window
 from omnizip_jax.window_spec import WindowSpec
 
@@ -88,12 +89,9 @@ def encode_window(
     mask = window.grid_mask[:, None] & cells
     if vision is not None:
         vision = vision.replace(received=jnp.where(mask, vision.received, 0))
-    return EncodedWindow(
-        audio=encode_if(window.mel_length > 0, encode_audio),
-        video=video,
-        video_mask=mask,
-        vision=vision,
-    )
+    audio = encode_if(window.mel_length > 0, encode_audio)
+    encoded = EncodedWindow(audio=audio, video=video, video_mask=mask, vision=vision)
+    return replicate(encoded, weights)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "dtype", "backend", "wants"))

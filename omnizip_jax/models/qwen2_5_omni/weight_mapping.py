@@ -71,6 +71,14 @@ def array_infos(tree: Any) -> list[ArrayInfo]:
     return list(flat.values())
 
 
+def axis_sizes(config: ModelConfig) -> dict[str, int]:
+    """Number of parts into which each logical axis can be divided."""
+    towers = {"": config.text, "audio_": config.audio, "vision_": config.vision}
+    sizes = {f"{prefix}heads": tower.heads for prefix, tower in towers.items()}
+    sizes |= {f"{prefix}ffn": tower.ffn for prefix, tower in towers.items()}
+    return sizes | {"kv_heads": config.text.kv_heads, "vocab": config.text.vocabulary}
+
+
 def released_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Released name and shape of every tensor that conversion needs."""
     infos = array_infos(parameter_tree(config))

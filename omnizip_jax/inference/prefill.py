@@ -130,7 +130,7 @@ def extend_cache(
         hidden, cache = decoder(block.embeddings, block.positions, cache, tokens)
         return cache, slots, hidden[tokens - 1]
 
-    last = jnp.zeros(sequence.embeddings.shape[1:], sequence.embeddings.dtype)
+    last = jnp.zeros_like(sequence.sources[0][0])
     carry: Any = (cache, slots, last)
     first = 0
     if isinstance(limit, int) and limit <= chunks[-1]:  # a loop would copy the weights on a GPU

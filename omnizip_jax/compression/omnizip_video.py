@@ -20,7 +20,8 @@ def squared_distances(grid: Float[Array, "P D"], mask: Bool[Array, " P"]) -> Flo
     """
     grid = grid.astype(jnp.promote_types(grid.dtype, jnp.float32))
     # Distances do not depend on the mean; without it the difference below loses fewer digits.
-    mean = jnp.sum(jnp.where(mask[:, None], grid, 0), 0) / jnp.maximum(jnp.sum(mask), 1)
+    total = jnp.dot(mask.astype(grid.dtype), grid, precision=jax.lax.Precision.HIGHEST)
+    mean = total / jnp.maximum(jnp.sum(mask), 1)
     centred = grid - mean
     gram = products(centred, centred)
     square = jnp.diagonal(gram)

@@ -12,6 +12,7 @@ from benchmarks.harness import Row
 from benchmarks.run_state import Bench
 
 MODEL, WINDOWS = "3b", 8
+SHORT, LONG = 64, 640  # windows; the model's positions end at 655
 
 
 def run(bench: Bench) -> Iterator[Row]:
@@ -27,3 +28,19 @@ def run(bench: Bench) -> Iterator[Row]:
             note=f"{needed / 2**30:.2f} GiB with all weights, {weights / 2**30:.2f} GiB; "
             f"temporaries {program.temporaries / 2**20:.0f} MiB; XLA took {program.seconds:.0f} s",
         )
+    bench.say(f"memory: prefill of {SHORT} and of {LONG} windows")
+    for name in ("all", "45 %"):
+        short, long = (_first_token(target, name, windows) for windows in (SHORT, LONG))
+        yield bench.figure(
+            f"memory.growth, {name}",
+            long / short,
+            "x",
+            note=f"temporaries of the prefill {short / 2**20:.0f} MiB for {SHORT} windows, "
+            f"{long / 2**20:.0f} MiB for {LONG}",
+        )
+
+
+def _first_token(target: Target, method: str, windows: int) -> int:
+    """Temporaries of the prefill of a clip, bytes."""
+    found = (p for p in programs(target, windows) if p.name == f"first token, {method}")
+    return next(found).temporaries

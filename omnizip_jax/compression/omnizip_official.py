@@ -28,7 +28,7 @@ from omnizip_jax.compression.omnizip_steps import OmniZipSettings
 from omnizip_jax.compression.omnizip_video import (
     density_peaks,
     novelty,
-    over_windows,
+    over_indices,
     place_in_run,
     previous,
 )
@@ -83,7 +83,7 @@ class PublishedOmniZip(OmniZipSettings):
         other = previous(exists)
         place = place_in_run(exists, jnp.repeat(video_run, mask.shape[1]))
 
-        def order(index):
+        def order(grids, index):
             grid, valid, last = grids[index], masks[index], other[index]
             scores = jax.lax.cond(
                 place[index] % 2 == 1,
@@ -92,7 +92,7 @@ class PublishedOmniZip(OmniZipSettings):
             )
             return salience_order(scores, valid)
 
-        ranks = over_windows(order, jnp.arange(len(grids))).reshape(mask.shape)
+        ranks = over_indices(order, len(grids), grids).reshape(mask.shape)
         return (ranks < kept[..., None]) & mask
 
 

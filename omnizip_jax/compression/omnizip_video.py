@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +20,8 @@ def squared_distances(grid: Float[Array, "P D"], mask: Bool[Array, " P"]) -> Flo
     """
     grid = grid.astype(jnp.promote_types(grid.dtype, jnp.float32))
     # Distances do not depend on the mean; without it the difference below loses fewer digits.
-    mean = jnp.sum(jnp.where(mask[:, None], grid, 0), 0) / jnp.maximum(jnp.sum(mask), 1)
+    total = jnp.dot(mask.astype(grid.dtype), grid, precision=jax.lax.Precision.HIGHEST)
+    mean = total / jnp.maximum(jnp.sum(mask), 1)
     centred = grid - mean
     gram = products(centred, centred)
     square = jnp.diagonal(gram)
@@ -98,21 +98,37 @@ def frame_distance(
 ) -> Float[Array, "T P"]:
     """1 - cosine with the same position of another frame; 3 where it is not compared."""
 
-    def one(i):  # a frame at a time: no copy of the clip
+    def one(frames, i):  # a frame at a time: no copy of the clip
         return jnp.where(compared[i], 1 - cosine(frames[i], frames[other[i]]), 3)
 
-    return over_windows(one, jnp.arange(len(frames)))
+    return over_indices(one, len(frames), frames)
 
 
 def over_windows(function, *arrays):
     """``lax.map`` over windows without a copy of the clip."""
 
-    def run(batch: int | None, *arrays: Array):
-        windows = jnp.arange(arrays[0].shape[0])
-        return jax.lax.map(lambda i: function(*(x[i] for x in arrays)), windows, batch_size=batch)
+    def one(*clip_and_index):
+        *clip, i = clip_and_index
+        return function(*(x[i] for x in clip))
+
+    return over_indices(one, len(arrays[0]), *arrays)
+
+
+def over_indices(function, count: int, *arrays):
+    """``function(*arrays, i)`` for ``i`` below ``count``, with whole arrays that are not copied."""
+
+    def one_by_one(*arrays: Array):
+        # XLA would convert a bfloat16 clip to float32 before the loop; the barrier prevents it.
+        def one(i):
+            return function(*jax.lax.optimization_barrier((*arrays, i)))
+
+        return jax.lax.map(one, jnp.arange(count))
+
+    def in_batches(*arrays: Array):
+        return jax.lax.map(lambda i: function(*arrays, i), jnp.arange(count), batch_size=16)
 
     # One window is enough work for a CPU; on an accelerator its kernels would be too small.
-    return jax.lax.platform_dependent(*arrays, cpu=partial(run, None), default=partial(run, 16))
+    return jax.lax.platform_dependent(*arrays, cpu=one_by_one, default=in_batches)
 
 
 def previous(exists: Bool[Array, " n"]) -> Int[Array, " n"]:

@@ -51,6 +51,7 @@ from omnizip_jax.inference.sequence import (
 )
 from omnizip_jax.media import Clip
 from omnizip_jax.models.backend import Backend, jax_defaults
+from omnizip_jax.models.cpu_kernels import hold_in_loop
 from omnizip_jax.models.decoder import KVCache
 from omnizip_jax.models.loaded_model import Params, weights_fingerprint
 from omnizip_jax.models.registry import Config, family
@@ -123,14 +124,16 @@ def extend_cache(
     def append(number: Array, carry: tuple[KVCache, SlotMetadata, Array], first: Any, chunk: int):
         cache, slots, _ = carry
         start = first + number * chunk
-        used = start + jnp.arange(chunk) < count
-        block = sequence.gather(jax.lax.dynamic_slice(index, (start,), (chunk,)), used)
+        used, held = start + jnp.arange(chunk) < count, sequence
+        if decoder.backend.holds_weights:  # or the whole clip would be converted before the loop
+            held, start = hold_in_loop(sequence, start)
+        block = held.gather(jax.lax.dynamic_slice(index, (start,), (chunk,)), used)
         tokens = jnp.sum(used)
         slots = slots.write(block.slots, cache.length)
         hidden, cache = decoder(block.embeddings, block.positions, cache, tokens)
         return cache, slots, hidden[tokens - 1]
 
-    last = jnp.zeros(sequence.embeddings.shape[1:], sequence.embeddings.dtype)
+    last = jnp.zeros_like(sequence.sources[0][0])
     carry: Any = (cache, slots, last)
     first = 0
     if isinstance(limit, int) and limit <= chunks[-1]:  # a loop would copy the weights on a GPU

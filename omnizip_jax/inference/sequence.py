@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -121,17 +122,38 @@ def pad_text(
 
 
 class TokenSequence(struct.PyTreeNode):
-    """N tokens laid out for the decoder: embeddings, positions, which are kept, slot metadata."""
+    """N tokens laid out for the decoder; embeddings are not copied until tokens are gathered.
 
-    embeddings: Float[Array, "N D"]
+    Attributes:
+        sources: embeddings of texts and of encoded windows, in any order.
+        row: row of each token in the concatenation of the sources.
+        positions: TMRoPE positions (time, height, width).
+        keep: tokens that enter the cache.
+        slots: metadata of the slots that they will occupy.
+    """
+
+    sources: tuple[Float[Array, "_ D"], ...]
+    row: Int[Array, " N"]
     positions: Int[Array, "3 N"]
     keep: Bool[Array, " N"]
     slots: SlotMetadata
 
+    @property
+    def embeddings(self) -> Float[Array, "N D"]:
+        """The embeddings of all tokens, copied from the sources."""
+        out, begin = jnp.take(self.sources[0], self.row, axis=0, mode="clip"), 0
+        for before, source in itertools.pairwise(self.sources):
+            begin += len(before)
+            found = jnp.take(source, self.row - begin, axis=0, mode="clip")
+            out = jnp.where((self.row < begin)[:, None], out, found)
+        return out
+
     def gather(self, index: Int[Array, " T"], used: Bool[Array, " T"]) -> TokenSequence:
-        """The tokens at ``index``, zeros where a slot is not used."""
+        """The tokens at ``index`` with embeddings of their own, zeros where a slot is not used."""
+        chosen = self.replace(row=self.row[index])
         return TokenSequence(
-            embeddings=jnp.where(used[:, None], self.embeddings[index], 0),
+            sources=(jnp.where(used[:, None], chosen.embeddings, 0),),
+            row=jnp.arange(len(index)),
             positions=jnp.where(used, self.positions[:, index], 0),
             keep=used,
             slots=jax.tree.map(lambda x: x[index], self.slots),
@@ -147,9 +169,14 @@ class TokenSequence(struct.PyTreeNode):
 
 
 def concatenate(*sequences: TokenSequence) -> TokenSequence:
-    """One sequence after the other."""
+    """One sequence after the other, with the sources of all."""
+    rows, begin = [], 0
+    for each in sequences:
+        rows.append(begin + each.row)
+        begin += sum(map(len, each.sources))
     return TokenSequence(
-        embeddings=jnp.concatenate([each.embeddings for each in sequences]),
+        sources=sum((each.sources for each in sequences), ()),
+        row=jnp.concatenate(rows),
         positions=jnp.concatenate([each.positions for each in sequences], axis=1),
         keep=jnp.concatenate([each.keep for each in sequences]),
         slots=jax.tree.map(lambda *x: jnp.concatenate(x), *(each.slots for each in sequences)),
@@ -166,7 +193,8 @@ def text_sequence(decoder: Any, text: PaddedText, state: StreamState) -> TokenSe
     kind = jnp.where(state.origin == 0, TokenKind.PREFIX, TokenKind.TEXT)
     begin = jnp.where(state.origin == 0, 0, state.after)
     return TokenSequence(
-        embeddings=decoder.embed(text.tokens),
+        sources=(decoder.embed(text.tokens),),
+        row=jnp.arange(size),
         positions=jnp.broadcast_to(state.after + text.offsets, (3, size)),
         keep=jnp.arange(size) < text.count,
         slots=SlotMetadata(
@@ -219,8 +247,13 @@ def window_sequence(
         return jnp.concatenate([start.astype(of_windows.dtype), of_windows], axis=-1)
 
     weights = jnp.ones(len(times)) if importance is None else interleave(*importance[::-1])
+    media = [x.reshape(-1, x.shape[-1]).astype(starts.dtype) for x in (video, audio)]
+    rows = len(markers) + jnp.arange(sum(map(len, media)))
+    of_video, of_audio = jnp.split(rows, [len(media[0])])
+    of_media = interleave(of_video.reshape(video.shape[:-1]), of_audio.reshape(audio.shape[:-1]))
     return TokenSequence(
-        embeddings=jnp.concatenate([starts, interleave(video, audio).astype(starts.dtype)]),
+        sources=(starts, *media),
+        row=joined(jnp.arange(len(markers)), of_media),
         positions=joined(
             state.time, clip_positions(clip.layout, begin, base, cells, audio_slots, config)
         ),

@@ -71,7 +71,7 @@ class Backend(enum.Enum):
 
     @property
     def holds_weights(self) -> bool:
-        """Whether loops hold their weights with ``cpu_kernels.hold_in_loop``."""
+        """Whether loops hold weights and embeddings with ``cpu_kernels.hold_in_loop``."""
         # Rows memory.*: temporaries of the 3B in bfloat16 13.8 to 0.1 GiB (decoding), 10.8 to 0.4
         # (prefill), 2.6 to 0.3 (encoders).
         return not self.on_gpu

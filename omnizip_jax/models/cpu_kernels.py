@@ -113,9 +113,10 @@ def attend_tiled(
             highest, total, out = carry
             begin = jnp.minimum(j * width, slots - width)  # the last tile may overlap
             place = begin + jnp.arange(width)
+            cache, begin = hold_in_loop((keys, values), begin)
             key, value = (
                 jax.lax.dynamic_slice(x, (layer, begin, 0, 0), (1, width, *x.shape[2:]))[0]
-                for x in (keys, values)
+                for x in cache
             )
             score = jnp.einsum("krh,skh->krs", query, key, preferred_element_type=jnp.float32)
             score = jnp.where((place <= row) & (place >= j * width), score, MASKED_SCORE)

@@ -19,7 +19,10 @@ def block(keep, seed=0):
         *(jnp.asarray(rng.integers(1, 9, size)) for _ in range(4)), rng.random(size)
     )
     embeddings = rng.standard_normal((size, 4)).astype(np.float32)
-    return TokenSequence(embeddings, rng.integers(1, 99, (3, size)), jnp.asarray(keep), slots)
+    positions = jnp.asarray(rng.integers(1, 99, (3, size)))
+    return TokenSequence(
+        (jnp.asarray(embeddings),), jnp.arange(size), positions, jnp.asarray(keep), slots
+    )
 
 
 @pytest.mark.parametrize("capacity", [1, 3, 4, 6])

@@ -55,23 +55,28 @@ class VisionAttention(nn.Module):
     backend: Backend
 
     @nn.compact
-    def __call__(self, x, full, angle, windows, real):
+    def __call__(self, x, full, angle, windows, cross, real):
         width, heads = self.config.hidden, (x.shape[0], self.config.heads, self.config.head_dim)
         linear = functools.partial(Linear, width, dtype=self.dtype, backend=self.backend)
         q = rope.rotate(linear(name="q")(x).reshape(heads), angle)
         k = rope.rotate(linear(name="k")(x).reshape(heads), angle)
         v = linear(name="v")(x).reshape(heads)
         fused = self.backend.fused_attention
+        within = functools.partial(attend_windows, q, k, v, windows, fused=fused)
+        size = _patches_in_window(self.config)
         # Padding attends to padding, so that no row of the softmax is empty.
         everywhere = real[:, None] == real
         if self.backend.masks_windows(x.shape[0]):
             mask = jnp.where(full, everywhere, windows[:, None] == windows)
             out = attend(q, k, v, mask[None], fused)
         else:
-            out = jax.lax.cond(
-                full,
-                lambda: attend(q, k, v, everywhere[None], fused),
-                lambda: attend_windows(q, k, v, windows, _patches_in_window(self.config), fused),
+            out = jax.lax.switch(
+                jnp.where(full, 0, 1 + cross),
+                [
+                    lambda: attend(q, k, v, everywhere[None], fused),
+                    lambda: within(size, reach=0),
+                    lambda: within(size, reach=1),
+                ],
             )
         return linear(name="proj")(out.reshape(x.shape)), (q, k)
 
@@ -102,11 +107,11 @@ class VisionBlock(nn.Module):
     backend: Backend
 
     @nn.compact
-    def __call__(self, carry, index, full, returned, angle, windows, real):
+    def __call__(self, carry, index, full, returned, angle, windows, cross, real):
         x, kept = carry
         norm = functools.partial(_rms_norm, self.dtype)
         attention = VisionAttention(self.config, self.dtype, self.backend, name="attn")
-        attended, heads = attention(norm("norm1")(x), full[index], angle, windows, real)
+        attended, heads = attention(norm("norm1")(x), full[index], angle, windows, cross, real)
         x = x + attended
         x = x + VisionMLP(self.config, self.dtype, self.backend, name="mlp")(norm("norm2")(x))
         if kept is not None:
@@ -188,7 +193,11 @@ class VisionEncoder(nn.Module):
         patches = patches.reshape(-1, unit, config.patch_values)[order]
         window = jnp.repeat(window[order], unit)
         angle = rotary_angles(cell[order], config)
-        real = window < slots + padding
+        real = window < 2 * (slots + padding)
+        first, last = (window.reshape(-1, _patches_in_window(config))[:, at] for at in (0, -1))
+        cross = jnp.any((first[1:] == last[:-1]) & (first[1:] < 2 * (slots + padding)))
+        if not self.backend.windows_in_sequence:  # a choice under vmap would compute all
+            cross = jnp.bool_(True)
 
         x = normalise(patches.reshape(-1, config.patch_values)).astype(self.dtype)
         x = PatchEmbed(config, self.dtype, self.backend, name="patch_embed")(x)
@@ -197,7 +206,7 @@ class VisionEncoder(nn.Module):
         block = VisionBlock(config, self.dtype, self.backend, parent=None)
         heads = jnp.zeros((x.shape[0], config.heads, config.head_dim), self.dtype)
         carry = (x, (heads, heads) if attention else None)
-        shared = (full, returned, angle, window, real)
+        shared = (full, returned, angle, window, cross, real)
         stack = layers.stacked(self, "blocks", block, config.layers, carry, 0, *shared)
         x, kept = layers.run(
             block, stack, carry, *shared, layers=range(config.layers), backend=self.backend
@@ -223,13 +232,19 @@ def normalise(patches: UInt8[Array, "patches values"]) -> Float[Array, "patches 
 def window_layout(
     slots: int, grid_size: Int[Array, " 2"], config: VisionConfig
 ) -> tuple[Int[Array, " P"], Int[Array, "P 2"]]:
-    """The attention window of every slot (``slots`` for padding), and its row and column."""
+    """The attention window of every slot, and its row and column.
+
+    Windows of full size have the lowest numbers, so that sorted they fill whole blocks; the others
+    have at least ``slots``, and padding has ``2 * slots``.
+    """
     rows, columns = grid_size[0], jnp.maximum(grid_size[1], 1)
     slot = jnp.arange(slots)
     row, column = slot // columns, slot % columns
     side = config.window // (config.patch * config.merge)
     window = row // side * ((columns + side - 1) // side) + column // side
-    return jnp.where(row < rows, window, slots), jnp.stack([row, column], axis=1)
+    full = (row // side < rows // side) & (column // side < columns // side)
+    window = jnp.where(full, window, slots + window)
+    return jnp.where(row < rows, window, 2 * slots), jnp.stack([row, column], axis=1)
 
 
 def rotary_angles(cell: Int[Array, "P 2"], config: VisionConfig) -> Float[Array, "patches half"]:
@@ -251,19 +266,24 @@ def attend_windows(
     v: Float[Array, "T N H"],
     windows: Int[Array, " T"],
     size: int,
+    reach: int = 1,
     fused: bool = False,
 ) -> Float[Array, "T N H"]:
     """Attention within windows of at most ``size`` consecutive entries; ``size`` divides T.
 
     A window that overlaps a block of ``size`` extends at most to the neighbouring blocks, so each
-    block attends to three, whatever the number and shape of the windows.
+    block attends to three, whatever the number and shape of the windows. Where no window crosses
+    from one block to the next, ``reach=0`` attends to the block alone.
     """
 
     def blocks(x):
         return x.reshape(-1, size, *x.shape[1:])
 
     def neighbours(x, fill):
-        x = jnp.pad(blocks(x), [(1, 1)] + [(0, 0)] * x.ndim, constant_values=fill)
+        x = blocks(x)
+        if reach == 0:
+            return x
+        x = jnp.pad(x, [(1, 1)] + [(0, 0)] * (x.ndim - 1), constant_values=fill)
         return jnp.concatenate([x[:-2], x[1:-1], x[2:]], axis=1)
 
     mask = blocks(windows)[:, :, None] == neighbours(windows, -1)[:, None]

@@ -175,7 +175,8 @@ class Program:
             if each.opcode == "bitcast":
                 total += self._used(lines, each.name)
             elif each.opcode == "fusion":
-                total += self._read(*each.called("calls"), place)
+                (inner,) = each.called("calls")
+                total += self._read(inner, place)
             elif each.opcode in ("dynamic-slice", "slice", "gather") and place == 0:
                 total += size(each.shape)
             elif each.opcode != "dynamic-update-slice" or place:

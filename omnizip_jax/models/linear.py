@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -26,7 +27,8 @@ def matmul(x: Float[Array, "*T I"], weight: Any, backend: Backend) -> Float[Arra
         terms = weight.astype(jnp.float32) * x.astype(jnp.float32)
         # Ahead: XLA sums rows of more terms in two kernels, one after the other.
         parts = jnp.array_split(terms, -(-terms.shape[1] // SUMMED_TERMS), axis=1)
-        return sum(jnp.sum(part, axis=1) for part in parts)[None].astype(x.dtype)
+        out = functools.reduce(jnp.add, (jnp.sum(part, axis=1) for part in parts))
+        return out[None].astype(x.dtype)
     return x @ weight.T
 
 

@@ -155,12 +155,11 @@ class Target:
     def abstract(self, tree: Any) -> Any:
         """Shapes of arrays on the devices; keys and values are divided, others on each."""
 
-        def place(x: Any) -> Any:
+        def place(x: Any, axes: Sequence[str | None] = ()) -> Any:
             if isinstance(x, KVCache):
-                divided = self.sharding(CACHE_AXES)
-                keys, values = (y.update(sharding=divided) for y in (x.keys, x.values))
+                keys, values = (place(each, CACHE_AXES) for each in (x.keys, x.values))
                 return KVCache(keys, values, place(x.length))
-            return x.update(sharding=self.sharding())
+            return x.update(sharding=self.sharding(axes))
 
         shapes = jax.eval_shape(lambda: tree)
         return jax.tree.map(place, shapes, is_leaf=lambda x: isinstance(x, KVCache))

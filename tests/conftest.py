@@ -20,7 +20,6 @@ from benchmarks.random_checkpoint import write_random_checkpoint
 from omnizip_jax.checkpoint.convert import convert
 from omnizip_jax.checkpoint.folder import load_tokenizer, read_stop_tokens
 from omnizip_jax.checkpoint.load import load
-from omnizip_jax.cli.main import main
 from omnizip_jax.media import Clip
 from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
@@ -49,6 +48,8 @@ def pytest_configure(config):
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
     jax.config.update("jax_num_cpu_devices", 8)  # for tests/inference/test_mesh.py
+    if not is_fast:
+        os.environ.setdefault("NPROC", "32")  # threads of XLA: eight devices block that many
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
@@ -95,14 +96,6 @@ def small(cache_folder):
 def released_folder(tmp_path_factory):
     """A tiny checkpoint in the released layout."""
     return write_random_checkpoint(tmp_path_factory.mktemp("released"), "tiny")
-
-
-@pytest.fixture(scope="session")
-def converted(released_folder, tmp_path_factory):
-    """The converted checkpoint; do not change it."""
-    target = tmp_path_factory.mktemp("converted") / "model"
-    assert main(["convert", str(released_folder), str(target)]) == 0
-    return target
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from omnizip_jax.models.backend import Backend, jax_defaults
 from omnizip_jax.models.decoder import CACHE_AXES, KVCache
 from omnizip_jax.models.loaded_model import Params, check_params, weights_fingerprint
 from omnizip_jax.models.registry import Config, family
+from omnizip_jax.models.sharding import place
 from omnizip_jax.types import Selection, TokenKind
 from omnizip_jax.window_spec import WindowSpec
 
@@ -191,7 +192,7 @@ class Context(struct.PyTreeNode):
             sharding=params.sharding(CACHE_AXES),
         )
         state = StreamState.initial(capacity, jax.random.key(seed), plan, expected)
-        length, state = jax.device_put((cache.length, state), params.sharding())
+        length, state = place((cache.length, state), params.sharding())
         return cls(cache.replace(length=length), state, None, prefill_config, retention, 0, 0)
 
     @property
@@ -271,4 +272,4 @@ def commit(tree: Any, like: Array) -> Any:
     sharding = like.sharding
     if isinstance(sharding, NamedSharding):
         sharding = NamedSharding(sharding.mesh, PartitionSpec())
-    return jax.device_put(tree, sharding)
+    return place(tree, sharding)

@@ -25,8 +25,10 @@ def matmul(x: Float[Array, "*T I"], weight: Any, backend: Backend) -> Float[Arra
         return weight.apply(x)
     if x.shape[0] == 1 and backend.sums_single_rows:
         terms = weight.astype(jnp.float32) * x.astype(jnp.float32)
-        # Ahead: XLA sums rows of more terms in two kernels, one after the other.
-        parts = jnp.array_split(terms, -(-terms.shape[1] // SUMMED_TERMS), axis=1)
+        # Ahead: XLA sums rows of more terms in two kernels, one after the other. On a mesh each
+        # device has a part of the row already.
+        count = 1 if backend.on_mesh else -(-terms.shape[1] // SUMMED_TERMS)
+        parts = jnp.array_split(terms, count, axis=1)
         out = functools.reduce(jnp.add, (jnp.sum(part, axis=1) for part in parts))
         return out[None].astype(x.dtype)
     return x @ weight.T

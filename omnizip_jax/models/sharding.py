@@ -75,6 +75,13 @@ def axis_sharding(
     return NamedSharding(mesh, P(*(_mesh_axes(axis, mesh, sizes) for axis in axes)))
 
 
+def place(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+    """``jax.device_put``, also onto devices of other processes, which place the same values."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    return jax.jit(lambda x: x, out_shardings=sharding)(tree)
+
+
 def over_heads(
     attend: Callable[..., jax.Array], q: jax.Array, keys: jax.Array, values: jax.Array, *rest: Any
 ) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Copies of the tiny checkpoint that tests may change."""
+"""One conversion of the tiny checkpoint, shared, and copies of it that tests may change."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+
+from omnizip_jax.cli.main import main
+
+
+@pytest.fixture(scope="session")
+def converted(released_folder, tmp_path_factory):
+    """The converted checkpoint; do not change it."""
+    target = tmp_path_factory.mktemp("converted") / "model"
+    assert main(["convert", str(released_folder), str(target)]) == 0
+    return target
 
 
 @pytest.fixture

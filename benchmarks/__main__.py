@@ -22,6 +22,7 @@ SUITES = {  # name on the command line: module with a function ``run(bench) -> r
     "questions": "questions",
     "evaluate": "evaluate",
     "decode": "decode",
+    "quantized": "quantized",
     "stages": "stages",
     "stream": "stream",
     "serve": "serve",

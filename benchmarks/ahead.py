@@ -157,7 +157,10 @@ class Target:
 
         def place(x: Any, axes: Sequence[str | None] = ()) -> Any:
             if isinstance(x, KVCache):
-                keys, values = (place(each, CACHE_AXES) for each in (x.keys, x.values))
+                keys, values = (
+                    jax.tree.map(lambda y: place(y, CACHE_AXES), each)
+                    for each in (x.keys, x.values)
+                )
                 return KVCache(keys, values, place(x.length))
             return x.update(sharding=self.sharding(axes))
 
@@ -168,7 +171,7 @@ class Target:
     def weights(self) -> Any:
         """The model's weights on the devices."""
         return jax.tree.map(
-            lambda info: info.abstract(self.sharding(info.axes)), parameter_tree(self.config, DTYPE)
+            lambda info: info.abstract(self.sharding), parameter_tree(self.config, DTYPE)
         )
 
     def compile(
@@ -278,7 +281,7 @@ def programs(target: Target, count: int) -> Iterator[Compiled]:
     decode_state = None
     for name, method in (("all", FULL), ("45 %", KEEP_45), ("35 %", KEEP_35)):
         prefill_config = PrefillConfig(
-            config, method, config.spec, Modalities(True, True), DTYPE, backend
+            config, method, config.spec, Modalities(True, True), DTYPE, DTYPE, backend
         )
         program, found = _first_token(target, name, weights, prefill_config, encoded, clip(count))
         decode_state = found if decode_state is None else decode_state
@@ -337,7 +340,7 @@ def _decoding(target: Target, weights: Any, decode_state: Any, config: Any) -> C
 def _streaming(target: Target, weights: Any, clip: Any, config: Any) -> Iterator[Compiled]:
     method = OmniZipConfig()
     prefill_config = PrefillConfig(
-        config, method, config.spec, Modalities(True, True), DTYPE, target.backend
+        config, method, config.spec, Modalities(True, True), DTYPE, DTYPE, target.backend
     )
     window = target.abstract(jax.tree.map(lambda x: x[0], clip))
 

@@ -15,8 +15,10 @@ from benchmarks.random_checkpoint import build_tokenizer
 from omnizip_jax.media import Clip
 from omnizip_jax.models.config import TextConfig
 from omnizip_jax.models.loaded_model import Params
+from omnizip_jax.models.parameters import ArrayInfo
+from omnizip_jax.models.quantized import quantize
 from omnizip_jax.models.qwen2_5_omni.config import AudioConfig, ModelConfig, VisionConfig
-from omnizip_jax.models.qwen2_5_omni.weight_mapping import abstract_params
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import abstract_params, parameter_tree
 from omnizip_jax.types import Window
 
 TEXT_TOKENS = 60  # around the clip, as in a usual question: 22 before it and 38 after it
@@ -194,6 +196,17 @@ def random_weights(config: ModelConfig, dtype: jnp.dtype, seed: int = 0) -> Any:
         return jax.tree.unflatten(structure, map(_random_leaf, keys, leaves))
 
     return jax.jit(make)()
+
+
+def quantized_weights(weights: Any, config: ModelConfig, bits: int) -> Any:
+    """The weights with the decoder's matrices in so many bits, as conversion quantises them."""
+
+    def convert(info: ArrayInfo, leaf: jax.Array) -> Any:
+        if (own := info.quantized_bits(bits)) is None:
+            return leaf
+        return jax.tree.map(jnp.asarray, quantize(np.asarray(leaf), own)[0])
+
+    return jax.tree.map(convert, parameter_tree(config), weights)
 
 
 def random_params(config: ModelConfig, dtype: jnp.dtype, weights: Any = None) -> Params:

@@ -128,9 +128,8 @@ def answers(params: Params, asked: Asked, method: Method, seeds: Sequence[int]) 
     Raises:
         ValueError: the method kept more than its bound.
     """
-    prefill_config = PrefillConfig(
-        params.config, method, SPEC, BOTH, params.dtype, Backend.of(params.weights)
-    )
+    dtypes, backend = (params.dtype, params.cache_dtype), Backend.of(params.weights)
+    prefill_config = PrefillConfig(params.config, method, SPEC, BOTH, *dtypes, backend)
     before = opening(params)
     text = len(before.tokens) + len(prefill_config.markers)
     one = jax.tree.map(lambda x: x[0], asked.clips.layout)
@@ -175,7 +174,9 @@ def _answer_clips(
 
     def prefill(key: Array, about: Asked, question: PaddedText) -> Any:
         slots = 0 if pruning else capacity
-        cache = None if pruning else KVCache.empty(config.text, capacity, decoder.dtype)
+        cache = (
+            None if pruning else KVCache.empty(config.text, capacity, prefill_config.cache_dtype)
+        )
         state = StreamState.initial(slots, key)
         clip, settings = about.clips, {"prefill_config": prefill_config, "pruning": pruning}
         return prefill_clip(weights, cache, state, prefix, clip, budget, question, **settings)

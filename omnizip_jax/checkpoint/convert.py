@@ -12,8 +12,10 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import flax.traverse_util
+import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 from tqdm import tqdm
@@ -22,8 +24,10 @@ from omnizip_jax.checkpoint.atomic_directory import atomic_directory
 from omnizip_jax.checkpoint.checksums import write_checksums
 from omnizip_jax.checkpoint.folder import (
     CONFIG,
+    DTYPES,
     FINGERPRINT,
     GENERATION_CONFIG,
+    QUANTIZED,
     TOKENIZER,
     WEIGHTS,
     check_tokenizer,
@@ -43,6 +47,7 @@ from omnizip_jax.checkpoint.safetensors_index import (
 )
 from omnizip_jax.models.loaded_model import describe_array, digest
 from omnizip_jax.models.parameters import ArrayInfo
+from omnizip_jax.models.quantized import quantize
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.weight_mapping import array_infos, parameter_tree
 
@@ -60,7 +65,13 @@ BATCH_BYTES = 2**28  # built and written at once, unless a single parameter is l
 SPARE_BYTES = 2**26  # on disk, beside the weights
 
 
-def convert(source: str | Path, target: str | Path, dtype: str | None = None) -> str:
+def convert(
+    source: str | Path,
+    target: str | Path,
+    dtype: str | None = None,
+    *,
+    quantize_all: bool = False,
+) -> str:
     """Convert a released checkpoint into a self-contained folder for ``omnizip_jax.load``.
 
     Peak memory is that of the largest stacked parameter and one slice of a shard. The target
@@ -71,23 +82,25 @@ def convert(source: str | Path, target: str | Path, dtype: str | None = None) ->
         source: folder with the released ``config.json``, tokenizer and safetensors.
         target: folder to create.
         dtype: "bfloat16" or "float32"; None: bfloat16 if all tensors are, otherwise float32, which
-            holds the values of float16 and of mixed types exactly.
+            holds the values of float16 and of mixed types exactly. "int8" or "int4": the matrices
+            of the decoder's layers are quantised, everything else is as with None.
+        quantize_all: quantise also the encoders, embeddings (to 8 bits both) and the logits head.
 
     Returns:
-        A report of what was written and what was left out.
+        A report of what was written, what was left out, and the errors of quantised parameters.
 
     Raises:
         ConversionError: bad source or target, disk full, another conversion to the same target.
-        ValueError: another dtype.
+        ValueError: another dtype; ``quantize_all`` without a quantised one.
     """
     source, target = (Path(path).expanduser().resolve() for path in (source, target))
-    conversion = Conversion.of(source, dtype)
+    conversion = Conversion.of(source, dtype, quantize_all)
     if target.is_relative_to(source):
         raise ConversionError(f"{target}: is inside the source, which is only read")
     _check_absent(target)
     with atomic_directory(target) as folder:
         _check_absent(target)  # another conversion may have ended meanwhile
-        conversion.write(folder)
+        errors = conversion.write(folder)
         folder.rename(target)
     values = sum(math.prod(leaf.shape) for leaf in conversion.leaves)
     used = sum(len(leaf.names) for leaf in conversion.leaves)
@@ -95,9 +108,13 @@ def convert(source: str | Path, target: str | Path, dtype: str | None = None) ->
         f"left out: {name} ({count} tensor{'s' * (count > 1)}), not needed for text"
         for name, count in conversion.left_out.items()
     ]
-    size = f"{_bytes(conversion.leaves) / 1e9:.2f} GB"
+    report += _describe_errors(errors)
+    size, stored = (
+        f"{_bytes(conversion.leaves) / 1e9:.2f} GB",
+        dtype if errors else conversion.dtype,
+    )
     report.append(
-        f"{target}: {used} tensors, {values:,} parameters, {size} in {conversion.dtype}. "
+        f"{target}: {used} tensors, {values:,} parameters, {size} in {stored}. "
         f'Use it with omnizip_jax.load("{target}")'
     )
     return "\n".join(report)
@@ -110,6 +127,7 @@ class Conversion:
     Attributes:
         config: of the source; whether embeddings are tied is decided from the tensors.
         leaves: parameters to write.
+        dtype: of those that are not quantised.
         left_out: number of tensors that are not converted, by part.
     """
 
@@ -121,9 +139,12 @@ class Conversion:
     left_out: collections.Counter[str]
 
     @classmethod
-    def of(cls, source: Path, dtype: str | None = None) -> Conversion:
+    def of(cls, source: Path, dtype: str | None = None, quantize_all: bool = False) -> Conversion:
         """Read everything but the values; raises as ``convert``."""
-        wanted = None if dtype is None else weights_dtype(dtype)
+        bits = QUANTIZED.get(dtype) if isinstance(dtype, str) else None
+        if quantize_all and bits is None:
+            raise ValueError(f"quantize_all needs dtype {' or '.join(QUANTIZED)}, got {dtype!r}")
+        wanted = None if dtype is None or bits else weights_dtype(dtype, (*DTYPES, *QUANTIZED))
         if reason := unsupported(source):
             raise ConversionError(f"{source}: {reason}")
         if not source.is_dir():
@@ -145,11 +166,17 @@ class Conversion:
         left_out = check_tensors(leaves, tensors)
         if wanted is None:
             wanted = common_dtype(tensors[name].dtype for leaf in leaves for name in leaf.names)
-        leaves = [dataclasses.replace(leaf, dtype=wanted) for leaf in leaves]
+        leaves = [
+            dataclasses.replace(leaf, dtype=wanted, bits=leaf.quantized_bits(bits, quantize_all))
+            for leaf in leaves
+        ]
         return cls(source, config, tensors, leaves, wanted, left_out)
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path) -> dict[str, float]:
         """Write the checkpoint into an empty folder.
+
+        Returns:
+            The relative error (root mean square) of every quantised parameter.
 
         Raises:
             ConversionError: tokenizer or template do not fit, weights are not finite, or writing
@@ -157,9 +184,10 @@ class Conversion:
         """
         _check_space(folder, _bytes(self.leaves))
         self._copy_files(folder)
-        fingerprint = self._write_weights(folder / WEIGHTS)
+        fingerprint, errors = self._write_weights(folder / WEIGHTS)
         (folder / FINGERPRINT).write_text(fingerprint)
         write_checksums(folder)
+        return errors
 
     def _copy_files(self, folder: Path) -> None:
         """Copy configuration and tokenizer, and check them before the weights are written."""
@@ -176,23 +204,34 @@ class Conversion:
             reason = str(error).removeprefix(f"{folder / TOKENIZER}: ")
             raise ConversionError(f"{self.source}: {reason}") from error
 
-    def _write_weights(self, path: Path) -> str:
-        """Build, write and free one batch of leaves after the other; returns their fingerprint."""
+    def _write_weights(self, path: Path) -> tuple[str, dict[str, float]]:
+        """Build, write and free one batch of leaves after the other.
+
+        Returns:
+            Their fingerprint, and the errors of those that are quantised.
+        """
         context = ocp.Context()
         context.memory.deepcopy_host_arrays = False  # the arrays are ours and do not change
         context.array.saving.use_compression = False  # weights hardly shrink, and it takes long
         remaining = _bytes(self.leaves)
-        described = []
+        described, errors = [], {}
         with context, tqdm(total=remaining, unit="B", unit_scale=True, desc="converting") as bar:
             for batch in self._batches():
                 _check_space(path.parent, remaining)  # other programs may fill the disk meanwhile
-                arrays = {leaf.path: self._build(leaf, bar) for leaf in batch}
+                arrays = {}
+                for leaf in batch:
+                    built, error = self._build(leaf, bar)
+                    parts = zip(leaf.arrays, jax.tree.leaves(built), strict=True)
+                    arrays |= {part.path: array for part, array in parts}
+                    if leaf.bits:
+                        errors["/".join(leaf.path)] = error
+                    del built, parts
                 described += [describe_array("/".join(path), x) for path, x in arrays.items()]
                 _write(ocp.partial.save, path, flax.traverse_util.unflatten_dict(arrays))
                 remaining -= _bytes(batch)
                 del arrays  # before the next are built
             _write(ocp.partial.finalize, path)
-        return digest(sorted(described))
+        return digest(sorted(described)), errors
 
     def _batches(self) -> Iterator[list[ArrayInfo]]:
         """Leaves in order, split where a batch would exceed the largest leaf or ``BATCH_BYTES``."""
@@ -205,26 +244,43 @@ class Conversion:
             batch.append(leaf)
         yield batch
 
-    def _build(self, leaf: ArrayInfo, bar: tqdm) -> np.ndarray:
-        """One parameter from its released tensors.
+    def _build(self, leaf: ArrayInfo, bar: tqdm) -> tuple[Any, float]:
+        """One parameter from its released tensors, and its error if it is quantised.
 
         Raises:
             ConversionError: names the tensors with values that are not finite in ``dtype``.
         """
-        array = np.empty(leaf.shape, leaf.dtype)
+        made = leaf.build(lambda array: np.empty(array.shape, array.dtype))
         problems = []
-        for name, part in leaf.views(array):
-            count = 0
+        errors = total = 0.0  # sums of squares
+        for name, part in leaf.views(made):
+            count = size = 0
             for rows, values in self.tensors[name].slices():
                 with np.errstate(over="ignore"):  # counted instead
+                    values = values.astype(leaf.dtype)
+                wrong = _count_not_finite(values)
+                count, size = count + wrong, size + values.size
+                if leaf.bits and not wrong:
+                    quantized, error = quantize(values.reshape(len(values), -1), leaf.bits)
+                    part.values[rows], part.scales[rows] = quantized.values, quantized.scales
+                    errors, total = errors + error, total + np.sum(np.square(values, dtype=float))
+                elif not leaf.bits:
                     part[rows] = values.reshape(part[rows].shape)
-                count += _count_not_finite(part[rows])
+                bar.update(sum(x[rows].nbytes for x in jax.tree.leaves(part)))
             if count:
-                problems.append(f"{name}: {count} of {part.size} values")
-            bar.update(part.nbytes)
+                problems.append(f"{name}: {count} of {size} values")
         if problems:
             raise ConversionError(listing(f"weights that are not finite in {leaf.dtype}", problems))
-        return array
+        return made, math.sqrt(errors / total) if total else 0.0
+
+
+def _describe_errors(errors: Mapping[str, float]) -> list[str]:
+    """Lines of a report: the error of every quantised parameter, and the largest of each tower."""
+    lines = [f"quantised: {name}, relative error {error:.2%}" for name, error in errors.items()]
+    for tower in dict.fromkeys(name.partition("/")[0] for name in errors):
+        largest = max(error for name, error in errors.items() if name.startswith(f"{tower}/"))
+        lines.append(f"quantised: {tower}: relative error of at most {largest:.2%}")
+    return lines
 
 
 def _bytes(leaves: list[ArrayInfo]) -> int:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,21 +34,25 @@ WEIGHTS = "weights"
 FINGERPRINT = "fingerprint"
 
 DTYPES = ("bfloat16", "float32")
+QUANTIZED = {"int8": 8, "int4": 4}  # bits of the decoder's matrices
 ORIGINAL = "take the original release, Qwen/Qwen2.5-Omni-3B or Qwen/Qwen2.5-Omni-7B"
 
 
-def weights_dtype(dtype: jax.typing.DTypeLike) -> np.dtype:
+def weights_dtype(dtype: jax.typing.DTypeLike, allowed: Iterable[str] = DTYPES) -> np.dtype:
     """The numpy type of a user's ``dtype``.
 
     Raises:
-        ValueError: weights of this type are not supported.
+        ValueError: weights of this type are not supported; the message has those ``allowed``.
     """
     try:
         wanted = jax.numpy.dtype(dtype)
     except TypeError:
         wanted = None
     if wanted is None or wanted.name not in DTYPES:
-        raise ValueError(f"dtype of the weights must be one of {', '.join(DTYPES)}, got {dtype!r}")
+        advice = f"; `omnizip convert --dtype {dtype}` quantises" if dtype in [*QUANTIZED] else ""
+        raise ValueError(
+            f"dtype of the weights must be one of {', '.join(allowed)}, got {dtype!r}{advice}"
+        )
     return wanted
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from omnizip_jax.checkpoint.small_model import small_checkpoint
 from omnizip_jax.models.backend import jax_defaults
 from omnizip_jax.models.loaded_model import Params, digest, register_fingerprint
 from omnizip_jax.models.parameters import ArrayInfo
+from omnizip_jax.models.quantized import VALUE_DTYPES
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.weight_mapping import array_infos, axis_sizes, parameter_tree
 from omnizip_jax.models.sharding import axis_sharding, check_mesh, make_mesh
@@ -46,6 +49,7 @@ def load(
     dtype: jax.typing.DTypeLike | None = None,
     *,
     mesh: Mesh | int | None = None,
+    cache_dtype: str | None = None,
     verify: bool = False,
 ) -> Params:
     """Load a converted checkpoint onto the default device, or onto the devices of a mesh.
@@ -53,7 +57,10 @@ def load(
     Args:
         path: the folder that ``omnizip convert`` wrote; or ``"small"``, the small trained model
             that comes with the package and answers questions about ``omnizip_jax.testbed`` clips.
-        dtype: of the weights, ``"bfloat16"`` or ``"float32"``; None keeps the stored type.
+        dtype: of the weights that are not quantised and of the computation, ``"bfloat16"`` or
+            ``"float32"``; None keeps the stored type.
+        cache_dtype: ``"int8"`` keeps keys and values in 8 bits, with a scale for each head and
+            slot; None in ``dtype``.
         mesh: number of devices; or a mesh with an axis "model", over which heads, feed-forward
             network and vocabulary are divided; None: the mesh of ``jax.set_mesh``, or one device.
             Each device reads its own part.
@@ -64,13 +71,16 @@ def load(
         ValueError: the folder is not a finished converted checkpoint, does not fit its
             configuration, or is damaged; another dtype; a mesh that does not fit the model.
     """
+    if cache_dtype not in (None, "int8"):
+        raise ValueError(f'cache_dtype must be "int8" or None, got {cache_dtype!r}')
     outline, folder = _read_outline(path, dtype, verify, mesh)
     placed = outline.weights
     if outline.mesh is None:
         device = jnp.zeros(()).sharding  # the default one
         placed = jax.tree.map(lambda leaf: leaf.update(sharding=device), placed)
     with _damage_named(folder):
-        params = outline.replace(weights=ocp.load(str(folder / WEIGHTS), placed))
+        weights = ocp.load(str(folder / WEIGHTS), placed)
+    params = outline.replace(weights=weights, quantized_cache=cache_dtype is not None)
     register_fingerprint(params.weights, params.fingerprint)
     return params
 
@@ -107,14 +117,21 @@ def _read_outline(
     folder = path.resolve()  # Orbax refuses relative paths
     with _damage_named(path):
         stored = ocp.metadata(str(folder / WEIGHTS)).metadata
-    if config.text.tied and "text/lm_head/weight" in _by_name(stored):
+    found = _by_name(stored)
+    if config.text.tied and any(name.startswith("text/lm_head/") for name in found):
         config = config.untied()  # conversion found two tables that differ
-    dtypes = {jnp.dtype(leaf.dtype) for leaf in jax.tree.leaves(stored)}
+    bits = _quantized_bits(found)
+    dtypes = {
+        jnp.dtype(x.dtype) for name, x in found.items() if name.rpartition("/")[0] not in bits
+    }
     if wanted is None:  # earlier versions wrote float16 and mixed types, which do not compute
         wanted = jnp.dtype(jnp.bfloat16 if dtypes == {jnp.dtype(jnp.bfloat16)} else jnp.float32)
     mesh, sizes = _mesh(mesh, config), axis_sizes(config)
-    tree = parameter_tree(config, wanted)
-    _check_arrays(path, array_infos(tree), stored)
+    tree = jax.tree.map(
+        lambda info: dataclasses.replace(info, bits=bits.get("/".join(info.path))),
+        parameter_tree(config, wanted),
+    )
+    _check_arrays(path, array_infos(tree), found)
     tokenizer = load_tokenizer(path / TOKENIZER)
     try:
         check_tokenizer(tokenizer, config)
@@ -123,9 +140,8 @@ def _read_outline(
     if dtypes != {wanted}:
         fingerprint = digest([fingerprint, wanted.name])  # casting changes the values
     stop_tokens = read_stop_tokens(path, config)
-    outline = jax.tree.map(
-        lambda info: info.abstract(mesh and axis_sharding(info.axes, mesh, sizes)), tree
-    )
+    place = mesh and functools.partial(axis_sharding, mesh=mesh, sizes=sizes)
+    outline = jax.tree.map(lambda info: info.abstract(place), tree)
     return Params(outline, config, tokenizer, fingerprint, stop_tokens, wanted, mesh), folder
 
 
@@ -164,19 +180,32 @@ def _check_folder(path: Path) -> None:
         )
 
 
-def _check_arrays(path: Path, expected: list[ArrayInfo], stored: Any) -> None:
+def _quantized_bits(found: Mapping[str, Any]) -> dict[str, int]:
+    """Bits of the quantised parameters among the stored arrays, by the parameters' names."""
+    bits = {dtype: bits for bits, dtype in VALUE_DTYPES.items()}
+    names = ((name.rpartition("/"), leaf) for name, leaf in found.items())
+    return {
+        parameter: bits[leaf.dtype]
+        for (parameter, _, part), leaf in names
+        if part == "values" and leaf.dtype in bits
+    }
+
+
+def _check_arrays(path: Path, expected: list[ArrayInfo], found: Mapping[str, Any]) -> None:
     """Compare the stored arrays with those of the configuration."""
-    want = {"/".join(info.path): info.shape for info in expected}
-    found = {name: tuple(leaf.shape) for name, leaf in _by_name(stored).items()}
+    want = {"/".join(array.path): array for info in expected for array in info.arrays}
+    shapes = [{name: tuple(x.shape) for name, x in arrays.items()} for arrays in (want, found)]
     lines = [
-        f"  {name}: expected {want.get(name)}, found {found.get(name)}"
+        f"  {name}: expected {shapes[0].get(name)}, found {shapes[1].get(name)}"
         for name in sorted(want.keys() | found.keys())
-        if want.get(name) != found.get(name)
+        if shapes[0].get(name) != shapes[1].get(name)
     ]
     lines += [
         f"  {name}: expected floating point, found {leaf.dtype}"
-        for name, leaf in _by_name(stored).items()
-        if not jnp.issubdtype(leaf.dtype, jnp.floating)
+        for name, leaf in found.items()
+        if name in want
+        and jnp.issubdtype(want[name].dtype, jnp.floating)
+        and not jnp.issubdtype(leaf.dtype, jnp.floating)
     ]
     if lines:
         raise ValueError(f"{path}: {WEIGHTS} do not fit {CONFIG}; {ADVICE}\n" + "\n".join(lines))

@@ -37,7 +37,13 @@ def load_checkpoint(
 def run_convert(arguments: argparse.Namespace) -> None:
     """Convert a released checkpoint, and print what was written and what was left out."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it also raises
-    print(convert.convert(arguments.released, arguments.target, arguments.stored_dtype))
+    report = convert.convert(
+        arguments.released,
+        arguments.target,
+        arguments.stored_dtype,
+        quantize_all=arguments.quantize_all,
+    )
+    print(report)
 
 
 def enable_compilation_cache() -> None:

@@ -64,8 +64,8 @@ class SlotMetadata(struct.PyTreeNode):
 class PrefillConfig:
     """Settings under which windows are encoded, compressed and prefilled; static under ``jax.jit``.
 
-    ``dtype`` is that of the computation and of the cache; ``importance`` computes the importance of
-    streamed tokens, for eviction.
+    ``dtype`` is that of the computation; ``importance`` computes the importance of streamed tokens,
+    for eviction.
     """
 
     config: Config
@@ -73,6 +73,7 @@ class PrefillConfig:
     spec: WindowSpec
     modalities: Modalities
     dtype: np.dtype
+    cache_dtype: np.dtype
     backend: Backend
     importance: bool = False
 
@@ -188,7 +189,7 @@ class Context(struct.PyTreeNode):
         cache = KVCache.empty(
             prefill_config.config.text,
             capacity,
-            params.dtype,
+            params.cache_dtype,
             sharding=params.sharding(CACHE_AXES),
         )
         state = StreamState.initial(capacity, jax.random.key(seed), plan, expected)
@@ -260,7 +261,7 @@ def check_usable(context: Context) -> None:
             "the context must be what omnizip_jax.read, init_stream or feed returns, got "
             f"{type(context).__name__}"
         )
-    if context.cache.keys.is_deleted():
+    if jax.tree.leaves(context.cache)[0].is_deleted():
         raise ValueError(
             "the cache of this state was donated to an earlier feed: continue with the state that "
             "it returned (after an interruption begin a new one; a fork is not affected)"

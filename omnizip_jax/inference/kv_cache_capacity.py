@@ -8,6 +8,7 @@ rotates the keys to their new positions, as if the stream had begun with what is
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from omnizip_jax.models import rope
 from omnizip_jax.models.backend import jax_defaults
 from omnizip_jax.models.config import TextConfig
 from omnizip_jax.models.decoder import KVCache
+from omnizip_jax.models.quantized import dequantized, is_quantized, quantize_vectors
 from omnizip_jax.models.registry import Config
 from omnizip_jax.types import TokenKind
 
@@ -81,7 +83,8 @@ def _pad_slots(cache: KVCache, slots: SlotMetadata, *, more: int) -> tuple[KVCac
     def pad(x: Array, axis: int) -> Array:
         return jnp.pad(x, [(0, more if i == axis else 0) for i in range(x.ndim)])
 
-    cache = cache.replace(keys=pad(cache.keys, 1), values=pad(cache.values, 1))
+    keys, values = jax.tree.map(lambda x: pad(x, 1), (cache.keys, cache.values))
+    cache = cache.replace(keys=keys, values=values)
     return cache, jax.tree.map(lambda x: pad(x, 0), slots)
 
 
@@ -204,12 +207,15 @@ def evict_slots(
     shift = jnp.where(moves, jnp.stack([time_shift, place_shift, place_shift]), 0)
     angle = rope.angles(shift, config)
 
-    def move(carry: tuple[Array, Array], layer: Array) -> tuple[tuple[Array, Array], None]:
-        keys, values = carry
-        moved = rope.rotate(keys[layer][order], angle)
-        keys = jax.lax.dynamic_update_index_in_dim(keys, moved, layer, 0)
-        values = jax.lax.dynamic_update_index_in_dim(values, values[layer][order], layer, 0)
-        return (keys, values), None
+    def move(carry: Any, layer: Array) -> tuple[Any, None]:
+        keys, values = jax.tree.map(lambda x: x[layer][order], carry)
+        moved = rope.rotate(dequantized(keys, jnp.float32), angle)
+        moved = quantize_vectors(moved) if is_quantized(keys) else moved
+
+        def update(old: Array, new: Array) -> Array:
+            return jax.lax.dynamic_update_index_in_dim(old, new, layer, 0)
+
+        return jax.tree.map(update, carry, (moved, values)), None
 
     layers = jnp.arange(cache.keys.shape[0])
     (keys, values), _ = jax.lax.scan(move, (cache.keys, cache.values), layers)

@@ -195,7 +195,9 @@ def prefill_windows(
         )
         state = state.replace(slots=slots)
     else:
-        segments, last, lost, depth = _prefill_pruned(decoder, sequence, clip, pruning)
+        segments, last, lost, depth = _prefill_pruned(
+            decoder, sequence, clip, pruning, prefill_config.cache_dtype
+        )
         # The depths of the windows' own slots, without start tokens.
         begin = start + len(prefill_config.markers)
         share = depth[begin : start + windows.keep.size] / prefill_config.config.text.layers
@@ -208,7 +210,11 @@ def prefill_windows(
 
 
 def _prefill_pruned(
-    decoder: Any, sequence: TokenSequence, clip: EncodedClip, pruning: Pruning
+    decoder: Any,
+    sequence: TokenSequence,
+    clip: EncodedClip,
+    pruning: Pruning,
+    cache_dtype: np.dtype,
 ) -> tuple[tuple[KVCache, ...], Float[Array, " D"], Int[Array, ""], Int[Array, " N"]]:
     """The cache in segments, the last hidden state, the tokens beyond a bound, every depth."""
     packed, lost = sequence.packed(pruning.capacity)
@@ -217,7 +223,7 @@ def _prefill_pruned(
         packed.positions, kind, window, jnp.sum(packed.keep), len(clip.layout.grid_size)
     )
     x, tokens, cache, depth = decoder.prefill(
-        packed.embeddings, tokens, pruning.stages, pruning.sizes, pruning.reserve
+        packed.embeddings, tokens, pruning.stages, pruning.sizes, pruning.reserve, cache_dtype
     )
     for stage, size in zip(pruning.stages, pruning.sizes, strict=True):
         lost += jnp.maximum(jnp.sum(depth > stage.after) - size, 0)
@@ -416,7 +422,7 @@ def cache_bytes(params: Params, turn: UserTurn, method: Method, reserve: int) ->
     """Size of the cache of ``prefill_turn``; an upper bound if the method prunes in the decoder."""
     base, configs, budgets = _plan_turn(params, turn, method)
     slots = _cache_slots(turn, base.backend, configs, budgets, reserve)
-    cache = jax.eval_shape(lambda: KVCache.empty(params.config.text, slots, params.dtype))
+    cache = jax.eval_shape(lambda: KVCache.empty(params.config.text, slots, params.cache_dtype))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))
 
 
@@ -425,7 +431,8 @@ def _plan_turn(
 ) -> tuple[PrefillConfig, list[PrefillConfig], list[Budget]]:
     """The settings of the turn, and the settings and the budget of each clip."""
     both, backend = Modalities(True, True), Backend.of(params.weights)
-    base = PrefillConfig(params.config, method, params.config.spec, both, params.dtype, backend)
+    dtypes = params.dtype, params.cache_dtype
+    base = PrefillConfig(params.config, method, params.config.spec, both, *dtypes, backend)
     configs = [
         dataclasses.replace(base, spec=clip.spec, modalities=modalities_of(clip))
         for clip in turn.clips

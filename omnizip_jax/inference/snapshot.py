@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,11 @@ from omnizip_jax.inference.streaming import initial_plan
 from omnizip_jax.models.backend import Backend, jax_defaults
 from omnizip_jax.models.decoder import CACHE_AXES, KVCache
 from omnizip_jax.models.loaded_model import Params, check_params, weights_fingerprint
+from omnizip_jax.models.quantized import QuantizedArray
 from omnizip_jax.types import Selection
 from omnizip_jax.window_spec import WindowSpec
 
-LAYOUT = 5  # version of the folder and of the arrays of a context
+LAYOUT = 6  # version of the folder and of the arrays of a context
 ABOUT, ARRAYS = "context.json", "arrays"
 
 
@@ -71,6 +73,7 @@ def save(context: Context, path: str | os.PathLike[str]) -> None:
         "method": _described(prefill_config.method),
         "spec": dataclasses.asdict(prefill_config.spec),
         "modalities": dataclasses.asdict(prefill_config.modalities),
+        "cache_dtype": prefill_config.cache_dtype.name,
         "memory": retention.memory,
         "low_water": retention.low_water,
         "text_slots": retention.text_slots,
@@ -127,8 +130,9 @@ def restore(params: Params, path: str | os.PathLike[str]) -> Context:
         ) from error
     spec, modalities = WindowSpec(**about["spec"]), Modalities(**about["modalities"])
     backend, importance = Backend.of(params.weights), about["memory"] == "fading"
+    dtypes = params.dtype, jnp.dtype(about["cache_dtype"])
     prefill_config = PrefillConfig(
-        params.config, method, spec, modalities, params.dtype, backend, importance
+        params.config, method, spec, modalities, *dtypes, backend, importance
     )
     shapes = {
         name: jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype))
@@ -142,9 +146,10 @@ def restore(params: Params, path: str | os.PathLike[str]) -> Context:
         raise ValueError(
             f"{folder}: holds other arrays than this version of omnizip_jax has: {', '.join(wrong)}"
         )
-    axes = dict.fromkeys(("cache.keys", "cache.values"), CACHE_AXES)
+    cache = re.compile(r"cache\.(keys|values)\b")
     placed = {
-        name: x.update(sharding=params.sharding(axes.get(name, ()))) for name, x in shapes.items()
+        name: x.update(sharding=params.sharding(CACHE_AXES if cache.match(name) else ()))
+        for name, x in shapes.items()
     }
     arrays = ocp.load(str(folder / ARRAYS), placed)
     loaded = jax.tree.unflatten(jax.tree.structure(tree), [arrays[name] for name in expected])
@@ -249,6 +254,9 @@ def _abstract(
         return kind(**{field: shapes.get(f"{name}.{field}") for field in fields})
 
     cache = of(KVCache, "cache")
+    if "cache.keys.values" in shapes:
+        parts = {name: of(QuantizedArray, f"cache.{name}") for name in ("keys", "values")}
+        cache = cache.replace(**parts)
     slots = 0 if cache.keys is None else cache.keys.shape[1]
 
     def initial() -> StreamState:

@@ -92,9 +92,8 @@ def init_stream(
         raise ValueError("audio and video are both False: at least one is needed")
     method, modalities = _stream_method(params, compression), Modalities(audio, video)
     backend, importance = Backend.of(params.weights), memory == "fading"
-    prefill_config = PrefillConfig(
-        config, method, spec, modalities, params.dtype, backend, importance
-    )
+    dtypes = params.dtype, params.cache_dtype
+    prefill_config = PrefillConfig(config, method, spec, modalities, *dtypes, backend, importance)
     prefix = segments(params.tokenizer, config, [prefill_config.modalities, "?"], system)[0].tokens
     window = prefill_config.window_capacity
     history = capacity - window - text_slots

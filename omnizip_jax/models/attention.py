@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from omnizip_jax.models.backend import Backend
-from omnizip_jax.models.cpu_kernels import MASKED_SCORE, attend_single, attend_tiled
+from omnizip_jax.models.cpu_kernels import MASKED_SCORE, attend_single, attend_tiled, slice_layer
 from omnizip_jax.models.gpu_kernels import attend_to_layer
+from omnizip_jax.models.quantized import QuantizedArray
 from omnizip_jax.models.sharding import over_heads
 
 QUERY_BLOCK = 512  # queries whose scores XLA materialises at a time
@@ -91,8 +92,8 @@ def attend_causal(
 
 def attend_cached(
     q: Float[Array, "T N H"],
-    keys: Float[Array, "L S K H"],
-    values: Float[Array, "L S K H"],
+    keys: Float[Array, "L S K H"] | QuantizedArray,
+    values: Float[Array, "L S K H"] | QuantizedArray,
     layer: Int[Array, ""] | int,
     start: Int[Array, ""],
     backend: Backend = Backend.CPU,
@@ -111,7 +112,7 @@ def attend_cached(
         return attend_tiled(q, keys, values, layer, start)
 
     def attend_to(length: int) -> Array:
-        k, v = (_slice_layer(x, layer, length) for x in (keys, values))
+        k, v = (slice_layer(x, layer, 0, length, q.dtype) for x in (keys, values))
         return attend(q, k, v, causal_mask(queries, start, length))
 
     return _attend_to_bucket(attend_to, start + queries, keys.shape[1])
@@ -119,7 +120,7 @@ def attend_cached(
 
 def attend_cached_batch(
     q: Float[Array, "B N H"],
-    caches: Sequence[tuple[Float[Array, "L S K H"], Float[Array, "L S K H"]]],
+    caches: Sequence[tuple[Any, Any]],
     layer: Int[Array, ""] | int,
     starts: Int[Array, " B"],
     backend: Backend = Backend.CPU,
@@ -135,7 +136,7 @@ def attend_cached_batch(
     def attend_to(length: int) -> Array:
         rows = []
         for row, (keys, values), start in zip(q[:, None], caches, starts, strict=True):
-            k, v = (_slice_layer(x, layer, length) for x in (keys, values))
+            k, v = (slice_layer(x, layer, 0, length, q.dtype) for x in (keys, values))
             attend_one = attend if backend.on_mesh else attend_single
             rows.append(attend_one(row, k, v, causal_mask(1, start, length)))
         return jnp.concatenate(rows)
@@ -143,14 +144,9 @@ def attend_cached_batch(
     return _attend_to_bucket(attend_to, jnp.max(starts) + 1, caches[0][0].shape[1])
 
 
-def _attend_to_layer(q: Array, keys: Array, values: Array, layer: Any, start: Array) -> Array:
+def _attend_to_layer(q: Array, keys: Any, values: Any, layer: Any, start: Array) -> Array:
     """``attend_to_layer`` on each device of a mesh for its own heads."""
     return over_heads(attend_to_layer, q, keys, values, jnp.int32(layer), start)
-
-
-def _slice_layer(x: Float[Array, "L S K H"], layer: Int[Array, ""] | int, slots: int) -> Array:
-    """The first slots of one layer."""
-    return jax.lax.dynamic_slice(x, (layer, 0, 0, 0), (1, slots, *x.shape[2:]))[0]
 
 
 def _attend_to_bucket(

@@ -16,9 +16,10 @@ from typing import Any, TypeVar, cast
 
 import jax
 
+from omnizip_jax.models.cpu_kernels import FUSED_INPUTS, TILED_ROWS
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-TILED_ROWS = 8  # CPU: up to this many rows, a product costs less than a copy of its weights
 MASKED_PATCHES = 1024  # GPU: up to this many, all scores cost little beside a layer's products
 UNROLLED_TOKENS = 512  # GPU: up to this many tokens, copies of the weights take noticeable time
 
@@ -101,10 +102,18 @@ class Backend(enum.Enum):
         # encoders of 8 windows, which would compute both forms, move 48.5 instead of 57.1 GB.
         return self.on_gpu and patches <= MASKED_PATCHES
 
-    def tiles_weights(self, rows: int) -> bool:
-        """Whether products read their weights through ``cpu_kernels.StackedMatrix``."""
+    @property
+    def tiles_quantized(self) -> bool:
+        """Whether quantised weights are read through ``cpu_kernels.StackedMatrix``."""
+        # Row quantized.decode_int8: a conversion to memory takes longer than the product.
+        return self is Backend.CPU
+
+    def tiles_weights(self, rows: int, inputs: int) -> bool:
+        """Whether products with other weights read them through ``cpu_kernels.StackedMatrix``."""
         # Row serve.batch: eight answers take 2.7 instead of 4.0 ms of processor time a token.
-        return self is Backend.CPU and 1 < rows <= TILED_ROWS
+        # One row of more inputs: the layer's matrix would be copied, 230 instead of 11 ms.
+        tiles = 1 < rows <= TILED_ROWS or (rows == 1 and inputs > FUSED_INPUTS)
+        return self is Backend.CPU and tiles
 
 
 def full_precision(function: Function) -> Function:

@@ -19,7 +19,9 @@ from omnizip_jax.models import attention, rope
 from omnizip_jax.models import layer_scan as layers
 from omnizip_jax.models.backend import Backend, full_precision
 from omnizip_jax.models.config import TextConfig
-from omnizip_jax.models.linear import Linear, matmul
+from omnizip_jax.models.cpu_kernels import slice_layer
+from omnizip_jax.models.linear import Embedding, Linear
+from omnizip_jax.models.quantized import SCALE_DTYPE, QuantizedArray, is_quantized, quantize_vectors
 from omnizip_jax.models.sharding import replicate
 
 # Logical axes of the parameters that are split over devices, by the end of their path.
@@ -45,12 +47,12 @@ class KVCache(struct.PyTreeNode):
 
     Attributes:
         keys, values: S slots; those from ``length`` on hold padding that the next block
-            overwrites.
+            overwrites. In 8 bits each head of a slot has a scale.
         length: slots in use.
     """
 
-    keys: Float[Array, "L S K H"]
-    values: Float[Array, "L S K H"]
+    keys: Float[Array, "L S K H"] | QuantizedArray
+    values: Float[Array, "L S K H"] | QuantizedArray
     length: Int[Array, ""]
 
     @classmethod
@@ -62,10 +64,21 @@ class KVCache(struct.PyTreeNode):
         layers: int | None = None,
         sharding: Sharding | None = None,
     ) -> KVCache:
-        """Allocate a cache for all layers, or for the given number of them."""
+        """Allocate a cache for all layers, or for the given number of them.
+
+        Args:
+            dtype: int8 for a quantised one.
+        """
         shape = (layers or config.layers, slots, config.kv_heads, config.head_dim)
-        keys, values = (jnp.zeros(shape, dtype, device=sharding) for _ in range(2))
-        return cls(keys, values, jnp.int32(0))
+
+        def zeros() -> Array | QuantizedArray:
+            values = jnp.zeros(shape, dtype, device=sharding)
+            if dtype != jnp.int8:
+                return values
+            scales = jnp.ones((*shape[:-1], 1), SCALE_DTYPE, device=sharding)
+            return QuantizedArray(values, scales)
+
+        return cls(zeros(), zeros(), jnp.int32(0))
 
     @property
     def layers(self) -> int:
@@ -75,7 +88,9 @@ class KVCache(struct.PyTreeNode):
     def gather(self, index: Int[Array, " T"], length: Int[Array, ""], free_slots: int) -> KVCache:
         """Copy the slots at ``index``, ``length`` of them in use, followed by ``free_slots``."""
         padding = ((0, 0), (0, free_slots), (0, 0), (0, 0))
-        keys, values = (jnp.pad(x[:, index], padding) for x in (self.keys, self.values))
+        keys, values = jax.tree.map(
+            lambda x: jnp.pad(x[:, index], padding), (self.keys, self.values)
+        )
         return KVCache(keys, values, length)
 
     def write(
@@ -85,11 +100,15 @@ class KVCache(struct.PyTreeNode):
         values: Float[Array, "T K H"],
     ) -> KVCache:
         """Write a block to one layer after the slots in use; ``advance`` then counts it."""
-        start = (layer, self.length, 0, 0)
-        return self.replace(
-            keys=jax.lax.dynamic_update_slice(self.keys, keys[None], start),
-            values=jax.lax.dynamic_update_slice(self.values, values[None], start),
-        )
+        start, block = (layer, self.length, 0, 0), (keys, values)
+        if is_quantized(self.keys):
+            block = quantize_vectors(keys), quantize_vectors(values)
+
+        def update(old: Array, new: Array) -> Array:
+            return jax.lax.dynamic_update_slice(old, new[None], start)
+
+        keys, values = jax.tree.map(update, (self.keys, self.values), block)
+        return self.replace(keys=keys, values=values)
 
     def attend(
         self, q: Float[Array, "T N H"], layer: Int[Array, ""] | int, backend: Backend
@@ -243,9 +262,7 @@ class Decoder(nn.Module):
 
     def setup(self):
         config = self.config
-        self.embed_tokens = nn.Embed(
-            config.vocabulary, config.hidden, dtype=self.dtype, param_dtype=self.dtype
-        )
+        self.embed_tokens = Embedding(config.vocabulary, config.hidden, self.dtype, self.backend)
         self.norm = nn.RMSNorm(epsilon=config.rms_eps, dtype=self.dtype, param_dtype=self.dtype)
         if not config.tied:
             self.lm_head = Linear(config.vocabulary, False, self.dtype, self.backend)
@@ -261,10 +278,7 @@ class Decoder(nn.Module):
     @full_precision
     def logits(self, hidden: Float[Array, "*T D"]) -> Float[Array, "*T V"]:
         """Next-token logits, float32."""
-        if self.config.tied:
-            out = matmul(hidden, self.embed_tokens.embedding, self.backend)
-        else:
-            out = self.lm_head(hidden)
+        out = self.embed_tokens.attend(hidden) if self.config.tied else self.lm_head(hidden)
         return replicate(out.astype(jnp.float32), self.layers)
 
     @full_precision
@@ -307,6 +321,7 @@ class Decoder(nn.Module):
         stages: tuple[Stage, ...],
         sizes: tuple[int, ...],
         free_slots: int,
+        cache_dtype: jnp.dtype | None = None,
     ) -> tuple[Float[Array, "S D"], Tokens, tuple[KVCache, ...], Int[Array, " T"]]:
         """Run a whole prompt; each stage removes tokens before the next layer.
 
@@ -316,6 +331,7 @@ class Decoder(nn.Module):
             stages: in the order of their layers.
             sizes: static number of slots after each stage (``Stage.bound``).
             free_slots: slots of the cache for the tokens after the prompt.
+            cache_dtype: type of the cache, by default that of the computation.
 
         Returns:
             The last hidden states (normalised) of the tokens that reach the last layer, their kind
@@ -327,6 +343,7 @@ class Decoder(nn.Module):
             ValueError: stages out of order, or before the first or after the last layer.
         """
         check_stages(stages, self.config.layers)
+        cache_dtype = self.dtype if cache_dtype is None else cache_dtype
         x, first, ends = embeddings, 0, [*(stage.after for stage in stages), self.config.layers]
         origin = jnp.arange(x.shape[0])  # index in the prompt of each remaining token
         depth = jnp.where(origin < tokens.count, ends[0], 0)
@@ -337,7 +354,7 @@ class Decoder(nn.Module):
             # The layer whose attention a stage needs runs alone if it is before the stage.
             observed = last if stage is None or stage.ahead else last - 1
             angle = rope.angles(tokens.positions, self.config)
-            cache = KVCache.empty(self.config, x.shape[0] + free_slots, self.dtype, last - first)
+            cache = KVCache.empty(self.config, x.shape[0] + free_slots, cache_dtype, last - first)
             x, cache = self._run(x, angle, cache, first, True, range(first, observed))
             inputs = x
             x, cache = self._run(x, angle, cache, first, True, range(observed, last))
@@ -383,7 +400,7 @@ class Decoder(nn.Module):
             def step(carry: Any, index: Array, first: int = first) -> tuple[Any, Array]:
                 params = {"params": layers.layer_params(self.layers, index, self.backend)}
                 inputs, (x, filled) = carry[0], apply(params, carry, index, angle, first)
-                keys = jax.lax.dynamic_index_in_dim(filled.keys, index - first, keepdims=False)
+                keys = slice_layer(filled.keys, index - first, 0, filled.keys.shape[1], x.dtype)
                 arguments = inputs, angle, filled.length, keys
                 weights = apply(params, *arguments, method=Layer.attention_weights)
                 return (x, filled), jnp.mean(weights, axis=0)

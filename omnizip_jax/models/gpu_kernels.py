@@ -15,6 +15,7 @@ from jax.experimental.pallas import triton
 from jaxtyping import Array, Float, Int
 
 from omnizip_jax.models.cpu_kernels import MASKED_SCORE
+from omnizip_jax.models.quantized import QuantizedArray, is_quantized
 
 MIN_QUERY_TILE, QUERY_TILE = 16, 64  # rows of a tensor core's product, and of a large tile
 KEY_TILE_BYTES = 128  # of one column of keys: 64 keys in half precision
@@ -23,8 +24,8 @@ PROGRAMS = 128  # of one launch: an H200 has 132 multiprocessors
 
 def attend_to_layer(
     q: Float[Array, "T N H"],
-    keys: Float[Array, "L S K H"],
-    values: Float[Array, "L S K H"],
+    keys: Float[Array, "L S K H"] | QuantizedArray,
+    values: Float[Array, "L S K H"] | QuantizedArray,
     layer: Int[Array, ""] | int,
     start: Int[Array, ""],
 ) -> Float[Array, "T N H"]:
@@ -36,7 +37,7 @@ def attend_to_layer(
     (FlashDecoding), and a second kernel combines their results. H is a power of two of at least 16.
     """
     queries, heads, size = q.shape
-    key_heads, width = keys.shape[2], KEY_TILE_BYTES // keys.dtype.itemsize
+    key_heads, width = keys.shape[2], KEY_TILE_BYTES // q.dtype.itemsize
     rows = queries * heads // key_heads
     tile = MIN_QUERY_TILE if rows <= MIN_QUERY_TILE else QUERY_TILE
     tiles = -(-rows // tile)
@@ -46,7 +47,7 @@ def attend_to_layer(
         functools.partial(_attend_tile, queries=queries, tile=tile, width=width, splits=splits),
         grid=(tiles, key_heads, splits),
         out_shape=(
-            jax.ShapeDtypeStruct((*shape, size), jnp.float32 if splits > 1 else values.dtype),
+            jax.ShapeDtypeStruct((*shape, size), jnp.float32 if splits > 1 else q.dtype),
             jax.ShapeDtypeStruct(shape, jnp.float32),
         ),
         compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
@@ -62,7 +63,7 @@ def attend_to_layer(
             pl.BlockSpec((splits, None), lambda row: (0, row)),
         ],
         out_specs=pl.BlockSpec((None, size), lambda row: (row, 0)),
-        out_shape=jax.ShapeDtypeStruct((queries * heads, size), values.dtype),
+        out_shape=jax.ShapeDtypeStruct((queries * heads, size), q.dtype),
         compiler_params=triton.CompilerParams(num_warps=4),
         name="merge_parts",
     )(out, total)
@@ -102,15 +103,22 @@ def _attend_tile(
     def add_keys(block: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         highest, total, out = carry
         slot = block * width + jnp.arange(width)
-        used = (slot < start + queries)[:, None]
-        slots = pl.ds(block * width, width)
-        key = triton.load(keys.at[layer, slots, head], mask=used, other=0)
-        value = triton.load(values.at[layer, slots, head], mask=used, other=0)
-        score = triton.dot(q, key, trans_b=True) * size**-0.5
+        used, slots = slot < start + queries, pl.ds(block * width, width)
+
+        def load(cache: Any) -> tuple[Array, Array | float]:
+            """Keys or values, and their scales."""
+            if not is_quantized(cache):
+                return triton.load(cache.at[layer, slots, head], mask=used[:, None], other=0), 1.0
+            integers = triton.load(cache.values.at[layer, slots, head], mask=used[:, None], other=0)
+            scales = triton.load(cache.scales.at[layer, slots, head, 0], mask=used, other=0)
+            return integers.astype(q.dtype), scales
+
+        (key, key_scale), (value, value_scale) = load(keys), load(values)
+        score = triton.dot(q, key, trans_b=True) * (key_scale * size**-0.5)
         score = jnp.where(slot <= start + query[:, None], score, MASKED_SCORE)
         new = jnp.maximum(highest, score.max(1))
         weight, decay = jnp.exp(score - new[:, None]), jnp.exp(highest - new)
-        part = triton.dot(weight.astype(value.dtype), value)
+        part = triton.dot((weight * value_scale).astype(value.dtype), value)
         return new, total * decay + weight.sum(1), out * decay[:, None] + part
 
     share = pl.cdiv(pl.cdiv(start + queries, width), splits)

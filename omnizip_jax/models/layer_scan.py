@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.cpu_kernels import StackedMatrix, hold_in_loop
+from omnizip_jax.models.quantized import is_quantized
 
 
 def stacked(module: nn.Module, name: str, layer: nn.Module, count: int, *example: Any) -> Any:
@@ -47,10 +48,9 @@ def run(
         layers: indices of the layers.
         tokens: rows of the carry, where short blocks take the backend's special paths (``Linear``).
     """
-    tiled = backend.tiles_weights(tokens)
 
     def step(carry: Any, index: jax.Array | int) -> tuple[Any, None]:
-        params = layer_params(stack, index, backend, tiled)
+        params = layer_params(stack, index, backend, tokens)
         return layer.apply({"params": params}, carry, index, *shared), None
 
     if backend.unrolls_layers(tokens):
@@ -64,16 +64,20 @@ def run(
     return jax.lax.scan(step, carry, jnp.arange(layers.start, layers.stop))[0]
 
 
-def layer_params(stack: Any, index: jax.Array | int, backend: Backend, tiled: bool = False) -> Any:
-    """One layer's parameters; with ``tiled``, each matrix ``weight`` remains in the stack."""
+def layer_params(stack: Any, index: jax.Array | int, backend: Backend, tokens: int = 0) -> Any:
+    """One layer's parameters; matrices that the backend tiles remain in the stack."""
     if isinstance(index, int):
         return jax.tree.map(lambda leaf: jax.lax.index_in_dim(leaf, index, keepdims=False), stack)
     if backend.holds_weights:
         stack, index = hold_in_loop(stack, index)
 
-    def slice_leaf(path: Any, leaf: jax.Array) -> Any:
-        if tiled and path[-1].key == "weight":
+    def slice_leaf(path: Any, leaf: Any) -> Any:
+        if is_quantized(leaf):
+            tiled = backend.tiles_quantized
+        else:
+            tiled = path[-1].key == "weight" and backend.tiles_weights(tokens, leaf.shape[-1])
+        if tiled:
             return StackedMatrix(leaf, index)
-        return jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False)
+        return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), leaf)
 
-    return jax.tree_util.tree_map_with_path(slice_leaf, stack)
+    return jax.tree_util.tree_map_with_path(slice_leaf, stack, is_leaf=is_quantized)

@@ -14,6 +14,7 @@ from flax import struct
 from jax.sharding import Mesh, Sharding
 from jaxtyping import Array
 
+from omnizip_jax.models.quantized import is_quantized
 from omnizip_jax.models.registry import Config, family
 from omnizip_jax.models.sharding import axis_sharding
 
@@ -30,8 +31,9 @@ class Params(struct.PyTreeNode):
         weights: {"audio", "vision", "text"}, each the ``params`` of the module of that name.
         fingerprint: a short digest of the loaded values, equal on every machine; "" for weights
             that were not loaded. ``weights_fingerprint`` is that of the present values.
-        dtype: of the computation and of the cache, whatever the weights are stored in.
+        dtype: of the computation, whatever the weights are stored in.
         mesh: the devices, if there are several.
+        quantized_cache: keep keys and values in 8 bits.
         stop_tokens: ids that end an answer (``eos_token_id`` of ``generation_config.json``); empty
             for those of the tokenizer.
     """
@@ -43,6 +45,12 @@ class Params(struct.PyTreeNode):
     stop_tokens: tuple[int, ...] = struct.field(pytree_node=False, default=())
     dtype: np.dtype = struct.field(pytree_node=False, default=np.dtype(np.float32))
     mesh: Mesh | None = struct.field(pytree_node=False, default=None)
+    quantized_cache: bool = struct.field(pytree_node=False, default=False)
+
+    @property
+    def cache_dtype(self) -> np.dtype:
+        """Type of keys and values in a cache."""
+        return np.dtype(np.int8) if self.quantized_cache else self.dtype
 
     def sharding(self, axes: Sequence[str | None] = ()) -> Sharding:
         """Placement of an array with these logical axes beside the weights."""
@@ -56,6 +64,12 @@ class Params(struct.PyTreeNode):
         tokenizer: Any = self.tokenizer
         names = ["<|im_end|>", "<|endoftext|>"]
         return self.stop_tokens or tuple(tokenizer.convert_tokens_to_ids(names))
+
+
+def precision(weights: Any) -> str:
+    """Type of the matrices of the decoder's layers: float32, bfloat16, int8 or int4."""
+    matrix = weights["text"]["layers"]["mlp"]["up_proj"]["weight"]
+    return f"int{matrix.bits}" if is_quantized(matrix) else matrix.dtype.name
 
 
 def check_params(params: Params) -> None:

@@ -8,10 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
+
+from omnizip_jax.models.quantized import (
+    SCALE_DTYPE,
+    VALUE_DTYPES,
+    QuantizedArray,
+    scales_per_output,
+)
+
+Axes = tuple[str | None, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,32 +36,89 @@ class ArrayInfo:
         names: the released tensors, one for each layer, or a single one.
         released_shape: shape of each released tensor.
         reversed: the released tensors have the axes in reverse order.
+        bits: 8 or 4 if it is a ``QuantizedArray``, otherwise None; ``dtype`` is then that of its
+            released values.
     """
 
     path: tuple[str, ...]
     shape: tuple[int, ...]
     dtype: np.dtype
-    axes: tuple[str | None, ...]
+    axes: Axes
     names: tuple[str, ...]
     released_shape: tuple[int, ...]
     reversed: bool = False
+    bits: int | None = None
 
     @property
     def stacked(self) -> bool:
         return self.axes[0] == "layers"
 
+    def quantized_bits(self, bits: int | None, everything: bool = False) -> int | None:
+        """Bits of its values if the decoder's matrices have so many; None: it is not quantised.
+
+        Args:
+            everything: quantise encoders, embeddings and the logits head too. Encoders and
+                embeddings have 8 bits at least: their errors change what is seen and heard.
+        """
+        tower, *_, module, name = self.path
+        if bits is None or name not in ("weight", "embedding"):
+            return None
+        layers = tower == "text" and self.stacked
+        if not (layers or everything):
+            return None
+        grouped = scales_per_output(self.shape[-1], bits) > 0
+        return bits if (layers or module == "lm_head") and grouped else 8
+
+    @property
+    def arrays(self) -> tuple[ArrayInfo, ...]:
+        """Descriptions of the arrays that it consists of: itself, or values and scales."""
+        if self.bits is None:
+            return (self,)
+        *rows, inputs = self.shape
+        scales = scales_per_output(inputs, self.bits)
+        plain = dataclasses.replace(self, bits=None)
+        return (
+            dataclasses.replace(
+                plain,
+                path=(*self.path, "values"),
+                shape=(*rows, inputs * self.bits // 8),
+                dtype=VALUE_DTYPES[self.bits],
+            ),
+            dataclasses.replace(
+                plain,
+                path=(*self.path, "scales"),
+                shape=(*rows, scales),
+                dtype=SCALE_DTYPE,
+                axes=(*self.axes[:-1], None),
+            ),
+        )
+
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
+        return sum(math.prod(array.shape) * array.dtype.itemsize for array in self.arrays)
 
-    def abstract(self, sharding: jax.sharding.Sharding | None = None) -> jax.ShapeDtypeStruct:
-        """The parameter as JAX's abstract array."""
-        return jax.ShapeDtypeStruct(self.shape, self.dtype, sharding=sharding)
+    def build(self, make: Callable[[ArrayInfo], Any]) -> Any:
+        """An array made by ``make``, or a quantised array of two."""
+        made = map(make, self.arrays)
+        return next(made) if self.bits is None else QuantizedArray(*made)
 
-    def views(self, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield each released name with its part of ``array``, axes in the released order."""
+    def abstract(self, place: Callable[[Axes], jax.sharding.Sharding] | None = None) -> Any:
+        """The parameter as JAX's abstract array, or a ``QuantizedArray`` of them.
+
+        Args:
+            place: logical axes of an array to its placement.
+        """
+
+        def make(array: ArrayInfo) -> jax.ShapeDtypeStruct:
+            sharding = place(array.axes) if place else None
+            return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+        return self.build(make)
+
+    def views(self, array: Any) -> Iterator[tuple[str, Any]]:
+        """Yield each released name with its part of the array, axes in the released order."""
         for i, name in enumerate(self.names):
-            part = array[i] if self.stacked else array
+            part = jax.tree.map(lambda x, i=i: x[i], array) if self.stacked else array
             yield name, part.T if self.reversed else part
 
 

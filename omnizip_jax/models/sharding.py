@@ -88,10 +88,10 @@ def over_heads(
     """Call a kernel that XLA cannot divide: on each device of the mesh for its own heads.
 
     Args:
-        q, keys, values: [T, N, H], [L, S, K, H], [L, S, K, H].
+        q, keys, values: [T, N, H], [L, S, K, H], [L, S, K, H]; the cache may be quantised.
         rest: on every device.
     """
-    mesh = jax.typeof(keys).sharding.mesh
+    mesh = jax.typeof(jax.tree.leaves(keys)[0]).sharding.mesh
     if mesh.empty:
         return attend(q, keys, values, *rest)
     query, cache = P(None, MODEL), P(None, None, MODEL)

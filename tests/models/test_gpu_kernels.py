@@ -9,6 +9,7 @@ import pytest
 from omnizip_jax.models.attention import attend, attend_cached_batch, causal_mask
 from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.gpu_kernels import attend_to_layer
+from omnizip_jax.models.quantized import quantize_vectors
 
 HEADS, KEY_HEADS, SIZE, SLOTS = 6, 2, 16, 150  # not a multiple of the tile of keys
 
@@ -41,3 +42,12 @@ def test_a_batch_attends_to_its_own_caches(cache):
     for row in range(2):
         alone = attend_to_layer(jnp.asarray(q[row : row + 1]), *caches[row], 0, starts[row])
         np.testing.assert_array_equal(given[row], alone[0])
+
+
+@pytest.mark.parametrize(("queries", "start"), [(1, 139), (7, 90)])
+def test_attention_to_a_quantised_cache(cache, queries, start):
+    q = jnp.asarray(np.random.default_rng(1).standard_normal((queries, HEADS, SIZE), np.float32))
+    keys, values = (quantize_vectors(jnp.nan_to_num(part)) for part in cache)
+    given = attend_to_layer(q, keys, values, 1, jnp.int32(start))
+    expected = attend_to_layer(q, keys.dequantize(), values.dequantize(), 1, jnp.int32(start))
+    np.testing.assert_allclose(given, expected, atol=5e-6)

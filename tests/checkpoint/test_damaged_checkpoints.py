@@ -14,6 +14,7 @@ import faulthandler
 import itertools
 import json
 import math
+import os
 import random
 import shutil
 import signal
@@ -34,6 +35,7 @@ from omnizip_jax.checkpoint.convert import convert
 from omnizip_jax.checkpoint.load import load
 from omnizip_jax.models.decoder import Decoder
 from omnizip_jax.models.loaded_model import Params
+from tests.forked_command import start_command
 
 REPOSITORY = Path(__file__).parents[2]
 KILLS = 40
@@ -42,7 +44,6 @@ SECONDS = 60  # beyond them a call hangs
 CONVERSION = """
 import sys
 from omnizip_jax.cli.main import main
-print("ready", flush=True)
 sys.exit(main(["convert", *sys.argv[1:]]))
 """
 
@@ -55,19 +56,20 @@ pytestmark = pytest.mark.slow
 def test_killed_conversions(released_folder, converted, tmp_path, capfd):
     rng = random.Random(0)
     target, unfinished = tmp_path / "model", tmp_path / "model.unfinished"
-    command = [sys.executable, "-c", CONVERSION, str(released_folder), str(target)]
     fingerprint = load(converted).fingerprint
 
-    def run(seconds: float | None) -> tuple[int, float]:
+    def run(seconds: float | None) -> tuple[int | None, float]:
         """Kill a conversion so long after it began; its exit code and how long it took."""
-        with subprocess.Popen(command, cwd=REPOSITORY, stdout=-1, stderr=-3) as process:
-            assert process.stdout and process.stdout.readline() == b"ready\n"
-            began = time.monotonic()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.communicate(timeout=seconds)
-            process.kill()
-            return process.wait(), time.monotonic() - began
+        words, shown = ("convert", str(released_folder), str(target)), Path(os.devnull)
+        process = start_command(*words, out=shown, err=shown)
+        began = time.monotonic()
+        process.join(seconds)
+        process.kill()
+        process.join()
+        return process.exitcode, time.monotonic() - began
 
+    run(None)  # the first one waits for the imports
+    shutil.rmtree(target)
     code, whole = run(None)
     assert code == 0
     outcomes = collections.Counter()

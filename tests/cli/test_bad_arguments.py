@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -19,6 +20,7 @@ from omnizip_jax.checkpoint.atomic_directory import MARKER
 from omnizip_jax.checkpoint.folder import WEIGHTS
 from omnizip_jax.checkpoint.small_model import RELEASED, small_checkpoint
 from omnizip_jax.testbed.synthetic_clips import make_clip
+from tests.forked_command import start_command
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 60  # s
@@ -142,27 +144,41 @@ def places(tmp_path_factory, cache_folder):
     server.server_close()
 
 
-def outcome(typed, redirection, named, places):
+def finished(words, redirection, folder):
+    """Exit code, stdout and stderr of a command; raises ``TimeoutError``."""
+    if not redirection:
+        out, err = (Path(tempfile.mkstemp(dir=folder)[1]) for _ in range(2))
+        process = start_command(*words, out=out, err=err)
+        process.join(LIMIT)
+        if process.is_alive():
+            process.kill()
+            raise TimeoutError
+        return process.exitcode, out.read_bytes(), err.read_bytes()
+    command = [sys.executable, "-m", "omnizip_jax", *words]
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", *map(os.fsencode, command)],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=LIMIT,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def outcome(typed, redirection, named, places, folder):
     """The outcome in one word, and the whole output."""
     words = [word.format(**places).replace("_", " ", word == "_") for word in typed.split()]
-    command = [sys.executable, "-m", "omnizip_jax", *words]
     try:
-        done = subprocess.run(
-            ["sh", "-c", f'exec "$@" {redirection}', "sh", *map(os.fsencode, command)],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=LIMIT,
-        )
-    except subprocess.TimeoutExpired:
+        code, *outputs = finished(words, redirection, folder)
+    except (TimeoutError, subprocess.TimeoutExpired):
         return "hang", ""
-    out, err = (x.decode(errors="replace") for x in (done.stdout, done.stderr))
-    said = f"exit code {done.returncode}\n{out}{err}"
-    if done.returncode < 0 or done.returncode >= 128:
+    out, err = (x.decode(errors="replace") for x in outputs)
+    said = f"exit code {code}\n{out}{err}"
+    if code < 0 or code >= 128:
         return "crash", said
     if "Traceback" in said or "Exception ignored" in said:
         return "traceback", said
-    if done.returncode == 0:
+    if code == 0:
         return "accepted", said
     if named is not None and named.format(**places) not in err:
         return "unnamed", said
@@ -171,12 +187,12 @@ def outcome(typed, redirection, named, places):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="the shell of POSIX")
-def test_fifty_bad_arguments(places):
+def test_fifty_bad_arguments(places, tmp_path):
     plain = [(typed, "", named) for typed, named in [*GENERATE, *STREAM, *OTHERS]]
     cases = [*plain, *REDIRECTED]
     assert len(cases) >= 50
     with ThreadPoolExecutor(2) as pool:
-        outcomes = list(pool.map(lambda case: outcome(*case, places), cases))
+        outcomes = list(pool.map(lambda case: outcome(*case, places, tmp_path), cases))
     tally = collections.Counter(kind for kind, _ in outcomes)
     wrong = [
         f"{kind}: {case[0]!a} {case[1]}\n{said}"

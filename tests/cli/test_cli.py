@@ -71,7 +71,8 @@ def test_generate(folder, capsys, tmp_path):
         [
             *("generate", str(folder / "clip.mp4"), "What happens?"),
             *("--checkpoint", str(folder / "checkpoint"), "--max-new-tokens", "8"),
-            *("--set", "rho_audio=0.4", "--set", "rho_video=0.7", "--picture", str(picture)),
+            *("--set", "rho_audio=0.4", "--set", "rho_video=0.7", "--grid-slots", "144"),
+            *("--picture", str(picture)),
         ]
     )
     out, err = capsys.readouterr()

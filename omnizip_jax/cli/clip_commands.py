@@ -34,7 +34,9 @@ from omnizip_jax.visualize import plot_attention, plot_compression, plot_methods
 def run_generate(arguments: argparse.Namespace) -> None:
     """Print the answer as it is generated, then tokens and times on stderr."""
     method = parse_method(arguments.method, arguments.set)
-    params = load_checkpoint(arguments.checkpoint, arguments.dtype, arguments.devices)
+    params = load_checkpoint(
+        arguments.checkpoint, arguments.dtype, arguments.devices, arguments.cache_dtype
+    )
     answer = generate(
         params,
         arguments.clip,

@@ -21,7 +21,11 @@ from omnizip_jax.window_spec import WindowSpec
 
 
 def load_checkpoint(
-    path: str, dtype: str | None = None, devices: int | None = None, notice: bool = True
+    path: str,
+    dtype: str | None = None,
+    devices: int | None = None,
+    cache_dtype: str | None = None,
+    notice: bool = True,
 ) -> Params:
     """Load a checkpoint, and keep compiled programs in the user's cache folder from now on.
 
@@ -31,7 +35,7 @@ def load_checkpoint(
     enable_compilation_cache()
     if notice and sys.stderr.isatty():
         print(f"[loading {path}]", file=sys.stderr)
-    return load(path, dtype=dtype, mesh=devices)
+    return load(path, dtype=dtype, mesh=devices, cache_dtype=cache_dtype)
 
 
 def run_convert(arguments: argparse.Namespace) -> None:

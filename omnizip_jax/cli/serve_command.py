@@ -29,7 +29,9 @@ def run_serve(arguments: argparse.Namespace) -> None:
         ),
     )
     method = parse_method(arguments.method, arguments.set)
-    params = load_checkpoint(arguments.checkpoint, arguments.dtype, arguments.devices)
+    params = load_checkpoint(
+        arguments.checkpoint, arguments.dtype, arguments.devices, arguments.cache_dtype
+    )
     if arguments.grid_slots is not None:
         model = dataclasses.replace(params.config, grid_slots=arguments.grid_slots)
         params = dataclasses.replace(params, config=model)

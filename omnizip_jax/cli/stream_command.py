@@ -48,7 +48,11 @@ def run_stream(arguments: argparse.Namespace) -> None:
         if display:
             display.show_step("loading the checkpoint")
         params = load_checkpoint(
-            arguments.checkpoint, arguments.dtype, arguments.devices, notice=False
+            arguments.checkpoint,
+            arguments.dtype,
+            arguments.devices,
+            arguments.cache_dtype,
+            notice=False,
         )
         spec = window_spec(arguments, params.config.spec)
         source = stack.enter_context(

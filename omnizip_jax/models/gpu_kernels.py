@@ -110,8 +110,8 @@ def _attend_tile(
             if not is_quantized(cache):
                 return triton.load(cache.at[layer, slots, head], mask=used[:, None], other=0), 1.0
             integers = triton.load(cache.values.at[layer, slots, head], mask=used[:, None], other=0)
-            scales = triton.load(cache.scales.at[layer, slots, head, jnp.int32(0)], mask=used, other=0)
-            return integers.astype(q.dtype), scales
+            scales = cache.scales.at[layer, slots, head, jnp.int32(0)]
+            return integers.astype(q.dtype), triton.load(scales, mask=used, other=0)
 
         (key, key_scale), (value, value_scale) = load(keys), load(values)
         score = triton.dot(q, key, trans_b=True) * (key_scale * size**-0.5)

@@ -6,11 +6,10 @@ import dataclasses
 import json
 import os
 import random
-import signal
-import subprocess
 import sys
 import time
 import types
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import jax
@@ -36,8 +35,7 @@ from omnizip_jax.evaluation.result_files import read_times
 from omnizip_jax.evaluation.run_report import summarise
 from omnizip_jax.media import load_clip
 from tests.evaluation.conftest import made_questions, make_evaluator, rows_of
-
-ROOT = Path(__file__).parents[2]
+from tests.forked_command import start_command
 
 
 @pytest.fixture(scope="module")
@@ -384,35 +382,32 @@ def test_ten_kills_give_the_same_bytes(folder, tmp_path):
     )
     alone, killed = tmp_path / "alone.jsonl", tmp_path / "killed.jsonl"
 
-    def start(out: Path) -> subprocess.Popen[bytes]:
-        command = [
-            sys.executable,
-            "-m",
-            "omnizip_jax",
-            "evaluate",
-            str(questions),
-            "--out",
-            str(out),
-        ]
-        command += ["--checkpoint", "small", "--compare", "all", "random:keep=0.35"]
-        environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    def start(out: Path) -> ForkServerProcess:
+        words = "--checkpoint", "small", "--compare", "all", "random:keep=0.35"
+        shown = Path(os.devnull)
+        return start_command(
+            "evaluate", str(questions), "--out", str(out), *words, out=shown, err=shown
+        )
 
-    assert start(alone).wait() == 0
+    def code(process: ForkServerProcess) -> int | None:
+        process.join()
+        return process.exitcode
+
+    assert code(start(alone)) == 0
     took = min(_seconds(alone), 30.0)
     chance, kills = random.Random(0), 0
     while kills < 10:
         process = start(killed)
-        while not killed.exists() and process.poll() is None:
+        while not killed.exists() and process.is_alive():
             time.sleep(0.05)
         time.sleep(chance.uniform(0, took / 8))
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
+        if process.is_alive():
+            process.kill()
             kills += 1
         elif json.loads(killed.read_text().splitlines()[-1]):
             break  # it finished first
-        process.wait()
-    assert kills >= 5 and start(killed).wait() == 0
+        process.join()
+    assert kills >= 5 and code(start(killed)) == 0
     assert killed.read_bytes() == alone.read_bytes()
 
 

@@ -96,18 +96,20 @@ def scales_per_output(inputs: int, bits: int) -> int:
 def quantize(matrix: np.ndarray, bits: int) -> tuple[QuantizedArray, float]:
     """Quantise a matrix [O, I], or a stack of them, on the host.
 
-    The largest value of an output, or of a group of its inputs, becomes 127 or 7.
+    The largest value of an output, or of a group of its inputs, becomes -128 or -8, whatever its
+    sign; one of the opposite sign is at most 127 or 7. All integers are used then: with 4 bits the
+    error is an eighth less than with -7 to 7.
 
     Returns:
         The quantised array, and the sum of its squared errors.
     """
     scales_each = scales_per_output(matrix.shape[-1], bits)
     groups = matrix.astype(np.float32).reshape(*matrix.shape[:-1], scales_each, -1)
-    largest = 2 ** (bits - 1) - 1
-    scales = np.abs(groups).max(axis=-1) / largest
-    scales = np.where(scales > 0, scales, 1).astype(SCALE_DTYPE)
+    low, high, least = groups.min(axis=-1), groups.max(axis=-1), -(2 ** (bits - 1))
+    largest = np.where(high > -low, high, low)
+    scales = np.where(largest != 0, largest / least, 1).astype(SCALE_DTYPE)
     steps = scales.astype(np.float32)[..., None]
-    integers = np.rint(groups / steps)
+    integers = np.rint(groups / steps).clip(least, -least - 1)
     error = integers * steps - groups
     integers = integers.astype(np.int8)
     if bits == 4:

@@ -141,7 +141,7 @@ def test_bad_input_is_one_message(folder, capsys, arguments, message):
 
 
 def test_ctrl_c_during_a_conversion(capsys, monkeypatch):
-    def stop(*_):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("omnizip_jax.checkpoint.convert.convert", stop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -152,7 +153,8 @@ def test_a_save_of_the_thinker_alone(released_folder, converted, thinker, tmp_pa
     save_file(renamed, source / "model.safetensors")
     convert.convert(source, tmp_path / "model")
     found, expected = load(tmp_path / "model"), load(converted)
-    assert found.config == expected.config
+    # transformers does not save this library's own entry, so the windows are those of the release.
+    assert found.config == dataclasses.replace(expected.config, grid_slots=144)
     jax.tree.map(np.testing.assert_array_equal, found.weights, expected.weights)
 
 

@@ -89,7 +89,7 @@ def run(bench: Bench) -> Iterator[Row]:
 
 
 def cache_bytes(cache: KVCache) -> int:
-    return cache.keys.nbytes + cache.values.nbytes
+    return sum(x.nbytes for x in jax.tree.leaves((cache.keys, cache.values)))
 
 
 class TransformersDecoding:

@@ -58,7 +58,9 @@ def test_a_stacked_matrix_is_multiplied_in_tiles(monkeypatch, outputs, inputs):
 
 @pytest.mark.slow
 def test_every_program_of_the_3b_fits():
-    rows = list(memory.run(Bench("small")))
-    assert len(rows) == 8
-    for row in rows:
-        assert 1 < row.value <= BOUND, row
+    values = {row.name: row.value for row in memory.run(Bench("small"))}
+    longer = {name: values.pop(name) for name in list(values) if "growth" in name}
+    assert longer["memory.growth, all"] <= 1.1
+    assert len(values) == 8
+    for name, value in values.items():
+        assert 1 < value <= BOUND, name

@@ -135,7 +135,15 @@ class TextConfig:
     rms_eps: Annotated[float, positive("rms_norm_eps")]
     max_positions: Annotated[int, integer("max_position_embeddings")]
     tied: bool  # lm_head shares the embedding table
+    head_dim: int = 0  # 0: hidden / heads
+    attention_bias: bool = True  # of the queries, keys and values
+    qk_norm: bool = False  # RMSNorm of each head of the queries and keys
+    mrope_interleaved: bool = False  # the axes of position alternate between frequencies
+    experts: int = 0  # 0: one feed-forward network of width `ffn`
+    experts_per_token: int = 0
+    expert_ffn: int = 0
+    deepstack_layers: int = 0  # first layers, after which features of video tokens are added
 
-    @property
-    def head_dim(self) -> int:
-        return self.hidden // self.heads
+    def __post_init__(self):
+        if not self.head_dim:
+            object.__setattr__(self, "head_dim", self.hidden // self.heads)

@@ -1,4 +1,4 @@
-"""The decoder: a Qwen2.5 language model with TMRoPE and a static key-value cache.
+"""The decoder: a Qwen2.5 or Qwen3 language model with TMRoPE and a static key-value cache.
 
 Layers are stacked and scanned; the cache is in the scan's carry, so that XLA updates it in place.
 """
@@ -178,17 +178,26 @@ class Attention(nn.Module):
         def linear(features: int, use_bias: bool) -> Linear:
             return Linear(features, use_bias, self.dtype, self.backend)
 
-        self.q_proj = linear(config.heads * config.head_dim, True)
-        self.k_proj = linear(config.kv_heads * config.head_dim, True)
-        self.v_proj = linear(config.kv_heads * config.head_dim, True)
+        self.q_proj = linear(config.heads * config.head_dim, config.attention_bias)
+        self.k_proj = linear(config.kv_heads * config.head_dim, config.attention_bias)
+        self.v_proj = linear(config.kv_heads * config.head_dim, config.attention_bias)
         self.o_proj = linear(config.hidden, False)
+        if config.qk_norm:
+            self.q_norm, self.k_norm = (_rms_norm(config, self.dtype) for _ in range(2))
 
     def _heads(self, projected: Float[Array, "T NH"]) -> Float[Array, "T N H"]:
         return projected.reshape(projected.shape[0], -1, self.config.head_dim)
 
+    def _queries(self, x, angle) -> Float[Array, "T N H"]:
+        q = self._heads(self.q_proj(x))
+        return rope.rotate(self.q_norm(q) if self.config.qk_norm else q, angle)
+
+    def _keys(self, x, angle) -> Float[Array, "T K H"]:
+        k = self._heads(self.k_proj(x))
+        return rope.rotate(self.k_norm(k) if self.config.qk_norm else k, angle)
+
     def __call__(self, x, angle, cache: KVCache | BatchedKVCache, layer):
-        q = rope.rotate(self._heads(self.q_proj(x)), angle)
-        k = rope.rotate(self._heads(self.k_proj(x)), angle)
+        q, k = self._queries(x, angle), self._keys(x, angle)
         v = self._heads(self.v_proj(x))
         cache = cache.write(layer, k, v)
         if self.fresh:
@@ -203,10 +212,9 @@ class Attention(nn.Module):
         Without ``keys``: of the token at ``last`` of a sequence ``x`` over those up to it.
         """
         if keys is None:
-            keys = rope.rotate(self._heads(self.k_proj(x)), angle)
+            keys = self._keys(x, angle)
             x, angle = (jax.lax.dynamic_slice_in_dim(y, last, 1) for y in (x, angle))
-        q = rope.rotate(self._heads(self.q_proj(x)), angle)
-        return attention.attention_weights(q, keys, last)
+        return attention.attention_weights(self._queries(x, angle), keys, last)
 
 
 class MLP(nn.Module):
@@ -234,19 +242,21 @@ class Layer(nn.Module):
     fresh: bool
 
     def setup(self):
-        def norm() -> nn.RMSNorm:
-            return nn.RMSNorm(epsilon=self.config.rms_eps, dtype=self.dtype, param_dtype=self.dtype)
-
-        self.input_layernorm, self.post_attention_layernorm = norm(), norm()
+        self.input_layernorm = _rms_norm(self.config, self.dtype)
+        self.post_attention_layernorm = _rms_norm(self.config, self.dtype)
         self.self_attn = Attention(self.config, self.dtype, self.backend, self.fresh)
         self.mlp = MLP(self.config, self.dtype, self.backend)
 
-    def __call__(self, carry, index, angle, first=0):
+    def __call__(self, carry, index, angle, first=0, deepstack=None):
         """Run layer ``index``; ``first`` is the first layer of the cache."""
         x, cache = carry
         out, cache = self.self_attn(self.input_layernorm(x), angle, cache, index - first)
         x = x + out
-        return x + self.mlp(self.post_attention_layernorm(x)), cache
+        x = x + self.mlp(self.post_attention_layernorm(x))
+        if deepstack is not None:
+            last = deepstack.shape[0] - 1
+            x += jnp.where(index > last, 0, deepstack[jnp.minimum(index, last)]).astype(x.dtype)
+        return x, cache
 
     def attention_weights(self, x, angle, last: Int[Array, ""], keys=None) -> Float[Array, "N S"]:
         """``Attention.attention_weights`` from the layer's input."""
@@ -263,7 +273,7 @@ class Decoder(nn.Module):
     def setup(self):
         config = self.config
         self.embed_tokens = Embedding(config.vocabulary, config.hidden, self.dtype, self.backend)
-        self.norm = nn.RMSNorm(epsilon=config.rms_eps, dtype=self.dtype, param_dtype=self.dtype)
+        self.norm = _rms_norm(config, self.dtype)
         if not config.tied:
             self.lm_head = Linear(config.vocabulary, False, self.dtype, self.backend)
         x, angle = jnp.zeros((1, config.hidden), self.dtype), jnp.zeros((1, config.head_dim // 2))
@@ -289,6 +299,7 @@ class Decoder(nn.Module):
         cache: Cache | BatchedCache,
         count: Int[Array, "*B"] | int | None = None,
         fresh: bool = False,
+        deepstack: Float[Array, "K T D"] | None = None,
     ) -> tuple[Float[Array, "T D"], Any]:
         """Run a block of T tokens of one sequence, or one token of each of T sequences.
 
@@ -300,6 +311,8 @@ class Decoder(nn.Module):
             count: tokens of the block that are not padding, by default all; of a batch, 1 for each
                 sequence that appends its token and 0 for each that does not.
             fresh: the cache is known to be empty, so the block attends to itself only.
+            deepstack: added to the hidden states after each of the first K layers: features of the
+                video tokens, zeros for all others.
 
         Returns:
             The last hidden states (normalised), and the cache with the block appended.
@@ -308,7 +321,7 @@ class Decoder(nn.Module):
         segments, first = [], 0
         added = jnp.int32(embeddings.shape[0] if count is None else count)
         for segment in cache if isinstance(cache, tuple) else (cache,):
-            x, segment = self._run(x, angle, segment, first, fresh)
+            x, segment = self._run(x, angle, segment, first, fresh, deepstack)
             first += segment.layers
             segments.append(segment.advance(added))
         return self.norm(x), tuple(segments) if isinstance(cache, tuple) else segments[0]
@@ -322,6 +335,7 @@ class Decoder(nn.Module):
         sizes: tuple[int, ...],
         free_slots: int,
         cache_dtype: jnp.dtype | None = None,
+        deepstack: Float[Array, "K T D"] | None = None,
     ) -> tuple[Float[Array, "S D"], Tokens, tuple[KVCache, ...], Int[Array, " T"]]:
         """Run a whole prompt; each stage removes tokens before the next layer.
 
@@ -332,6 +346,7 @@ class Decoder(nn.Module):
             sizes: static number of slots after each stage (``Stage.bound``).
             free_slots: slots of the cache for the tokens after the prompt.
             cache_dtype: type of the cache, by default that of the computation.
+            deepstack: as in ``__call__``.
 
         Returns:
             The last hidden states (normalised) of the tokens that reach the last layer, their kind
@@ -355,9 +370,9 @@ class Decoder(nn.Module):
             observed = last if stage is None or stage.ahead else last - 1
             angle = rope.angles(tokens.positions, self.config)
             cache = KVCache.empty(self.config, x.shape[0] + free_slots, cache_dtype, last - first)
-            x, cache = self._run(x, angle, cache, first, True, range(first, observed))
+            x, cache = self._run(x, angle, cache, first, True, deepstack, range(first, observed))
             inputs = x
-            x, cache = self._run(x, angle, cache, first, True, range(observed, last))
+            x, cache = self._run(x, angle, cache, first, True, deepstack, range(observed, last))
             segments.append(cache.replace(length=tokens.count))
             slots.append(jnp.arange(x.shape[0]))
             first = last
@@ -371,6 +386,7 @@ class Decoder(nn.Module):
                 index, used = front(keep, size)
                 x, origin, tokens = x[index], origin[index], tokens.gather(index, jnp.sum(used))
                 slots = [slot[index] for slot in slots]
+                deepstack = None if deepstack is None else deepstack[:, index]
                 if stage.prunes_past:
                     pairs = zip(segments, slots, strict=True)
                     segments = [s.gather(slot, tokens.count, free_slots) for s, slot in pairs]
@@ -417,6 +433,7 @@ class Decoder(nn.Module):
         cache: KVCache | BatchedKVCache,
         first: int,
         fresh: bool,
+        deepstack: Float[Array, "K T D"] | None,
         indices: range | None = None,
     ) -> tuple[Float[Array, "T D"], Any]:
         """Pass a block through the layers of a segment, or through ``indices`` of them.
@@ -429,6 +446,7 @@ class Decoder(nn.Module):
             (x, cache),
             angle,
             first,
+            deepstack,
             layers=range(first, first + cache.layers) if indices is None else indices,
             backend=self.backend,
             tokens=x.shape[0],
@@ -442,3 +460,7 @@ class Decoder(nn.Module):
         cache = KVCache.empty(self.config, tokens.shape[0], self.dtype)
         positions = rope.text_positions(0, tokens.shape[0])
         return self.logits(self(self.embed(tokens), positions, cache)[0])
+
+
+def _rms_norm(config: TextConfig, dtype: jnp.dtype) -> nn.RMSNorm:
+    return nn.RMSNorm(epsilon=config.rms_eps, dtype=dtype, param_dtype=dtype)

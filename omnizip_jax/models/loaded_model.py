@@ -68,7 +68,7 @@ class Params(struct.PyTreeNode):
 
 def precision(weights: Any) -> str:
     """Type of the matrices of the decoder's layers: float32, bfloat16, int8 or int4."""
-    matrix = weights["text"]["layers"]["mlp"]["up_proj"]["weight"]
+    matrix = weights["text"]["layers"]["self_attn"]["o_proj"]["weight"]
     return f"int{matrix.bits}" if is_quantized(matrix) else matrix.dtype.name
 
 

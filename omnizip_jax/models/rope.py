@@ -13,10 +13,19 @@ from omnizip_jax.models.config import TextConfig
 
 
 def angles(positions: Int[Array, "3 T"], config: TextConfig) -> Float[Array, "T half"]:
-    """Rotation angle of each frequency; ``mrope_section`` gives its axis."""
+    """Rotation angle of each frequency.
+
+    ``mrope_section`` has the number of frequencies of each axis: consecutive ones, or, interleaved,
+    time, height, width, time, ... as long as height and width have frequencies left, then time.
+    """
     half = config.head_dim // 2
     frequencies = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    axis = jnp.repeat(jnp.arange(3), jnp.array(config.mrope_section), total_repeat_length=half)
+    section = jnp.array(config.mrope_section)
+    if config.mrope_interleaved:
+        axis = jnp.arange(half) % 3
+        axis = jnp.where(jnp.arange(half) < 3 * section[axis], axis, 0)
+    else:
+        axis = jnp.repeat(jnp.arange(3), section, total_repeat_length=half)
     return positions[axis].T.astype(jnp.float32) * frequencies
 
 

@@ -21,7 +21,8 @@ TILED_ROWS = 8  # up to this many rows, a product costs less than a copy of its 
 FUSED_INPUTS = 4096  # of a row that XLA fuses into a product: 16 KiB
 WEIGHT_TILE_BYTES = 2**17  # row serve.batch: 2.7 ms a token; 3.0 with 2**16, 3.5 with 2**18
 QUANTIZED_TILE_VALUES = 2**16  # a few rows: 27 ms for three [11008, 2048]; 35 with half, 41 twice
-LARGE_TILE_VALUES = 2**17  # one row, or many
+LARGE_TILE_VALUES = 2**17  # one row, or more than a few
+MANY_ROWS = 512  # a product with so many takes longer than the conversion of the whole matrix
 LEAST_TILE_ROWS = 16
 QUERY_TILE, KEY_TILE = 128, 512
 
@@ -49,8 +50,16 @@ class StackedMatrix(struct.PyTreeNode):
     index: Int[Array, ""]
 
     def apply(self, x: Float[Array, "T I"]) -> Float[Array, "T O"]:
-        """``x @ matrix.T`` in tiles of rows that stay in a core's cache between copy and use."""
+        """``x @ matrix.T`` in tiles of rows that stay in a core's cache between copy and use.
+
+        Many rows are multiplied by a whole quantised matrix: 67 instead of 91 ms for 2,048 rows and
+        [2752, 512] in 8 bits, and 63 in bfloat16 (row quantized.prefill_int8).
+        """
         _, outputs, inputs = self.stack.shape
+        if isinstance(self.stack, QuantizedArray) and len(x) >= MANY_ROWS:
+            stack, index = hold_in_loop(self.stack, self.index)
+            matrix = jax.tree.map(lambda y: jax.lax.dynamic_index_in_dim(y, index, 0, False), stack)
+            return matrix.multiply(x.astype(jnp.float32)).astype(x.dtype)
         few = 1 < len(x) <= TILED_ROWS
         if isinstance(self.stack, QuantizedArray):
             values = QUANTIZED_TILE_VALUES if few else LARGE_TILE_VALUES

@@ -9,7 +9,7 @@ import pytest
 
 from omnizip_jax.models import cpu_kernels
 from omnizip_jax.models.backend import Backend
-from omnizip_jax.models.cpu_kernels import StackedMatrix
+from omnizip_jax.models.cpu_kernels import MANY_ROWS, StackedMatrix
 from omnizip_jax.models.linear import matmul
 from omnizip_jax.models.quantized import QuantizedArray, dequantized, quantize, scales_per_output
 
@@ -65,7 +65,7 @@ def test_groups_divide_the_inputs():
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("rows", [1, 3, MANY_ROWS])
 @pytest.mark.parametrize("backend", Backend)
 def test_products_equal_those_with_the_matrix_itself(bits, rows, backend):
     stack, x = random_matrix(2, 70, 128), random_matrix(rows, 128)

@@ -27,12 +27,13 @@ from omnizip_jax.evaluation.markdown_tables import difference, percent
 from omnizip_jax.models.loaded_model import Params
 
 QUESTIONS = 1000  # of each difficulty, at least
-PRECISIONS = {
-    "float32": ("float32", False),
-    "int8": ("int8", False),
-    "int4": ("int4", False),
-    "int8, all": ("int8", True),
-    "int4, all": ("int4", True),
+PRECISIONS = {  # dtype of a conversion, whether it quantises everything, dtype of the cache
+    "float32": ("float32", False, None),
+    "int8": ("int8", False, None),
+    "int4": ("int4", False, None),
+    "int8 cache": ("float32", False, "int8"),
+    "int8, all": ("int8", True, None),
+    "int4, all": ("int4", True, None),
 }
 ROWS = {FULL: Row(AllTokens())} | {
     f"{share:.0%}": Row(OmniZipConfig(keep=share)) for share in (0.45, 0.25)
@@ -41,12 +42,12 @@ ROWS = {FULL: Row(AllTokens())} | {
 
 def load_precision(name: str, folder: Path) -> Params:
     """The small model in a precision, converted to a folder if it is not there yet."""
-    dtype, everything = PRECISIONS[name]
+    dtype, everything, cache_dtype = PRECISIONS[name]
     target = folder / name.replace(", ", "_")
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
         print(convert(RELEASED, target, dtype, quantize_all=everything))
-    return load(target, dtype="float32")
+    return load(target, dtype="float32", cache_dtype=cache_dtype)
 
 
 def clips_of(questions: QuestionSet) -> int:

@@ -1,6 +1,6 @@
-"""Suite ``convert``: time and memory of converting a random checkpoint in the released layout.
+"""Suite ``convert``: converting a random checkpoint in the released layout, and loading it.
 
-The 3B shapes (``--preset 3b``) need 20 GB of disk during the run.
+The 3B shapes (``--preset 3b``) need 27 GB of disk during the run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from omnizip_jax.models.qwen2_5_omni.weight_mapping import array_infos, paramete
 
 ROOT = Path(__file__).resolve().parents[1]
 CONVERT = ROOT / "convert" / "hf_to_flax.py"
-DISK_BYTES = 20 * 10**9
+DISK_BYTES = 27 * 10**9
+LOAD = "import sys, omnizip_jax; omnizip_jax.load(sys.argv[1])"
 
 
 def run(bench: Bench) -> Iterator[Row]:
@@ -41,7 +42,13 @@ def run(bench: Bench) -> Iterator[Row]:
         bench.say(f"convert: writing and converting a random checkpoint, sizes tiny and {size}")
         # The tiny model measures Python, JAX and Orbax, which do not depend on the weights.
         _, baseline = convert("tiny", folder / "baseline")
+        _, loaded_baseline = run_python("-c", LOAD, str(folder / "baseline" / "tiny-converted"))
         seconds, peak = convert(size, folder)
+        target = folder / f"{size}-converted"
+        loading, loaded = run_python("-c", LOAD, str(target))
+        shutil.rmtree(target)
+        run_python(str(CONVERT), str(folder / size), str(target), "--dtype", "int8")
+        _, loaded_int8 = run_python("-c", LOAD, str(target))
         tree = parameter_tree(ModelConfig.from_file(folder / size / "config.json"), "bfloat16")
     sizes = {"/".join(info.path): info.nbytes for info in array_infos(tree)}
     largest = max(sizes, key=lambda name: sizes[name])
@@ -60,6 +67,19 @@ def run(bench: Bench) -> Iterator[Row]:
         floor=sizes[largest],
         note=f"peak above the {baseline / 1e6:.0f} MB that the tiny model takes; the bound is "
         f"{(sizes[largest] + SLICE_BYTES) / 1e6:.0f} MB: {largest} and one slice of a shard",
+    )
+    yield bench.figure(
+        "convert.load_memory",
+        (loaded - loaded_baseline) / total,
+        "x",
+        note=f"of the weights, in {loading:.0f} s; the peak is {loaded / 1e9:.2f} GB, of which the "
+        f"tiny model takes {loaded_baseline / 1e9:.2f}",
+    )
+    yield bench.figure(
+        "convert.load_int8",
+        loaded_int8 / loaded,
+        "share",
+        note=f"of the peak in bfloat16, {loaded_int8 / 1e9:.2f} GB",
     )
 
 

@@ -62,6 +62,7 @@ TOKENIZER_FILES = (
     "chat_template.json",
 )
 BATCH_BYTES = 2**28  # built and written at once, unless a single parameter is larger
+CHUNK_BYTES = 2**24  # of the stored arrays: a device reads the chunks of its part
 SPARE_BYTES = 2**26  # on disk, beside the weights
 
 
@@ -213,6 +214,7 @@ class Conversion:
         context = ocp.Context()
         context.memory.deepcopy_host_arrays = False  # the arrays are ours and do not change
         context.array.saving.use_compression = False  # weights hardly shrink, and it takes long
+        context.array.saving.storage_options.chunk_byte_size = CHUNK_BYTES
         remaining = _bytes(self.leaves)
         described, errors = [], {}
         with context, tqdm(total=remaining, unit="B", unit_scale=True, desc="converting") as bar:

@@ -13,6 +13,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import tensorstore
 from jax.sharding import Mesh
 from orbax.checkpoint import v1 as ocp
 
@@ -79,10 +81,34 @@ def load(
         device = jnp.zeros(()).sharding  # the default one
         placed = jax.tree.map(lambda leaf: leaf.update(sharding=device), placed)
     with _damage_named(folder):
-        weights = ocp.load(str(folder / WEIGHTS), placed)
+        weights = _read_arrays(folder / WEIGHTS, placed)
     params = outline.replace(weights=weights, quantized_cache=cache_dtype is not None)
     register_fingerprint(params.weights, params.fingerprint)
     return params
+
+
+def _read_arrays(path: Path, placed: Any) -> Any:
+    """Read the arrays of ``placed``, one after another, each device its own part.
+
+    Orbax itself reads several at once and holds copies of each, which takes 1.6 times the memory
+    of a 3B's weights.
+    """
+    (manifest,) = path.glob("*/manifest.ocdbt")
+    base = {"driver": "file", "path": f"{manifest.parent}/"}
+
+    def read(keys: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        name = jax.tree_util.keystr(keys, simple=True, separator=".")
+        store = {"driver": "ocdbt", "base": base, "path": f"{name}/"}
+        spec = {"driver": "zarr3", "kvstore": store, "fill_missing_data_reads": False}
+        stored = tensorstore.open(spec, open=True).result()
+
+        def read_part(index: Any) -> np.ndarray:
+            return stored[index].read().result().astype(leaf.dtype, copy=False)
+
+        array = jax.make_array_from_callback(leaf.shape, leaf.sharding, read_part)
+        return array.block_until_ready()  # before the next one is read
+
+    return jax.tree_util.tree_map_with_path(read, placed)
 
 
 @jax_defaults()

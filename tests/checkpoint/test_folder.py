@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from orbax.checkpoint import v1 as ocp
 from safetensors.numpy import load_file
 from transformers import AutoTokenizer
 
@@ -54,10 +55,11 @@ def test_home_in_the_path(converted, monkeypatch):
 
 
 def test_a_warning_is_no_damage(converted, monkeypatch):
-    def warn(*_):
+    def warn(*_, **__):
         raise DeprecationWarning("use something else")
 
-    monkeypatch.setattr(ocp, "load", warn)
+    reader = types.SimpleNamespace(open=warn)
+    monkeypatch.setattr(sys.modules[load.__module__], "tensorstore", reader)
     with pytest.raises(DeprecationWarning, match="use something else"):
         load(converted)
 

@@ -257,7 +257,10 @@ def h200(config: Any, devices: int = 1) -> Target:
 
 
 def programs(target: Target, count: int) -> Iterator[Compiled]:
-    """Those of ``generate`` on a clip of ``count`` windows, then those of a stream."""
+    """Those of ``generate`` on a clip of ``count`` windows, then those of a stream.
+
+    On several devices, where XLA takes much longer, those that need the most memory.
+    """
     config, backend, weights = target.config, target.backend, target.weights
     windows = presets.random_windows(1, config)
 
@@ -279,7 +282,10 @@ def programs(target: Target, count: int) -> Iterator[Compiled]:
     padded = bucket(count, WINDOW_BUCKETS)
     encoded = jax.tree.map(lambda x: x.update(shape=(padded, *x.shape[1:])), encoded)
     decode_state = None
-    for name, method in (("all", FULL), ("45 %", KEEP_45), ("35 %", KEEP_35)):
+    methods = {"all": FULL}
+    if target.mesh is None:
+        methods |= {"45 %": KEEP_45, "35 %": KEEP_35}
+    for name, method in methods.items():
         prefill_config = PrefillConfig(
             config, method, config.spec, Modalities(True, True), DTYPE, DTYPE, backend
         )
@@ -287,7 +293,8 @@ def programs(target: Target, count: int) -> Iterator[Compiled]:
         decode_state = found if decode_state is None else decode_state
         yield program
     yield _decoding(target, weights, decode_state, config)
-    yield from _streaming(target, weights, clip(1), config)
+    if target.mesh is None:
+        yield from _streaming(target, weights, clip(1), config)
 
 
 def _first_token(
@@ -425,11 +432,13 @@ def device_columns(
     rows: dict[int, list[Compiled]], weights: dict[int, int]
 ) -> dict[str, list[str]]:
     """Memory of a device while each program runs, all weights included, by number of devices."""
-    names = {"program": [row.name for row in next(iter(rows.values()))]}
-    return names | {
-        f"{count} x": [f"{(weights[count] + row.needed) / 2**30:.2f}" for row in each]
-        for count, each in rows.items()
-    }
+    names = [row.name for row in min(rows.values(), key=len)]
+    columns = {"program": ["weights alone", *names]}
+    for count, each in rows.items():
+        needed = {row.name: row.needed for row in each}
+        sizes = [weights[count], *(weights[count] + needed[name] for name in names)]
+        columns[f"{count} x"] = [f"{size / 2**30:.2f}" for size in sizes]
+    return columns
 
 
 def main() -> None:

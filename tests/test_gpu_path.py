@@ -13,7 +13,15 @@ import pytest
 from jax.extend.core import Jaxpr
 
 import omnizip_jax
-from benchmarks.ahead import Compiled, Target, as_on_gpu, main, programs, weight_copies
+from benchmarks.ahead import (
+    Compiled,
+    Target,
+    as_on_gpu,
+    device_columns,
+    main,
+    programs,
+    weight_copies,
+)
 from benchmarks.presets import PRESETS
 from benchmarks.program_costs import Cost
 from omnizip_jax.inference.prefill import ENCODE_BLOCK
@@ -254,6 +262,15 @@ def test_every_program_lowers_for_a_gpu(monkeypatch, interpreted_kernels):
         assert ("pallas_call" in primitives) == (name not in ("encode_windows", "_evict")), name
         continues = name not in ("encode_windows",)
         assert ("jax.buffer_donor" in text or "tf.aliasing_output" in text) == continues, name
+
+
+def test_memory_of_a_device_includes_the_weights():
+    rows = [Compiled(n, 1.0, 2**30, 2**31, 2**29, 2**29, 0, 0, Cost(), 0, 0, 0) for n in "ab"]
+    assert device_columns({1: rows, 2: rows[:1]}, {1: 2**32, 2: 2**31}) == {
+        "program": ["weights alone", "a"],
+        "1 x": ["4.00", "7.00"],
+        "2 x": ["2.00", "5.00"],
+    }
 
 
 def test_a_missing_compiler_is_reported(monkeypatch):

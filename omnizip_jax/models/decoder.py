@@ -15,7 +15,7 @@ from jax.sharding import Sharding
 from jaxtyping import Array, Float, Int
 
 from omnizip_jax.compression.decoder_stages import Stage, Tokens, check_stages, front
-from omnizip_jax.models import attention, rope
+from omnizip_jax.models import attention, experts, rope
 from omnizip_jax.models import layer_scan as layers
 from omnizip_jax.models.backend import Backend, full_precision
 from omnizip_jax.models.config import TextConfig
@@ -25,7 +25,7 @@ from omnizip_jax.models.quantized import SCALE_DTYPE, QuantizedArray, is_quantiz
 from omnizip_jax.models.sharding import replicate
 
 # Logical axes of the parameters that are split over devices, by the end of their path.
-AXES = {
+AXES = experts.AXES | {
     "q_proj/weight": ("heads", "embed"),
     "q_proj/bias": ("heads",),
     "k_proj/weight": ("kv_heads", "embed"),
@@ -245,7 +245,8 @@ class Layer(nn.Module):
         self.input_layernorm = _rms_norm(self.config, self.dtype)
         self.post_attention_layernorm = _rms_norm(self.config, self.dtype)
         self.self_attn = Attention(self.config, self.dtype, self.backend, self.fresh)
-        self.mlp = MLP(self.config, self.dtype, self.backend)
+        network = experts.Experts if self.config.experts else MLP
+        self.mlp = network(self.config, self.dtype, self.backend)
 
     def __call__(self, carry, index, angle, first=0, deepstack=None):
         """Run layer ``index``; ``first`` is the first layer of the cache."""

@@ -65,19 +65,28 @@ def run(
 
 
 def layer_params(stack: Any, index: jax.Array | int, backend: Backend, tokens: int = 0) -> Any:
-    """One layer's parameters; matrices that the backend tiles remain in the stack."""
-    if isinstance(index, int):
-        return jax.tree.map(lambda leaf: jax.lax.index_in_dim(leaf, index, keepdims=False), stack)
-    if backend.holds_weights:
+    """One layer's parameters; matrices that the backend tiles remain in the stack, and experts."""
+    if backend.holds_weights and not isinstance(index, int):
         stack, index = hold_in_loop(stack, index)
 
     def slice_leaf(path: Any, leaf: Any) -> Any:
-        if is_quantized(leaf):
-            tiled = backend.tiles_quantized
-        else:
-            tiled = path[-1].key == "weight" and backend.tiles_weights(tokens, leaf.shape[-1])
-        if tiled:
-            return StackedMatrix(leaf, index)
-        return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), leaf)
+        if len(leaf.shape) == 4:  # of experts, which are read one by one
+            return StackedMatrix(leaf, jnp.int32(index))
+        if isinstance(index, int):
+            return jax.tree.map(lambda x: jax.lax.index_in_dim(x, int(index), keepdims=False), leaf)
+        if path[-1].key == "weight":
+            return stack_matrix(leaf, index, backend, tokens)
+        return jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False)
 
     return jax.tree_util.tree_map_with_path(slice_leaf, stack, is_leaf=is_quantized)
+
+
+def stack_matrix(stack: Any, index: Any, backend: Backend, rows: int) -> Any:
+    """One matrix of a stack, for a product with some rows; it remains there if that is tiled."""
+    if is_quantized(stack):
+        tiled = backend.tiles_quantized
+    else:
+        tiled = backend.tiles_weights(rows, stack.shape[-1])
+    if tiled:
+        return StackedMatrix(stack, index)
+    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), stack)

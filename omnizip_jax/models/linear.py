@@ -52,7 +52,7 @@ def _sum_rows(terms: Float[Array, "*O I"], backend: Backend) -> Float[Array, "*O
     return functools.reduce(jnp.add, (jnp.sum(part, axis=-1) for part in parts))
 
 
-def _parameter(module: nn.Module, name: str, init: Any, shape: tuple[int, int]) -> Any:
+def weight_parameter(module: nn.Module, name: str, init: Any, shape: tuple[int, ...]) -> Any:
     """A weight of a module in the form in which it was passed; ``init`` makes an array."""
     if module.has_variable("params", name):
         return module.get_variable("params", name)
@@ -74,7 +74,7 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*T I"]) -> Float[Array, "*T O"]:
         init = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
-        weight = _parameter(self, "weight", init, (self.features, x.shape[-1]))
+        weight = weight_parameter(self, "weight", init, (self.features, x.shape[-1]))
         out = matmul(x, weight, self.backend)
         if self.use_bias:
             out += self.param("bias", nn.initializers.zeros, (self.features,), self.dtype)
@@ -91,7 +91,7 @@ class Embedding(nn.Module):
 
     def setup(self):
         init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", out_axis=0)
-        self.embedding = _parameter(self, "embedding", init, (self.entries, self.features))
+        self.embedding = weight_parameter(self, "embedding", init, (self.entries, self.features))
 
     def __call__(self, tokens: Int[Array, "*T"]) -> Float[Array, "*T D"]:
         """The rows of the tokens."""

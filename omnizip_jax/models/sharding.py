@@ -22,6 +22,7 @@ RULES = {
     "kv_heads": (MODEL,),
     "ffn": (MODEL, EXTRA),
     "vocab": (MODEL, EXTRA),
+    "experts": (MODEL, EXTRA),
     "audio_heads": (MODEL, EXTRA),
     "audio_ffn": (MODEL, EXTRA),
     "vision_heads": (MODEL, EXTRA),
@@ -98,6 +99,30 @@ def over_heads(
     specs = query, cache, cache, *(P() for _ in rest)
     call = jax.shard_map(attend, mesh=mesh, in_specs=specs, out_specs=query, check_vma=False)
     return call(q, keys, values, *rest)
+
+
+def over_experts(apply: Callable[..., jax.Array], networks: Any, *rest: jax.Array) -> jax.Array:
+    """Sum the results of the experts: on each device of the mesh those of its own ones.
+
+    Args:
+        apply: of the networks, the number of the first expert in them, and ``rest``.
+        networks: ``StackedMatrix`` of all experts, by name.
+        rest: on every device.
+    """
+    stack = jax.tree.leaves(networks)[0]
+    mesh, experts = jax.typeof(stack).sharding.mesh, stack.shape[1]
+    axes = None if mesh.empty else _mesh_axes("experts", mesh, {"experts": experts})
+    if axes is None:
+        return apply(networks, 0, *rest)
+
+    def apply_own(networks: Any, *rest: jax.Array) -> jax.Array:
+        own = jax.tree.leaves(networks)[0].shape[1]
+        return jax.lax.psum(apply(networks, jax.lax.axis_index(axes) * own, *rest), axes)
+
+    own = jax.tree.map(lambda x: P(None, axes) if x.ndim else P(), networks)
+    specs = own, *(P() for _ in rest)
+    call = jax.shard_map(apply_own, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
+    return call(networks, *rest)
 
 
 def replicate(tree: Any, weights: Any) -> Any:

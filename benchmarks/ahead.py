@@ -52,8 +52,9 @@ from omnizip_jax.inference.sequence import (
 from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.decoder import CACHE_AXES, KVCache
 from omnizip_jax.models.qwen2_5_omni.encoders import encode_windows
-from omnizip_jax.models.qwen2_5_omni.weight_mapping import axis_sizes, parameter_tree
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import parameter_tree
 from omnizip_jax.models.sharding import axis_sharding, make_mesh
+from omnizip_jax.models.weight_mapping import axis_sizes
 from omnizip_jax.types import EncodedClip, Window
 
 DTYPE = jnp.dtype(jnp.bfloat16)

@@ -18,7 +18,8 @@ from benchmarks.random_checkpoint import SIZES
 from benchmarks.run_state import Bench
 from omnizip_jax.checkpoint.safetensors_index import SLICE_BYTES
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.weight_mapping import array_infos, parameter_tree
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import parameter_tree
+from omnizip_jax.models.weight_mapping import array_infos
 
 ROOT = Path(__file__).resolve().parents[1]
 CONVERT = ROOT / "convert" / "hf_to_flax.py"

@@ -112,12 +112,15 @@ class EncodedWindow(struct.PyTreeNode):
         audio: embeddings, and the last layer's queries and keys for the audio score (eq. 2).
         video, video_mask: embeddings of each grid, and the slots that hold one.
         vision: only for methods whose ``wants`` has "vision".
+        deepstack: rows for the video tokens, which are added to the hidden states after each of
+            the decoder's first K layers; None in families without DeepStack.
     """
 
     audio: AudioFeatures
     video: Float[Array, "*W G P D"]
     video_mask: Bool[Array, "*W G P"]
     vision: VisionFeatures | None = None
+    deepstack: Float[Array, "*W K G P D"] | None = None
 
 
 class EncodedClip(struct.PyTreeNode):

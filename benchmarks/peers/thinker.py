@@ -12,10 +12,12 @@ from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditio
 
 from benchmarks.machine import synchronised, torch_device
 from benchmarks.prompts import Prompt
+from omnizip_jax.models.encoder_layers import normalise
 from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.vision import normalise
-from omnizip_jax.models.qwen2_5_omni.weight_mapping import array_infos, parameter_tree
+from omnizip_jax.models.qwen2_5_omni.vision import PIXEL_MEAN, PIXEL_STD
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import parameter_tree
+from omnizip_jax.models.weight_mapping import array_infos
 from omnizip_jax.types import Window
 
 # transformers 5 renames the released modules.
@@ -53,7 +55,8 @@ class Thinker:
         media += [self.config.audio_token] * int((windows.mel_length[0] + 1) // 4)
         ids = torch.tensor(np.concatenate([prompt.prefix, media * count, prompt.suffix]))[None]
         patches = np.asarray(windows.patches)[:, :, : cells.prod() * unit**2]
-        pixels = np.asarray(normalise(jnp.asarray(patches.reshape(-1, patches.shape[-1]))))
+        flat = jnp.asarray(patches.reshape(-1, patches.shape[-1]))
+        pixels = np.asarray(normalise(flat, PIXEL_MEAN, PIXEL_STD))
         mel = np.concatenate(list(np.asarray(windows.mel)), axis=1)
         values = {
             "input_ids": ids.long(),

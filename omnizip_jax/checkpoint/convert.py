@@ -49,7 +49,8 @@ from omnizip_jax.models.loaded_model import describe_array, digest
 from omnizip_jax.models.parameters import ArrayInfo
 from omnizip_jax.models.quantized import quantize
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.weight_mapping import array_infos, parameter_tree
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import parameter_tree
+from omnizip_jax.models.weight_mapping import array_infos
 
 TOKENIZER_FILES = (
     "tokenizer.json",

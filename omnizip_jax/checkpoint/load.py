@@ -38,8 +38,9 @@ from omnizip_jax.models.loaded_model import Params, digest, register_fingerprint
 from omnizip_jax.models.parameters import ArrayInfo
 from omnizip_jax.models.quantized import VALUE_DTYPES
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.weight_mapping import array_infos, axis_sizes, parameter_tree
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import parameter_tree
 from omnizip_jax.models.sharding import axis_sharding, check_mesh, make_mesh
+from omnizip_jax.models.weight_mapping import array_infos, axis_sizes
 from omnizip_jax.window_spec import check_flags
 
 ADVICE = "write one with `omnizip convert SOURCE TARGET`"

@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 
 from omnizip_jax.models.parameters import ArrayInfo
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.weight_mapping import EMBEDDING, HEAD, LEFT_OUT
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import LEFT_OUT
+from omnizip_jax.models.weight_mapping import EMBEDDING, HEAD
 
 DTYPES = {"BF16": jnp.bfloat16, "F16": jnp.float16, "F32": jnp.float32}
 

@@ -18,7 +18,7 @@ from omnizip_jax.compression.decoder_stages import Stage, Tokens, check_stages, 
 from omnizip_jax.models import attention, experts, rope
 from omnizip_jax.models import layer_scan as layers
 from omnizip_jax.models.backend import Backend, full_precision
-from omnizip_jax.models.config import TextConfig
+from omnizip_jax.models.config import BaseModelConfig, TextConfig
 from omnizip_jax.models.cpu_kernels import slice_layer
 from omnizip_jax.models.linear import Embedding, Linear
 from omnizip_jax.models.quantized import SCALE_DTYPE, QuantizedArray, is_quantized, quantize_vectors
@@ -465,3 +465,10 @@ class Decoder(nn.Module):
 
 def _rms_norm(config: TextConfig, dtype: jnp.dtype) -> nn.RMSNorm:
     return nn.RMSNorm(epsilon=config.rms_eps, dtype=dtype, param_dtype=dtype)
+
+
+def bound_decoder(
+    weights: Any, config: BaseModelConfig, dtype: jnp.dtype, backend: Backend = Backend.CPU
+) -> Decoder:
+    """Bind the decoder to its weights; use it inside the same JAX transformation."""
+    return Decoder(config.text, dtype, backend).bind({"params": weights["text"]})

@@ -9,10 +9,10 @@ import pytest
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.weight_mapping import (
     abstract_params,
-    array_infos,
     parameter_tree,
     released_shapes,
 )
+from omnizip_jax.models.weight_mapping import array_infos
 
 AUDIO = {
     "num_mel_bins": 128,

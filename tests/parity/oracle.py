@@ -9,8 +9,9 @@ import torch
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 from benchmarks.prompts import Prompt
+from omnizip_jax.models.encoder_layers import normalise
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.vision import normalise
+from omnizip_jax.models.qwen2_5_omni.vision import PIXEL_MEAN, PIXEL_STD
 from omnizip_jax.types import Window
 from tests.models.hf import to_flax
 
@@ -51,7 +52,8 @@ class Thinker:
             if grids.any():
                 patches = np.asarray(windows.patches)[grids][:, : cells.prod() * unit]
                 flat = patches.reshape(-1, patches.shape[-1])
-                out["pixel_values_videos"] = torch.tensor(np.asarray(normalise(flat)))
+                pixels = np.asarray(normalise(flat, PIXEL_MEAN, PIXEL_STD))
+                out["pixel_values_videos"] = torch.tensor(pixels)
                 out["video_grid_thw"] = torch.tensor(
                     [[grids.sum(), *(cells * self.config.vision.merge)]]
                 )

@@ -1,12 +1,9 @@
 """Qwen2.5-Omni: sizes, encoders, decoder, parameters, prompt markers and positions."""
 
+from omnizip_jax.models.decoder import bound_decoder
+from omnizip_jax.models.encode import check_spec
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.encoders import (
-    bound_decoder,
-    check_spec,
-    encode_window,
-    encode_windows,
-)
+from omnizip_jax.models.qwen2_5_omni.encoders import encode_window, encode_windows
 from omnizip_jax.models.qwen2_5_omni.prompt import (
     DEFAULT_SYSTEM,
     audio_tokens,
@@ -18,7 +15,6 @@ from omnizip_jax.models.qwen2_5_omni.prompt import (
 from omnizip_jax.models.qwen2_5_omni.weight_mapping import (
     LEFT_OUT,
     abstract_params,
-    array_infos,
-    axis_sizes,
     parameter_tree,
 )
+from omnizip_jax.models.weight_mapping import array_infos, axis_sizes

@@ -13,67 +13,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from omnizip_jax.models import layer_scan as layers
-from omnizip_jax.models.attention import attend
 from omnizip_jax.models.backend import Backend, full_precision
+from omnizip_jax.models.encoder_layers import layer_norm, run_layers, sinusoids
 from omnizip_jax.models.linear import Linear
 from omnizip_jax.models.qwen2_5_omni.config import AudioConfig
 from omnizip_jax.types import AudioFeatures
-
-POSITION_TIMESCALE = 10000.0  # longest wavelength of the sinusoids, over 2 pi
-# Logical axes of the parameters that are split over devices, by the end of their path.
-AXES = {
-    "q_proj/weight": ("audio_heads", "embed"),
-    "q_proj/bias": ("audio_heads",),
-    "k_proj/weight": ("audio_heads", "embed"),
-    "v_proj/weight": ("audio_heads", "embed"),
-    "v_proj/bias": ("audio_heads",),
-    "out_proj/weight": ("embed", "audio_heads"),
-    "fc1/weight": ("audio_ffn", "embed"),
-    "fc1/bias": ("audio_ffn",),
-    "fc2/weight": ("embed", "audio_ffn"),
-}
-
-
-class AudioAttention(nn.Module):
-    """Self-attention that also returns its queries and keys."""
-
-    config: AudioConfig
-    dtype: jnp.dtype
-    backend: Backend
-
-    @nn.compact
-    def __call__(self, x, mask):
-        width, heads = self.config.hidden, (x.shape[0], self.config.heads, self.config.head_dim)
-        linear = functools.partial(Linear, width, dtype=self.dtype, backend=self.backend)
-        q = linear(name="q_proj")(x).reshape(heads)
-        k = linear(name="k_proj", use_bias=False)(x).reshape(heads)
-        v = linear(name="v_proj")(x).reshape(heads)
-        out = attend(q, k, v, mask, self.backend.fused_attention).reshape(x.shape)
-        return linear(name="out_proj")(out), q, k
-
-
-class AudioLayer(nn.Module):
-    """One pre-norm layer, with the signature of ``layers.run``: carry in, carry out.
-
-    Queries and keys are part of the carry, so that only the last layer's are returned.
-    """
-
-    config: AudioConfig
-    dtype: jnp.dtype
-    backend: Backend
-
-    @nn.compact
-    def __call__(self, carry, index, mask):
-        linear = functools.partial(Linear, dtype=self.dtype, backend=self.backend)
-        norm = functools.partial(_layer_norm, self.dtype)
-        x, _, _ = carry
-        attention = AudioAttention(self.config, self.dtype, self.backend, name="self_attn")
-        out, q, k = attention(norm("self_attn_layer_norm")(x), mask)
-        x = x + out
-        out = linear(self.config.ffn, name="fc1")(norm("final_layer_norm")(x))
-        x = x + linear(self.config.hidden, name="fc2")(nn.gelu(out, approximate=False))
-        return x, q, k
 
 
 class AudioEncoder(nn.Module):
@@ -114,33 +58,10 @@ class AudioEncoder(nn.Module):
         # The second convolution must read the zeros that follow a shorter input.
         x = nn.gelu(conv(name="conv1")(mel.T * mel_mask), approximate=False) * mel_mask
         x = nn.gelu(conv(name="conv2", strides=2)(x), approximate=False)
-        x = x + _sinusoids(frames, config.hidden).astype(self.dtype)
+        x = x + sinusoids(frames, config.hidden).astype(self.dtype)
 
-        # Padding attends to padding, so that no row of the softmax is empty.
-        mask = (frame_mask[:, None] == frame_mask)[None]
-        layer = AudioLayer(config, self.dtype, self.backend, parent=None)
-        heads = jnp.zeros((frames, config.heads, config.head_dim), self.dtype)
-        carry = (x, heads, heads)
-        stack = layers.stacked(self, "layers", layer, config.layers, carry, 0, mask)
-        x, queries, keys = layers.run(
-            layer, stack, carry, mask, layers=range(config.layers), backend=self.backend
-        )
-
+        x, queries, keys = run_layers(self, x, frame_mask, key_bias=False)
         pooled = x[: frames // 2 * 2].reshape(frames // 2, 2, -1).mean(axis=1)
-        pooled = _layer_norm(self.dtype, "ln_post")(pooled)
+        pooled = layer_norm(self.dtype, "ln_post")(pooled)
         project = Linear(config.output, True, self.dtype, self.backend, name="proj")
         return AudioFeatures(project(pooled), token_mask, queries, keys, frame_mask)
-
-
-def _layer_norm(dtype: jnp.dtype, name: str) -> nn.LayerNorm:
-    return nn.LayerNorm(
-        epsilon=1e-5, dtype=dtype, param_dtype=dtype, use_fast_variance=False, name=name
-    )
-
-
-def _sinusoids(length: int, channels: int) -> Float[Array, "T D"]:
-    """Whisper's absolute positions: sines in the first half of the channels, then cosines."""
-    steps = jnp.arange(channels // 2, dtype=jnp.float32)
-    frequencies = jnp.exp(-jnp.log(POSITION_TIMESCALE) / (channels // 2 - 1) * steps)
-    angle = jnp.arange(length, dtype=jnp.float32)[:, None] * frequencies
-    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=1)

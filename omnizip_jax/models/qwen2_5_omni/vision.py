@@ -14,11 +14,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
-from omnizip_jax.compression.omnizip_audio import received_attention
 from omnizip_jax.models import layer_scan as layers
 from omnizip_jax.models import rope
 from omnizip_jax.models.attention import attend
 from omnizip_jax.models.backend import Backend, full_precision
+from omnizip_jax.models.encoder_layers import (
+    PatchEmbed,
+    check_patches,
+    normalise,
+    patch_positions,
+    rotary_angles,
+    token_features,
+)
 from omnizip_jax.models.linear import Linear
 from omnizip_jax.models.qwen2_5_omni.config import VisionConfig
 from omnizip_jax.types import VisionFeatures
@@ -27,7 +34,6 @@ from omnizip_jax.types import VisionFeatures
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
-ROPE_THETA = 10000.0
 RMS_EPS = 1e-6
 
 # Logical axes of the parameters that are split over devices, by the end of their path.
@@ -119,18 +125,6 @@ class VisionBlock(nn.Module):
         return x, kept
 
 
-class PatchEmbed(nn.Module):
-    """Convolution over patches with a stride of one patch: one matrix."""
-
-    config: VisionConfig
-    dtype: jnp.dtype
-    backend: Backend
-
-    @nn.compact
-    def __call__(self, pixels):
-        return Linear(self.config.hidden, False, self.dtype, self.backend, name="proj")(pixels)
-
-
 class PatchMerger(nn.Module):
     """Projection of the ``merge**2`` patches of a token to the decoder's width."""
 
@@ -178,11 +172,7 @@ class VisionEncoder(nn.Module):
             ValueError: ``patches`` has another shape.
         """
         config, unit = self.config, self.config.merge**2
-        if patches.ndim != 2 or patches.shape[0] % unit or patches.shape[1] != config.patch_values:
-            raise ValueError(
-                f"expected the patches of one grid, shape (slots * {unit}, {config.patch_values}), "
-                f"got {patches.shape}; vmap over several grids"
-            )
+        check_patches(patches, config)
         slots = patches.shape[0] // unit
         # The windowed layers need whole blocks.
         padding = -slots % (_patches_in_window(config) // unit)
@@ -192,15 +182,16 @@ class VisionEncoder(nn.Module):
         order = jnp.argsort(window)  # windows are contiguous, padding is last
         patches = patches.reshape(-1, unit, config.patch_values)[order]
         window = jnp.repeat(window[order], unit)
-        angle = rotary_angles(cell[order], config)
+        angle = rotary_angles(patch_positions(cell[order], config.merge), config)
         real = window < 2 * (slots + padding)
         first, last = (window.reshape(-1, _patches_in_window(config))[:, at] for at in (0, -1))
         cross = jnp.any((first[1:] == last[:-1]) & (first[1:] < 2 * (slots + padding)))
         if not self.backend.windows_in_sequence:  # a choice under vmap would compute all
             cross = jnp.bool_(True)
 
-        x = normalise(patches.reshape(-1, config.patch_values)).astype(self.dtype)
-        x = PatchEmbed(config, self.dtype, self.backend, name="patch_embed")(x)
+        patches = patches.reshape(-1, config.patch_values)
+        x = normalise(patches, PIXEL_MEAN, PIXEL_STD).astype(self.dtype)
+        x = PatchEmbed(config, self.dtype, self.backend, False, name="patch_embed")(x)
         full = jnp.array([layer in config.full_attention_layers for layer in range(config.layers)])
         returned = jnp.arange(config.layers) == max(config.full_attention_layers, default=-1)
         block = VisionBlock(config, self.dtype, self.backend, parent=None)
@@ -216,17 +207,8 @@ class VisionEncoder(nn.Module):
         if kept is None:
             return tokens[back], None
         q, k = kept
-        of_patches = received_attention(q, real, k, real), k.astype(jnp.float32).mean(1)
-        received, keys = (y.reshape(-1, unit, *y.shape[1:]).mean(1)[back] for y in of_patches)
-        return tokens[back], VisionFeatures(received, keys)
-
-
-def normalise(patches: UInt8[Array, "patches values"]) -> Float[Array, "patches values"]:
-    """Normalise pixels with CLIP's mean and deviation, float32."""
-    count, values = patches.shape
-    channels = patches.reshape(count, len(PIXEL_MEAN), -1).astype(jnp.float32) / 255
-    mean, std = jnp.array(PIXEL_MEAN)[:, None], jnp.array(PIXEL_STD)[:, None]
-    return ((channels - mean) / std).reshape(count, values)
+        features = token_features(q, k, real, config.merge)
+        return tokens[back], jax.tree.map(lambda x: x[back], features)
 
 
 def window_layout(
@@ -245,19 +227,6 @@ def window_layout(
     full = (row // side < rows // side) & (column // side < columns // side)
     window = jnp.where(full, window, slots + window)
     return jnp.where(row < rows, window, 2 * slots), jnp.stack([row, column], axis=1)
-
-
-def rotary_angles(cell: Int[Array, "P 2"], config: VisionConfig) -> Float[Array, "patches half"]:
-    """Rotation angles of queries and keys: half of them by the patch's row, half by its column.
-
-    Args:
-        cell: row and column of each token; its patches are row-major inside it.
-    """
-    count, merge = config.head_dim // 4, config.merge
-    inside = jnp.stack(jnp.divmod(jnp.arange(merge**2), merge), axis=1)
-    position = (cell[:, None] * merge + inside).reshape(-1, 2, 1)
-    frequencies = ROPE_THETA ** (-jnp.arange(count, dtype=jnp.float32) / count)
-    return (position * frequencies).reshape(-1, 2 * count)
 
 
 def attend_windows(

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from omnizip_jax.checkpoint.small_model import RELEASED
+from omnizip_jax.models.encode import check_spec
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.encoders import check_spec
 from omnizip_jax.testbed.synthetic_clips import SPEC
 from omnizip_jax.window_spec import WindowSpec
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as networks
 
+from omnizip_jax.models.encoder_layers import normalise
 from omnizip_jax.models.qwen2_5_omni.config import VisionConfig
-from omnizip_jax.models.qwen2_5_omni.vision import VisionEncoder, normalise
+from omnizip_jax.models.qwen2_5_omni.vision import PIXEL_MEAN, PIXEL_STD, VisionEncoder
 from tests.models import hf
 from tests.models.hf import to_flax
 
@@ -70,7 +71,7 @@ def in_slots(patches, slots=SLOTS):
 
 
 def run_oracle(oracle, patches, rows, columns, grids=1):
-    pixels = torch.from_numpy(np.array(normalise(jnp.asarray(patches))))
+    pixels = torch.from_numpy(np.array(normalise(jnp.asarray(patches), PIXEL_MEAN, PIXEL_STD)))
     size = torch.tensor([[grids, rows * CONFIG.merge, columns * CONFIG.merge]])
     with torch.no_grad():
         return oracle(pixels, grid_thw=size).pooler_output.numpy()
@@ -202,7 +203,8 @@ def test_pixels_are_normalised_as_by_the_image_processor():
     std = np.array([0.26862954, 0.26130258, 0.27577711]).repeat(CONFIG.patch_values // 3)
     patches = random_grid(2, 2)
     expected = (patches / 255 - mean) / std
-    np.testing.assert_allclose(normalise(jnp.asarray(patches)), expected, atol=1e-5)
+    ours = normalise(jnp.asarray(patches), PIXEL_MEAN, PIXEL_STD)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
 @pytest.mark.slow

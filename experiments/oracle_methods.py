@@ -14,7 +14,7 @@ from omnizip_jax.compression.counts import as_fraction, proportion, round_share
 from omnizip_jax.compression.method import Budget, Counts, Method, check_shares
 from omnizip_jax.compression.novelty_weights import RunningMeans
 from omnizip_jax.compression.surprise import Surprise
-from omnizip_jax.inference.sequence import interleave
+from omnizip_jax.inference.sequence import slots_of
 from omnizip_jax.testbed.synthetic_clips import SPEC, SyntheticClip
 from omnizip_jax.types import EncodedWindow, Selection
 
@@ -76,8 +76,8 @@ class Oracle(Method):
             raise ValueError("Oracle needs windows with annotated objects: pass AnnotatedWindow")
         assert windows.audio_objects is not None and windows.video_objects is not None
         audio, video = windows.audio.token_mask, windows.video_mask
-        exists = interleave(video, audio)
-        objects = interleave(windows.video_objects, windows.audio_objects) & exists
+        exists = slots_of(video, audio)
+        objects = slots_of(windows.video_objects, windows.audio_objects) & exists
         first = jnp.minimum(budget.total, jnp.sum(objects))
         keep = spread(objects, first) | spread(exists & ~objects, budget.total - first)
         rows = keep.reshape(len(audio), -1)

@@ -13,14 +13,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from omnizip_jax.compression import Method
 from omnizip_jax.compression.decoder_stages import Stage
 from omnizip_jax.compression.method import Budget, Counts
 from omnizip_jax.inference.inputs import UserTurn
 from omnizip_jax.inference.prefill import prefill_turn
-from omnizip_jax.inference.sequence import interleave, token_counts
+from omnizip_jax.inference.sequence import geometry, slot_order, slots_of, token_counts
 from omnizip_jax.media import Clip
 from omnizip_jax.models.backend import Backend, jax_defaults
 from omnizip_jax.models.decoder import KVCache
@@ -78,9 +78,9 @@ def compute_attention_maps(
         backend=context.prefill_config.backend,
     )
     before = len(turn.texts[0].tokens) + len(context.prefill_config.markers)
-    exists, kind, window = _tokens(clip, config)
-    shares = interleave(*map(jnp.asarray, reversed(layer_shares(trace))))
-    depth = np.rint(np.asarray(shares)[exists] * config.text.layers)
+    slots, kind, window = _tokens(clip, config)
+    shares = np.asarray(slots_of(*map(jnp.asarray, reversed(layer_shares(trace)))))
+    depth = np.rint(shares[slots] * config.text.layers)
     media, text, first = [], [], 0
     for row in map(np.asarray, rows):
         read = depth > first
@@ -123,20 +123,23 @@ class _KeepsAllKeys(Method):
 
 def _tokens(
     clip: Clip, config: Config
-) -> tuple[Bool[np.ndarray, " slots"], Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
-    """The slots of a clip that hold a token, and the kind and the window of these tokens."""
+) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
+    """The slot of each token of a clip in the order of the prompt, its kind and its window."""
     windows, spec = clip.windows, clip.spec
     count = len(windows.mel_length)
     audio, _ = token_counts(windows, config)
     cells = np.asarray(windows.grid_size).prod(1)[:, None, None]
     video_mask = np.asarray(windows.grid_mask)[..., None] & (np.arange(spec.grid_slots) < cells)
     audio_mask = np.arange(spec.audio_slots) < audio[:, None]
-    exists = np.asarray(interleave(*map(jnp.asarray, (video_mask, audio_mask))))
+    exists = np.asarray(slots_of(*map(jnp.asarray, (video_mask, audio_mask))))
+    order = slot_order(geometry(windows), spec.grid_slots, spec.audio_slots, config)
+    slots = np.arange(len(exists)) if order is None else np.asarray(order)
+    slots = slots[exists[slots]]
     kind = np.tile(
         np.repeat([TokenKind.VIDEO, TokenKind.AUDIO], [spec.video_slots, spec.audio_slots]), count
     )
     window = np.repeat(np.arange(count), spec.slots)
-    return exists, kind[exists], window[exists]
+    return slots, kind[slots], window[slots]
 
 
 @functools.partial(jax.jit, static_argnames=("config", "dtype", "backend"))

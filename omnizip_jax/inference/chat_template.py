@@ -36,9 +36,11 @@ class Text:
 
     @classmethod
     def after(cls, clip: Modalities | None, tokens: Int[np.ndarray, " T"], config: Config) -> Text:
-        """The end markers of a clip (or None), which share a position, and tokens after them."""
-        ends = () if clip is None else family(config).end_markers(config, clip.audio, clip.video)
-        offsets = np.arange(len(ends) + len(tokens), dtype=np.int32) - (len(ends) > 1)
+        """The end markers of a clip (or None), and tokens after them."""
+        own = family(config)
+        ends = () if clip is None else own.end_markers(config, clip.audio, clip.video)
+        shared = own.MARKERS_SHARE_POSITION and len(ends) > 1
+        offsets = np.arange(len(ends) + len(tokens), dtype=np.int32) - shared
         return cls(np.concatenate([np.array(ends, np.int32), tokens]), np.maximum(offsets, 0))
 
 

@@ -35,8 +35,8 @@ class SlotMetadata(struct.PyTreeNode):
             of their video.
         unit: number of the window, text or start that wrote the slot; ascending along the cache.
         time: position at which its unit begins.
-        base: position at which its video begins, from which rows and columns count; for text the
-            same as ``time``. Ascending along the cache.
+        base: position at which its video begins, after the start tokens, from which rows and
+            columns count; for text the same as ``time``. Ascending along the cache.
         importance: 1 for an average token; the least important slots are evicted first.
     """
 
@@ -79,10 +79,20 @@ class PrefillConfig:
 
     @property
     def markers(self) -> tuple[int, ...]:
-        """Start tokens of a clip; all have one position."""
+        """Start tokens of a clip."""
         return family(self.config).start_markers(
             self.config, self.modalities.audio, self.modalities.video
         )
+
+    @property
+    def marker_positions(self) -> int:
+        """Positions that the start tokens take."""
+        return 1 if family(self.config).MARKERS_SHARE_POSITION else len(self.markers)
+
+    @property
+    def window_positions(self) -> int:
+        """The most positions that one streamed window takes, start tokens included."""
+        return self.config.window_positions + self.marker_positions
 
     @property
     def window_capacity(self) -> int:

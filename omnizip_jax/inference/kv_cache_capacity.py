@@ -199,7 +199,8 @@ def evict_slots(
     first_of_unit = moves & ((old.unit != jnp.roll(old.unit, 1)) | ~jnp.roll(moves, 1))
     elapsed = jnp.cumsum(jnp.where(first_of_unit, duration, 0))
     time = jnp.where(moves, origin + elapsed - duration, old.time)
-    video = jax.lax.cummax(jnp.where(moves & (old.kind == TokenKind.START), time + 1, 0))
+    start = moves & (old.kind == TokenKind.START)
+    video = jax.lax.cummax(jnp.where(start, time + old.base - old.time, 0))
     base = jnp.where(moves & (old.kind != TokenKind.TEXT), video, time)
 
     time_shift = time - old.time

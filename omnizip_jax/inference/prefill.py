@@ -43,6 +43,7 @@ from omnizip_jax.inference.sequence import (
     geometry,
     pad_text,
     pad_windows,
+    slot_order,
     state_after_text,
     state_after_windows,
     text_sequence,
@@ -130,7 +131,9 @@ def extend_cache(
         block = held.gather(jax.lax.dynamic_slice(index, (start,), (chunk,)), used)
         tokens = jnp.sum(used)
         slots = slots.write(block.slots, cache.length)
-        hidden, cache = decoder(block.embeddings, block.positions, cache, tokens)
+        hidden, cache = decoder(
+            block.embeddings, block.positions, cache, tokens, deepstack=block.deepstack_rows
+        )
         return cache, slots, hidden[tokens - 1]
 
     last = jnp.zeros_like(sequence.sources[0][0])
@@ -202,6 +205,10 @@ def prefill_windows(
         begin = start + len(prefill_config.markers)
         share = depth[begin : start + windows.keep.size] / prefill_config.config.text.layers
         count, grids, cells = trace.video_keep.shape
+        audio_slots = trace.audio_keep.shape[1]
+        order = slot_order(clip.layout, cells, audio_slots, prefill_config.config)
+        if order is not None:
+            share = jnp.zeros_like(share).at[order].set(share)
         video, audio = jnp.split(share.reshape(count, -1), [grids * cells], axis=1)
         trace = trace.replace(audio_depth=audio, video_depth=video.reshape(count, grids, cells))
     logits = decoder.logits(last[None])[0]
@@ -223,7 +230,13 @@ def _prefill_pruned(
         packed.positions, kind, window, jnp.sum(packed.keep), len(clip.layout.grid_size)
     )
     x, tokens, cache, depth = decoder.prefill(
-        packed.embeddings, tokens, pruning.stages, pruning.sizes, pruning.reserve, cache_dtype
+        packed.embeddings,
+        tokens,
+        pruning.stages,
+        pruning.sizes,
+        pruning.reserve,
+        cache_dtype,
+        packed.deepstack_rows,
     )
     for stage, size in zip(pruning.stages, pruning.sizes, strict=True):
         lost += jnp.maximum(jnp.sum(depth > stage.after) - size, 0)

@@ -57,12 +57,28 @@ def token_counts(
     return audio, video
 
 
-def interleave(video: Array, audio: Array) -> Array:
-    """Token order of a clip: window after window, in each its video grids, then its audio."""
+def slots_of(video: Array, audio: Array) -> Array:
+    """The slots of a clip: window after window, in each those of its grids, then of its audio."""
     windows, grids, cells = video.shape[:3]
     video = video.reshape(windows, grids * cells, *video.shape[3:])
     both = jnp.concatenate([video, audio], axis=1)
     return both.reshape(-1, *both.shape[2:])
+
+
+def slot_order(
+    layout: Window, cells: int, audio_slots: int, config: Config
+) -> Int[Array, " slots"] | None:
+    """The slots of a clip in the order of the sequence; None: as they are.
+
+    Args:
+        layout: the windows' geometry, leading axis W.
+        cells, audio_slots: slots of a grid, and of a window's audio.
+    """
+    order = family(config).token_order
+    if order is None:
+        return None
+    each = jax.vmap(lambda window: order(window, cells, audio_slots))(layout)
+    return (each + each.shape[1] * jnp.arange(len(each))[:, None]).reshape(-1)
 
 
 def clip_positions(
@@ -73,7 +89,7 @@ def clip_positions(
     audio_slots: int,
     config: Config,
 ) -> Int[Array, "3 slots"]:
-    """Positions of every slot of a clip's windows, in the order of ``interleave``.
+    """Positions of the slots of a clip's windows.
 
     Args:
         layout: the windows' geometry, leading axis W.
@@ -127,6 +143,7 @@ class TokenSequence(struct.PyTreeNode):
     Attributes:
         sources: embeddings of texts and of encoded windows, in any order.
         row: row of each token in the concatenation of the sources.
+        deepstack: of each source of video tokens, in families that have it; otherwise None.
         positions: TMRoPE positions (time, height, width).
         keep: tokens that enter the cache.
         slots: metadata of the slots that they will occupy.
@@ -137,6 +154,7 @@ class TokenSequence(struct.PyTreeNode):
     positions: Int[Array, "3 N"]
     keep: Bool[Array, " N"]
     slots: SlotMetadata
+    deepstack: tuple[Float[Array, "W K R D"] | None, ...]
 
     @property
     def embeddings(self) -> Float[Array, "N D"]:
@@ -148,15 +166,32 @@ class TokenSequence(struct.PyTreeNode):
             out = jnp.where((self.row < begin)[:, None], out, found)
         return out
 
+    @property
+    def deepstack_rows(self) -> Float[Array, "K N D"] | None:
+        """Rows for each of the decoder's first K layers, zeros except for video tokens."""
+        out, begin = None, 0
+        for source, rows in zip(self.sources, self.deepstack, strict=True):
+            if rows is not None:
+                window, cell = jnp.divmod(self.row - begin, rows.shape[2])
+                own = (self.row >= begin) & (self.row < begin + len(source))
+                found = jnp.moveaxis(rows.at[window, :, cell].get(mode="clip"), 1, 0)
+                out = jnp.where(own[:, None], found, 0 if out is None else out)
+            begin += len(source)
+        return out
+
     def gather(self, index: Int[Array, " T"], used: Bool[Array, " T"]) -> TokenSequence:
         """The tokens at ``index`` with embeddings of their own, zeros where a slot is not used."""
         chosen = self.replace(row=self.row[index])
+        deepstack = chosen.deepstack_rows
+        if deepstack is not None:
+            deepstack = jnp.where(used[:, None], deepstack, 0)[None]
         return TokenSequence(
             sources=(jnp.where(used[:, None], chosen.embeddings, 0),),
             row=jnp.arange(len(index)),
             positions=jnp.where(used, self.positions[:, index], 0),
             keep=used,
             slots=jax.tree.map(lambda x: x[index], self.slots),
+            deepstack=(deepstack,),
         )
 
     def packed(self, capacity: int) -> tuple[TokenSequence, Int[Array, ""]]:
@@ -180,6 +215,7 @@ def concatenate(*sequences: TokenSequence) -> TokenSequence:
         positions=jnp.concatenate([each.positions for each in sequences], axis=1),
         keep=jnp.concatenate([each.keep for each in sequences]),
         slots=jax.tree.map(lambda *x: jnp.concatenate(x), *(each.slots for each in sequences)),
+        deepstack=sum((each.deepstack for each in sequences), ()),
     )
 
 
@@ -200,6 +236,7 @@ def text_sequence(decoder: Any, text: PaddedText, state: StreamState) -> TokenSe
         slots=SlotMetadata(
             filled(kind), filled(state.unit), filled(begin), filled(begin), jnp.ones(size)
         ),
+        deepstack=(None,),
     )
 
 
@@ -233,7 +270,7 @@ def window_sequence(
     markers = jnp.array(prefill_config.markers, jnp.int32)
     count, audio_slots = encoded.audio.token_mask.shape
     grids, cells = encoded.video_mask.shape[1:]
-    opens, begin, base = _opening(state)
+    opens, begin, base = _opening(prefill_config, state)
     video = encoded.video if selection.video is None else selection.video
     audio = encoded.audio.tokens if selection.audio is None else selection.audio
     starts = decoder.embed(markers)
@@ -241,23 +278,30 @@ def window_sequence(
     window = jnp.repeat(jnp.arange(count), grids * cells + audio_slots)
     kinds = np.repeat([TokenKind.VIDEO, TokenKind.AUDIO], [grids * cells, audio_slots])
     times = begin + window * config.window_positions
+    order = slot_order(clip.layout, cells, audio_slots, config)
 
-    def joined(of_markers: Array | int, of_windows: Array) -> Array:
-        start = jnp.broadcast_to(of_markers, (*of_windows.shape[:-1], len(markers)))
-        return jnp.concatenate([start.astype(of_windows.dtype), of_windows], axis=-1)
+    def joined(of_markers: Array | int, of_slots: Array) -> Array:
+        start = jnp.broadcast_to(of_markers, (*of_slots.shape[:-1], len(markers)))
+        of_slots = of_slots if order is None else of_slots[..., order]
+        return jnp.concatenate([start.astype(of_slots.dtype), of_slots], axis=-1)
 
-    weights = jnp.ones(len(times)) if importance is None else interleave(*importance[::-1])
+    weights = jnp.ones(len(times)) if importance is None else slots_of(*importance[::-1])
     media = [x.reshape(-1, x.shape[-1]).astype(starts.dtype) for x in (video, audio)]
     rows = len(markers) + jnp.arange(sum(map(len, media)))
     of_video, of_audio = jnp.split(rows, [len(media[0])])
-    of_media = interleave(of_video.reshape(video.shape[:-1]), of_audio.reshape(audio.shape[:-1]))
+    of_media = slots_of(of_video.reshape(video.shape[:-1]), of_audio.reshape(audio.shape[:-1]))
+    offsets = 0 if prefill_config.marker_positions == 1 else jnp.arange(len(markers))
+    deepstack = encoded.deepstack
+    if deepstack is not None:
+        deepstack = deepstack.reshape(*deepstack.shape[:2], -1, deepstack.shape[-1])
     return TokenSequence(
         sources=(starts, *media),
         row=joined(jnp.arange(len(markers)), of_media),
         positions=joined(
-            state.time, clip_positions(clip.layout, begin, base, cells, audio_slots, config)
+            state.time + offsets,
+            clip_positions(clip.layout, begin, base, cells, audio_slots, config),
         ),
-        keep=joined(opens, interleave(selection.video_keep, selection.audio_keep)),
+        keep=joined(opens, slots_of(selection.video_keep, selection.audio_keep)),
         slots=SlotMetadata(
             kind=joined(TokenKind.START, jnp.asarray(np.tile(kinds, count), jnp.int32)),
             unit=joined(state.unit, state.unit + 1 + window),
@@ -265,6 +309,7 @@ def window_sequence(
             base=joined(base, jnp.broadcast_to(base, times.shape)),
             importance=joined(1, weights),
         ),
+        deepstack=(None, deepstack, None),
     )
 
 
@@ -274,7 +319,7 @@ def state_after_windows(
     """The state once the windows of ``window_sequence`` have been appended."""
     config, last = prefill_config.config, clip.last
     audio, video = clip.windows.audio.token_mask, clip.windows.video_mask
-    opens, begin, base = _opening(state)
+    opens, begin, base = _opening(prefill_config, state)
     # Text follows the last window with content: empty ones after it have no positions.
     filled = jnp.any(audio, 1) | jnp.any(video, (1, 2))
     final = jnp.max(jnp.where(filled, jnp.arange(len(filled), dtype=jnp.int32), 0))
@@ -294,8 +339,10 @@ def state_after_windows(
     )
 
 
-def _opening(state: StreamState) -> tuple[Bool[Array, ""], Int[Array, ""], Int[Array, ""]]:
+def _opening(
+    prefill_config: PrefillConfig, state: StreamState
+) -> tuple[Bool[Array, ""], Int[Array, ""], Int[Array, ""]]:
     """Whether a clip opens, where its next window begins, and where its rows count from."""
     opens = ~state.in_video
-    begin = state.time + opens
+    begin = state.time + opens * prefill_config.marker_positions
     return opens, begin, jnp.where(opens, begin, state.base)

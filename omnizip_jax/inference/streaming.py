@@ -111,7 +111,7 @@ def init_stream(
             "could never be filled"
         )
     # Eviction reduces positions to half of the model's, and a window must fit then.
-    span = config.text.max_positions // 2 + config.window_positions + 1
+    span = config.text.max_positions // 2 + prefill_config.window_positions
     if len(prefix) + span + text_slots > config.text.max_positions:
         raise ValueError(
             f"text_slots {text_slots} are too many for a model of {config.text.max_positions} "
@@ -210,7 +210,7 @@ def feed(params: Params, state: Context, window: Window) -> Context:
 def advance(params: Params, context: Context, window: Window, reserve: int) -> Context:
     """``feed`` without its checks; leaves ``reserve`` slots for text."""
     config = context.prefill_config
-    slots, span = config.window_capacity, config.config.window_positions + 1
+    slots, span = config.window_capacity, config.window_positions
     context = ensure_capacity(context, slots + reserve, span + reserve)
     cache, state, trace = _feed(
         params.weights, context.cache, context.state, window, prefill_config=config

@@ -6,10 +6,12 @@ from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.encoders import encode_window, encode_windows
 from omnizip_jax.models.qwen2_5_omni.prompt import (
     DEFAULT_SYSTEM,
+    MARKERS_SHARE_POSITION,
     audio_tokens,
     end_markers,
     position_after,
     start_markers,
+    token_order,
     window_positions,
 )
 from omnizip_jax.models.qwen2_5_omni.weight_mapping import (

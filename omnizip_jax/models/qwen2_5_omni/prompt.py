@@ -17,6 +17,8 @@ DEFAULT_SYSTEM = (
     "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of "
     "perceiving auditory and visual inputs, as well as generating text and speech."
 )
+MARKERS_SHARE_POSITION = True
+token_order = None  # of a window's slots in the sequence: as they are, video then audio
 
 
 def start_markers(config: ModelConfig, audio: bool, video: bool) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -169,8 +170,9 @@ class Conversion:
         if wanted is None:
             wanted = common_dtype(tensors[name].dtype for leaf in leaves for name in leaf.names)
         leaves = [
-            dataclasses.replace(leaf, dtype=wanted, bits=leaf.quantized_bits(bits, quantize_all))
+            dataclasses.replace(part, dtype=wanted, bits=leaf.quantized_bits(bits, quantize_all))
             for leaf in leaves
+            for part in leaf.stored
         ]
         return cls(source, config, tensors, leaves, wanted, left_out)
 
@@ -278,8 +280,15 @@ class Conversion:
 
 
 def _describe_errors(errors: Mapping[str, float]) -> list[str]:
-    """Lines of a report: the error of every quantised parameter, and the largest of each tower."""
-    lines = [f"quantised: {name}, relative error {error:.2%}" for name, error in errors.items()]
+    """Lines of a report: the error of every quantised parameter, and the largest of each tower.
+
+    Of experts, which are stored by layer, it is that of the layer where it is largest.
+    """
+    by_parameter: dict[str, float] = {}
+    for name, error in errors.items():
+        name = re.sub(r"/layers/\d+/", "/layers/", name)
+        by_parameter[name] = max(error, by_parameter.get(name, 0.0))
+    lines = [f"quantised: {name}, relative error {x:.2%}" for name, x in by_parameter.items()]
     for tower in dict.fromkeys(name.partition("/")[0] for name in errors):
         largest = max(error for name, error in errors.items() if name.startswith(f"{tower}/"))
         lines.append(f"quantised: {tower}: relative error of at most {largest:.2%}")

@@ -35,7 +35,7 @@ from omnizip_jax.checkpoint.safetensors_index import listing
 from omnizip_jax.checkpoint.small_model import small_checkpoint
 from omnizip_jax.models.backend import jax_defaults
 from omnizip_jax.models.loaded_model import Params, digest, register_fingerprint
-from omnizip_jax.models.parameters import ArrayInfo
+from omnizip_jax.models.parameters import ArrayInfo, stored_paths
 from omnizip_jax.models.quantized import VALUE_DTYPES
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.weight_mapping import parameter_tree
@@ -97,11 +97,16 @@ def _read_arrays(path: Path, placed: Any) -> Any:
     (manifest,) = path.glob("*/manifest.ocdbt")
     base = {"driver": "file", "path": f"{manifest.parent}/"}
 
-    def read(keys: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        name = jax.tree_util.keystr(keys, simple=True, separator=".")
+    def open_array(name: str) -> Any:
         store = {"driver": "ocdbt", "base": base, "path": f"{name}/"}
         spec = {"driver": "zarr3", "kvstore": store, "fill_missing_data_reads": False}
-        stored = tensorstore.open(spec, open=True).result()
+        return tensorstore.open(spec, open=True).result()
+
+    def read(keys: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        path = tuple(jax.tree_util.keystr(keys, simple=True, separator="/").split("/"))
+        paths = stored_paths(path, leaf.shape[0])
+        parts = [open_array(".".join(each)) for each in paths]
+        stored = parts[0] if paths == [path] else tensorstore.stack(parts)
 
         def read_part(index: Any) -> np.ndarray:
             return stored[index].read().result().astype(leaf.dtype, copy=False)
@@ -155,7 +160,7 @@ def _read_outline(
         wanted = jnp.dtype(jnp.bfloat16 if dtypes == {jnp.dtype(jnp.bfloat16)} else jnp.float32)
     mesh, sizes = _mesh(mesh, config), axis_sizes(config)
     tree = jax.tree.map(
-        lambda info: dataclasses.replace(info, bits=bits.get("/".join(info.path))),
+        lambda info: dataclasses.replace(info, bits=bits.get("/".join(info.stored[0].path))),
         parameter_tree(config, wanted),
     )
     _check_arrays(path, array_infos(tree), found)
@@ -220,7 +225,8 @@ def _quantized_bits(found: Mapping[str, Any]) -> dict[str, int]:
 
 def _check_arrays(path: Path, expected: list[ArrayInfo], found: Mapping[str, Any]) -> None:
     """Compare the stored arrays with those of the configuration."""
-    want = {"/".join(array.path): array for info in expected for array in info.arrays}
+    stored = (part for info in expected for part in info.stored)
+    want = {"/".join(array.path): array for part in stored for array in part.arrays}
     shapes = [{name: tuple(x.shape) for name, x in arrays.items()} for arrays in (want, found)]
     lines = [
         f"  {name}: expected {shapes[0].get(name)}, found {shapes[1].get(name)}"

@@ -25,6 +25,7 @@ DTYPES = {"BF16": jnp.bfloat16, "F16": jnp.float16, "F32": jnp.float32}
 QUANTISED = re.compile(
     r"\.(qweight|qzeros|scales|g_idx|SCB|absmax|quant_\w+|weight_(packed|scale\w*))\b"
 )
+LISTED = 24  # problems of a kind in a message
 SLICE_BYTES = 2**22  # read at once; small slices also transpose faster, inside the CPU's cache
 
 
@@ -67,7 +68,7 @@ def find_tensors(source: Path) -> dict[str, ReleasedTensor]:
         try:
             with safe_open(file, framework="numpy") as handle:
                 for key in handle.keys():  # noqa: SIM118 (a handle, not a dict)
-                    name = re.sub(r"^(?!thinker\.|talker\.|token2wav\.)", "thinker.", key)
+                    name = re.sub(r"^(?!thinker\.|talker\.|(token|code)2wav\.)", "thinker.", key)
                     if name in tensors:
                         problems.append(f"{file.name}: has {name} a second time")
                     data = handle.get_slice(key)
@@ -127,10 +128,10 @@ def check_tensors(
     """Compare expected and stored tensors; returns the number that is left out, by part.
 
     Raises:
-        ConversionError: lists every missing, surplus, misshapen or mistyped tensor by its name.
+        ConversionError: names missing, surplus, misshapen and mistyped tensors.
     """
     expected = {name: leaf.released_shape for leaf in leaves for name in leaf.names}
-    problems = [
+    missing = [
         f"missing   {name}: expected shape {list(shape)}"
         for name, shape in expected.items()
         if name not in tensors
@@ -140,6 +141,7 @@ def check_tensors(
             f"the tensors are quantised ({quantised}): convert the original release in bfloat16, "
             "float16 or float32"
         )
+    problems: list[str] = []
     left_out: collections.Counter[str] = collections.Counter()
     for name, tensor in tensors.items():
         known = LEFT_OUT.fullmatch(name)
@@ -155,14 +157,19 @@ def check_tensors(
             left_out[known["part"] or name] += 1
         else:
             problems.append(f"surplus   {name}: found shape {list(tensor.shape)}")
-    if problems:
-        raise ConversionError(listing("the tensors do not fit config.json", problems))
+    if missing or problems:
+        raise ConversionError(listing("the tensors do not fit config.json", missing, problems))
     return left_out
 
 
-def listing(title: str, lines: list[str]) -> str:
-    """A message with one problem per line."""
-    return "\n".join([f"{title} ({len(lines)}):", *(f"  {line}" for line in lines)])
+def listing(title: str, *kinds: list[str]) -> str:
+    """A message with one problem per line: the first ones of each kind, and the number of all."""
+    lines = [f"{title} ({sum(map(len, kinds))}):"]
+    for problems in kinds:
+        lines += [f"  {problem}" for problem in problems[:LISTED]]
+        if len(problems) > LISTED:
+            lines.append(f"  and {len(problems) - LISTED:,} more")
+    return "\n".join(lines)
 
 
 def common_dtype(stored: Iterable[str]) -> np.dtype:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import weakref
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -14,6 +14,7 @@ from flax import struct
 from jax.sharding import Mesh, Sharding
 from jaxtyping import Array
 
+from omnizip_jax.models.parameters import stored_paths
 from omnizip_jax.models.quantized import is_quantized
 from omnizip_jax.models.registry import Config, family
 from omnizip_jax.models.sharding import axis_sharding
@@ -92,8 +93,7 @@ def weights_fingerprint(params: Params) -> str:
         return params.fingerprint
     refs, known = _FINGERPRINTS.get(tuple(map(id, leaves)), ((), ""))
     if not refs or any(ref() is not leaf for ref, leaf in zip(refs, leaves, strict=True)):
-        named = {jax.tree_util.keystr(k, simple=True, separator="/"): leaf for k, leaf in flat}
-        known = digest(sorted(describe_array(name, leaf) for name, leaf in named.items()))
+        known = digest(sorted(text for path, leaf in flat for text in _describe_stored(path, leaf)))
         register_fingerprint(params.weights, known)
     return known
 
@@ -110,6 +110,14 @@ def describe_array(name: str, array: Array | np.ndarray) -> str:
     """Name, dtype, shape and checksum of the values of an array, of which fingerprints are made."""
     values = np.ascontiguousarray(array).reshape(-1).view(np.uint8)  # bfloat16 is no buffer
     return f"{name} {array.dtype} {tuple(array.shape)} {zlib.crc32(values.data):08x}"
+
+
+def _describe_stored(keys: Any, leaf: Array) -> Iterator[str]:
+    """Descriptions of a parameter's arrays in a checkpoint."""
+    path = tuple(jax.tree_util.keystr(keys, simple=True, separator="/").split("/"))
+    paths = stored_paths(path, len(leaf))
+    for name, array in zip(paths, [leaf] if paths == [path] else leaf, strict=True):
+        yield describe_array("/".join(name), array)
 
 
 def digest(parts: Iterable[str]) -> str:

@@ -30,10 +30,11 @@ class ArrayInfo:
 
     Attributes:
         path: its path in the tree, for example ``("audio", "layers", "fc1", "weight")``.
-        shape: its shape; stacked parameters have a leading axis of layers.
+        shape: its shape; stacked parameters have a leading axis of layers, and those of experts a
+            second one of experts.
         dtype: type of its values.
         axes: logical axis of each dimension, None for one without a name.
-        names: the released tensors, one for each layer, or a single one.
+        names: the released tensors, in the order of the stack, or a single one.
         released_shape: shape of each released tensor.
         reversed: the released tensors have the axes in reverse order.
         bits: 8 or 4 if it is a ``QuantizedArray``, otherwise None; ``dtype`` is then that of its
@@ -50,20 +51,40 @@ class ArrayInfo:
     bits: int | None = None
 
     @property
-    def stacked(self) -> bool:
-        return self.axes[0] == "layers"
+    def stack(self) -> tuple[int, ...]:
+        """Sizes of the leading axes along which released tensors are stacked."""
+        return self.shape[: sum(axis in ("layers", "experts") for axis in self.axes)]
+
+    @property
+    def stored(self) -> tuple[ArrayInfo, ...]:
+        """Descriptions of its parts in a checkpoint: itself, or the experts of each layer."""
+        if len(self.stack) < 2:
+            return (self,)
+        layers, experts = self.stack
+        return tuple(
+            dataclasses.replace(
+                self,
+                path=path,
+                shape=self.shape[1:],
+                axes=self.axes[1:],
+                names=self.names[layer * experts :][:experts],
+            )
+            for layer, path in enumerate(stored_paths(self.path, layers))
+        )
 
     def quantized_bits(self, bits: int | None, everything: bool = False) -> int | None:
         """Bits of its values if the decoder's matrices have so many; None: it is not quantised.
+
+        The router of experts ("gate") is not: it is small, and its errors choose other experts.
 
         Args:
             everything: quantise encoders, embeddings and the logits head too. Encoders and
                 embeddings have 8 bits at least: their errors change what is seen and heard.
         """
         tower, *_, module, name = self.path
-        if bits is None or name not in ("weight", "embedding"):
+        if bits is None or name not in ("weight", "embedding") or module == "gate":
             return None
-        layers = tower == "text" and self.stacked
+        layers = tower == "text" and len(self.stack) > 0
         if not (layers or everything):
             return None
         grouped = scales_per_output(self.shape[-1], bits) > 0
@@ -117,9 +138,20 @@ class ArrayInfo:
 
     def views(self, array: Any) -> Iterator[tuple[str, Any]]:
         """Yield each released name with its part of the array, axes in the released order."""
-        for i, name in enumerate(self.names):
-            part = jax.tree.map(lambda x, i=i: x[i], array) if self.stacked else array
+        for index, name in zip(np.ndindex(self.stack), self.names, strict=True):
+            part = jax.tree.map(lambda x, index=index: x[index], array)
             yield name, part.T if self.reversed else part
+
+
+def stored_paths(path: tuple[str, ...], layers: int) -> list[tuple[str, ...]]:
+    """Paths of a parameter's arrays in a checkpoint: one, or of experts one for each layer.
+
+    So conversion needs no more memory than the experts of one layer.
+    """
+    if "experts" not in path:
+        return [path]
+    end = path.index("layers") + 1
+    return [(*path[:end], str(layer), *path[end:]) for layer in range(layers)]
 
 
 def logical_axes(

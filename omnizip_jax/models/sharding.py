@@ -28,7 +28,7 @@ RULES = {
     "vision_heads": (MODEL, EXTRA),
     "vision_ffn": (MODEL, EXTRA),
 }
-REQUIRED = ("heads", "kv_heads", "ffn", "vocab")  # others that do not divide are on every device
+REQUIRED = ("heads", "kv_heads", "ffn", "vocab", "experts")  # others that do not divide are on every device
 
 
 def make_mesh(count: int, sizes: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:

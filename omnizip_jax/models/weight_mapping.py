@@ -15,6 +15,7 @@ import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from omnizip_jax.models import decoder
 from omnizip_jax.models.config import BaseModelConfig
@@ -78,7 +79,12 @@ def axis_sizes(config: BaseModelConfig) -> dict[str, int]:
     towers = {"": config.text, "audio_": config.audio, "vision_": config.vision}
     sizes = {f"{prefix}heads": tower.heads for prefix, tower in towers.items()}
     sizes |= {f"{prefix}ffn": tower.ffn for prefix, tower in towers.items()}
-    return sizes | {"kv_heads": config.text.kv_heads, "vocab": config.text.vocabulary}
+    text = config.text
+    return sizes | {
+        "kv_heads": text.kv_heads,
+        "vocab": text.vocabulary,
+        "experts": text.experts,
+    }
 
 
 def released_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
@@ -93,22 +99,26 @@ def _describe(
     axes: Mapping[str, Mapping[str, Axes]],
 ) -> ArrayInfo:
     stacked = path[1] in ("layers", "blocks")
-    inner = leaf.shape[int(stacked) :]
+    levels = stacked + ("experts" in path)  # a tensor is released for each layer and expert
+    inner = leaf.shape[levels:]
     convolution = path[-1] == "kernel"  # released with the axes in reverse order
     released = inner[::-1] if convolution else inner
     if path[:2] == ("vision", "patch_embed") and path[-1] == "weight":
         sizes = config.vision
         released = (inner[0], sizes.channels, sizes.temporal_patch, sizes.patch, sizes.patch)
-    layers = range(leaf.shape[0]) if stacked else (None,)
-    names = tuple(_released_name(path, layer) for layer in layers)
+    names = tuple(_released_name(path, index) for index in np.ndindex(leaf.shape[:levels]))
     logical = logical_axes(path, leaf.ndim, stacked, axes[path[0]])
     return ArrayInfo(path, leaf.shape, leaf.dtype, logical, names, released, convolution)
 
 
-def _released_name(path: tuple[str, ...], layer: int | None) -> str:
+def _released_name(path: tuple[str, ...], index: tuple[int, ...]) -> str:
+    """Name of a tensor; ``index`` is that of the layer, or of the layer and the expert."""
     tower, *middle, last = path
-    if layer is not None:
-        middle.insert(1, str(layer))
-    middle = [re.sub(r"^(mlp|merger_list)_(\d+)$", r"\1.\2", name) for name in middle]
-    prefix = [] if middle == ["lm_head"] else [PREFIXES[tower]]
-    return ".".join(["thinker", *prefix, *middle, "bias" if last == "bias" else "weight"])
+    numbers = iter(index)
+    names = []
+    for name in middle:
+        names.append(re.sub(r"^(mlp|merger_list)_(\d+)$", r"\1.\2", name))
+        if name in ("layers", "blocks", "experts"):
+            names.append(str(next(numbers)))
+    prefix = [] if names == ["lm_head"] else [PREFIXES[tower]]
+    return ".".join(["thinker", *prefix, *names, "bias" if last == "bias" else "weight"])

@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from omnizip_jax.checkpoint import convert
 from omnizip_jax.checkpoint.load import load
+from omnizip_jax.checkpoint.safetensors_index import listing
 from omnizip_jax.cli.main import main
 
 REPOSITORY = Path(__file__).parents[2]
@@ -270,6 +271,13 @@ def test_bad_tensors_are_listed_all_at_once(source, fails):
     )
     assert "surplus   thinker.visual.extra.weight: found shape [2, 3]" in message
     assert "inv_freq" not in message
+
+
+def test_many_problems_of_a_kind_are_counted():
+    problems = [f"missing {i}" for i in range(18_432)]
+    lines = listing("the tensors do not fit", problems, ["surplus 0"]).splitlines()
+    assert lines[0] == "the tensors do not fit (18433):" and lines[1] == "  missing 0"
+    assert lines[-2:] == ["  and 18,408 more", "  surplus 0"] and len(lines) == 27
 
 
 @pytest.mark.parametrize("keep", [4, 100, -1])

@@ -154,7 +154,10 @@ class Target:
         return axis_sharding(axes, self.mesh, axis_sizes(self.config))
 
     def abstract(self, tree: Any) -> Any:
-        """Shapes of arrays on the devices; keys and values are divided, others on each."""
+        """Shapes of arrays on the devices; keys and values are divided, others on each device.
+
+        Not for weights, which have their placement.
+        """
 
         def place(x: Any, axes: Sequence[str | None] = ()) -> Any:
             if isinstance(x, KVCache):
@@ -322,7 +325,7 @@ def _first_token(
 
     cache, state = jax.eval_shape(begin, weights)
     clip = EncodedClip(encoded, layout, prefix.count)
-    arguments = target.abstract((weights, cache, state, prefix, clip, budget, question))
+    arguments = weights, *target.abstract((cache, state, prefix, clip, budget, question))
     static: dict[str, Any] = {"prefill_config": prefill_config}
     program = target.compile(f"first token, {name}", weights, prefill_clip, *arguments, **static)
     cache, state, logits, _ = prefill_clip.eval_shape(*arguments, **static)
@@ -334,9 +337,8 @@ def _decoding(target: Target, weights: Any, decode_state: Any, config: Any) -> C
         f"{DECODE_BLOCK} tokens, after all",
         weights,
         generate_tokens,
-        *target.abstract(
-            (weights["text"], [decode_state], [SamplingParams().sampling], [jnp.int32(1)])
-        ),
+        weights["text"],
+        *target.abstract(([decode_state], [SamplingParams().sampling], [jnp.int32(1)])),
         config=config.text,
         steps=DECODE_BLOCK,
         end_tokens=(),

@@ -36,7 +36,7 @@ AXES = experts.AXES | {
     "gate_proj/weight": ("ffn", "embed"),
     "up_proj/weight": ("ffn", "embed"),
     "down_proj/weight": ("embed", "ffn"),
-    "embed_tokens/embedding": ("vocab", "embed"),
+    "embed_tokens/embedding": (None, "embedding"),
     "lm_head/weight": ("vocab", "embed"),
 }
 CACHE_AXES = ("layers", None, "kv_heads", None)  # of the keys and the values
@@ -284,7 +284,7 @@ class Decoder(nn.Module):
 
     def embed(self, tokens: Int[Array, "*T"]) -> Float[Array, "*T D"]:
         """Embeddings of text tokens."""
-        return self.embed_tokens(tokens)
+        return replicate(self.embed_tokens(tokens), self.layers)
 
     @full_precision
     def logits(self, hidden: Float[Array, "*T D"]) -> Float[Array, "*T V"]:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.cpu_kernels import StackedMatrix
 from omnizip_jax.models.quantized import QuantizedArray, dequantized
+from omnizip_jax.models.sharding import table_rows
 
 SUMMED_TERMS = 16_384  # GPU: of a row that XLA sums in one kernel
 
@@ -95,7 +96,8 @@ class Embedding(nn.Module):
 
     def __call__(self, tokens: Int[Array, "*T"]) -> Float[Array, "*T D"]:
         """The rows of the tokens."""
-        return dequantized(jax.tree.map(lambda x: x[tokens], self.embedding), self.dtype)
+        rows = jax.tree.map(lambda x: table_rows(x, tokens), self.embedding)
+        return dequantized(rows, self.dtype)
 
     def attend(self, x: Float[Array, "*T D"]) -> Float[Array, "*T V"]:
         """The products with all rows."""

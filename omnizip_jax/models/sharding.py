@@ -22,6 +22,7 @@ RULES = {
     "kv_heads": (MODEL,),
     "ffn": (MODEL, EXTRA),
     "vocab": (MODEL, EXTRA),
+    "embedding": (MODEL, EXTRA),  # features of the table
     "experts": (MODEL, EXTRA),
     "audio_heads": (MODEL, EXTRA),
     "audio_ffn": (MODEL, EXTRA),
@@ -99,6 +100,22 @@ def over_heads(
     specs = query, cache, cache, *(P() for _ in rest)
     call = jax.shard_map(attend, mesh=mesh, in_specs=specs, out_specs=query, check_vma=False)
     return call(q, keys, values, *rest)
+
+
+def table_rows(table: jax.Array, index: jax.Array) -> jax.Array:
+    """Rows of a table of embeddings: each device reads its own features of them.
+
+    By itself XLA on a GPU gathers the whole table to read a single row.
+    """
+    mesh = jax.typeof(table).sharding.mesh
+    if mesh.empty:
+        return table[index]
+    axes = _mesh_axes("embedding", mesh, {"embedding": table.shape[-1]})
+    specs, out = (P(None, axes), P()), P(*(None for _ in index.shape), axes)
+    read = jax.shard_map(
+        lambda x, i: x[i], mesh=mesh, in_specs=specs, out_specs=out, check_vma=False
+    )
+    return read(table, index)
 
 
 def over_experts(apply: Callable[..., jax.Array], networks: Any, *rest: jax.Array) -> jax.Array:

@@ -84,6 +84,7 @@ def axis_sizes(config: BaseModelConfig) -> dict[str, int]:
         "kv_heads": text.kv_heads,
         "vocab": text.vocabulary,
         "experts": text.experts,
+        "embedding": text.hidden,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import socket
 import subprocess
@@ -151,6 +152,23 @@ def test_a_layer_has_two_all_reduces(divided, tokens):
     assert moved == ["all-reduce"] * 2 * (divided.mesh.size > 1)
     _, after = program(divided.weights["text"], jnp.zeros((tokens, text.hidden)), cache)
     assert after.keys.sharding.is_equivalent_to(cache.keys.sharding, 4)
+
+
+@pytest.mark.parametrize("tokens", [1, 8])
+def test_an_embedding_is_read_where_it_is(divided, tokens):
+    """Its rows leave their devices, and not the table."""
+    text, backend = divided.config.text, Backend.of(divided.weights)
+
+    @jax.jit
+    def run(weights, ids):
+        return Decoder(text, backend=backend).bind({"params": weights}).embed(ids)
+
+    ids = jnp.arange(tokens)
+    program = run.lower(divided.weights["text"], ids).compile()
+    shapes = re.findall(r"= \w+\[([\d,]*)\]\S* all-[\w-]+\(", str(program.as_text()))
+    assert all(math.prod(map(int, each.split(","))) == tokens * text.hidden for each in shapes)
+    expected = divided.weights["text"]["embed_tokens"]["embedding"][:tokens]
+    np.testing.assert_array_equal(program(divided.weights["text"], ids), expected)
 
 
 HOST = """

@@ -29,7 +29,8 @@ RULES = {
     "vision_heads": (MODEL, EXTRA),
     "vision_ffn": (MODEL, EXTRA),
 }
-REQUIRED = ("heads", "kv_heads", "ffn", "vocab", "experts")  # others that do not divide are on every device
+# Others that do not divide are on every device.
+REQUIRED = ("heads", "kv_heads", "ffn", "vocab", "experts")
 
 
 def make_mesh(count: int, sizes: Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:

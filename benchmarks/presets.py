@@ -18,7 +18,7 @@ from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.models.parameters import ArrayInfo
 from omnizip_jax.models.quantized import quantize
 from omnizip_jax.models.qwen2_5_omni.config import AudioConfig, ModelConfig, VisionConfig
-from omnizip_jax.models.qwen2_5_omni.weight_mapping import abstract_params, parameter_tree
+from omnizip_jax.models.registry import Config, family
 from omnizip_jax.types import Window
 
 TEXT_TOKENS = 60  # around the clip, as in a usual question: 22 before it and 38 after it
@@ -186,9 +186,9 @@ def default_dtype() -> jnp.dtype:
     return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
 
 
-def random_weights(config: ModelConfig, dtype: jnp.dtype, seed: int = 0) -> Any:
+def random_weights(config: Config, dtype: jnp.dtype, seed: int = 0) -> Any:
     """Random parameters, made on the device, with activations near unit scale."""
-    leaves, structure = jax.tree.flatten_with_path(abstract_params(config, dtype))
+    leaves, structure = jax.tree.flatten_with_path(family(config).abstract_params(config, dtype))
 
     def make() -> Any:
         # This generator compiles and runs much faster than the default one.
@@ -198,7 +198,7 @@ def random_weights(config: ModelConfig, dtype: jnp.dtype, seed: int = 0) -> Any:
     return jax.jit(make)()
 
 
-def quantized_weights(weights: Any, config: ModelConfig, bits: int) -> Any:
+def quantized_weights(weights: Any, config: Config, bits: int) -> Any:
     """The weights with the decoder's matrices in so many bits, as conversion quantises them."""
 
     def convert(info: ArrayInfo, leaf: jax.Array) -> Any:
@@ -206,10 +206,10 @@ def quantized_weights(weights: Any, config: ModelConfig, bits: int) -> Any:
             return leaf
         return jax.tree.map(jnp.asarray, quantize(np.asarray(leaf), own)[0])
 
-    return jax.tree.map(convert, parameter_tree(config), weights)
+    return jax.tree.map(convert, family(config).parameter_tree(config), weights)
 
 
-def random_params(config: ModelConfig, dtype: jnp.dtype, weights: Any = None) -> Params:
+def random_params(config: Config, dtype: jnp.dtype, weights: Any = None) -> Params:
     """A model with random weights, unless given, and a matching tokenizer."""
     tokenizer = build_tokenizer()
     markers = {
@@ -237,7 +237,7 @@ def _random_leaf(key: jax.Array, leaf: tuple[Any, jax.ShapeDtypeStruct]) -> jax.
     return noise / jnp.asarray(math.sqrt(fan_in), shape.dtype)
 
 
-def random_prompt(config: ModelConfig, seed: int = 0) -> Prompt:
+def random_prompt(config: Config, seed: int = 0) -> Prompt:
     """Text around a clip with audio: the chat prompt's structure with random words."""
     words = np.random.default_rng(seed).integers(0, config.vision_end_token, TEXT_TOKENS, np.int32)
     before, after = words[:20], words[20 : TEXT_TOKENS - 4]
@@ -252,7 +252,7 @@ def random_prompt(config: ModelConfig, seed: int = 0) -> Prompt:
     )
 
 
-def random_clip(count: int, config: ModelConfig) -> Clip:
+def random_clip(count: int, config: Config) -> Clip:
     """``random_windows`` as a loaded clip."""
     return Clip(
         random_windows(count, config),
@@ -264,7 +264,7 @@ def random_clip(count: int, config: ModelConfig) -> Clip:
     )
 
 
-def random_windows(count: int, config: ModelConfig, seed: int = 0) -> Window:
+def random_windows(count: int, config: Config, seed: int = 0) -> Window:
     """A 16:9 clip of noise that uses every slot."""
     rng, empty = np.random.default_rng(seed), Window.empty(config.spec, count)
     leaves: dict[str, Any] = {

@@ -27,7 +27,7 @@ from experiments.training_clips import (
     Objects,
 )
 from omnizip_jax.inference import chat_template
-from omnizip_jax.models.qwen2_5_omni import prompt as tmrope
+from omnizip_jax.models import prompt as tmrope
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.testbed.clip_questions import Question, draw_questions
 from omnizip_jax.testbed.synthetic_clips import (

@@ -16,7 +16,7 @@ from omnizip_jax.models.encoder_layers import normalise
 from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.vision import PIXEL_MEAN, PIXEL_STD
-from omnizip_jax.models.qwen2_5_omni.weight_mapping import parameter_tree
+from omnizip_jax.models.registry import family
 from omnizip_jax.models.weight_mapping import array_infos
 from omnizip_jax.types import Window
 
@@ -36,7 +36,7 @@ class Thinker:
     """
 
     def __init__(self, params: Params):
-        self.config = params.config
+        self.config: Any = params.config
         self.device = torch_device()
         dtype = to_torch(np.zeros(0, params.dtype)).dtype
         with torch.device(self.device):
@@ -155,7 +155,7 @@ def _copy_weights(params: Params, parameters: dict[str, Any]) -> None:
     """Copy the library's parameters to transformers' model, one at a time."""
     flat: Any = flatten_dict(params.weights)
     missing = {name for name in parameters if "audio_bos_eos_token" not in name}
-    for leaf in array_infos(parameter_tree(params.config)):
+    for leaf in array_infos(family(params.config).parameter_tree(params.config)):
         for released, part in leaf.views(np.asarray(flat[leaf.path])):
             prefix = next(old for old in RENAMED if released.startswith(old))
             name = RENAMED[prefix] + released.removeprefix(prefix)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
@@ -41,16 +43,26 @@ def encode_if(exists: Bool[Array, ""], encode: Callable[[], Any], skip: bool) ->
     return jax.lax.cond(exists, encode, lambda: zeros)
 
 
+def applied(module: nn.Module, params: Any) -> Callable[..., Any]:
+    """The module with its parameters as a function, which JAX's transformations may contain."""
+    return functools.partial(module.apply, {"params": params})
+
+
 def encode_video(
-    encode_grid: Callable[[Array], tuple[Array, Any, Any]], window: Window, skip: bool
+    encoder: Callable[..., Any], window: Window, attention: bool, skip: bool
 ) -> dict[str, Any]:
     """Encode the grids of one window: the fields of ``EncodedWindow`` for the video.
 
     Args:
-        encode_grid: the patches of one grid to tokens [P, D], DeepStack rows [K, P, D] or None,
-            and ``VisionFeatures`` or None.
+        encoder: the vision encoder (``applied``): patches of one grid, its size and
+            ``attention`` to tokens [P, D], DeepStack rows [K, P, D] or None, and
+            ``VisionFeatures`` or None.
+        attention: make the features.
         skip: as in ``encode_if``.
     """
+
+    def encode_grid(patches: Array) -> tuple[Array, Any, Any]:
+        return encoder(patches, window.grid_size, attention)
 
     def encode() -> tuple[Array, Any, Any]:
         return jax.vmap(encode_grid, out_axes=(0, 1, 0))(window.patches)

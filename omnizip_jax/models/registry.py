@@ -9,11 +9,11 @@ from __future__ import annotations
 from types import ModuleType
 from typing import TypeAlias
 
-from omnizip_jax.models import qwen2_5_omni
+from omnizip_jax.models import qwen2_5_omni, qwen3_omni
 
-Config: TypeAlias = qwen2_5_omni.ModelConfig
+Config: TypeAlias = qwen2_5_omni.ModelConfig | qwen3_omni.ModelConfig
 
-FAMILIES: dict[str, ModuleType] = {"qwen2_5_omni": qwen2_5_omni}
+FAMILIES: dict[str, ModuleType] = {"qwen2_5_omni": qwen2_5_omni, "qwen3_omni_moe": qwen3_omni}
 _BY_CONFIG = {module.ModelConfig: module for module in FAMILIES.values()}
 
 

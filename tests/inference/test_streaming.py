@@ -159,8 +159,8 @@ def test_kept_turns_read_like_one_conversation(params, random_windows, first_log
 
     # The same conversation without compression of time: embeddings and positions laid out by
     # hand, and one prefill.
+    from omnizip_jax.models import prompt as tmrope
     from omnizip_jax.models.decoder import Decoder, KVCache
-    from omnizip_jax.models.qwen2_5_omni import prompt as tmrope
 
     decoder, text = Decoder(params.config.text), {"params": params.weights["text"]}
     plan = CAUSAL.begin(encode_window(params.weights, one, params.config))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,12 @@ import torch
 from flax.traverse_util import unflatten_dict
 from transformers.models.qwen2_5_omni import configuration_qwen2_5_omni as sizes
 from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as networks
+from transformers.models.qwen3_omni_moe import configuration_qwen3_omni_moe as sizes3
+from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as networks3
 
-from omnizip_jax.models.config import TextConfig
-from omnizip_jax.models.qwen2_5_omni.config import AudioConfig, VisionConfig
+from omnizip_jax.models.config import BaseAudioConfig, BaseVisionConfig, TextConfig
+from omnizip_jax.models.qwen3_omni.config import AudioConfig as AudioConfig3
+from omnizip_jax.models.qwen3_omni.config import VisionConfig as VisionConfig3
 
 TEXT_CONFIG = TextConfig(
     vocabulary=100,
@@ -30,11 +35,38 @@ TEXT_CONFIG = TextConfig(
 )
 
 
-def oracle(config: AudioConfig | VisionConfig | TextConfig) -> torch.nn.Module:
+# Three of Qwen3's shape: they differ in experts, heads and DeepStack layers.
+TEXT_CONFIGS_3 = [
+    dataclasses.replace(
+        TEXT_CONFIG,
+        hidden=32,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=16,
+        mrope_section=section,
+        tied=False,
+        attention_bias=False,
+        qk_norm=True,
+        mrope_interleaved=True,
+        experts=experts,
+        experts_per_token=chosen,
+        expert_ffn=24,
+        deepstack_layers=deepstack,
+    )
+    for heads, kv_heads, section, experts, chosen, deepstack in (
+        (4, 2, (4, 2, 2), 8, 2, 2),
+        (2, 1, (2, 3, 3), 5, 3, 1),
+        (6, 6, (4, 3, 1), 16, 4, 3),
+    )
+]
+
+
+def oracle(config: BaseAudioConfig | BaseVisionConfig | TextConfig) -> torch.nn.Module:
     """transformers' network of these sizes, with random weights and attention written out."""
-    if isinstance(config, AudioConfig):
-        network = networks.Qwen2_5OmniAudioEncoder
-        theirs = sizes.Qwen2_5OmniAudioEncoderConfig(
+    common: dict[str, Any]
+    network: Any
+    if isinstance(config, BaseAudioConfig):
+        common = dict(
             num_mel_bins=config.mel_bins,
             encoder_layers=config.layers,
             d_model=config.hidden,
@@ -43,9 +75,16 @@ def oracle(config: AudioConfig | VisionConfig | TextConfig) -> torch.nn.Module:
             n_window=config.n_window,
             output_dim=config.output,
         )
-    elif isinstance(config, VisionConfig):
-        network = networks.Qwen2_5OmniVisionEncoder
-        theirs = sizes.Qwen2_5OmniVisionEncoderConfig(
+        if isinstance(config, AudioConfig3):
+            network = networks3.Qwen3OmniMoeAudioEncoder
+            theirs = sizes3.Qwen3OmniMoeAudioEncoderConfig(
+                n_window_infer=config.block, downsample_hidden_size=config.channels, **common
+            )
+        else:
+            network = networks.Qwen2_5OmniAudioEncoder
+            theirs = sizes.Qwen2_5OmniAudioEncoderConfig(**common)
+    elif isinstance(config, BaseVisionConfig):
+        common = dict(
             depth=config.layers,
             hidden_size=config.hidden,
             num_heads=config.heads,
@@ -54,26 +93,50 @@ def oracle(config: AudioConfig | VisionConfig | TextConfig) -> torch.nn.Module:
             patch_size=config.patch,
             temporal_patch_size=config.temporal_patch,
             spatial_merge_size=config.merge,
-            window_size=config.window,
-            fullatt_block_indexes=list(config.full_attention_layers),
             out_hidden_size=config.output,
         )
+        if isinstance(config, VisionConfig3):
+            network = networks3.Qwen3OmniMoeVisionEncoder
+            theirs = sizes3.Qwen3OmniMoeVisionEncoderConfig(
+                num_position_embeddings=config.positions,
+                deepstack_visual_indexes=list(config.deepstack),
+                **common,
+            )
+        else:
+            network = networks.Qwen2_5OmniVisionEncoder
+            theirs = sizes.Qwen2_5OmniVisionEncoderConfig(
+                window_size=config.window,
+                fullatt_block_indexes=list(config.full_attention_layers),
+                **common,
+            )
     else:
-        network = networks.Qwen2_5OmniThinkerTextModel
-        theirs = sizes.Qwen2_5OmniTextConfig(
+        rope = {
+            "rope_type": "default",
+            "rope_theta": config.rope_theta,
+            "mrope_section": list(config.mrope_section),
+        }
+        common = dict(
             vocab_size=config.vocabulary,
             num_hidden_layers=config.layers,
             hidden_size=config.hidden,
             num_attention_heads=config.heads,
             num_key_value_heads=config.kv_heads,
             intermediate_size=config.ffn,
-            rope_parameters={
-                "rope_type": "default",
-                "rope_theta": config.rope_theta,
-                "mrope_section": list(config.mrope_section),
-            },
             rms_norm_eps=config.rms_eps,
         )
+        if config.experts:
+            network = networks3.Qwen3OmniMoeThinkerTextModel
+            theirs = sizes3.Qwen3OmniMoeTextConfig(
+                head_dim=config.head_dim,
+                num_experts=config.experts,
+                num_experts_per_tok=config.experts_per_token,
+                moe_intermediate_size=config.expert_ffn,
+                rope_parameters=rope | {"mrope_interleaved": True},
+                **common,
+            )
+        else:
+            network = networks.Qwen2_5OmniThinkerTextModel
+            theirs = sizes.Qwen2_5OmniTextConfig(rope_parameters=rope, **common)
     theirs._attn_implementation = "eager"
     return randomise(network(theirs))
 
@@ -96,27 +159,35 @@ def to_flax(state_dict: dict[str, torch.Tensor]) -> dict[str, Any]:
     for name, tensor in state_dict.items():
         if name.startswith("audio_bos_eos_token"):  # in the checkpoint, but never used
             continue
-        *parents, last = re.sub(r"mlp\.(\d)", r"mlp_\1", name.removeprefix("model.")).split(".")
-        last, value = _leaf(parents[-1], last, tensor.detach().float().numpy())
-        if parents[0] in ("layers", "blocks"):
-            stacks[(parents[0], *parents[2:], last)][int(parents[1])] = value
-        else:
-            leaves[(*parents, last)] = value
+        name = re.sub(r"(mlp|merger_list)\.(\d)", r"\1_\2", name.removeprefix("model."))
+        for path, value in _leaves(name.split("."), tensor.detach().float().numpy()):
+            if path[0] in ("layers", "blocks"):
+                stacks[(path[0], *path[2:])][int(path[1])] = value
+            else:
+                leaves[tuple(path)] = value
     for path, layers in stacks.items():
         leaves[path] = np.stack([layers[i] for i in range(len(layers))])
     return unflatten_dict(leaves)
 
 
-def _leaf(module: str, last: str, value: np.ndarray) -> tuple[str, np.ndarray]:
-    if last == "bias":
-        return "bias", value
-    if module == "embed_tokens":
-        return "embedding", value
-    if value.ndim == 1:
-        return "scale", value
-    if value.ndim == 5:  # a patch's convolution: one matrix
-        value = value.reshape(len(value), -1)
-    return ("kernel", value.T) if value.ndim == 3 else ("weight", value)
+def _leaves(name: list[str], value: np.ndarray) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Our parameters of one of transformers', which has the experts' gate and up in one."""
+    *parents, last = name
+    if parents[-1] == "experts":
+        parts = np.split(value, 2, axis=1) if last == "gate_up_proj" else [value]
+        names = ["gate_proj", "up_proj"] if last == "gate_up_proj" else [last]
+        for own, part in zip(names, parts, strict=True):
+            yield [*parents, own, "weight"], part
+    elif last == "bias":
+        yield name, value
+    elif parents[-1] in ("embed_tokens", "pos_embed"):
+        yield [*parents, "embedding"], value
+    elif value.ndim == 1:
+        yield [*parents, "scale"], value
+    elif value.ndim in (3, 4):  # convolutions over time, or over time and frequency
+        yield [*parents, "kernel"], value.T
+    else:  # a patch's convolution is one matrix
+        yield [*parents, "weight"], value.reshape(len(value), -1)
 
 
 def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -126,7 +197,7 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
         for name, parameter in module.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim > 1:
-                fan_in = parameter[0].numel()
+                fan_in = parameter.shape[-1] if "experts" in name else parameter[0].numel()
                 sharpen = 2.0 if re.search(r"\.(q|k|q_proj|k_proj)\.weight", name) else 1.0
                 parameter.copy_(sharpen * noise / fan_in**0.5)
             else:

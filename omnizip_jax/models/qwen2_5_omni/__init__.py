@@ -2,17 +2,15 @@
 
 from omnizip_jax.models.decoder import bound_decoder
 from omnizip_jax.models.encode import check_spec
+from omnizip_jax.models.prompt import end_markers, start_markers, window_positions
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.encoders import encode_window, encode_windows
 from omnizip_jax.models.qwen2_5_omni.prompt import (
     DEFAULT_SYSTEM,
     MARKERS_SHARE_POSITION,
     audio_tokens,
-    end_markers,
     position_after,
-    start_markers,
     token_order,
-    window_positions,
 )
 from omnizip_jax.models.qwen2_5_omni.weight_mapping import (
     LEFT_OUT,

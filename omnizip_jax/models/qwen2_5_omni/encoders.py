@@ -7,15 +7,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from omnizip_jax.models.backend import Backend
-from omnizip_jax.models.encode import encode_if, encode_video, map_windows
+from omnizip_jax.models.encode import applied, encode_if, encode_video, map_windows
 from omnizip_jax.models.qwen2_5_omni.audio import AudioEncoder
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.vision import VisionEncoder
 from omnizip_jax.models.sharding import replicate
-from omnizip_jax.types import AudioFeatures, EncodedWindow, VisionFeatures, Window
+from omnizip_jax.types import EncodedWindow, Window
 
 FLOAT32 = jnp.dtype(jnp.float32)
 
@@ -40,17 +39,12 @@ def encode_window(
         wants: features that a method needs beyond embeddings (``Method.wants``): "vision".
     """
 
-    def encode_audio() -> AudioFeatures:
-        audio = AudioEncoder(config.audio, dtype, backend).bind({"params": weights["audio"]})
-        return audio(window.mel, window.mel_length)
-
-    def encode_grid(patches: Array) -> tuple[Array, None, VisionFeatures | None]:
-        vision = VisionEncoder(config.vision, dtype, backend).bind({"params": weights["vision"]})
-        tokens, features = vision(patches, window.grid_size, attention="vision" in wants)
-        return tokens, None, features
-
-    audio = encode_if(window.mel_length > 0, encode_audio, skip)
-    encoded = EncodedWindow(audio=audio, **encode_video(encode_grid, window, skip))
+    audio = applied(AudioEncoder(config.audio, dtype, backend), weights["audio"])
+    vision = applied(VisionEncoder(config.vision, dtype, backend), weights["vision"])
+    encoded = EncodedWindow(
+        audio=encode_if(window.mel_length > 0, lambda: audio(window.mel, window.mel_length), skip),
+        **encode_video(vision, window, "vision" in wants, skip),
+    )
     return replicate(encoded, weights)
 
 

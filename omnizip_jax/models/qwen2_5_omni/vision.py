@@ -155,7 +155,7 @@ class VisionEncoder(nn.Module):
         patches: UInt8[Array, "patches values"],
         grid_size: Int[Array, " 2"],
         attention: bool = False,
-    ) -> tuple[Float[Array, "P D"], VisionFeatures | None]:
+    ) -> tuple[Float[Array, "P D"], None, VisionFeatures | None]:
         """Encode one temporal grid (two frames).
 
         Args:
@@ -166,7 +166,8 @@ class VisionEncoder(nn.Module):
                 exists at a time; the keys are rotated.
 
         Returns:
-            Tokens in the same order, with finite padding after ``rows * columns``; the features.
+            Tokens in the same order, with finite padding after ``rows * columns``; None, for lack
+            of DeepStack; the features.
 
         Raises:
             ValueError: ``patches`` has another shape.
@@ -205,10 +206,10 @@ class VisionEncoder(nn.Module):
         tokens = PatchMerger(config, self.dtype, self.backend, name="merger")(x)
         back = jnp.argsort(order)[:slots]
         if kept is None:
-            return tokens[back], None
+            return tokens[back], None, None
         q, k = kept
         features = token_features(q, k, real, config.merge)
-        return tokens[back], jax.tree.map(lambda x: x[back], features)
+        return tokens[back], None, jax.tree.map(lambda x: x[back], features)
 
 
 def window_layout(

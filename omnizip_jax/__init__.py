@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from omnizip_jax.inference.context import Context, fork
     from omnizip_jax.inference.generation import Answer, ask, stream_answer
     from omnizip_jax.inference.snapshot import restore, save
-    from omnizip_jax.inference.streaming import feed, init_stream
+    from omnizip_jax.inference.streaming import feed, feed_block, init_stream
     from omnizip_jax.media import PushSource, windows
     from omnizip_jax.window_spec import WindowSpec
 
@@ -21,7 +21,7 @@ _MODULES = {
     "inference.context": ["Context", "fork"],
     "inference.generation": ["Answer", "ask", "stream_answer"],
     "inference.snapshot": ["restore", "save"],
-    "inference.streaming": ["feed", "init_stream"],
+    "inference.streaming": ["feed", "feed_block", "init_stream"],
     "media": ["PushSource", "windows"],
     "window_spec": ["WindowSpec"],
 }

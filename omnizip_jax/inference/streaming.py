@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from omnizip_jax.compression import Method, OmniZipConfig, as_method
 from omnizip_jax.compression.novelty_weights import Novelty, NoveltyState
@@ -36,7 +37,7 @@ from omnizip_jax.models.backend import Backend, jax_defaults
 from omnizip_jax.models.decoder import KVCache
 from omnizip_jax.models.loaded_model import Params, check_params, weights_fingerprint
 from omnizip_jax.models.registry import family
-from omnizip_jax.types import EncodedClip, Selection, Window
+from omnizip_jax.types import EncodedClip, EncodedWindow, Selection, Window
 from omnizip_jax.window_spec import WindowSpec, check_flags
 
 
@@ -207,13 +208,55 @@ def feed(params: Params, state: Context, window: Window) -> Context:
 
 
 @jax_defaults()
-def advance(params: Params, context: Context, window: Window, reserve: int) -> Context:
-    """``feed`` without its checks; leaves ``reserve`` slots for text."""
+def feed_block(params: Params, state: Context, windows: Window) -> Context:
+    """Append several windows that are encoded together, one after another.
+
+    The result is that of ``feed`` where windows are encoded independently. Qwen3-Omni's audio
+    encoder attends inside blocks of 8 s: four windows at a time are encoded as those of a whole
+    clip, with 8 s of latency, while ``feed`` cuts the blocks at every window.
+
+    Args:
+        windows: several windows, with a leading axis; their number is static.
+
+    Raises:
+        ValueError: as ``feed``.
+    """
+    check_context(params, state)
+    check_stream(state)
+    config = state.prefill_config
+    check_windows(windows, config.spec, np.size(getattr(windows, "mel_length", 0)))
+    windows = _without_unused(windows, config.modalities)
+    encoded = family(config.config).encode_windows(
+        params.weights,
+        windows,
+        config=config.config,
+        dtype=config.dtype,
+        backend=config.backend,
+        wants=config.method.wants,
+    )
+    for i in range(len(windows.mel_length)):
+        window, own = jax.tree.map(lambda x, i=i: x[i], (geometry(windows), encoded))
+        state = advance(params, state, window, state.retention.text_slots, own)
+    return state
+
+
+@jax_defaults()
+def advance(
+    params: Params,
+    context: Context,
+    window: Window,
+    reserve: int,
+    encoded: EncodedWindow | None = None,
+) -> Context:
+    """``feed`` without its checks; leaves ``reserve`` slots for text.
+
+    ``encoded`` is the window, if it is encoded already.
+    """
     config = context.prefill_config
     slots, span = config.window_capacity, config.window_positions
     context = ensure_capacity(context, slots + reserve, span + reserve)
     cache, state, trace = _feed(
-        params.weights, context.cache, context.state, window, prefill_config=config
+        params.weights, context.cache, context.state, window, encoded, prefill_config=config
     )
     return context.replace(
         cache=cache,
@@ -230,18 +273,17 @@ def _feed(
     cache: KVCache,
     state: StreamState,
     window: Window,
+    encoded: EncodedWindow | None,
     *,
     prefill_config: PrefillConfig,
 ) -> tuple[KVCache, StreamState, Selection]:
-    """The program of ``feed``."""
+    """The program of ``feed``, from a window or from its encoders' outputs."""
     config, method = prefill_config.config, prefill_config.method
     settings = config, prefill_config.dtype, prefill_config.backend
     decoder = family(config).bound_decoder(weights, *settings)
-    if not prefill_config.modalities.audio:
-        window = window.replace(mel_length=jnp.zeros_like(window.mel_length))
-    if not prefill_config.modalities.video:
-        window = window.replace(grid_mask=jnp.zeros_like(window.grid_mask))
-    encoded = family(config).encode_window(weights, window, *settings, wants=method.wants)
+    if encoded is None:
+        window = _without_unused(window, prefill_config.modalities)
+        encoded = family(config).encode_window(weights, window, *settings, wants=method.wants)
     plan, selection = method.step(state.plan, encoded, jax.random.fold_in(state.key, state.windows))
     expected, importance = state.expected, None
     if prefill_config.importance:
@@ -258,6 +300,15 @@ def _feed(
     )  # fmt: skip
     trace = jax.tree.map(lambda x: x[0], trace)
     return cache, state.replace(plan=plan, expected=expected), trace
+
+
+def _without_unused(windows: Window, modalities: Modalities) -> Window:
+    """Windows without the modalities that a stream leaves out."""
+    if not modalities.audio:
+        windows = windows.replace(mel_length=jnp.zeros_like(windows.mel_length))
+    if not modalities.video:
+        windows = windows.replace(grid_mask=jnp.zeros_like(windows.grid_mask))
+    return windows
 
 
 def check_stream(context: Context) -> None:

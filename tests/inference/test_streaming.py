@@ -18,7 +18,7 @@ from omnizip_jax.inference.decode import SamplingParams
 from omnizip_jax.inference.generation import ask, finish, run
 from omnizip_jax.inference.generation import begin as begin_reply
 from omnizip_jax.inference.prefill import append_text
-from omnizip_jax.inference.streaming import change_method, feed, init_stream
+from omnizip_jax.inference.streaming import change_method, feed, feed_block, init_stream
 from omnizip_jax.models.qwen2_5_omni.encoders import encode_window
 from omnizip_jax.types import TokenKind
 from tests.conftest import clip_of
@@ -105,6 +105,20 @@ def test_equals_generate(name, params, random_windows, first_logits):
     assert answer.token_ids == tokens
     assert answer.counts.audio_kept == trace.audio_keep.sum()
     assert answer.counts.video_kept == trace.video_keep.sum()
+
+
+def test_a_block_of_windows_is_appended_like_single_ones(params, random_windows):
+    """Its windows are encoded independently here, and the cache overflows inside the block."""
+    windows = random_windows([2] * 8, [200] * 8)
+    one_by_one, _ = feed_all(params, begin(params, capacity=768), windows)
+    state = begin(params, capacity=768)
+    for i in (0, 4):
+        state = feed_block(params, state, jax.tree.map(lambda x, i=i: x[i : i + 4], windows))
+    assert state.retained == one_by_one.retained
+    np.testing.assert_array_equal(state.state.slots.time, one_by_one.state.slots.time)
+    np.testing.assert_allclose(state.cache.keys, one_by_one.cache.keys, atol=1e-4)
+    with pytest.raises(ValueError, match=r"window\.grid_mask|window\.patches"):
+        feed_block(params, state, jax.tree.map(lambda x: x[0], windows))
 
 
 @pytest.mark.slow  # conversations without sound are compared with transformers

@@ -273,7 +273,7 @@ def _feed(
     cache: KVCache,
     state: StreamState,
     window: Window,
-    encoded: EncodedWindow | None,
+    encoded: EncodedWindow | None = None,
     *,
     prefill_config: PrefillConfig,
 ) -> tuple[KVCache, StreamState, Selection]:

@@ -31,13 +31,14 @@ SUITES = {  # name on the command line: module with a function ``run(bench) -> r
     "compile": "compile",
     "memory": "memory",
 }
+PRESETS = ("tiny", "small", "experts", "3b", "7b")
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("suite", choices=[*SUITES, "all"])
-    parser.add_argument("--preset", default="small", choices=("tiny", "small", "3b", "7b"))
+    parser.add_argument("--preset", default="small", choices=PRESETS)
     parser.add_argument("--windows", type=int, help="windows of 2 s in a clip (default: preset's)")
     parser.add_argument("--repeats", type=int, default=3, help="of every measurement, at least")
     parser.add_argument("--json", type=Path, help="append one JSON line per row to this file")

@@ -53,7 +53,7 @@ def run(bench: Bench) -> Iterator[Row]:
     full, packed = (Decoding(bench, prefill(clip.encoded)) for prefill in prefills)
     calls: list[Call] = [full, packed]
     theirs = None
-    if bench.has_torch:
+    if bench.has_model_peer:
         theirs = TransformersDecoding(clip, full.state)
         calls.append(theirs)
     ours, ours_packed, *peers = bench.alternate(*calls)

@@ -21,7 +21,7 @@ def run(bench: Bench) -> Iterator[Row]:
         peak = encoders_peak()
     packed, full = clip.prefill(KEEP_45), clip.prefill(FULL)
     calls: list[Call] = [clip.encode, packed, full]
-    if bench.has_torch:
+    if bench.has_model_peer:
         from benchmarks.peers.thinker import Thinker
 
         thinker = Thinker(clip.params)

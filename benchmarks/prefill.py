@@ -23,9 +23,9 @@ def run(bench: Bench) -> Iterator[Row]:
         with peak_memory() as peak:
             calls[-1]()
             peaks.append(peak())
-    if bench.has_torch:
+    if bench.has_model_peer:
         calls.append(transformers_call(bench, clip, calls[0]().logits))
-    full, *packed, peer = [*bench.alternate(*calls), *([] if bench.has_torch else [None])]
+    full, *packed, peer = [*bench.alternate(*calls), *([] if bench.has_model_peer else [None])]
 
     text, weights = bench.config.text, sum(x.nbytes for x in jax.tree.leaves(clip.weights["text"]))
 

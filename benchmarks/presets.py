@@ -103,6 +103,11 @@ def _model(
     )
 
 
+def _with_experts(model: ModelConfig) -> ModelConfig:
+    experts: dict[str, int] = dict(experts=128, experts_per_token=8, expert_ffn=model.text.ffn)
+    return dataclasses.replace(model, text=dataclasses.replace(model.text, **experts))
+
+
 _ENCODERS: dict[str, Any] = dict(
     encoder_layers=32,
     encoder_width=1280,
@@ -149,6 +154,27 @@ PRESETS = {
         windows=16,
         compression_windows=64,
         compression_width=3584,
+    ),
+    # A decoder with Qwen3-Omni-30B-A3B's experts, at half its widths: 4,394 tokens.
+    "experts": Preset(
+        _with_experts(
+            _model(
+                layers=4,
+                width=1024,
+                heads=(16, 2),
+                ffn=384,
+                vocabulary=9496,
+                sections=(12, 10, 10),
+                encoder_layers=2,
+                encoder_width=320,
+                encoder_heads=(5, 4),
+                encoder_ffn=(1280, 855),
+                full_attention=(1,),
+            )
+        ),
+        windows=13,
+        compression_windows=64,
+        compression_width=2048,
     ),
     "3b": Preset(
         _model(

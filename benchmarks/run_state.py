@@ -55,6 +55,11 @@ class Bench:
     def has_torch(self) -> bool:
         return import_torch() is not None
 
+    @property
+    def has_model_peer(self) -> bool:
+        """Whether transformers' Qwen2.5-Omni can have the same weights."""
+        return self.has_torch and not self.config.text.experts
+
     def say(self, text: str) -> None:
         """Print a progress line."""
         self.console.print(f"[dim]{text}[/]", highlight=False)
@@ -68,11 +73,11 @@ class Bench:
         return alternate(*calls, repeats=self.repeats, seconds=SHORT)
 
     def goal(self, name: str) -> goals.Goal | None:
-        """Goal of a row; goals apply to one preset for each kind of device."""
+        """Goal of a row; goals apply to some presets on each kind of device."""
         on_gpu = jax.default_backend() == "gpu"
         if on_gpu:
             return goals.GPU.get(name) if self.name == "7b" else None
-        return goals.CPU.get(name) if self.name == "small" else None
+        return goals.CPU_PRESETS.get(self.name, {}).get(name)
 
     def timed(self, name: str, *args: Any, **rest: Any) -> Row:
         return Row.timed(name, *args, goal=self.goal(name), **rest)

@@ -148,9 +148,14 @@ def _share(part: float, whole: int) -> float:
 
 
 def layer_weights(config: TextConfig) -> int:
-    """Weights of a layer: grouped-query attention, three SwiGLU matrices."""
+    """Weights of a layer that a token uses: grouped-query attention, three SwiGLU matrices."""
     queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    return config.hidden * (2 * queries + 2 * keys + 3 * config.ffn)
+    return config.hidden * (2 * queries + 2 * keys + 3 * _ffn(config) + config.experts)
+
+
+def _ffn(config: TextConfig) -> int:
+    """Width of the feed-forward network, or of the experts of a token together."""
+    return config.experts_per_token * config.expert_ffn if config.experts else config.ffn
 
 
 def prefill_operations(config: TextConfig, tokens: Sequence[int]) -> float:
@@ -170,7 +175,7 @@ def paper_operations(config: TextConfig, tokens: Sequence[int], decoded: int = D
     Args:
         tokens: media tokens in each layer.
     """
-    d, m = config.hidden, config.ffn
+    d, m = config.hidden, _ffn(config)
     matrices = 4.0 * d**2 + 2.0 * d * m
     prefill = sum(n * matrices + 2.0 * n**2 * d for n in tokens)
     attended = sum(decoded * n + decoded * (decoded + 1) / 2 for n in tokens)

@@ -22,7 +22,7 @@ from omnizip_jax.checkpoint.folder import load_tokenizer, read_stop_tokens
 from omnizip_jax.checkpoint.load import load
 from omnizip_jax.media import Clip
 from omnizip_jax.models.loaded_model import Params
-from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
+from omnizip_jax.models.registry import read_config
 from omnizip_jax.types import Window
 from omnizip_jax.window_spec import WindowSpec
 
@@ -103,7 +103,7 @@ def thinker(released_folder):
     """transformers' thinker on the tiny checkpoint."""
     from tests.parity.oracle import Thinker
 
-    return Thinker(released_folder, ModelConfig.from_file(released_folder / "config.json"))
+    return Thinker(released_folder, read_config(released_folder / "config.json"))
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
-"""Conversion of released Qwen2.5-Omni weights to a Flax checkpoint, in bounded memory.
+"""Conversion of released weights to a Flax checkpoint, in bounded memory.
 
 The released files are read without torch. The part that answers in text (the thinker) is
-converted; the speech parts (talker, token2wav) are counted and left out.
+converted; the speech parts are counted and left out.
 """
 
 from __future__ import annotations
@@ -49,8 +49,7 @@ from omnizip_jax.checkpoint.safetensors_index import (
 from omnizip_jax.models.loaded_model import describe_array, digest
 from omnizip_jax.models.parameters import ArrayInfo
 from omnizip_jax.models.quantized import quantize
-from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.weight_mapping import parameter_tree
+from omnizip_jax.models.registry import Config, family, read_config
 from omnizip_jax.models.weight_mapping import array_infos
 
 TOKENIZER_FILES = (
@@ -135,7 +134,7 @@ class Conversion:
     """
 
     source: Path
-    config: ModelConfig
+    config: Config
     tensors: Mapping[str, ReleasedTensor]
     leaves: list[ArrayInfo]
     dtype: np.dtype
@@ -153,20 +152,18 @@ class Conversion:
         if not source.is_dir():
             raise ConversionError(f"{source}: not a folder; give the folder of the released files")
         if not (source / CONFIG).is_file():
-            raise ConversionError(
-                f"{source}: no {CONFIG}; give the folder of the released Qwen2.5-Omni files"
-            )
+            raise ConversionError(f"{source}: no {CONFIG}; give the folder of the released files")
         if (source / FINGERPRINT).exists():
             raise ConversionError(f"{source}: converted already; load it")
         try:
-            config = ModelConfig.from_file(source / CONFIG)
+            config = read_config(source / CONFIG)
             read_stop_tokens(source, config)
         except ValueError as error:
             raise ConversionError(str(error)) from error
         tensors = find_tensors(source)
         config = resolve_tied_head(config, tensors)
-        leaves = array_infos(parameter_tree(config))
-        left_out = check_tensors(leaves, tensors)
+        leaves = array_infos(family(config).parameter_tree(config))
+        left_out = check_tensors(leaves, tensors, family(config).LEFT_OUT)
         if wanted is None:
             wanted = common_dtype(tensors[name].dtype for leaf in leaves for name in leaf.names)
         leaves = [

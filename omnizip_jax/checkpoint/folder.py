@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from omnizip_jax.models.config import ConfigSection, integers, read_json
-from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
+from omnizip_jax.models.registry import Config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,7 +35,7 @@ FINGERPRINT = "fingerprint"
 
 DTYPES = ("bfloat16", "float32")
 QUANTIZED = {"int8": 8, "int4": 4}  # bits of the decoder's matrices
-ORIGINAL = "take the original release, Qwen/Qwen2.5-Omni-3B or Qwen/Qwen2.5-Omni-7B"
+ORIGINAL = "take the original release, such as Qwen/Qwen2.5-Omni-3B or Qwen/Qwen2.5-Omni-7B"
 
 
 def weights_dtype(dtype: jax.typing.DTypeLike, allowed: Iterable[str] = DTYPES) -> np.dtype:
@@ -98,7 +98,7 @@ def _read(file: Path, size: int = -1) -> bytes:
     return b""
 
 
-def read_stop_tokens(path: Path, config: ModelConfig) -> tuple[int, ...]:
+def read_stop_tokens(path: Path, config: Config) -> tuple[int, ...]:
     """The ids that end an answer, ``eos_token_id`` of ``generation_config.json``; () without it.
 
     Raises:
@@ -140,7 +140,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> None:
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: Config) -> None:
     """Compare a tokenizer and its chat template with the configuration.
 
     Raises:

@@ -37,8 +37,7 @@ from omnizip_jax.models.backend import jax_defaults
 from omnizip_jax.models.loaded_model import Params, digest, register_fingerprint
 from omnizip_jax.models.parameters import ArrayInfo, stored_paths
 from omnizip_jax.models.quantized import VALUE_DTYPES
-from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.weight_mapping import parameter_tree
+from omnizip_jax.models.registry import Config, family, read_config
 from omnizip_jax.models.sharding import axis_sharding, check_mesh, make_mesh
 from omnizip_jax.models.weight_mapping import array_infos, axis_sizes
 from omnizip_jax.window_spec import check_flags
@@ -141,7 +140,7 @@ def _read_outline(
     _check_folder(path)
     if verify and (problems := damaged_files(path)):
         raise ValueError(listing(f"{path}: damaged files; {ADVICE}", problems))
-    config = ModelConfig.from_file(path / CONFIG)
+    config = read_config(path / CONFIG)
     fingerprint = (path / FINGERPRINT).read_bytes()
     if not re.fullmatch(rb"[0-9a-f]{16}", fingerprint):
         raise ValueError(f"{path}: damaged {FINGERPRINT}; {ADVICE}")
@@ -161,7 +160,7 @@ def _read_outline(
     mesh, sizes = _mesh(mesh, config), axis_sizes(config)
     tree = jax.tree.map(
         lambda info: dataclasses.replace(info, bits=bits.get("/".join(info.stored[0].path))),
-        parameter_tree(config, wanted),
+        family(config).parameter_tree(config, wanted),
     )
     _check_arrays(path, array_infos(tree), found)
     tokenizer = load_tokenizer(path / TOKENIZER)
@@ -177,7 +176,7 @@ def _read_outline(
     return Params(outline, config, tokenizer, fingerprint, stop_tokens, wanted, mesh), folder
 
 
-def _mesh(mesh: Any, config: ModelConfig) -> Mesh | None:
+def _mesh(mesh: Any, config: Config) -> Mesh | None:
     """The mesh of an argument of ``load``; raises ``ValueError`` unless the model fits it."""
     if mesh is None:
         mesh = jax.sharding.get_mesh()

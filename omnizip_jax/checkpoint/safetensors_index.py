@@ -15,8 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from omnizip_jax.models.parameters import ArrayInfo
-from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.weight_mapping import LEFT_OUT
+from omnizip_jax.models.registry import Config
 from omnizip_jax.models.weight_mapping import EMBEDDING, HEAD
 
 DTYPES = {"BF16": jnp.bfloat16, "F16": jnp.float16, "F32": jnp.float32}
@@ -103,7 +102,7 @@ def _shards(source: Path) -> list[Path]:
     return [source / file for file in sorted(files)]
 
 
-def resolve_tied_head(config: ModelConfig, tensors: dict[str, ReleasedTensor]) -> ModelConfig:
+def resolve_tied_head(config: Config, tensors: dict[str, ReleasedTensor]) -> Config:
     """Decide from the tensors whether the head shares the embedding table, as transformers does.
 
     If only one of the two is stored it is used for both; two equal tensors are one; two that
@@ -123,9 +122,12 @@ def resolve_tied_head(config: ModelConfig, tensors: dict[str, ReleasedTensor]) -
 
 
 def check_tensors(
-    leaves: list[ArrayInfo], tensors: Mapping[str, ReleasedTensor]
+    leaves: list[ArrayInfo], tensors: Mapping[str, ReleasedTensor], unused: re.Pattern[str]
 ) -> collections.Counter[str]:
     """Compare expected and stored tensors; returns the number that is left out, by part.
+
+    Args:
+        unused: names of tensors that the family leaves out, with the group ``part``.
 
     Raises:
         ConversionError: names missing, surplus, misshapen and mistyped tensors.
@@ -144,7 +146,7 @@ def check_tensors(
     problems: list[str] = []
     left_out: collections.Counter[str] = collections.Counter()
     for name, tensor in tensors.items():
-        known = LEFT_OUT.fullmatch(name)
+        known = unused.fullmatch(name)
         if name in expected:
             if tensor.shape != expected[name]:
                 wanted = list(expected[name])

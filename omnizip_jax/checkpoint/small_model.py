@@ -10,8 +10,7 @@ from omnizip_jax.checkpoint.atomic_directory import atomic_directory, remove
 from omnizip_jax.checkpoint.checksums import damaged_files
 from omnizip_jax.checkpoint.convert import Conversion
 from omnizip_jax.checkpoint.safetensors_index import ConversionError
-from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.weight_mapping import parameter_tree
+from omnizip_jax.models.registry import family, read_config
 
 RELEASED = Path(__file__).parents[1] / "testbed" / "small"  # in the released layout
 
@@ -29,7 +28,8 @@ def small_checkpoint() -> Path:
         ValueError: the cache folder cannot be written to.
     """
     # Named by its content and our layout, so that a change of either is converted again.
-    layout = repr(parameter_tree(ModelConfig.from_file(RELEASED / "config.json")))
+    config = read_config(RELEASED / "config.json")
+    layout = repr(family(config).parameter_tree(config))
     files = sorted(path for path in RELEASED.iterdir() if path.is_file())
     content = [path.name.encode() + path.read_bytes() for path in files]
     digest = hashlib.sha256(b"".join([layout.encode(), *content])).hexdigest()

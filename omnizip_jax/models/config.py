@@ -13,7 +13,7 @@ import reprlib
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 from omnizip_jax.window_spec import WindowSpec
 
@@ -207,10 +207,8 @@ class BaseVisionConfig:
 class BaseModelConfig:
     """Sizes and token ids of a model.
 
-    A family adds its name, the sizes of its encoders, ``audio_slots`` and ``from_dict``.
+    A family adds the sizes of its encoders, ``audio_slots`` and ``from_dict``.
     """
-
-    NAME: ClassVar[str]  # in messages
 
     audio: BaseAudioConfig
     vision: BaseVisionConfig
@@ -254,18 +252,6 @@ class BaseModelConfig:
     def untied(self) -> Self:
         """The same sizes with separate weights for embedding and head."""
         return dataclasses.replace(self, text=dataclasses.replace(self.text, tied=False))
-
-    @classmethod
-    def from_file(cls, path: str | Path) -> Self:
-        """Read a released ``config.json``.
-
-        Raises:
-            ValueError: an entry is missing or invalid; names file, entry, expected and received.
-        """
-        try:
-            return cls.from_dict(read_json(Path(path)))
-        except ValueError as error:
-            raise ValueError(f"{path}: not a valid {cls.NAME} configuration: {error}") from error
 
     @classmethod
     def from_dict(cls, values: Any) -> Self:

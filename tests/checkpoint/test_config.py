@@ -13,6 +13,7 @@ from omnizip_jax.checkpoint.convert import convert
 from omnizip_jax.checkpoint.load import load
 from omnizip_jax.checkpoint.safetensors_index import ConversionError
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
+from omnizip_jax.models.registry import read_config
 
 GONE = object()
 COUNTS = [
@@ -184,7 +185,15 @@ def test_optional_and_ignored_entries(released, path, value):
 def test_not_a_configuration(tmp_path, content):
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"config\.json: not a"):
-        ModelConfig.from_file(tmp_path / "config.json")
+        read_config(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("name", ["llama", None, GONE, ["qwen2_5_omni"]])
+def test_no_supported_family(tmp_path, released, name):
+    values = edited(released, "model_type", name)
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"model_type: expected .*qwen2_5_omni.*_thinker.*, got"):
+        read_config(tmp_path / "config.json")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from omnizip_jax.checkpoint.checksums import damaged_files
 from omnizip_jax.checkpoint.small_model import RELEASED, small_checkpoint
 from omnizip_jax.compression import AllTokens, OmniZipConfig
 from omnizip_jax.inference.api import generate
-from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
+from omnizip_jax.models.registry import read_config
 from omnizip_jax.testbed.synthetic_clips import SPEC, make_clip
 
 CLIPS = 50
@@ -126,7 +126,7 @@ def test_transformers_gives_the_same_answers(small):
     from tests.parity.oracle import Thinker
     from tests.parity.test_thinker import run
 
-    thinker = Thinker(RELEASED, ModelConfig.from_file(RELEASED / "config.json"))
+    thinker = Thinker(RELEASED, read_config(RELEASED / "config.json"))
     for seed in range(CLIPS):
         clip, questions = clip_and_questions(seed, "test", ("easy", "moving")[seed % 2])
         windows, question = clip_to_windows(clip), questions[seed % 3].text

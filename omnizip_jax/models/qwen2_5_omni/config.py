@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, Self
 
 from omnizip_jax.models.config import (
     MAX_LAYERS,
@@ -47,8 +47,6 @@ class VisionConfig(BaseVisionConfig):
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(BaseModelConfig):
     """Sizes and token ids of the model."""
-
-    NAME: ClassVar[str] = "Qwen2.5-Omni"
 
     audio: AudioConfig
     vision: VisionConfig

@@ -8,11 +8,11 @@ import pytest
 
 from omnizip_jax.checkpoint.small_model import RELEASED
 from omnizip_jax.models.encode import check_spec
-from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
+from omnizip_jax.models.registry import read_config
 from omnizip_jax.testbed.synthetic_clips import SPEC
 from omnizip_jax.window_spec import WindowSpec
 
-SMALL = ModelConfig.from_file(RELEASED / "config.json")
+SMALL = read_config(RELEASED / "config.json")
 
 
 def test_the_small_model_has_its_own():

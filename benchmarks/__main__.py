@@ -31,7 +31,7 @@ SUITES = {  # name on the command line: module with a function ``run(bench) -> r
     "compile": "compile",
     "memory": "memory",
 }
-PRESETS = ("tiny", "small", "experts", "3b", "7b")
+PRESETS = ("tiny", "small", "experts", "3b", "7b", "30b")
 ROOT = Path(__file__).resolve().parents[1]
 
 

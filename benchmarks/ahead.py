@@ -51,8 +51,7 @@ from omnizip_jax.inference.sequence import (
 )
 from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.decoder import CACHE_AXES, KVCache
-from omnizip_jax.models.qwen2_5_omni.encoders import encode_windows
-from omnizip_jax.models.qwen2_5_omni.weight_mapping import parameter_tree
+from omnizip_jax.models.registry import family
 from omnizip_jax.models.sharding import axis_sharding, make_mesh
 from omnizip_jax.models.weight_mapping import axis_sizes
 from omnizip_jax.types import EncodedClip, Window
@@ -175,7 +174,8 @@ class Target:
     def weights(self) -> Any:
         """The model's weights on the devices."""
         return jax.tree.map(
-            lambda info: info.abstract(self.sharding), parameter_tree(self.config, DTYPE)
+            lambda info: info.abstract(self.sharding),
+            family(self.config).parameter_tree(self.config, DTYPE),
         )
 
     def compile(
@@ -275,14 +275,16 @@ def programs(target: Target, count: int) -> Iterator[Compiled]:
     yield target.compile(
         "encoders, 8 windows",
         weights,
-        encode_windows,
+        family(config).encode_windows,
         *(weights, block),
         config=config,
         dtype=DTYPE,
         backend=backend,
     )
 
-    encoded = encode_windows.eval_shape(weights, block, config=config, dtype=DTYPE, backend=backend)
+    encoded = family(config).encode_windows.eval_shape(
+        weights, block, config=config, dtype=DTYPE, backend=backend
+    )
     padded = bucket(count, WINDOW_BUCKETS)
     encoded = jax.tree.map(lambda x: x.update(shape=(padded, *x.shape[1:])), encoded)
     decode_state = None

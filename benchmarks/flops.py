@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from omnizip_jax.evaluation.decoder_cost import layer_weights
 from omnizip_jax.models.config import TextConfig
-from omnizip_jax.models.qwen2_5_omni.config import AudioConfig, ModelConfig, VisionConfig
+from omnizip_jax.models.qwen2_5_omni.config import AudioConfig, VisionConfig
+from omnizip_jax.models.qwen3_omni.config import AudioConfig as AudioConfig3
+from omnizip_jax.models.qwen3_omni.config import VisionConfig as VisionConfig3
+from omnizip_jax.models.registry import Config
 
 PATCHES_PER_TOKEN = 4
 
 
-def vision_flops(config: VisionConfig, tokens: int) -> float:
+def vision_flops(config: VisionConfig | VisionConfig3, tokens: int) -> float:
     """Operations of one temporal grid."""
     patches, d = tokens * PATCHES_PER_TOKEN, config.hidden
+    if isinstance(config, VisionConfig3):
+        matrices = config.layers * (4 * d * d + 2 * d * config.ffn) + config.patch_values * d
+        attention = 4.0 * config.layers * patches * patches * d
+        merged = d * config.merge**2
+        mergers = (1 + len(config.deepstack)) * merged * (merged + config.output)
+        return 2.0 * patches * matrices + attention + 2.0 * tokens * mergers
     window = (config.window // config.patch) ** 2
     full = len(config.full_attention_layers)
     matrices = config.layers * (4 * d * d + 3 * d * config.ffn) + config.patch_values * d
@@ -21,15 +30,21 @@ def vision_flops(config: VisionConfig, tokens: int) -> float:
     return 2.0 * patches * matrices + 4.0 * patches * attended * d + 2.0 * tokens * merger
 
 
-def audio_flops(config: AudioConfig) -> float:
-    """Operations of one window of 2 s."""
+def audio_flops(config: AudioConfig | AudioConfig3) -> float:
+    """Operations of one window of 2 s; the halved sizes of Qwen3's convolutions are of 1 s."""
+    if isinstance(config, AudioConfig3):
+        d, channels, attended = config.hidden, config.channels, 13 * config.block // 100
+        inner = 64 * 50 + (32 * 25 + 16 * 13) * channels
+        convolutions = 9 * channels * inner + 13 * 16 * channels * d
+        layers = config.layers * 13 * (4 * d * d + 2 * d * config.ffn + 2 * attended * d)
+        return 2.0 * 2 * (convolutions + layers + 13 * d * (d + config.output))
     frames, d = config.n_window, config.hidden
     convolutions = 2 * frames * 3 * config.mel_bins * d + frames * 3 * d * d
     layers = config.layers * frames * (4 * d * d + 2 * d * config.ffn + 2 * frames * d)
     return 2.0 * (convolutions + layers + frames // 2 * d * config.output)
 
 
-def encoder_flops(config: ModelConfig, windows: int, grids: int = 2, tokens: int = 144) -> float:
+def encoder_flops(config: Config, windows: int, grids: int = 2, tokens: int = 144) -> float:
     """Operations of both encoders for a clip."""
     return windows * (grids * vision_flops(config.vision, tokens) + audio_flops(config.audio))
 

@@ -18,6 +18,9 @@ from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.models.parameters import ArrayInfo
 from omnizip_jax.models.quantized import quantize
 from omnizip_jax.models.qwen2_5_omni.config import AudioConfig, ModelConfig, VisionConfig
+from omnizip_jax.models.qwen3_omni.config import AudioConfig as AudioConfig3
+from omnizip_jax.models.qwen3_omni.config import ModelConfig as ModelConfig3
+from omnizip_jax.models.qwen3_omni.config import VisionConfig as VisionConfig3
 from omnizip_jax.models.registry import Config, family
 from omnizip_jax.types import Window
 
@@ -35,7 +38,7 @@ class Preset:
             needs no weights and can have the full size on every machine.
     """
 
-    model: ModelConfig
+    model: Config
     windows: int
     compression_windows: int
     compression_width: int
@@ -103,9 +106,78 @@ def _model(
     )
 
 
-def _with_experts(model: ModelConfig) -> ModelConfig:
-    experts: dict[str, int] = dict(experts=128, experts_per_token=8, expert_ffn=model.text.ffn)
-    return dataclasses.replace(model, text=dataclasses.replace(model.text, **experts))
+def _with_experts(
+    *,
+    layers: int,
+    width: int,
+    heads: tuple[int, int],
+    head_size: int,
+    expert_ffn: int,
+    vocabulary: int,
+    sections: tuple[int, int, int],
+    encoder_layers: tuple[int, int],
+    encoder_width: tuple[int, int],
+    encoder_heads: tuple[int, int],
+    encoder_ffn: tuple[int, int],
+    channels: int,
+    deepstack: tuple[int, ...],
+) -> ModelConfig3:
+    """A configuration of Qwen3-Omni, with its 128 experts; pairs as in ``_model``."""
+    return ModelConfig3(
+        audio=AudioConfig3(
+            mel_bins=128,
+            layers=encoder_layers[0],
+            hidden=encoder_width[0],
+            heads=encoder_heads[0],
+            ffn=encoder_ffn[0],
+            n_window=50,
+            output=width,
+            block=800,
+            channels=channels,
+        ),
+        vision=VisionConfig3(
+            layers=encoder_layers[1],
+            hidden=encoder_width[1],
+            heads=encoder_heads[1],
+            ffn=encoder_ffn[1],
+            channels=3,
+            patch=16,
+            temporal_patch=2,
+            merge=2,
+            output=width,
+            positions=48**2,
+            deepstack=deepstack,
+        ),
+        text=TextConfig(
+            vocabulary=vocabulary,
+            layers=layers,
+            hidden=width,
+            heads=heads[0],
+            kv_heads=heads[1],
+            ffn=expert_ffn,
+            rope_theta=1e6,
+            mrope_section=sections,
+            rms_eps=1e-6,
+            max_positions=65536,
+            tied=False,
+            head_dim=head_size,
+            attention_bias=False,
+            qk_norm=True,
+            mrope_interleaved=True,
+            experts=128,
+            experts_per_token=8,
+            expert_ffn=expert_ffn,
+            deepstack_layers=len(deepstack),
+        ),
+        audio_token=vocabulary - 1,
+        video_token=vocabulary - 2,
+        audio_start_token=vocabulary - 3,
+        audio_end_token=vocabulary - 4,
+        vision_start_token=vocabulary - 5,
+        vision_end_token=vocabulary - 6,
+        positions_per_second=13,
+        seconds_per_chunk=2,
+    )
 
 
 _ENCODERS: dict[str, Any] = dict(
@@ -155,22 +227,22 @@ PRESETS = {
         compression_windows=64,
         compression_width=3584,
     ),
-    # A decoder with Qwen3-Omni-30B-A3B's experts, at half its widths: 4,394 tokens.
+    # The 30B with half its widths, four layers and small encoders: 4,142 tokens.
     "experts": Preset(
         _with_experts(
-            _model(
-                layers=4,
-                width=1024,
-                heads=(16, 2),
-                ffn=384,
-                vocabulary=9496,
-                sections=(12, 10, 10),
-                encoder_layers=2,
-                encoder_width=320,
-                encoder_heads=(5, 4),
-                encoder_ffn=(1280, 855),
-                full_attention=(1,),
-            )
+            layers=4,
+            width=1024,
+            heads=(16, 2),
+            head_size=64,
+            expert_ffn=384,
+            vocabulary=9504,
+            sections=(12, 10, 10),
+            encoder_layers=(2, 4),
+            encoder_width=(320, 288),
+            encoder_heads=(5, 4),
+            encoder_ffn=(1280, 1076),
+            channels=48,
+            deepstack=(1, 2),
         ),
         windows=13,
         compression_windows=64,
@@ -203,6 +275,27 @@ PRESETS = {
         windows=64,
         compression_windows=64,
         compression_width=3584,
+    ),
+    # Qwen3-Omni-30B-A3B.
+    "30b": Preset(
+        _with_experts(
+            layers=48,
+            width=2048,
+            heads=(32, 4),
+            head_size=128,
+            expert_ffn=768,
+            vocabulary=152064,
+            sections=(24, 20, 20),
+            encoder_layers=(32, 27),
+            encoder_width=(1280, 1152),
+            encoder_heads=(20, 16),
+            encoder_ffn=(5120, 4304),
+            channels=480,
+            deepstack=(8, 16, 24),
+        ),
+        windows=64,
+        compression_windows=64,
+        compression_width=2048,
     ),
 }
 
@@ -270,8 +363,9 @@ def random_prompt(config: Config, seed: int = 0) -> Prompt:
     prefix = [*before, config.vision_start_token, config.audio_start_token]
     suffix = [config.audio_end_token, config.vision_end_token, *after]
     prefix_positions, suffix_positions = np.arange(len(prefix)), np.arange(len(suffix))
-    prefix_positions[-1] -= 1
-    suffix_positions[1:] -= 1
+    if family(config).MARKERS_SHARE_POSITION:
+        prefix_positions[-1] -= 1
+        suffix_positions[1:] -= 1
     return Prompt(
         *(np.array(x, np.int32) for x in (prefix, prefix_positions)),
         *(np.array(x, np.int32) for x in (suffix, suffix_positions)),

@@ -31,6 +31,7 @@ from omnizip_jax.compression.omnizip_video import (
     over_indices,
     place_in_run,
     previous,
+    scan_windows,
 )
 from omnizip_jax.compression.similarity import cosine_distances
 from omnizip_jax.types import WindowTokens
@@ -149,12 +150,12 @@ def consolidate_clip(
     (packed,) = jnp.nonzero(candidates, size=max(int(spare.max()), 1), fill_value=0)
     features = audio[packed]
 
-    def nearest(best, window):
+    def nearest(best, *window):
         video, video_mask = (x.reshape(-1, *x.shape[2:]) for x in window)
-        return jnp.maximum(best, cross_modal_similarity(features, video, video_mask)), None
+        return jnp.maximum(best, cross_modal_similarity(features, video, video_mask))
 
     start = jnp.full(packed.size, -jnp.inf, jnp.promote_types(audio.dtype, jnp.float32))
-    best, _ = jax.lax.scan(nearest, start, (tokens.video, tokens.video_mask))
+    best = scan_windows(nearest, start, tokens.video, tokens.video_mask)
     relevance = jnp.full(mask.size, -jnp.inf, best.dtype).at[packed].set(best)
     audio = merge_into_anchors(audio, candidates, relevance, anchor, filled, config.merge_size)
     return audio.reshape(tokens.audio.shape), anchors.reshape(salient.shape)

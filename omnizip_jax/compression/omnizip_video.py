@@ -118,17 +118,28 @@ def over_indices(function, count: int, *arrays):
     """``function(*arrays, i)`` for ``i`` below ``count``, with whole arrays that are not copied."""
 
     def one_by_one(*arrays: Array):
-        # XLA would convert a bfloat16 clip to float32 before the loop; the barrier prevents it.
-        def one(i):
-            return function(*jax.lax.optimization_barrier((*arrays, i)))
-
-        return jax.lax.map(one, jnp.arange(count))
+        return jax.lax.map(lambda i: function(*_held(arrays, i)), jnp.arange(count))
 
     def in_batches(*arrays: Array):
         return jax.lax.map(lambda i: function(*arrays, i), jnp.arange(count), batch_size=16)
 
     # One window is enough work for a CPU; on an accelerator its kernels would be too small.
     return jax.lax.platform_dependent(*arrays, cpu=one_by_one, default=in_batches)
+
+
+def scan_windows(function, carry, *arrays):
+    """``carry = function(carry, *window)`` over the windows, without a copy of the clip."""
+
+    def step(carry, i):
+        *clip, i = _held(arrays, i)
+        return function(carry, *(x[i] for x in clip)), None
+
+    return jax.lax.scan(step, carry, jnp.arange(len(arrays[0])))[0]
+
+
+def _held(arrays, i):
+    """The arrays and an index; XLA on a CPU would convert a bfloat16 clip before the loop."""
+    return jax.lax.optimization_barrier((*arrays, i))
 
 
 def previous(exists: Bool[Array, " n"]) -> Int[Array, " n"]:

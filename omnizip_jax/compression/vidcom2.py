@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from omnizip_jax.compression.counts import salience_order
 from omnizip_jax.compression.method import Count
 from omnizip_jax.compression.omnizip_budget import water_fill, whole_shares
-from omnizip_jax.compression.omnizip_video import over_windows
+from omnizip_jax.compression.omnizip_video import over_windows, scan_windows
 from omnizip_jax.compression.per_modality import ModalitySelection, Rates
 from omnizip_jax.compression.similarity import norms
 
@@ -49,21 +49,20 @@ def likeness(
 ) -> tuple[Float[Array, "T P"], Float[Array, "T P"]]:
     """Similarity of every token to the mean of the clip and to that of its grid; 0 in padding."""
     tokens = jnp.maximum(jnp.sum(mask), 1)
-    index = jnp.arange(len(grids))
 
     def total(function) -> Array:  # a grid at a time: no copy of the clip
-        def step(so_far, i):
-            return so_far + jnp.sum(jnp.where(mask[i][:, None], function(i), 0), 0), None
+        def add(so_far, grid, valid):
+            return so_far + jnp.sum(jnp.where(valid[:, None], function(grid), 0), 0)
 
-        width = jax.eval_shape(function, 0).shape[-1]
-        return jax.lax.scan(step, jnp.zeros(width, jnp.float32), index)[0]
+        width = jax.eval_shape(function, grids[0]).shape[-1]
+        return scan_windows(add, jnp.zeros(width, jnp.float32), grids, mask)
 
-    mean = total(lambda i: grids[i].astype(jnp.float32)) / tokens
-    variance = total(lambda i: jnp.square(grids[i].astype(jnp.float32) - mean)) / tokens
+    mean = total(lambda grid: grid.astype(jnp.float32)) / tokens
+    variance = total(lambda grid: jnp.square(grid.astype(jnp.float32) - mean)) / tokens
     _, channels = jax.lax.top_k(-variance, variance.size // 2)
 
-    def unit_tokens(i):
-        chosen = grids[i][:, channels].astype(jnp.float32)
+    def unit_tokens(grid):
+        chosen = grid[:, channels].astype(jnp.float32)
         return chosen / jnp.maximum(norms(chosen), 1e-12)[:, None]
 
     centre = total(unit_tokens) / tokens
@@ -72,13 +71,13 @@ def likeness(
         distance = jnp.sum(jnp.square(tokens - middle), -1)
         return sum(jnp.exp(-distance / (2 * width)) for width in WIDTHS)
 
-    def grid_likeness(i):
-        unit, valid = unit_tokens(i), mask[i]
+    def grid_likeness(grid, valid):
+        unit = unit_tokens(grid)
         middle = jnp.sum(jnp.where(valid[:, None], unit, 0), 0) / jnp.maximum(jnp.sum(valid), 1)
         similarity = jnp.stack([gaussian(unit, centre), gaussian(unit, middle)])
         return jnp.where(valid, similarity, 0)
 
-    similarity = over_windows(grid_likeness, index)
+    similarity = over_windows(grid_likeness, grids, mask)
     return similarity[:, 0], similarity[:, 1]
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from omnizip_jax.compression.counts import apportion, as_fraction, round_share, top_mask
 from omnizip_jax.compression.method import Count, check_shares
 from omnizip_jax.compression.omnizip_audio import sample_anchors
-from omnizip_jax.compression.omnizip_video import over_windows
+from omnizip_jax.compression.omnizip_video import over_windows, scan_windows
 from omnizip_jax.compression.per_modality import ModalitySelection, Rates, vision_of
 from omnizip_jax.compression.similarity import cosines
 from omnizip_jax.types import VisionFeatures
@@ -108,16 +108,16 @@ def add_means(
     width = video.shape[-1]
     target_keys = keys.reshape(-1, keys.shape[-1])[target]
 
-    def add(total, window):
+    def add(total, *window):
         tokens, key, valid = (x.reshape(-1, *x.shape[2:]) for x in window)
         similarity = jnp.where(filled, cosines(key, target_keys), -jnp.inf)
         nearest = jnp.where(valid, jnp.argmax(similarity, -1), target.size)
         ones = jnp.ones((len(tokens), 1), jnp.float32)
         rows = jnp.concatenate([tokens.astype(jnp.float32), ones], -1)
-        return total + jax.ops.segment_sum(rows, nearest, target.size + 1)[:-1], None
+        return total + jax.ops.segment_sum(rows, nearest, target.size + 1)[:-1]
 
     total = jnp.zeros((target.size, width + 1), jnp.float32)
-    total, _ = jax.lax.scan(add, total, (video, keys, others))
+    total = scan_windows(add, total, video, keys, others)
     mean = total[:, :-1] / jnp.maximum(total[:, -1:], 1)
     flat = video.reshape(-1, width)
     merged = (flat[target].astype(jnp.float32) + mean).astype(video.dtype)

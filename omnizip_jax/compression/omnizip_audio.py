@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from omnizip_jax.compression.counts import as_fraction, round_share
+from omnizip_jax.compression.omnizip_video import scan_windows
 from omnizip_jax.compression.similarity import cosines, products
 
 
@@ -65,12 +66,11 @@ def attention_scores(
     windows, frames = frame_mask.shape
     all_keys, all_mask = keys.reshape(windows * frames, *keys.shape[2:]), frame_mask.reshape(-1)
 
-    def add_window(total, window):
-        query, mask = window
-        return total + received_attention(query, mask, all_keys, all_mask), None
+    def add_window(total, query, mask):
+        return total + received_attention(query, mask, all_keys, all_mask)
 
     start = jnp.zeros(windows * frames, jnp.promote_types(queries.dtype, jnp.float32))
-    total, _ = jax.lax.scan(add_window, start, (queries, frame_mask))
+    total = scan_windows(add_window, start, queries, frame_mask)
     score = total / jnp.maximum(jnp.sum(frame_mask), 1)
     return pool_pairs(score.reshape(windows, frames), frame_mask)
 

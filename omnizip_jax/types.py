@@ -76,7 +76,8 @@ class Window(struct.PyTreeNode):
 class AudioFeatures(struct.PyTreeNode):
     """Audio encoder outputs of one window.
 
-    A frame is two mel frames, a token two frames; slots outside the masks are finite padding.
+    A token is ``T // A`` frames (2 in Qwen2.5-Omni, 1 in Qwen3-Omni); slots outside the masks are
+    finite padding.
 
     Attributes:
         tokens: embeddings in the decoder's space.

@@ -48,20 +48,21 @@ def attention_scores(
     queries: Float[Array, "W T N H"],
     keys: Float[Array, "W T N H"],
     frame_mask: Bool[Array, "W T"],
-) -> Float[Array, "W T//2"]:
-    """Importance of every audio token of a clip: eq. 2 over all its frames, pooled in pairs.
+    tokens: int,
+) -> Float[Array, "W {tokens}"]:
+    """Importance of every audio token of a clip: eq. 2 over all its frames, pooled to tokens.
 
     The softmax runs over the keys of the whole clip, though the encoder itself attends inside
-    windows; the score of a frame is its mean over heads and over all valid queries. Frames are
-    pooled in pairs, as the encoder pools its features; an odd last frame has no token.
+    windows; the score of a frame is its mean over heads and over all valid queries.
 
     Args:
         queries, keys: unscaled projections of the encoder's last layer, N heads of size H, for T
             frames in each of W windows; frames fill the front of a window.
         frame_mask: frames that exist.
+        tokens: audio tokens in a window.
 
     Returns:
-        Scores of the ``T // 2`` audio tokens of each window, 0 where there is no token.
+        Scores of the audio tokens of each window, 0 where there is no token.
     """
     windows, frames = frame_mask.shape
     all_keys, all_mask = keys.reshape(windows * frames, *keys.shape[2:]), frame_mask.reshape(-1)
@@ -72,17 +73,20 @@ def attention_scores(
     start = jnp.zeros(windows * frames, jnp.promote_types(queries.dtype, jnp.float32))
     total = scan_windows(add_window, start, queries, frame_mask)
     score = total / jnp.maximum(jnp.sum(frame_mask), 1)
-    return pool_pairs(score.reshape(windows, frames), frame_mask)
+    return pool_frames(score.reshape(windows, frames), frame_mask, tokens)
 
 
-def pool_pairs(
-    scores: Float[Array, "*W T"], frame_mask: Bool[Array, "*W T"]
-) -> Float[Array, "*W T//2"]:
-    """Mean of consecutive frames, as the encoder pools its features; 0 where there is no pair."""
-    shape = (*scores.shape[:-1], scores.shape[-1] // 2, 2)
-    paired = slice(shape[-2] * 2)
-    whole = frame_mask[..., paired].reshape(shape).all(-1)
-    return jnp.where(whole, scores[..., paired].reshape(shape).mean(-1), 0)
+def pool_frames(
+    scores: Float[Array, "*W T"], frame_mask: Bool[Array, "*W T"], tokens: int
+) -> Float[Array, "*W {tokens}"]:
+    """Mean over the ``T // tokens`` frames of each token, as the encoder pools its features.
+
+    0 where a frame is missing: frames that do not fill a token have none.
+    """
+    shape = (*scores.shape[:-1], tokens, scores.shape[-1] // tokens)
+    used = slice(shape[-2] * shape[-1])
+    whole = frame_mask[..., used].reshape(shape).all(-1)
+    return jnp.where(whole, scores[..., used].reshape(shape).mean(-1), 0)
 
 
 def sample_anchors(

@@ -68,7 +68,8 @@ class OmniZipSettings(Method):
 def with_scores(windows: EncodedWindow) -> WindowTokens:
     """The tokens of a clip with the audio scores of eq. 2."""
     audio = windows.audio
-    scores = attention_scores(audio.queries, audio.keys, audio.frame_mask)
+    frames = audio.queries, audio.keys, audio.frame_mask
+    scores = attention_scores(*frames, audio.token_mask.shape[-1])
     return WindowTokens(audio.tokens, scores, audio.token_mask, windows.video, windows.video_mask)
 
 

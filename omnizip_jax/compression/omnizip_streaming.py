@@ -27,7 +27,11 @@ from omnizip_jax.compression.counts import (
     salience_order,
     salient_share,
 )
-from omnizip_jax.compression.omnizip_audio import consolidate_window, pool_pairs, received_attention
+from omnizip_jax.compression.omnizip_audio import (
+    consolidate_window,
+    pool_frames,
+    received_attention,
+)
 from omnizip_jax.compression.omnizip_budget import initial_rates
 from omnizip_jax.compression.omnizip_steps import OmniZipSettings
 from omnizip_jax.compression.omnizip_video import dpc_knn, istc, split_over_grids
@@ -224,7 +228,7 @@ def causal_scores(
     all_mask = jnp.concatenate([state.key_mask.reshape(-1), frame_mask])
     received = received_attention(queries, frame_mask, all_keys, all_mask)[-frame_mask.size :]
     share = received / jnp.maximum(jnp.sum(frame_mask), 1)
-    return pool_pairs(share * jnp.sum(all_mask), frame_mask)
+    return pool_frames(share * jnp.sum(all_mask), frame_mask, state.scores.shape[-1])
 
 
 def running_threshold(

@@ -245,7 +245,8 @@ class Rates(PerModality):
         audio = windows.audio
         if self.keep is None and self.rho_audio == 0:
             return ModalitySelection(audio.token_mask)
-        scores = attention_scores(audio.queries, audio.keys, audio.frame_mask)
+        frames = audio.queries, audio.keys, audio.frame_mask
+        scores = attention_scores(*frames, audio.token_mask.shape[-1])
         return select_top(scores, audio.token_mask, count)
 
     def step_bound(self, audio_slots: int, video_slots: int) -> int:

@@ -24,7 +24,7 @@ from omnizip_jax.compression.counts import (
 )
 from omnizip_jax.compression.decoder_stages import Stage, Tokens, scaled_layer
 from omnizip_jax.compression.method import Budget, Count, check_shares
-from omnizip_jax.compression.omnizip_audio import pool_pairs, received_attention
+from omnizip_jax.compression.omnizip_audio import pool_frames, received_attention
 from omnizip_jax.compression.omnizip_budget import water_fill, whole_shares
 from omnizip_jax.compression.omnizip_video import over_windows
 from omnizip_jax.compression.per_modality import ModalitySelection, PerModality, vision_of
@@ -151,7 +151,8 @@ class Seats(PerModality):
         audio = windows.audio
 
         def one(queries, keys, frames, tokens, mask, kept):
-            received = pool_pairs(received_attention(queries, frames, keys, frames), frames)
+            received = received_attention(queries, frames, keys, frames)
+            received = pool_frames(received, frames, mask.size)
             return farthest_first(tokens, mask, received, kept)
 
         kept = self.per_window(audio.token_mask, self.target_audio, count)

@@ -82,7 +82,7 @@ def test_published_steps_are_ours_on_the_benchmarks_clip():
 
 def test_scores_are_ours():
     queries, keys = (jax.random.normal(jax.random.key(i), (3, 8, 2, 4)) for i in range(2))
-    ours = attention_scores(queries, keys, np.ones((3, 8), bool))
+    ours = attention_scores(queries, keys, np.ones((3, 8), bool), 4)
     flat = [compression.to_torch(x).flatten(0, 1).transpose(0, 1) for x in (queries, keys)]
     np.testing.assert_allclose(paper.scores(*flat, block=5).numpy(), ours.ravel(), atol=1e-6)
 

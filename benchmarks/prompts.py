@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM, Modalities, segments
+from omnizip_jax.inference.chat_template import Modalities, segments
 from omnizip_jax.models.registry import Config, family
 
 
@@ -32,7 +32,7 @@ def build(
     *,
     audio: bool,
     video: bool,
-    system: str = DEFAULT_SYSTEM,
+    system: str | None = None,
 ) -> Prompt:
     """One question about one clip, split at the media; a prompt without media is all suffix.
 

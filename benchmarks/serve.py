@@ -20,7 +20,6 @@ from benchmarks.harness import Row, Timing, alternate
 from benchmarks.noise_clip import FULL, KEEP_45, NoiseClip, Prefill
 from benchmarks.run_state import Bench
 from omnizip_jax.compression import Method
-from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
 from omnizip_jax.inference.decode import (
     DECODE_BLOCK,
     DecodeState,
@@ -140,9 +139,7 @@ def _requests(bench: Bench, engine: Engine) -> Iterator[Row]:
         ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
         def submit() -> None:
-            steps = answer_about_clips(
-                engine, [clip], [0], DEFAULT_SYSTEM, method, request, object()
-            )
+            steps = answer_about_clips(engine, [clip], [0], None, method, request, object())
             engine.submit(steps, lambda event: ended.put(event) if _is_last(event) else None)
 
         for _ in range(concurrency):

@@ -17,7 +17,7 @@ from flax import struct
 from jaxtyping import Array, Int, Key
 
 from omnizip_jax.compression import Budget, Method
-from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM, Modalities, Text, segments
+from omnizip_jax.inference.chat_template import Modalities, Text, segments
 from omnizip_jax.inference.chat_template import question as question_text
 from omnizip_jax.inference.context import PrefillConfig, StreamState
 from omnizip_jax.inference.prefill import Pruning, prefill_clip
@@ -109,7 +109,7 @@ def encode(
 
 def opening(params: Params) -> Text:
     """The text before a clip."""
-    return segments(params.tokenizer, params.config, [BOTH, "?"], DEFAULT_SYSTEM)[0]
+    return segments(params.tokenizer, params.config, [BOTH, "?"])[0]
 
 
 def text_tokens(params: Params, question: str) -> int:

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks.random_checkpoint import build_tokenizer, released_config
-from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
+from omnizip_jax.models.qwen2_5_omni import DEFAULT_SYSTEM
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.weight_mapping import parameter_tree
 from omnizip_jax.models.weight_mapping import array_infos

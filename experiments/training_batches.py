@@ -26,7 +26,6 @@ from experiments.training_clips import (
     EncodedClips,
     Objects,
 )
-from omnizip_jax.inference import chat_template
 from omnizip_jax.models import prompt as tmrope
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.testbed.clip_questions import Question, draw_questions
@@ -69,7 +68,7 @@ class BatchSpec:
         kinds: of questions; None for all.
         all_audio: whether video tokens are dropped before audio tokens.
         unchanged: whether clips are used as rendered instead of being combined.
-        system: system prompt.
+        system: system prompt; None: the model's default.
         weight: share of the steps of a stage, relative to its other specs.
     """
 
@@ -82,7 +81,7 @@ class BatchSpec:
     kinds: tuple[str, ...] | None = None
     all_audio: bool = False
     unchanged: bool = False
-    system: str = chat_template.DEFAULT_SYSTEM
+    system: str | None = None
     weight: float = 1.0
 
 
@@ -233,10 +232,10 @@ class BatchSampler:
 
     def _suffix(self, question: str) -> np.ndarray:
         if question not in self._suffixes:
-            self._suffixes[question] = self._prompt(question, chat_template.DEFAULT_SYSTEM).suffix
+            self._suffixes[question] = self._prompt(question, None).suffix
         return self._suffixes[question]
 
-    def _prompt(self, question: str, system: str) -> Any:
+    def _prompt(self, question: str, system: str | None) -> Any:
         return build(self._tokenizer, self._config, question, audio=True, video=True, system=system)
 
 

@@ -129,7 +129,7 @@ CASES = {
     "stream_negative_slots": (of_stream(text_slots=-5), "text_slots"),
     "stream_low_water": (of_stream(low_water=NAN), "low_water"),
     "stream_audio": (of_stream(audio=None), "audio"),
-    "stream_system": (of_stream(system=None), "system"),
+    "stream_system": (of_stream(system=3), "system"),
     "stream_spec": (of_stream(spec=(2, 50)), "spec"),
     "stream_seed": (of_stream(seed=True), "seed"),
     "feed_none": (of_feed(None), "window"),

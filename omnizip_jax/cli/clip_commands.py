@@ -23,7 +23,6 @@ from omnizip_jax.evaluation.decoder_cost import cost, without_compression
 from omnizip_jax.evaluation.markdown_tables import seconds, size
 from omnizip_jax.inference.api import generate
 from omnizip_jax.inference.attention_maps import compute_attention_maps
-from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
 from omnizip_jax.inference.generation import Answer
 from omnizip_jax.media import Clip, load_clip
 from omnizip_jax.models.loaded_model import Params
@@ -43,7 +42,7 @@ def run_generate(arguments: argparse.Namespace) -> None:
         arguments.question,
         compression=method,
         max_new_tokens=arguments.max_new_tokens,
-        system=DEFAULT_SYSTEM if arguments.system is None else arguments.system,
+        system=arguments.system,
         use_audio=not arguments.no_audio,
         use_video=not arguments.no_video,
         max_frames=arguments.max_frames,

@@ -31,7 +31,6 @@ from omnizip_jax.cli.stream_loop import (
     format_time,
     init_compiled_stream,
 )
-from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
 from omnizip_jax.media import windows
 
 QUESTION_SLOTS = 384  # cache slots for a question with its chat template
@@ -80,7 +79,7 @@ def run_stream(arguments: argparse.Namespace) -> None:
             audio=source.has_audio,
             video=source.has_video,
             spec=spec,
-            system=DEFAULT_SYSTEM if arguments.system is None else arguments.system,
+            system=arguments.system,
         )
         feed_source(
             params,

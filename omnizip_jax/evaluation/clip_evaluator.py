@@ -287,7 +287,7 @@ class _ClipReader:
     def __init__(self, evaluator: Evaluator, prepared: PreparedClip, method: Method, seed: int):
         self.prepared, self.method = prepared, method
         self._evaluator, self._seed = evaluator, seed
-        self._contexts: dict[str, tuple[Context, float]] = {}  # by system prompt
+        self._contexts: dict[str | None, tuple[Context, float]] = {}  # by system prompt
         self.encoding = prepared.encodings.get(method.wants)
         self.planned = self.peak = 0
         if prepared.clip is not None:
@@ -314,7 +314,7 @@ class _ClipReader:
         context, seconds = self._contexts[system]
         return ask_context(params, context, prompt, max_new_tokens=limit), seconds
 
-    def _read(self, clip: Clip, encoded: EncodedWindow | None, system: str) -> Context:
+    def _read(self, clip: Clip, encoded: EncodedWindow | None, system: str | None) -> Context:
         params, slots = self._evaluator.params, self._evaluator.text_slots
         common = {"system": system, "seed": self._seed}
         if (stream := self._evaluator.settings.stream) is not None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from omnizip_jax.evaluation.question_file import LETTERS, Question, lettered, normalised, unlettered
 from omnizip_jax.evaluation.reply_reading import read_choice, read_free
-from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
+from omnizip_jax.models.qwen2_5_omni import DEFAULT_SYSTEM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Protocol:
         read: the letter that a reply to a question names; None, or no letter of an option, if the
             reply cannot be read.
         max_new_tokens: default limit of a reply.
-        system: the system prompt.
+        system: the system prompt; None: the model's default.
         before, heading, after: lines before the question, before the options and after them; ""
             omits one.
     """
@@ -31,7 +31,7 @@ class Protocol:
     name: str
     read: Callable[[str, Sequence[str]], str | None]
     max_new_tokens: int
-    system: str = DEFAULT_SYSTEM
+    system: str | None = None
     before: str = ""
     heading: str = ""
     after: str = ""
@@ -59,9 +59,9 @@ class Protocol:
         found = self.answer_in(question, reply)
         return found == (question.answer if question.options else normalised(question.answer))
 
-    def system_of(self, question: Question) -> str:
+    def system_of(self, question: Question) -> str | None:
         """The system prompt; free answers use the model's default."""
-        return self.system if question.options else DEFAULT_SYSTEM
+        return self.system if question.options else None
 
 
 def first_letter(reply: str, options: Sequence[str]) -> str:
@@ -88,7 +88,8 @@ OPEN_ENDED = Protocol("open", read_choice, max_new_tokens=256)
 
 _AFTER = "Answer with the option's letter from the given choices directly."
 
-# The authors' evaluation scripts; by the paper's section 4.2 for all benchmarks but VideoMME.
+# The authors' evaluation scripts, with the prompt of Qwen2.5-Omni for every model; by the
+# paper's section 4.2 for all benchmarks but VideoMME.
 _AUTHORS = Protocol(
     "authors",
     first_letter,

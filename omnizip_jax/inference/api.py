@@ -13,7 +13,7 @@ import numpy as np
 
 from omnizip_jax.compression import Method, OmniZipConfig, as_method
 from omnizip_jax.compression.decoder_stages import check_stages
-from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM, Text, check_question
+from omnizip_jax.inference.chat_template import Text, check_question
 from omnizip_jax.inference.context import Context
 from omnizip_jax.inference.decode import SamplingParams, check_count, check_seed
 from omnizip_jax.inference.generation import (
@@ -44,7 +44,7 @@ def generate(
     *,
     compression: Method | None = OmniZipConfig(),  # noqa: B008 (frozen)
     max_new_tokens: int = 256,
-    system: str = DEFAULT_SYSTEM,
+    system: str | None = None,
     use_audio: bool = True,
     use_video: bool = True,
     max_frames: int | None = None,
@@ -67,7 +67,7 @@ def generate(
         question: the user's text.
         compression: the method; None keeps all tokens.
         max_new_tokens: the most tokens that are generated.
-        system: the system prompt.
+        system: the system prompt; None: the model's default, "" none.
         use_audio, use_video: False leaves that modality out.
         max_frames: the most frames of a long clip, sampled uniformly. None: 2 a second.
         spec: the shape of a window; more ``grid_slots`` keep larger frames. The checkpoint's own
@@ -217,7 +217,7 @@ def answer_encoded(
     method: Method,
     *,
     max_new_tokens: int = 256,
-    system: str = DEFAULT_SYSTEM,
+    system: str | None = None,
     seed: int = 0,
 ) -> Answer:
     """``generate`` for a clip that is encoded already, greedily.
@@ -272,7 +272,7 @@ def read_encoded(
     encoded: EncodedWindow,
     method: Method,
     *,
-    system: str = DEFAULT_SYSTEM,
+    system: str | None = None,
     reserve: int = 256,
     seed: int = 0,
 ) -> Context:
@@ -290,7 +290,7 @@ def warmup(
     question_tokens: int = 256,
     size: tuple[int, int] = (1280, 720),
     audio: bool = True,
-    system: str = DEFAULT_SYSTEM,
+    system: str | None = None,
     spec: WindowSpec | None = None,
 ) -> dict[str, float]:
     """Compile the programs that ``generate`` needs for clips of given lengths, by running them.

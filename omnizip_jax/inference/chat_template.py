@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from omnizip_jax.models.qwen2_5_omni import DEFAULT_SYSTEM
 from omnizip_jax.models.registry import Config, family
 
 
@@ -45,17 +44,25 @@ class Text:
 
 
 def segments(
-    tokenizer: Any, config: Config, parts: Sequence[str | Modalities], system: str = DEFAULT_SYSTEM
+    tokenizer: Any,
+    config: Config,
+    parts: Sequence[str | Modalities],
+    system: str | None = None,
 ) -> list[Text]:
     """The texts before, between and after the media of one turn, without their start markers.
 
     Args:
         tokenizer: the checkpoint's, with its chat template.
         parts: the user's turn, in order; the last one is the question.
+        system: the system prompt; None: the family's default, "" none. Without a default and a
+            prompt there is no system turn.
 
     Raises:
         ValueError: a text that is not Unicode, or a template without placeholders for media.
     """
+    default = family(config).DEFAULT_SYSTEM
+    if system is None:
+        system = default or ""
     media = [part for part in parts if isinstance(part, Modalities)]
     texts = [part for part in parts if not isinstance(part, Modalities)]
     check_question(parts[-1] if parts else None)
@@ -69,10 +76,10 @@ def segments(
         else {"type": (kind := "video" if part.video else "audio"), kind: ""}
         for i, part in enumerate(parts)
     ]
-    messages = [
-        {"role": "system", "content": [{"type": "text", "text": f"{mark}s{mark}"}]},
-        {"role": "user", "content": content},
-    ]
+    messages = [{"role": "user", "content": content}]
+    if system or default is not None:  # else the template might write a default of its own
+        instruction = [{"type": "text", "text": f"{mark}s{mark}"}]
+        messages.insert(0, {"role": "system", "content": instruction})
     words = {f"{mark}{i}{mark}": part for i, part in enumerate(parts) if isinstance(part, str)}
     words[f"{mark}s{mark}"] = system
     ids = _tokenize(tokenizer, _render(tokenizer, messages), words)

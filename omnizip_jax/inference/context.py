@@ -113,7 +113,7 @@ class RetentionPolicy:
         text_slots: slots that windows leave free for a question and its answer.
     """
 
-    system: str
+    system: str | None
     fingerprint: str
     memory: Memory | None = None
     low_water: int = 0

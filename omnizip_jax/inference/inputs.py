@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM, Modalities, Text, segments
+from omnizip_jax.inference.chat_template import Modalities, Text, segments
 from omnizip_jax.media import Clip, check_clip, load_clip
 from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.models.registry import Config, family
@@ -22,7 +22,7 @@ SHOWN = 8  # windows of a clip whose frames an answer keeps
 class MediaOptions:
     """Options of loading a turn; see the arguments of ``generate``."""
 
-    system: str = DEFAULT_SYSTEM
+    system: str | None = None
     use_audio: bool = True
     use_video: bool = True
     max_frames: int | None = None
@@ -43,12 +43,10 @@ class UserTurn:
 
     clips: tuple[Clip, ...]
     texts: tuple[Text, ...]
-    system: str
+    system: str | None
 
     @classmethod
-    def of(
-        cls, params: Params, parts: Sequence[str | Clip], system: str = DEFAULT_SYSTEM
-    ) -> UserTurn:
+    def of(cls, params: Params, parts: Sequence[str | Clip], system: str | None = None) -> UserTurn:
         """Tokenize texts and loaded clips, the question last; without a clip, split off the prefix.
 
         Raises:

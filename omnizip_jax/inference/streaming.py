@@ -17,7 +17,7 @@ import numpy as np
 
 from omnizip_jax.compression import Method, OmniZipConfig, as_method
 from omnizip_jax.compression.novelty_weights import Novelty, NoveltyState
-from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM, Modalities, segments
+from omnizip_jax.inference.chat_template import Modalities, segments
 from omnizip_jax.inference.context import (
     DEFAULT_MEMORY,
     Context,
@@ -52,7 +52,7 @@ def init_stream(
     text_slots: int = 512,
     audio: bool = True,
     video: bool = True,
-    system: str = DEFAULT_SYSTEM,
+    system: str | None = None,
     spec: WindowSpec | None = None,
     seed: int = 0,
 ) -> Context:
@@ -68,7 +68,7 @@ def init_stream(
         low_water: share of the history's capacity that is in use after an eviction.
         text_slots: slots that windows leave free for a question and its answer.
         audio, video: False for a stream without that modality.
-        system: the system prompt.
+        system: the system prompt; None: the model's default, "" none.
         spec: the shape of a window; the checkpoint's own by default.
         seed: of methods that sample randomly.
 

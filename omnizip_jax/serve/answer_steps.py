@@ -91,7 +91,7 @@ def answer_about_clips(
     engine: Engine,
     clips: Sequence[Clip] | Context,
     parts: Sequence[str | int],
-    system: str,
+    system: str | None,
     method: Method,
     request: AnswerRequest,
     key: Hashable,

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from omnizip_jax.compression import METHODS, Method
-from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
 from omnizip_jax.inference.decode import SamplingParams
 from omnizip_jax.serve.answer_steps import AnswerRequest, Exchange
 from omnizip_jax.serve.config import Limits
@@ -55,7 +54,7 @@ class ChatRequest:
     Attributes:
         model: name of the requested model, or None.
         parts: texts before the first question, and indices of ``media``.
-        system: the system prompt.
+        system: the system prompt; None: the model's default.
         answer: question, earlier exchanges and sampling parameters.
         method: None for the server's default.
         max_frames: of each clip; None: 2 per second.
@@ -65,7 +64,7 @@ class ChatRequest:
     model: str | None
     parts: tuple[str | int, ...]
     media: tuple[Medium, ...]
-    system: str
+    system: str | None
     answer: AnswerRequest
     method: Method | None
     max_frames: int | None
@@ -350,7 +349,7 @@ def _turns(messages: Any, limits: Limits) -> tuple[str, list[tuple[str, list[str
             turns.append((role, content))
     texts = [part for _, parts in turns for part in parts if isinstance(part, str)]
     check_text("".join(systems + texts), "messages", limits)
-    return "\n".join(systems) or DEFAULT_SYSTEM, turns
+    return "\n".join(systems) or None, turns
 
 
 def _content(content: Any, param: str, limits: Limits) -> list[str | Medium]:

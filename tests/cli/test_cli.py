@@ -11,7 +11,6 @@ from benchmarks.bouncing_clip import write_clip
 from omnizip_jax.cli.main import main
 from omnizip_jax.cli.model_setup import window_spec
 from omnizip_jax.compression import OmniZipConfig
-from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
 from omnizip_jax.window_spec import WindowSpec
 
 
@@ -45,7 +44,7 @@ def test_generate_passes_its_options_and_prints_the_answer(stub_generate, capsys
     assert settings == {
         "compression": OmniZipConfig(rho_audio=0.4, rho_video=0.7),
         "max_new_tokens": 8,
-        "system": DEFAULT_SYSTEM,
+        "system": None,
         "use_audio": False,
         "use_video": True,
         "audio_stream": 1,

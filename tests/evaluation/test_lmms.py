@@ -471,9 +471,10 @@ def test_tasks(name, tmp_path, monkeypatch):
     (tmp_path / row["file"]).write_text("".join(json.dumps(line) + "\n" for line in lines))
     first, second = task_questions.questions(Rows([row]))
     assert first.keys() == second.keys()
-    system, user = task_questions.messages(first)
-    assert system["content"][0]["text"] == protocol.system
-    assert parse_messages([system, user], "") == (
+    *system, user = task_questions.messages(first)
+    texts = [message["content"][0]["text"] for message in system]
+    assert texts == ([] if protocol.system is None else [protocol.system])
+    assert parse_messages([*system, user], None) == (
         protocol.system,
         [MediaPart(str(tmp_path / "a.mp4"), 0.0, 4.0), task_questions.text(first)],
     )

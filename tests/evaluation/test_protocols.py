@@ -24,7 +24,7 @@ def test_the_authors_prompt():
 def test_free_questions_are_the_whole_prompt():
     for protocol in PROTOCOLS.values():
         assert protocol.prompt(FREE) == "Who speaks?"
-        assert "options" not in protocol.system_of(FREE)
+        assert protocol.system_of(FREE) is None
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import pytest
 
 from benchmarks.prompts import build
 from omnizip_jax.inference import chat_template as prompt
+from omnizip_jax.models import qwen2_5_omni
+from omnizip_jax.models.qwen2_5_omni import DEFAULT_SYSTEM
 
 
 def text(params, ids):
@@ -16,7 +18,7 @@ def text(params, ids):
 def test_sound_in_video_is_wrapped_as_released(params):
     built = build(params.tokenizer, params.config, "Why?", audio=True, video=True)
     assert text(params, built.prefix) == (
-        f"<|im_start|>system\n{prompt.DEFAULT_SYSTEM}<|im_end|>\n"
+        f"<|im_start|>system\n{DEFAULT_SYSTEM}<|im_end|>\n"
         "<|im_start|>user\n<|vision_bos|><|audio_bos|>"
     )
     assert text(params, built.suffix) == (
@@ -45,6 +47,23 @@ def test_system_prompt(params):
     )
     assert text(params, built.suffix).startswith("<|im_start|>system\nBe brief.<|im_end|>")
     assert len(built.prefix) == 0
+
+
+@pytest.mark.parametrize(
+    ("default", "system", "expected"),
+    [
+        ("By default.", None, "By default."),
+        ("By default.", "", ""),
+        # Without a system turn the template of these weights writes its own.
+        (None, None, "You are a helpful assistant."),
+        (None, "", "You are a helpful assistant."),
+        (None, "Be brief.", "Be brief."),
+    ],
+)
+def test_default_system_prompt_of_a_family(params, monkeypatch, default, system, expected):
+    monkeypatch.setattr(qwen2_5_omni, "DEFAULT_SYSTEM", default)
+    (built,) = prompt.segments(params.tokenizer, params.config, ["Why?"], system)
+    assert text(params, built.tokens).startswith(f"<|im_start|>system\n{expected}<|im_end|>")
 
 
 @pytest.mark.parametrize("question", ["", "   ", None, 3])
@@ -83,7 +102,7 @@ def test_the_users_words_never_become_control_tokens(params):
 def test_words_are_tokenised_as_transformers_does(params, question):
     built = build(params.tokenizer, params.config, question, audio=False, video=True)
     messages = [
-        {"role": "system", "content": [{"type": "text", "text": prompt.DEFAULT_SYSTEM}]},
+        {"role": "system", "content": [{"type": "text", "text": DEFAULT_SYSTEM}]},
         {
             "role": "user",
             "content": [{"type": "video", "video": ""}, {"type": "text", "text": question}],

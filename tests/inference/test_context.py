@@ -23,7 +23,7 @@ from omnizip_jax import (
 )
 from omnizip_jax import generate as generate_whole
 from omnizip_jax.compression import AllTokens, Budget
-from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM, Modalities, segments
+from omnizip_jax.inference.chat_template import Modalities, segments
 from omnizip_jax.inference.context import check_context
 from omnizip_jax.inference.decode import SamplingParams, generate_tokens
 from omnizip_jax.inference.generation import begin, finish, run
@@ -31,6 +31,7 @@ from omnizip_jax.inference.kv_cache_capacity import ensure_capacity
 from omnizip_jax.inference.prefill import append_text, encode_clip, prefill_clip
 from omnizip_jax.inference.sequence import pad_text
 from omnizip_jax.inference.streaming import _feed
+from omnizip_jax.models.qwen2_5_omni import DEFAULT_SYSTEM
 from omnizip_jax.types import TokenKind, Window
 from tests.conftest import clip_of
 

@@ -14,8 +14,8 @@ import pytest
 from omnizip_jax import METHODS, OmniZipConfig, ask, feed, read, restore, save
 from omnizip_jax.checkpoint.checksums import write_checksums
 from omnizip_jax.compression import AllTokens, Mixed, RandomTokens
-from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
 from omnizip_jax.inference.snapshot import ABOUT
+from omnizip_jax.models.qwen2_5_omni import DEFAULT_SYSTEM
 from tests.conftest import clip_of
 from tests.inference.test_context import (
     QUESTION,

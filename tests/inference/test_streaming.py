@@ -12,13 +12,13 @@ import pytest
 
 from omnizip_jax import OmniZipConfig, WindowSpec, read
 from omnizip_jax.compression import DyCoke, FastV
-from omnizip_jax.inference import chat_template as prompt
 from omnizip_jax.inference import streaming as stream
 from omnizip_jax.inference.decode import SamplingParams
 from omnizip_jax.inference.generation import ask, finish, run
 from omnizip_jax.inference.generation import begin as begin_reply
 from omnizip_jax.inference.prefill import append_text
 from omnizip_jax.inference.streaming import change_method, feed, feed_block, init_stream
+from omnizip_jax.models.qwen2_5_omni import DEFAULT_SYSTEM
 from omnizip_jax.models.qwen2_5_omni.encoders import encode_window
 from omnizip_jax.types import TokenKind
 from tests.conftest import clip_of
@@ -207,7 +207,7 @@ def test_kept_turns_read_like_one_conversation(params, random_windows, first_log
 
     opened, closed = "<|vision_bos|><|audio_bos|>", "<|audio_eos|><|vision_eos|>"
     turn = "<|im_end|>\n<|im_start|>assistant\n"
-    say(f"<|im_start|>system\n{prompt.DEFAULT_SYSTEM}<|im_end|>\n<|im_start|>user\n")
+    say(f"<|im_start|>system\n{DEFAULT_SYSTEM}<|im_end|>\n<|im_start|>user\n")
     say(opened, shared={1})
     base = now
     show(one)

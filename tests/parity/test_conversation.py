@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from omnizip_jax import ask, converse, read
-from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
 from omnizip_jax.inference.generation import begin
+from omnizip_jax.models.qwen2_5_omni import DEFAULT_SYSTEM
 from tests.conftest import clip_of
 
 BOTH = ([2, 2], [200, 200])

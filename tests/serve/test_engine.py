@@ -18,12 +18,13 @@ from omnizip_jax import OmniZipConfig, ask, feed, fork, generate, init_stream, r
 from omnizip_jax.compression import AllTokens, FastV
 from omnizip_jax.inference import chat_template
 from omnizip_jax.inference import generation as batches
-from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM, Modalities
+from omnizip_jax.inference.chat_template import Modalities
 from omnizip_jax.inference.decode import DECODE_BLOCK, SamplingParams
 from omnizip_jax.inference.generation import append_exchange, begin
 from omnizip_jax.inference.inputs import UserTurn
 from omnizip_jax.inference.prefill import cache_bytes
 from omnizip_jax.inference.sequence import CACHE_BUCKETS
+from omnizip_jax.models.qwen2_5_omni import DEFAULT_SYSTEM
 from omnizip_jax.serve.answer_steps import (
     AnswerDone,
     AnswerRequest,

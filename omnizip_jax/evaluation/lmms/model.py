@@ -31,7 +31,6 @@ from omnizip_jax.evaluation.lmms.request_parsing import (
     until_stop,
 )
 from omnizip_jax.inference.api import converse
-from omnizip_jax.inference.chat_template import DEFAULT_SYSTEM
 from omnizip_jax.inference.decode import SamplingParams, check_count, check_seed
 from omnizip_jax.inference.generation import Answer
 from omnizip_jax.inference.generation import TokenCounts as KeptCounts
@@ -59,7 +58,7 @@ class OmniZip(lmms):
             policy ``memory``; see ``StreamSettings``.
         dtype: of the computation; the checkpoint's own by default.
         seed: of methods that sample tokens, and of sampling.
-        system_prompt: for tasks without one.
+        system_prompt: for tasks without one; the model's default by default.
         batch_size, max_batch_size: must be 1; lmms-eval passes them.
         device: ignored; lmms-eval passes it, and jax chooses the device.
         settings: of the method.
@@ -83,7 +82,7 @@ class OmniZip(lmms):
         capacity: int = StreamSettings.capacity,
         dtype: str | None = None,
         seed: int = 0,
-        system_prompt: str = DEFAULT_SYSTEM,
+        system_prompt: str | None = None,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
         device: str | None = None,
@@ -116,7 +115,8 @@ class OmniZip(lmms):
         if stream:
             self._stream = StreamSettings(memory, capacity)  # pyright: ignore[reportArgumentType]
             self._stream.init(self._params, self._method, spec, QUESTION_SLOTS + MAX_NEW_TOKENS)
-        self._seed, self._system = seed, self._resolve_system_prompt(system_prompt)
+        self._seed = seed
+        self._system = system_prompt and self._resolve_system_prompt(system_prompt)
         self._last: tuple[MediaPart, Clip] | None = None
         self._counts: list[KeptCounts] = []
         self._seconds = 0.0
@@ -197,7 +197,7 @@ class OmniZip(lmms):
         return GenerationResult(text, TokenCounts(counts.kept + counts.text, counts.generated))
 
     def _answer(
-        self, system: str, parts: Sequence[str | MediaPart], sampling: SamplingParams
+        self, system: str | None, parts: Sequence[str | MediaPart], sampling: SamplingParams
     ) -> Answer:
         loaded = [part if isinstance(part, str) else self._load(part) for part in parts]
         params, method = self._params, self._method

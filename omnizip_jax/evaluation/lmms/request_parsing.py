@@ -29,13 +29,13 @@ class MediaPart:
 
 
 def parse_messages(
-    messages: Sequence[Mapping[str, Any]], system: str
-) -> tuple[str, list[str | MediaPart]]:
+    messages: Sequence[Mapping[str, Any]], system: str | None
+) -> tuple[str | None, list[str | MediaPart]]:
     """The system prompt, and the parts of the user's turn.
 
     Args:
         messages: ``{"role": ..., "content": [...]}``, with texts, videos and audio as content.
-        system: the default system prompt.
+        system: for messages without one.
 
     Raises:
         ValueError: images, media of unknown form, an assistant's turn, or no text at the end.

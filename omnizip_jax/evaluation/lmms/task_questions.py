@@ -60,14 +60,14 @@ def visual(doc: Doc) -> list[Any]:
 
 
 def messages(doc: Doc) -> list[dict[str, Any]]:
-    """System prompt, clip and question."""
+    """System prompt, if the protocol has one, clip and question."""
     system = PROTOCOLS[doc["protocol"]].system_of(_question(doc))
     clip = {"url": doc["video"], "start_time": doc["start"] or None, "end_time": doc["end"]}
     content = [{"type": "video", **clip}, {"type": "text", "text": text(doc)}]
-    return [
-        {"role": "system", "content": [{"type": "text", "text": system}]},
-        {"role": "user", "content": content},
-    ]
+    turns = [{"role": "user", "content": content}]
+    if system is not None:
+        turns.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+    return turns
 
 
 def score(doc: Doc, replies: Sequence[str]) -> dict[str, float]:

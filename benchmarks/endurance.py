@@ -1,6 +1,6 @@
 """``python -m benchmarks.endurance``: check that time and memory are constant over a long stream.
 
-A tiny model processes hours of video in minutes. It is no suite: the result is yes or no.
+The tiny model processes hours of video in minutes. It is no suite: the result is yes or no.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from rich.table import Table
 from benchmarks import machine
 from benchmarks.presets import PRESETS, default_dtype, random_params, random_windows
 from omnizip_jax.compression import OmniZipConfig
+from omnizip_jax.evaluation.hardware import process_peak
 from omnizip_jax.inference import kv_cache_capacity as kv_cache
 from omnizip_jax.inference import prefill, streaming
 from omnizip_jax.inference.context import Memory
@@ -158,6 +159,7 @@ def table(kind: str, intervals: list[Interval]) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.endurance", description=__doc__)
+    parser.add_argument("--preset", default="tiny", choices=list(PRESETS))
     parser.add_argument("--windows", type=int, default=10_000)
     parser.add_argument("--every", type=int, default=1_000, help="windows to a line")
     parser.add_argument("--memory", choices=["recent", "fading"], help="one of them only")
@@ -166,7 +168,7 @@ def main() -> None:
         parser.error("--windows must be at least twice --every")
     console = Console()
     console.print(machine.describe(), highlight=False)
-    params = random_params(PRESETS["tiny"].model, default_dtype())
+    params = random_params(PRESETS[arguments.preset].model, default_dtype())
     clip = random_windows(8, params.config)
     windows = [jax.tree.map(lambda x, i=i: x[i], clip) for i in range(8)]
     failed = False
@@ -181,6 +183,7 @@ def main() -> None:
                 highlight=False,
             )
         console.print(table(kind, intervals))
+        console.print(f"peak of the process {process_peak() / 2**20:.0f} MiB", highlight=False)
         for claim, holds in verdict(intervals).items():
             console.print(f"{'[green]yes[/]' if holds else '[red]NO[/]'}  {claim}")
             failed |= not holds

@@ -122,4 +122,6 @@ def add_means(
     flat = video.reshape(-1, width)
     merged = (flat[target].astype(jnp.float32) + mean).astype(video.dtype)
     index = jnp.where(filled, target, len(flat))  # out of range: unchanged
-    return flat.at[index].set(merged, mode="drop").reshape(video.shape)
+    # Integers are scattered, because XLA on a CPU would convert a bfloat16 clip for it.
+    place = jnp.full(len(flat), -1).at[index].set(jnp.arange(target.size), mode="drop")
+    return jnp.where(place[:, None] < 0, flat, merged[place]).reshape(video.shape)

@@ -22,6 +22,7 @@ class WindowSpec:
         merge: patches along a token's side.
         temporal_patch: frames in a grid.
         mel_bins: bands of the log-mel spectrogram.
+        min_mel_frames: mel frames that make an audio token; fewer at the end of a clip make none.
         positions_per_second: position ids in a second.
 
     Raises:
@@ -36,6 +37,7 @@ class WindowSpec:
     merge: int = 2
     temporal_patch: int = 2
     mel_bins: int = 128
+    min_mel_frames: int = 3
     positions_per_second: int = 25
 
     def __post_init__(self):

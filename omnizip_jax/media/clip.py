@@ -26,7 +26,7 @@ from omnizip_jax.media.validation import (
     check_windows,
     named_errors,
 )
-from omnizip_jax.media.windowing import MEL_FOR_TOKEN, WindowBuilder
+from omnizip_jax.media.windowing import WindowBuilder
 from omnizip_jax.types import Window
 from omnizip_jax.window_spec import WindowSpec
 
@@ -236,7 +236,7 @@ def load_clip(
             f"{media.name}: longer than stated; max_frames ended its video at "
             f"{max_frames * spacing:.1f} s"
         )
-    if has_audio and builder.mel.frames < MEL_FOR_TOKEN:
+    if has_audio and builder.mel.frames < spec.min_mel_frames:
         seconds = builder.mel.written / SAMPLE_RATE
         deferred.add(f"{media.name}: {seconds:.3f} s of audio are too short for a token")
     deferred.emit()

@@ -29,8 +29,6 @@ from omnizip_jax.media.timeline import (
 from omnizip_jax.types import Window
 from omnizip_jax.window_spec import WindowSpec
 
-MEL_FOR_TOKEN = 3  # fewer mel frames at the end of a clip do not make an audio token
-
 
 class WindowBuilder:
     """Samples frames, transforms audio, and builds windows of both, in order.
@@ -76,7 +74,7 @@ class WindowBuilder:
         """Number of windows of the media so far; 0 if there were none, else at least 1."""
         if not (self._end or self.mel.written):
             return 0
-        by_audio = -(-(self.mel.frames - MEL_FOR_TOKEN + 1) // self.spec.mel_frames)
+        by_audio = -(-(self.mel.frames - self.spec.min_mel_frames + 1) // self.spec.mel_frames)
         return max(1, self._place(self._end - 1)[0] + 1 if self._end else 0, by_audio)
 
     def push_frame(self, frame: VideoFrame) -> None:

@@ -13,7 +13,7 @@ import reprlib
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from omnizip_jax.window_spec import WindowSpec
 
@@ -207,8 +207,10 @@ class BaseVisionConfig:
 class BaseModelConfig:
     """Sizes and token ids of a model.
 
-    A family adds the sizes of its encoders, ``audio_slots`` and ``from_dict``.
+    A family adds the sizes of its encoders, ``MIN_MEL_FRAMES``, ``audio_slots`` and ``from_dict``.
     """
+
+    MIN_MEL_FRAMES: ClassVar[int]  # that make an audio token
 
     audio: BaseAudioConfig
     vision: BaseVisionConfig
@@ -241,6 +243,7 @@ class BaseModelConfig:
             merge=vision.merge,
             temporal_patch=vision.temporal_patch,
             mel_bins=self.audio.mel_bins,
+            min_mel_frames=self.MIN_MEL_FRAMES,
             positions_per_second=self.positions_per_second,
         )
 

@@ -26,7 +26,14 @@ def check_spec(spec: WindowSpec, config: BaseModelConfig) -> None:
             f"the model's audio blocks are {own.seconds} s and {own.audio_slots} tokens; "
             f"WindowSpec has {spec.seconds} s and {spec.audio_slots}"
         )
-    for name in ("patch", "merge", "temporal_patch", "mel_bins", "positions_per_second"):
+    for name in (
+        "patch",
+        "merge",
+        "temporal_patch",
+        "mel_bins",
+        "min_mel_frames",
+        "positions_per_second",
+    ):
         ours, theirs = getattr(own, name), getattr(spec, name)
         if ours != theirs:
             raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import threading
 from fractions import Fraction
@@ -129,6 +130,12 @@ def test_animated_webp(tmp_path):
 def test_audio_too_short_for_a_token(frames):
     with pytest.warns(UserWarning, match=r"0\.010 s of audio are too short for a token"):
         load_clip((frames, 2.0, tone(0.01)[0], 16_000), SMALL)
+
+
+def test_fewest_mel_frames_of_a_token_are_those_of_the_model():
+    spec = dataclasses.replace(SMALL, min_mel_frames=1)
+    clip = load_clip((None, None, tone(2.01)[0], 16_000), spec)
+    assert clip.windows.mel_length.tolist() == [200, 1]
 
 
 def test_an_mp4_with_its_index_at_the_end_through_a_pipe(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from omnizip_jax.models.config import (
     MAX_LAYERS,
@@ -47,6 +47,8 @@ class VisionConfig(BaseVisionConfig):
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(BaseModelConfig):
     """Sizes and token ids of the model."""
+
+    MIN_MEL_FRAMES: ClassVar[int] = 3
 
     audio: AudioConfig
     vision: VisionConfig

@@ -63,7 +63,7 @@ class VisionConfig(BaseVisionConfig):
 class ModelConfig(BaseModelConfig):
     """Sizes and token ids of the model."""
 
-    NAME: ClassVar[str] = "Qwen3-Omni"
+    MIN_MEL_FRAMES: ClassVar[int] = 1
 
     audio: AudioConfig
     vision: VisionConfig

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from omnizip_jax.checkpoint.small_model import RELEASED
 from omnizip_jax.models.encode import check_spec
-from omnizip_jax.models.registry import read_config
+from omnizip_jax.models.registry import FAMILIES, read_config
 from omnizip_jax.testbed.synthetic_clips import SPEC
 from omnizip_jax.window_spec import WindowSpec
 
@@ -21,6 +22,12 @@ def test_the_small_model_has_its_own():
 
 def test_released_models_have_the_default():
     assert dataclasses.replace(SMALL, grid_slots=144).spec == WindowSpec()
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_fewest_mel_frames_that_make_a_token(family):
+    fewest = family.ModelConfig.MIN_MEL_FRAMES
+    assert family.audio_tokens(np.array([fewest - 1, fewest])).tolist() == [0, 1]
 
 
 def test_it_is_derived_from_the_sizes():
@@ -47,9 +54,10 @@ def test_it_is_derived_from_the_sizes():
 
 
 @pytest.mark.parametrize(
-    "name", ["patch", "merge", "temporal_patch", "mel_bins", "positions_per_second"]
+    "name",
+    ["patch", "merge", "temporal_patch", "mel_bins", "min_mel_frames", "positions_per_second"],
 )
 def test_another_shape_is_rejected(name):
     check_spec(SMALL.spec, SMALL)
     with pytest.raises(ValueError, match=f"encoders have {name}="):
-        check_spec(dataclasses.replace(SMALL.spec, **{name: 3}), SMALL)
+        check_spec(dataclasses.replace(SMALL.spec, **{name: 7}), SMALL)

@@ -115,6 +115,9 @@ class EncodedWindow(struct.PyTreeNode):
         vision: only for methods whose ``wants`` has "vision".
         deepstack: rows for the video tokens, which are added to the hidden states after each of
             the decoder's first K layers; None in families without DeepStack.
+        runs: how often video and audio alternate in the window's part of the prompt.
+        score_windows: number of windows over which the authors' code takes the softmax of the audio
+            score for this family; None: the clip.
     """
 
     audio: AudioFeatures
@@ -122,6 +125,8 @@ class EncodedWindow(struct.PyTreeNode):
     video_mask: Bool[Array, "*W G P"]
     vision: VisionFeatures | None = None
     deepstack: Float[Array, "*W K G P D"] | None = None
+    runs: int = struct.field(pytree_node=False, default=1)
+    score_windows: int | None = struct.field(pytree_node=False, default=None)
 
 
 class EncodedClip(struct.PyTreeNode):

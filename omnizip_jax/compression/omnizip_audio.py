@@ -49,6 +49,7 @@ def attention_scores(
     keys: Float[Array, "W T N H"],
     frame_mask: Bool[Array, "W T"],
     tokens: int,
+    block: int | None = None,
 ) -> Float[Array, "W {tokens}"]:
     """Importance of every audio token of a clip: eq. 2 over all its frames, pooled to tokens.
 
@@ -60,18 +61,21 @@ def attention_scores(
             frames in each of W windows; frames fill the front of a window.
         frame_mask: frames that exist.
         tokens: audio tokens in a window.
+        block: windows over which a softmax runs; None: the clip.
 
     Returns:
         Scores of the audio tokens of each window, 0 where there is no token.
     """
     windows, frames = frame_mask.shape
     all_keys, all_mask = keys.reshape(windows * frames, *keys.shape[2:]), frame_mask.reshape(-1)
+    blocks = jnp.arange(windows) // (block or windows)
 
-    def add_window(total, query, mask):
-        return total + received_attention(query, mask, all_keys, all_mask)
+    def add_window(total, query, mask, own):
+        seen = all_mask if block is None else all_mask & jnp.repeat(blocks == own, frames)
+        return total + received_attention(query, mask, all_keys, seen)
 
     start = jnp.zeros(windows * frames, jnp.promote_types(queries.dtype, jnp.float32))
-    total = scan_windows(add_window, start, queries, frame_mask)
+    total = scan_windows(add_window, start, queries, frame_mask, blocks)
     score = total / jnp.maximum(jnp.sum(frame_mask), 1)
     return pool_frames(score.reshape(windows, frames), frame_mask, tokens)
 

@@ -24,7 +24,7 @@ from omnizip_jax.compression.omnizip_audio import (
     sample_anchors,
 )
 from omnizip_jax.compression.omnizip_budget import initial_rates
-from omnizip_jax.compression.omnizip_steps import OmniZipSettings
+from omnizip_jax.compression.omnizip_steps import OmniZipSettings, compress_clip, with_scores
 from omnizip_jax.compression.omnizip_video import (
     density_peaks,
     novelty,
@@ -34,7 +34,7 @@ from omnizip_jax.compression.omnizip_video import (
     scan_windows,
 )
 from omnizip_jax.compression.similarity import cosine_distances
-from omnizip_jax.types import WindowTokens
+from omnizip_jax.types import Selection, WindowTokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +55,21 @@ class PublishedOmniZip(OmniZipSettings):
         video = floor_float(1 - rate, np.asarray(video_counts)).sum()
         budget = Budget.of(salient + anchors, video)
         return budget._replace(anchors=anchors).as_ints()
+
+    def select(self, windows, budget, key):
+        """Compress as if each run of video and audio in the prompt were a window."""
+        tokens, runs = with_scores(windows, windows.score_windows), windows.runs
+        parts = jax.tree.map(lambda x: x.reshape(-1, x.shape[1] // runs, *x.shape[2:]), tokens)
+        found = compress_clip(parts, budget, self)
+        assert found.audio is not None
+        masks = tokens.audio_mask, tokens.video_mask
+        return Selection.of(
+            *masks,
+            found.audio_keep.reshape(masks[0].shape),
+            found.video_keep.reshape(masks[1].shape),
+            audio=found.audio.reshape(tokens.audio.shape),
+            audio_salient=found.audio_salient.reshape(masks[0].shape),
+        )
 
     def compress_audio(self, tokens, budget):
         count = budget.audio - budget.anchors

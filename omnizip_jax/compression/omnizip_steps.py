@@ -65,11 +65,11 @@ class OmniZipSettings(Method):
         raise NotImplementedError
 
 
-def with_scores(windows: EncodedWindow) -> WindowTokens:
-    """The tokens of a clip with the audio scores of eq. 2."""
+def with_scores(windows: EncodedWindow, block: int | None = None) -> WindowTokens:
+    """The tokens of a clip with the audio scores of eq. 2; ``block`` as in ``attention_scores``."""
     audio = windows.audio
     frames = audio.queries, audio.keys, audio.frame_mask
-    scores = attention_scores(*frames, audio.token_mask.shape[-1])
+    scores = attention_scores(*frames, audio.token_mask.shape[-1], block)
     return WindowTokens(audio.tokens, scores, audio.token_mask, windows.video, windows.video_mask)
 
 

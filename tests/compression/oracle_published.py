@@ -5,12 +5,22 @@ import numpy as np
 from tests.compression.oracle import best, unit
 
 
-def prompt(tokens):
-    """The media tokens as they follow each other: of what kind, and where."""
+def prompt(tokens, by_time=False):
+    """The media tokens as they follow each other: of what kind, and where.
+
+    A window's video, then its audio; or ``by_time``: a grid, the audio up to the next, and so on.
+    """
     out = []
     for w in range(len(tokens.audio_mask)):
-        out += [("video", (w, *map(int, i))) for i in np.argwhere(tokens.video_mask[w])]
-        out += [("audio", (w, int(i))) for i in np.flatnonzero(tokens.audio_mask[w])]
+        video = [("video", (w, *map(int, i))) for i in np.argwhere(tokens.video_mask[w])]
+        audio = [("audio", (w, int(i))) for i in np.flatnonzero(tokens.audio_mask[w])]
+        if by_time:
+            per_grid = tokens.audio_mask.shape[1] / tokens.video_mask.shape[1]
+            times = [token[1] * per_grid for _, token in video] + [token[1] for _, token in audio]
+            order = np.argsort(times, kind="stable")
+            out += [(video + audio)[i] for i in order]
+        else:
+            out += video + audio
     return out
 
 
@@ -113,8 +123,8 @@ def choose_video(run, rate, tokens, knn):
     return kept
 
 
-def compress(tokens, config):
-    sequence = prompt(tokens)
+def compress(tokens, config, by_time=False):
+    sequence = prompt(tokens, by_time)
     audio_runs, video_runs = runs_of(sequence, "audio"), runs_of(sequence, "video")
     heard = [t for run in audio_runs for t in run]
     salient, anchors, merged = choose_audio(tokens, heard, config)

@@ -7,9 +7,11 @@ import pytest
 from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.compression.omnizip_official import runs
 from omnizip_jax.media import load_clip
+from omnizip_jax.types import AudioFeatures, EncodedWindow
 from omnizip_jax.window_spec import WindowSpec
 from tests.compression import oracle_published
 from tests.compression.clips import compress, counts_of, random_clip
+from tests.compression.loops import received, select
 from tests.media.make import grey, tone, write
 
 PUBLISHED = OmniZipConfig.published()
@@ -70,6 +72,37 @@ def test_clips_with_holes(seed):
     tokens = random_clip(seed, windows=7, grids=3, slots=12)
     assert_equal_run_by_run(tokens)
     assert_equal_run_by_run(tokens, OmniZipConfig.published(rho_audio=0.5, merge_size=15))
+
+
+def alternating(seed, windows=6, block=4):
+    """A clip whose grids and audio alternate, with one frame per token, and its tokens."""
+    tokens = random_clip(seed, windows=windows, audio=26, slots=12)
+    rng = np.random.default_rng(seed)
+    queries, keys = 2 * rng.standard_normal((2, windows, 26, 2, 8)).astype(np.float32)
+    mask = tokens.audio_mask
+    audio = AudioFeatures(tokens.audio, mask, queries, keys, frame_mask=mask)
+    scores = np.zeros(mask.shape, np.float32)
+    for start in range(0, windows, block):
+        some = slice(start, start + block)
+        here = mask[some]
+        scores[some][here] = received(queries[some][here], keys[some][here])
+    tokens = tokens.replace(audio_scores=scores)
+    video = tokens.video, tokens.video_mask
+    return EncodedWindow(audio, *video, runs=2, score_windows=block), tokens
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_grids_that_alternate_with_audio(seed):
+    """As in Qwen3-Omni: runs of one grid, and a softmax inside the encoder's blocks."""
+    windows, tokens = alternating(seed)
+    config = OmniZipConfig.published(rho_audio=0.4, rho_video=0.7, merge_size=2)
+    found = jax.tree.map(np.asarray, select(config, windows))
+    expected = oracle_published.compress(tokens, config, by_time=True)
+    assert len(expected["video_runs"]) > len(tokens.video)
+    np.testing.assert_array_equal(found.audio_keep, expected["audio_keep"])
+    np.testing.assert_array_equal(found.video_keep, expected["video_keep"])
+    mask = tokens.audio_mask
+    np.testing.assert_allclose(found.audio[mask], expected["audio"][mask], atol=1e-5)
 
 
 def test_runs_of_windows():

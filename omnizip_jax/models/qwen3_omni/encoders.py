@@ -46,7 +46,7 @@ def encode_window(
     mel = window.mel[None], jnp.asarray(window.mel_length)[None]
     audio = jax.tree.map(lambda x: x[0], _encode_audio(audio_encoder, mel, skip))
     video = encode_video(vision_encoder, window, "vision" in wants, skip)
-    return replicate(EncodedWindow(audio=audio, **video), weights)
+    return replicate(EncodedWindow(audio=audio, **video, **_published_rule(config)), weights)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "dtype", "backend", "wants"))
@@ -81,7 +81,13 @@ def encode_windows(
     audio = map_windows(encode_audio, mel, sequential)
     audio = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], audio)
     video = map_windows(encode_grids, windows, sequential)
-    return replicate(EncodedWindow(audio=audio, **video), weights)
+    return replicate(EncodedWindow(audio=audio, **video, **_published_rule(config)), weights)
+
+
+def _published_rule(config: ModelConfig) -> dict[str, Any]:
+    """A grid and its audio alternate in the prompt; the audio score has the encoder's blocks."""
+    spec = config.spec
+    return {"runs": spec.grids, "score_windows": config.audio.block // spec.mel_frames}
 
 
 def _encoders(

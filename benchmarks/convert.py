@@ -17,8 +17,7 @@ from benchmarks.harness import Row
 from benchmarks.random_checkpoint import SIZES
 from benchmarks.run_state import Bench
 from omnizip_jax.checkpoint.safetensors_index import SLICE_BYTES
-from omnizip_jax.models.qwen2_5_omni.weight_mapping import parameter_tree
-from omnizip_jax.models.registry import read_config
+from omnizip_jax.models.registry import family, read_config
 from omnizip_jax.models.weight_mapping import array_infos
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,7 +49,8 @@ def run(bench: Bench) -> Iterator[Row]:
         shutil.rmtree(target)
         run_python(str(CONVERT), str(folder / size), str(target), "--dtype", "int8")
         _, loaded_int8 = run_python("-c", LOAD, str(target))
-        tree = parameter_tree(read_config(folder / size / "config.json"), "bfloat16")
+        config = read_config(folder / size / "config.json")
+        tree = family(config).parameter_tree(config, "bfloat16")
     sizes = {"/".join(info.path): info.nbytes for info in array_infos(tree)}
     largest = max(sizes, key=lambda name: sizes[name])
     total = sum(sizes.values())

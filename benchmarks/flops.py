@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from omnizip_jax.evaluation.decoder_cost import layer_weights
-from omnizip_jax.models.config import TextConfig
-from omnizip_jax.models.qwen2_5_omni.config import AudioConfig, VisionConfig
+from omnizip_jax.models.config import BaseAudioConfig, BaseVisionConfig, TextConfig
+from omnizip_jax.models.qwen2_5_omni.config import VisionConfig
 from omnizip_jax.models.qwen3_omni.config import AudioConfig as AudioConfig3
 from omnizip_jax.models.qwen3_omni.config import VisionConfig as VisionConfig3
 from omnizip_jax.models.registry import Config
@@ -12,7 +12,7 @@ from omnizip_jax.models.registry import Config
 PATCHES_PER_TOKEN = 4
 
 
-def vision_flops(config: VisionConfig | VisionConfig3, tokens: int) -> float:
+def vision_flops(config: BaseVisionConfig, tokens: int) -> float:
     """Operations of one temporal grid."""
     patches, d = tokens * PATCHES_PER_TOKEN, config.hidden
     if isinstance(config, VisionConfig3):
@@ -21,6 +21,7 @@ def vision_flops(config: VisionConfig | VisionConfig3, tokens: int) -> float:
         merged = d * config.merge**2
         mergers = (1 + len(config.deepstack)) * merged * (merged + config.output)
         return 2.0 * patches * matrices + attention + 2.0 * tokens * mergers
+    assert isinstance(config, VisionConfig)
     window = (config.window // config.patch) ** 2
     full = len(config.full_attention_layers)
     matrices = config.layers * (4 * d * d + 3 * d * config.ffn) + config.patch_values * d
@@ -30,7 +31,7 @@ def vision_flops(config: VisionConfig | VisionConfig3, tokens: int) -> float:
     return 2.0 * patches * matrices + 4.0 * patches * attended * d + 2.0 * tokens * merger
 
 
-def audio_flops(config: AudioConfig | AudioConfig3) -> float:
+def audio_flops(config: BaseAudioConfig) -> float:
     """Operations of one window of 2 s; the halved sizes of Qwen3's convolutions are of 1 s."""
     if isinstance(config, AudioConfig3):
         d, channels, attended = config.hidden, config.channels, 13 * config.block // 100

@@ -60,9 +60,8 @@ def segments(
     Raises:
         ValueError: a text that is not Unicode, or a template without placeholders for media.
     """
-    default = family(config).DEFAULT_SYSTEM
-    if system is None:
-        system = default or ""
+    default: str | None = family(config).DEFAULT_SYSTEM
+    system = (default or "") if system is None else system
     media = [part for part in parts if isinstance(part, Modalities)]
     texts = [part for part in parts if not isinstance(part, Modalities)]
     check_question(parts[-1] if parts else None)

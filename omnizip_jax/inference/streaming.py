@@ -284,18 +284,19 @@ def _feed(
     if encoded is None:
         window = _without_unused(window, prefill_config.modalities)
         encoded = family(config).encode_window(weights, window, *settings, wants=method.wants)
+    assert encoded is not None
     plan, selection = method.step(state.plan, encoded, jax.random.fold_in(state.key, state.windows))
     expected, importance = state.expected, None
     if prefill_config.importance:
         assert expected is not None
         expected, of_audio, of_video = Novelty().advance(expected, encoded)
         importance = of_audio.importance, of_video.importance
-    layout, encoded, selection = jax.tree.map(
+    layout, of_clip, selection = jax.tree.map(
         lambda x: x[None], (geometry(window), encoded, selection)
     )
     capacity = prefill_config.window_capacity
     cache, state, _, trace = prefill_windows(
-        decoder, prefill_config, cache, state, EncodedClip(encoded, layout, jnp.int32(0)),
+        decoder, prefill_config, cache, state, EncodedClip(of_clip, layout, jnp.int32(0)),
         selection, capacity, importance=importance,
     )  # fmt: skip
     trace = jax.tree.map(lambda x: x[0], trace)

@@ -304,7 +304,9 @@ def read_base64(text: Any, param: str) -> bytes:
         raise RequestError(f"{param} is not base64: {error}", param=param) from error
 
 
-def _turns(messages: Any, limits: Limits) -> tuple[str, list[tuple[str, list[str | Medium]]]]:
+def _turns(
+    messages: Any, limits: Limits
+) -> tuple[str | None, list[tuple[str, list[str | Medium]]]]:
     """The system prompt, and the turns; consecutive messages of one role are merged."""
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise RequestError(f"messages must be a list, got {_shown(messages)}", param="messages")

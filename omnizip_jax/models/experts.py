@@ -26,7 +26,7 @@ AXES = {
     "experts/up_proj/weight": ("experts", "expert_ffn", "embed"),
     "experts/down_proj/weight": ("experts", "embed", "expert_ffn"),
 }
-BLOCK = 128  # rows of one product; row experts.prefill
+BLOCK = 128  # rows of one product; log, "mixture of experts"
 CHUNK = 4096  # tokens at once: a result of each expert of each token is in memory
 
 

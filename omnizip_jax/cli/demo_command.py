@@ -1,12 +1,14 @@
 """``omnizip demo``: the small trained model answers questions about a generated clip.
 
 With ``--stream`` the clip is one minute long and streams through a small cache, and the same
-questions about its first ten seconds are asked three times.
+questions about its first ten seconds are asked three times. With ``--family qwen3-omni`` a tiny
+Qwen3-Omni with random weights goes the way of released files: conversion, loading, answers.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from omnizip_jax.checkpoint.convert import convert
 from omnizip_jax.cli.arguments import END_OF_STREAM
 from omnizip_jax.cli.clip_commands import cost_tables, first_answers, generate_answers, save_picture
 from omnizip_jax.cli.console import OutputConsole, right_aligned
@@ -37,6 +40,7 @@ from omnizip_jax.inference.generation import Answer
 from omnizip_jax.media import windows
 from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.testbed.clip_questions import FAMILIES, Question, all_questions, draw_questions
+from omnizip_jax.testbed.random_checkpoint import write_random_checkpoint
 from omnizip_jax.testbed.synthetic_clips import (
     CLIP_SEED,
     OPENING_SECONDS,
@@ -77,8 +81,12 @@ STREAM_KINDS = {  # kinds of questions that one object decides, by family
 
 def run_demo(arguments: argparse.Namespace) -> None:
     """Generate a clip in a folder, ask about it, print, draw."""
+    if arguments.family == "qwen3-omni":
+        if arguments.stream:
+            raise ValueError("--family qwen3-omni shows a whole clip: leave out --stream")
+        return family_demo(arguments.folder, arguments.clip_seed)
     run = stream_demo if arguments.stream else clip_demo
-    run(arguments.folder, arguments.clip_seed)
+    return run(arguments.folder, arguments.clip_seed)
 
 
 def clip_demo(folder: Path, seed: int | None) -> None:
@@ -185,6 +193,39 @@ def stream_demo(folder: Path, seed: int | None) -> None:
     console.out(  # without wrapping, so that commands can be copied
         f"\nStream it again, and type a question: omnizip stream {path} --realtime "
         f"--checkpoint small --memory {STREAM_CACHE['memory']}",
+        highlight=False,
+    )
+
+
+def family_demo(folder: Path, seed: int | None) -> None:
+    """A tiny Qwen3-Omni with random weights: convert, load, ask with each of ``SETTINGS``."""
+    console = OutputConsole()
+    seed = CLIP_SEED if seed is None else seed
+    clip = sample_clip(seed)
+    released, checkpoint = folder / "qwen3-omni-released", folder / "qwen3-omni"
+    console.print(
+        f"[bold]1.[/] A tiny Qwen3-Omni in the released layout, [bold]{released}[/]: "
+        "experts, DeepStack and 8 s audio blocks, random weights. Its answers mean nothing.",
+        soft_wrap=True,
+    )
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    write_random_checkpoint(released)
+    console.print(f"[bold]2.[/] Converted: {convert(released, checkpoint)}", soft_wrap=True)
+    params = load_checkpoint(str(checkpoint), "float32", notice=False)
+    path = clip.write(folder / "clip.mp4")
+    questions = [question.text for question in _draw_clip_questions(clip, seed)[:1]]
+    answers = generate_answers(
+        params, path, questions, SETTINGS, console, max_new_tokens=MAX_NEW_TOKENS
+    )
+    console.print(f"[bold]3.[/] Asked about {path} with all tokens and with fewer", soft_wrap=True)
+    first = first_answers(answers)
+    console.print(*cost_tables(params, SETTINGS, first))
+    picture = folder / "qwen3-omni-kept.png"
+    save_picture(plot_compression(first["45 %"]), picture, "[bold]4.[/] Kept at 45 %", console)
+    console.out(  # without wrapping, so that commands can be copied
+        "\nWith released weights:\n"
+        "  omnizip convert Qwen3-Omni-30B-A3B-Instruct qwen3-omni --dtype int8\n"
+        f"  omnizip generate clip.mp4 '{questions[0]}' --checkpoint qwen3-omni --set keep=0.45",
         highlight=False,
     )
 

@@ -35,6 +35,18 @@ def test_a_clip(tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_the_second_family(tmp_path, capsys):
+    for _ in range(2):  # the second time over the first
+        assert main(["demo", "--family", "qwen3-omni", "--out", str(tmp_path / "demo")]) == 0
+    out = capsys.readouterr().out
+    for expected in ("random weights", "parameters", "45 %", "omnizip convert Qwen3-Omni"):
+        assert expected in out
+    assert (tmp_path / "demo" / "qwen3-omni-kept.png").stat().st_size > 10_000
+    assert main(["demo", "--family", "qwen3-omni", "--stream"]) == 1
+    assert "leave out --stream" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_a_stream_is_asked_about_its_mostly_evicted_beginning(tmp_path, capsys):
     assert main(["demo", "--stream", "--out", str(tmp_path / "demo")]) == 0
     out = capsys.readouterr().out

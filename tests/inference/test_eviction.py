@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,7 @@ CONFIG = TextConfig(
     max_positions=2000,
     tied=True,
 )
+INTERLEAVED = dataclasses.replace(CONFIG, mrope_section=(4, 2, 2), mrope_interleaved=True)
 SIZE, PREFIX_LENGTH, COLUMNS = 128, 5, 4
 
 
@@ -48,8 +50,11 @@ def importance(rng) -> float:
     return float(rng.choice([0.2, 0.5, 1.0, 4.0]))
 
 
-def history(plan: str, rng) -> tuple[list[Token], int]:
-    """Tokens of a made-up stream: "w" a window, "t" a turn of text. Returns the next position."""
+def history(plan: str, rng, marker_positions: int = 1) -> tuple[list[Token], int]:
+    """Tokens of a made-up stream: "w" a window, "t" a turn of text. Returns the next position.
+
+    The two start tokens of a clip have one position or each its own.
+    """
     tokens = [Token(TokenKind.PREFIX, 0, i, i, 1, (i,) * 3) for i in range(PREFIX_LENGTH)]
     for token in tokens:
         token.time = token.base = 0
@@ -63,8 +68,11 @@ def history(plan: str, rng) -> tuple[list[Token], int]:
             now, unit, base = now + length, unit + 1, None
             continue
         if base is None:
-            base = now + 1
-            tokens += [Token(TokenKind.START, unit, now, base, 1, (now,) * 3)] * 2
+            base = now + marker_positions
+            tokens += [
+                Token(TokenKind.START, unit, now, base, 1, (now + i % marker_positions,) * 3)
+                for i in range(2)
+            ]
             now, unit = base, unit + 1
         video = rng.choice(8, size=int(rng.integers(0, 6)), replace=False)
         for cell in sorted(video):
@@ -106,7 +114,7 @@ def new_positions(kept: list[Token], tokens: list[Token], now: int) -> tuple[lis
             clock += lasts[token.unit]
         moved = [p - token.time + begins[token.unit] for p in token.position]
         if token.kind == TokenKind.START:
-            base = begins[token.unit] + 1
+            base = begins[token.unit] + token.base - token.time
         if token.kind == TokenKind.VIDEO:
             moved[1:] = [p - token.base + base for p in token.position[1:]]
         out.append(tuple(moved))
@@ -119,21 +127,26 @@ PLANS = ["wwwwww", "twwwtww", "wwtwwtttwwww", "t", "ww"]
 evict_all = jax.jit(evict_slots, static_argnums=5)
 
 
-@jax.jit
-def rotate_layers(keys, positions):
-    return jax.vmap(lambda layer: rope.rotate(layer, rope.angles(positions, CONFIG)))(keys)
+@functools.partial(jax.jit, static_argnames="config")
+def rotate_layers(keys, positions, config):
+    return jax.vmap(lambda layer: rope.rotate(layer, rope.angles(positions, config)))(keys)
 
 
-def rotated(keys, positions):
+def rotated(keys, positions, config):
     """Keys of all layers, rotated to their positions."""
-    return np.asarray(rotate_layers(keys, positions))
+    return np.asarray(rotate_layers(keys, positions, config))
 
 
+@pytest.mark.parametrize(
+    ("config", "marker_positions"),
+    [(CONFIG, 1), (INTERLEAVED, 2)],
+    ids=["qwen2_5_omni", "qwen3_omni"],
+)
 @pytest.mark.parametrize("memory", ["recent", "fading"])
 @pytest.mark.parametrize("plan", PLANS)
-def test_eviction(plan, memory):
+def test_eviction(plan, memory, config, marker_positions):
     rng = np.random.default_rng(len(plan))
-    tokens, now = history(plan, rng)
+    tokens, now = history(plan, rng, marker_positions)
     length = jnp.int32(len(tokens))
     slots = slots_of(tokens)
     low_water = PREFIX_LENGTH + max(2, (len(tokens) - PREFIX_LENGTH) // 2)
@@ -157,9 +170,9 @@ def test_eviction(plan, memory):
     values = rng.standard_normal((2, SIZE, 2, 16)).astype(np.float32)
     old = np.zeros((3, SIZE), np.int32)
     old[:, : len(tokens)] = np.array([t.position for t in tokens]).T
-    cache = KVCache(jnp.asarray(rotated(keys, old)), jnp.asarray(values), length)
+    cache = KVCache(jnp.asarray(rotated(keys, old, config)), jnp.asarray(values), length)
     cache, slots, moved_now = evict_all(
-        cache, slots, keep, jnp.int32(now), jnp.int32(PREFIX_LENGTH), CONFIG
+        cache, slots, keep, jnp.int32(now), jnp.int32(PREFIX_LENGTH), config
     )
     places, expected_now = new_positions(kept, tokens, now)
     count = len(kept)
@@ -169,13 +182,15 @@ def test_eviction(plan, memory):
     fresh = np.zeros((3, SIZE), np.int32)
     fresh[:, :count] = np.array(places).T
     kept_keys, kept_values = np.asarray(cache.keys)[:, :count], np.asarray(cache.values)[:, :count]
-    np.testing.assert_allclose(kept_keys, rotated(keys[:, order], fresh)[:, :count], atol=1e-4)
+    np.testing.assert_allclose(
+        kept_keys, rotated(keys[:, order], fresh, config)[:, :count], atol=1e-4
+    )
     np.testing.assert_array_equal(kept_values, values[:, order[:count]])
 
     # A second eviction that keeps everything changes nothing.
     everything = jnp.arange(SIZE) < count
     again, slots_again, now_again = evict_all(
-        cache, slots, everything, moved_now, jnp.int32(PREFIX_LENGTH), CONFIG
+        cache, slots, everything, moved_now, jnp.int32(PREFIX_LENGTH), config
     )
     np.testing.assert_allclose(np.asarray(again.keys)[:, :count], kept_keys, atol=1e-5)
     for name in ("time", "base"):

@@ -23,6 +23,7 @@ from omnizip_jax.checkpoint.load import load
 from omnizip_jax.media import Clip
 from omnizip_jax.models.loaded_model import Params
 from omnizip_jax.models.registry import read_config
+from omnizip_jax.testbed.random_checkpoint import write_random_checkpoint as write_random_qwen3
 from omnizip_jax.types import Window
 from omnizip_jax.window_spec import WindowSpec
 
@@ -132,6 +133,15 @@ def checkpoint(released_folder, tmp_path_factory):
 def tiny(checkpoint):
     """The model of that checkpoint."""
     return load(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen3(tmp_path_factory):
+    """A tiny Qwen3-Omni with random weights, float32."""
+    folder = tmp_path_factory.mktemp("qwen3")
+    write_random_qwen3(folder / "released")
+    convert(folder / "released", folder / "converted", "float32")
+    return load(folder / "converted")
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,16 +85,21 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def write_random_checkpoint(folder: Path, seed: int = 0) -> Path:
+def write_random_checkpoint(
+    folder: Path, seed: int = 0, config: Mapping[str, Any] = CONFIG
+) -> Path:
     """Write a checkpoint of a few hundred thousand random bfloat16 values; returns the folder.
 
     Every expert is a tensor of its own, as released.
+
+    Args:
+        config: content of ``config.json``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         shutil.copy(TOKENIZER / name, folder)
-    (folder / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
-    shapes = qwen3_omni.released_shapes(qwen3_omni.ModelConfig.from_dict(CONFIG))
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    shapes = qwen3_omni.released_shapes(qwen3_omni.ModelConfig.from_dict(config))
     random = np.random.default_rng(seed)
     tensors = {name: _random_tensor(name, shape, random) for name, shape in shapes.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import math
+from copy import deepcopy
 
 import pytest
 
+from omnizip_jax.models import qwen3_omni
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.weight_mapping import (
     abstract_params,
@@ -13,6 +16,7 @@ from omnizip_jax.models.qwen2_5_omni.weight_mapping import (
     released_shapes,
 )
 from omnizip_jax.models.weight_mapping import array_infos
+from omnizip_jax.testbed import random_checkpoint
 
 AUDIO = {
     "num_mel_bins": 128,
@@ -168,3 +172,62 @@ def test_dtype_of_the_abstract_tree():
     leaves = jax.tree.leaves(abstract_params(config("3b"), "bfloat16"))
     assert {str(leaf.dtype) for leaf in leaves} == {"bfloat16"}
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
+
+
+def qwen3() -> qwen3_omni.ModelConfig:
+    """Qwen3-Omni-30B-A3B."""
+    values = deepcopy(random_checkpoint.CONFIG)
+    sizes = values["thinker_config"]
+    sizes["audio_config"] |= {
+        "encoder_layers": 32,
+        "d_model": 1280,
+        "encoder_attention_heads": 20,
+        "encoder_ffn_dim": 5120,
+        "output_dim": 2048,
+        "downsample_hidden_size": 480,
+    }
+    sizes["vision_config"] |= {
+        "depth": 27,
+        "hidden_size": 1152,
+        "num_heads": 16,
+        "intermediate_size": 4304,
+        "out_hidden_size": 2048,
+        "num_position_embeddings": 2304,
+        "deepstack_visual_indexes": [8, 16, 24],
+    }
+    sizes["text_config"] |= {
+        "vocab_size": 152064,
+        "num_hidden_layers": 48,
+        "hidden_size": 2048,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "moe_intermediate_size": 768,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "rope_scaling": {"mrope_section": [24, 20, 20]},
+    }
+    return qwen3_omni.ModelConfig.from_dict(values)
+
+
+def test_names_and_parameters_of_qwen3():
+    """Counts of the released thinker, and the shapes of a tensor of each kind that is new."""
+    shapes = qwen3_omni.released_shapes(qwen3())
+    assert sum(map(math.prod, shapes.values())) == 31_719_205_488
+    counts = collections.Counter(map(part, shapes))
+    assert counts == {"audio_tower": 525, "visual": 351, "model": 18_866, "lm_head": 1}
+    expected = {
+        "audio_tower.conv2d1.weight": (480, 1, 3, 3),
+        "audio_tower.conv_out.weight": (1280, 7680),
+        "audio_tower.layers.31.self_attn.k_proj.bias": (1280,),
+        "visual.patch_embed.proj.weight": (1152, 3, 2, 16, 16),
+        "visual.pos_embed.weight": (2304, 1152),
+        "visual.blocks.26.attn.qkv.weight": (3456, 1152),
+        "visual.merger.ln_q.weight": (1152,),
+        "visual.merger_list.2.ln_q.bias": (4608,),
+        "visual.merger_list.2.mlp.2.weight": (2048, 4608),
+        "model.layers.47.self_attn.q_norm.weight": (128,),
+        "model.layers.47.mlp.gate.weight": (128, 2048),
+        "model.layers.47.mlp.experts.127.down_proj.weight": (2048, 768),
+    }
+    assert {name: shapes[f"thinker.{name}"] for name in expected} == expected

@@ -1,4 +1,4 @@
-"""The decoder against transformers' Qwen2_5OmniThinkerTextModel, float32."""
+"""The decoder of both families against transformers', float32."""
 
 from __future__ import annotations
 
@@ -131,3 +131,46 @@ def test_runs_in_bfloat16(block):
     cache = KVCache.empty(CONFIG, SLOTS, jnp.bfloat16)
     hidden, _ = decoder.apply(params, embeddings.astype(jnp.bfloat16), positions, cache)
     assert hidden.dtype == jnp.bfloat16 and bool(jnp.isfinite(hidden).all())
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(config, id=f"experts{config.experts}", marks=marks)
+        for config, marks in zip(
+            hf.TEXT_CONFIGS_3, [(), pytest.mark.slow, pytest.mark.slow], strict=True
+        )
+    ],
+)
+def test_experts_head_norms_and_deepstack(config):
+    """A prompt with video in its middle, then a token after it, as Qwen3-Omni has them."""
+    oracle = hf.oracle(config)
+    params = {"params": jax.tree.map(jnp.asarray, to_flax(oracle.state_dict()))}
+    params["params"]["lm_head"] = {"weight": jnp.zeros((config.vocabulary, config.hidden))}
+    embeddings, positions = hf.random_block(LENGTH, config)
+    rows = np.random.default_rng(1).standard_normal(
+        (config.deepstack_layers, LENGTH, config.hidden), np.float32
+    )
+    video = np.arange(LENGTH) % 5 < 3
+    video[-1] = False
+    rows[:, ~video] = 0
+    with torch.no_grad():
+        expected = oracle(
+            inputs_embeds=torch.tensor(embeddings)[None],
+            position_ids=torch.tensor(positions)[:, None].float(),
+            visual_pos_masks=torch.tensor(video)[None],
+            deepstack_visual_embeds=list(torch.tensor(rows[:, video])),
+        ).last_hidden_state[0]
+    cache, last = KVCache.empty(config, SLOTS), LENGTH - 1
+    apply = jax.jit(Decoder(config).apply, static_argnames="fresh")
+    hidden, cache = apply(
+        params,
+        embeddings[:last],
+        positions[:, :last],
+        cache,
+        fresh=True,
+        deepstack=rows[:, :last],
+    )
+    np.testing.assert_allclose(hidden, expected[:last], atol=1e-5)
+    hidden, _ = apply(params, embeddings[last:], positions[:, last:], cache)
+    np.testing.assert_allclose(hidden, expected[last:], atol=1e-5)

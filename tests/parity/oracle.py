@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import Qwen2_5OmniThinkerForConditionalGeneration
+from transformers import (
+    Qwen2_5OmniThinkerForConditionalGeneration,
+    Qwen3OmniMoeThinkerForConditionalGeneration,
+)
 
 from benchmarks.prompts import Prompt
 from omnizip_jax.models.encoder_layers import normalise
-from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
 from omnizip_jax.models.qwen2_5_omni.vision import PIXEL_MEAN, PIXEL_STD
+from omnizip_jax.models.registry import Config
 from omnizip_jax.types import Window
 from tests.models.hf import to_flax
 
@@ -22,9 +25,15 @@ _NOTHING = Prompt(_NONE, _NONE, _NONE, _NONE)
 class Thinker:
     """The oracle, fed with windows and prompts like this library's functions."""
 
-    def __init__(self, folder: Any, config: ModelConfig):
+    def __init__(self, folder: Any, config: Config):
         self.config = config
-        self.model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+        self.interleaved = config.text.experts > 0  # Qwen3-Omni, otherwise Qwen2.5-Omni
+        network: Any = (
+            Qwen3OmniMoeThinkerForConditionalGeneration
+            if self.interleaved
+            else Qwen2_5OmniThinkerForConditionalGeneration
+        )
+        self.model = network.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager"
         ).eval()
 
@@ -46,13 +55,11 @@ class Thinker:
             cells = np.asarray(windows.grid_size)[0]
             lengths = np.asarray(windows.mel_length)
             unit = self.config.vision.merge**2
-            for mask, length in zip(grids, lengths, strict=True):
-                ids.append(np.full(mask.sum() * cells.prod(), self.config.video_token))
-                ids.append(np.full((length + 1) // 4, self.config.audio_token))
+            ids += self._media(grids, cells.prod(), lengths, seconds_per_grid)
             if grids.any():
                 patches = np.asarray(windows.patches)[grids][:, : cells.prod() * unit]
                 flat = patches.reshape(-1, patches.shape[-1])
-                pixels = np.asarray(normalise(flat, PIXEL_MEAN, PIXEL_STD))
+                pixels = np.asarray(normalise(flat, *self._pixel_scale))
                 out["pixel_values_videos"] = torch.tensor(pixels)
                 out["video_grid_thw"] = torch.tensor(
                     [[grids.sum(), *(cells * self.config.vision.merge)]]
@@ -66,6 +73,23 @@ class Thinker:
             out["use_audio_in_video"] = bool(grids.any() and lengths.any())
         ids = torch.tensor(np.concatenate([*ids, prompt.suffix]))[None].long()
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **out}
+
+    @property
+    def _pixel_scale(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        return ((0.5,) * 3, (0.5,) * 3) if self.interleaved else (PIXEL_MEAN, PIXEL_STD)
+
+    def _media(self, grids, cells: int, lengths, seconds_per_grid: float) -> list[np.ndarray]:
+        """Placeholders of a clip in the order of transformers' processor."""
+        c = self.config
+        if not self.interleaved:  # window after window
+            pairs = zip(grids.sum(1) * cells, (lengths + 1) // 4, strict=True)
+            kinds = (c.video_token, c.audio_token)
+            return [np.full(n, kind) for pair in pairs for n, kind in zip(pair, kinds, strict=True)]
+        seconds, rest = divmod(int(lengths.sum()), 100)
+        audio = [(float(i), c.audio_token) for i in range(13 * seconds + -(-rest // 8))]
+        video = [(13 * seconds_per_grid * i, c.video_token) for i in range(grids.sum())]
+        merged = sorted([*video, *audio], key=lambda token: token[0])  # stable: a tie is video's
+        return [np.full(cells if kind == c.video_token else 1, kind) for _, kind in merged]
 
     def conversation(self, ids: list[int], clips: list[Window]) -> dict[str, Any]:
         """The same of a conversation in which the template put one placeholder for every clip.

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from copy import deepcopy
 
+import jax
 import numpy as np
 import pytest
 
 from benchmarks.prompts import build
+from omnizip_jax.checkpoint.folder import load_tokenizer
 from omnizip_jax.inference.api import read
 from omnizip_jax.inference.decode import SamplingParams
 from omnizip_jax.inference.generation import begin, finish
 from omnizip_jax.inference.generation import run as complete
+from omnizip_jax.models.loaded_model import Params
+from omnizip_jax.models.registry import read_config
+from omnizip_jax.testbed import random_checkpoint
 from tests.conftest import clip_of
+from tests.parity.oracle import Thinker
 
+SLOW = pytest.mark.slow
 CLIPS = {
     "whole_windows": ([2, 2], [200, 200]),
     "partial_tail": ([2, 2, 1], [200, 200, 77]),
@@ -25,12 +33,12 @@ CLIPS = {
 }
 
 
-def run(params, windows, question, new_tokens):
+def run(params, windows, question, new_tokens, spec=None):
     """Full tokens from given windows; logits of the first token, and greedy tokens."""
     audio = windows is not None and bool(np.any(windows.mel_length))
     video = windows is not None and bool(np.any(windows.grid_mask))
     asked = build(params.tokenizer, params.config, question, audio=audio, video=video)
-    context = read(params, None if windows is None else clip_of(windows), None)
+    context = read(params, None if windows is None else clip_of(windows, spec), None)
     reply = begin(params, context, question, SamplingParams(new_tokens))
     logits = np.asarray(reply.decode_state.logits)
     answer, _ = finish(params, complete(params, reply))
@@ -39,24 +47,91 @@ def run(params, windows, question, new_tokens):
     return asked, logits, list(answer.token_ids), counts
 
 
-# The mixed conversation of test_conversation.py has clips of one modality.
+# Qwen3-Omni's, which differ in experts, heads and DeepStack layers.
+QWEN3 = {
+    "qwen3": ({}, {}),
+    "qwen3_one_deepstack": (
+        {"num_experts": 5, "num_experts_per_tok": 3, "num_key_value_heads": 4},
+        {"deepstack_visual_indexes": [1], "num_heads": 1},
+    ),
+    "qwen3_more_experts": (
+        {"num_experts": 16, "num_attention_heads": 8, "num_experts_per_tok": 4},
+        {"num_heads": 4},
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=["qwen2_5", *QWEN3])
+def model(request, tmp_path_factory):
+    """The weights of a family in this library, and transformers' model with the same."""
+    if request.param == "qwen2_5":
+        return request.getfixturevalue("params"), request.getfixturevalue("thinker")
+    config = deepcopy(random_checkpoint.CONFIG)
+    text, vision = QWEN3[request.param]
+    config["thinker_config"]["text_config"] |= text
+    config["thinker_config"]["vision_config"] |= vision
+    folder = random_checkpoint.write_random_checkpoint(
+        tmp_path_factory.mktemp(request.param), config=config
+    )
+    thinker = Thinker(folder, read_config(folder / "config.json"))
+    weights = jax.device_put(thinker.weights())
+    return Params(weights, thinker.config, load_tokenizer(folder)), thinker
+
+
+# Of the conversations in test_conversation.py, one has clips of one modality.
 FAST = ("partial_tail", "audio_ends_early", "video_ends_early")
+CELLS = {"wide": (2, 8), "tall": (8, 2)}
+
+
+def clips_of_models(fast: dict[str, tuple[str, ...]]):
+    """Every model with every clip; those that are not in ``fast`` are slow."""
+    return [
+        pytest.param(
+            model, name, id=f"{model}-{name}", marks=() if name in fast.get(model, ()) else SLOW
+        )
+        for model in ("qwen2_5", *QWEN3)
+        for name in CLIPS
+    ]
+
+
+def window_spec(config):
+    return dataclasses.replace(config.spec, grid_slots=16)
 
 
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in CLIPS],
+    ("model", "name"),
+    clips_of_models({"qwen2_5": FAST, "qwen3": ("partial_tail",)}),
+    indirect=["model"],
 )
-def test_clip(name, params, thinker, random_windows):
-    windows = random_windows(*CLIPS[name])
-    asked, logits, tokens, counts = run(params, windows, "What happens?", 12)
+def test_clip(model, name, random_windows):
+    params, thinker = model
+    spec = window_spec(params.config)
+    windows = random_windows(*CLIPS[name], spec=spec)
+    asked, logits, tokens, counts = run(params, windows, "What happens?", 12, spec)
     inputs = thinker.inputs(windows, asked)
     assert counts.media + counts.text == inputs["input_ids"].shape[1]
     np.testing.assert_allclose(logits, thinker.logits(inputs)[-1], atol=1e-4)
     assert tokens == thinker.greedy(inputs, 12, params.end_tokens)
 
 
-def test_text_alone(params, thinker):
+@pytest.mark.slow
+@pytest.mark.parametrize("cells", CELLS.values(), ids=CELLS)
+def test_aspect_ratios(model, cells, random_windows):
+    params, thinker = model
+    spec = window_spec(params.config)
+    windows = random_windows([2, 2, 1], [200, 200, 77], cells, spec)
+    asked, logits, _, _ = run(params, windows, "What happens?", 1, spec)
+    inputs = thinker.inputs(windows, asked)
+    np.testing.assert_allclose(logits, thinker.logits(inputs)[-1], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["qwen2_5", *(pytest.param(name, marks=SLOW) for name in QWEN3)],
+    indirect=True,
+)
+def test_text_alone(model):
+    params, thinker = model
     asked, logits, tokens, _ = run(params, None, "Who are you?", 12)
     inputs = thinker.inputs(None, asked)
     np.testing.assert_allclose(logits, thinker.logits(inputs)[-1], atol=1e-4)

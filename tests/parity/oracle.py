@@ -14,8 +14,8 @@ from transformers import (
 from benchmarks.prompts import Prompt
 from omnizip_jax.models.encoder_layers import normalise
 from omnizip_jax.models.qwen2_5_omni.vision import PIXEL_MEAN, PIXEL_STD
-from omnizip_jax.models.registry import Config
-from omnizip_jax.types import Window
+from omnizip_jax.models.registry import Config, family
+from omnizip_jax.types import Selection, Window
 from tests.models.hf import to_flax
 
 _NONE = np.zeros(0, np.int32)
@@ -161,6 +161,45 @@ class Thinker:
         """Logits after every token of the prompt."""
         self.model.model.rope_deltas = None
         return self.model(**inputs).logits[0].numpy()
+
+    @torch.no_grad()
+    def pruned_logits(
+        self, inputs: dict[str, Any], windows: Window, selection: Selection
+    ) -> np.ndarray:
+        """Logits after the kept tokens of a clip's prompt, at their positions in the whole one.
+
+        Anchors have the embeddings of the selection. Kept video tokens keep their DeepStack rows.
+        """
+        decoder, whole = self.model.model.language_model, {}
+        hook = decoder.register_forward_pre_hook(
+            lambda _, args, arguments: whole.update(arguments), with_kwargs=True
+        )
+        self.logits(inputs)
+        hook.remove()
+        ids = inputs["input_ids"][0].numpy()
+        audio, video = ids == self.config.audio_token, ids == self.config.video_token
+        lengths = family(self.config).audio_tokens(np.asarray(windows.mel_length))
+        audio_keep = np.asarray(selection.audio_keep)
+        exists = np.arange(audio_keep.shape[1]) < lengths[:, None]
+        anchors = (audio_keep & ~np.asarray(selection.audio_salient))[exists]
+        embeddings = whole["inputs_embeds"]
+        embeddings[0, np.flatnonzero(audio)[anchors]] = torch.tensor(
+            np.asarray(selection.audio)[exists][anchors]
+        )
+        keep, cells = np.ones(len(ids), bool), np.asarray(windows.grid_size)[0].prod()
+        keep[audio] = audio_keep[exists]
+        keep[video] = np.asarray(selection.video_keep)[windows.grid_mask][:, :cells].ravel()
+        deepstack = {}
+        if self.interleaved:
+            rows = whole["deepstack_visual_embeds"]
+            deepstack["deepstack_visual_embeds"] = [each[keep[video]] for each in rows]
+            deepstack["visual_pos_masks"] = whole["visual_pos_masks"][:, keep]
+        hidden = decoder(
+            inputs_embeds=embeddings[:, keep],
+            position_ids=whole["position_ids"][..., keep],
+            **deepstack,
+        ).last_hidden_state
+        return self.model.lm_head(hidden)[0, -1].numpy()
 
     @torch.no_grad()
     def greedy(self, inputs: dict[str, Any], tokens: int, end: tuple[int, ...]) -> list[int]:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from copy import deepcopy
 
 import jax
 import numpy as np
 import pytest
 
 from benchmarks.prompts import build
-from omnizip_jax.checkpoint.folder import load_tokenizer
+from omnizip_jax.compression import OmniZipConfig
 from omnizip_jax.inference.api import read
 from omnizip_jax.inference.decode import SamplingParams
 from omnizip_jax.inference.generation import begin, finish
 from omnizip_jax.inference.generation import run as complete
-from omnizip_jax.models.loaded_model import Params
-from omnizip_jax.models.registry import read_config
-from omnizip_jax.testbed import random_checkpoint
+from omnizip_jax.inference.sequence import token_counts
+from omnizip_jax.models.registry import family
 from tests.conftest import clip_of
-from tests.parity.oracle import Thinker
+from tests.parity.conftest import QWEN3
 
 SLOW = pytest.mark.slow
 CLIPS = {
@@ -28,54 +26,24 @@ CLIPS = {
     "audio_ends_early": ([2, 2, 2], [200, 40, 0]),
     "video_ends_early": ([2, 0, 0], [200, 200, 131]),
     "short_audio_tail": ([2, 2], [200, 40]),
+    "two_audio_blocks": ([2] * 5, [200] * 4 + [131]),
     "no_audio": ([2, 1], [0, 0]),
     "no_video": ([0, 0], [200, 55]),
 }
 
 
-def run(params, windows, question, new_tokens, spec=None):
-    """Full tokens from given windows; logits of the first token, and greedy tokens."""
+def run(params, windows, question, new_tokens, spec=None, method=None):
+    """Tokens from given windows; logits of the first token, and greedy tokens."""
     audio = windows is not None and bool(np.any(windows.mel_length))
     video = windows is not None and bool(np.any(windows.grid_mask))
     asked = build(params.tokenizer, params.config, question, audio=audio, video=video)
-    context = read(params, None if windows is None else clip_of(windows, spec), None)
+    context = read(params, None if windows is None else clip_of(windows, spec), method)
     reply = begin(params, context, question, SamplingParams(new_tokens))
     logits = np.asarray(reply.decode_state.logits)
     answer, _ = finish(params, complete(params, reply))
     text = len(asked.prefix) + len(asked.suffix)
     counts = dataclasses.replace(answer.counts, text=text)
     return asked, logits, list(answer.token_ids), counts
-
-
-# Qwen3-Omni's, which differ in experts, heads and DeepStack layers.
-QWEN3 = {
-    "qwen3": ({}, {}),
-    "qwen3_one_deepstack": (
-        {"num_experts": 5, "num_experts_per_tok": 3, "num_key_value_heads": 4},
-        {"deepstack_visual_indexes": [1], "num_heads": 1},
-    ),
-    "qwen3_more_experts": (
-        {"num_experts": 16, "num_attention_heads": 8, "num_experts_per_tok": 4},
-        {"num_heads": 4},
-    ),
-}
-
-
-@pytest.fixture(scope="module", params=["qwen2_5", *QWEN3])
-def model(request, tmp_path_factory):
-    """The weights of a family in this library, and transformers' model with the same."""
-    if request.param == "qwen2_5":
-        return request.getfixturevalue("params"), request.getfixturevalue("thinker")
-    config = deepcopy(random_checkpoint.CONFIG)
-    text, vision = QWEN3[request.param]
-    config["thinker_config"]["text_config"] |= text
-    config["thinker_config"]["vision_config"] |= vision
-    folder = random_checkpoint.write_random_checkpoint(
-        tmp_path_factory.mktemp(request.param), config=config
-    )
-    thinker = Thinker(folder, read_config(folder / "config.json"))
-    weights = jax.device_put(thinker.weights())
-    return Params(weights, thinker.config, load_tokenizer(folder)), thinker
 
 
 # Of the conversations in test_conversation.py, one has clips of one modality.
@@ -123,6 +91,40 @@ def test_aspect_ratios(model, cells, random_windows):
     asked, logits, _, _ = run(params, windows, "What happens?", 1, spec)
     inputs = thinker.inputs(windows, asked)
     np.testing.assert_allclose(logits, thinker.logits(inputs)[-1], atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["qwen2_5", *QWEN3], indirect=True)
+@pytest.mark.parametrize("merge_size", [0, 3])
+def test_kept_tokens(merge_size, model, random_windows):
+    """A pruned prompt equals transformers fed with the kept rows at their positions."""
+    params, thinker = model
+    config, spec = params.config, window_spec(params.config)
+    windows = random_windows(*CLIPS["partial_tail"], spec=spec)
+    method = OmniZipConfig(merge_size=merge_size, anchor_ratio=0.1)
+    encoded = family(config).encode_windows(params.weights, windows, config=config)
+    budget = method.plan(*token_counts(windows, config))
+    selection = method.select(encoded, budget, jax.random.key(0))
+    asked, logits, _, counts = run(params, windows, "What happens?", 1, spec, method)
+    kept = np.sum(selection.audio_keep) + np.sum(selection.video_keep)
+    assert counts.kept == kept < counts.media
+    expected = thinker.pruned_logits(thinker.inputs(windows, asked), windows, selection)
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["qwen2_5", "qwen3"], indirect=True)
+def test_a_grid_wider_than_what_follows(model, random_windows):
+    """Generated tokens follow the question, even where the video has greater positions."""
+    params, thinker = model
+    spec = dataclasses.replace(params.config.spec, grid_slots=64)
+    windows = random_windows([1], [24], (1, 64), spec)
+    asked, logits, tokens, _ = run(params, windows, "Why?", 12, spec)
+    inputs = thinker.inputs(windows, asked)
+    places = thinker.positions(inputs)[:, 0]
+    assert places.max() > places[0, -1]
+    np.testing.assert_allclose(logits, thinker.logits(inputs)[-1], atol=1e-4)
+    assert tokens == thinker.greedy(inputs, 12, params.end_tokens)
 
 
 @pytest.mark.parametrize(

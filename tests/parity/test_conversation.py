@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from omnizip_jax import ask, converse, read
 from omnizip_jax.inference.generation import begin
-from omnizip_jax.models.qwen2_5_omni import DEFAULT_SYSTEM
+from omnizip_jax.models.registry import family
 from tests.conftest import clip_of
 
 BOTH = ([2, 2], [200, 200])
@@ -26,10 +28,15 @@ CONVERSATIONS = {
 QUESTION, TOKENS = "What happens?", 6
 
 
-def with_windows(parts, random_windows):
+@pytest.fixture
+def spec(model):
+    return dataclasses.replace(model[0].config.spec, grid_slots=16)
+
+
+def with_windows(parts, spec, random_windows):
     """The parts with random windows in place of their lengths."""
     return [
-        part if isinstance(part, str) else random_windows(*part, seed=i)
+        part if isinstance(part, str) else random_windows(*part, spec=spec, seed=i)
         for i, part in enumerate(parts)
     ]
 
@@ -43,7 +50,9 @@ def rendered(params, turns):
         kind = "video" if np.any(part.grid_mask) else "audio"
         return {"type": kind, kind: ""}
 
-    messages = [{"role": "system", "content": [{"type": "text", "text": DEFAULT_SYSTEM}]}]
+    system = family(params.config).DEFAULT_SYSTEM
+    text = {"type": "text", "text": system}
+    messages = [] if system is None else [{"role": "system", "content": [text]}]
     for i, turn in enumerate(turns):
         role = ("user", "assistant")[i % 2]
         messages.append({"role": role, "content": [content(part) for part in turn]})
@@ -53,8 +62,8 @@ def rendered(params, turns):
     return params.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def with_clips(parts):
-    return [part if isinstance(part, str) else clip_of(part) for part in parts]
+def with_clips(parts, spec):
+    return [part if isinstance(part, str) else clip_of(part, spec) for part in parts]
 
 
 # The mixed conversation has clips of every kind.
@@ -65,22 +74,26 @@ def with_clips(parts):
         for name in CONVERSATIONS
     ],
 )
-def test_clips_and_texts(name, params, thinker, random_windows):
-    parts = with_windows(CONVERSATIONS[name], random_windows)
+@pytest.mark.parametrize(
+    "model", ["qwen2_5", pytest.param("qwen3", marks=pytest.mark.slow)], indirect=True
+)
+def test_clips_and_texts(name, model, spec, random_windows):
+    params, thinker = model
+    parts = with_windows(CONVERSATIONS[name], spec, random_windows)
     clips = [part for part in parts if not isinstance(part, str)]
     inputs = thinker.conversation(rendered(params, [[*parts, QUESTION]]), clips)
     if name in ("with_audio", "without_audio", "audio_alone"):  # what transformers computes at once
         whole = inputs | {"use_audio_in_video": name == "with_audio"}
         torch.testing.assert_close(thinker.positions(whole), inputs["position_ids"])
 
-    context = read(params, with_clips(parts), None)
+    context = read(params, with_clips(parts, spec), None)
     logits = np.asarray(begin(params, context, QUESTION).decode_state.logits)
     np.testing.assert_allclose(logits, thinker.logits(inputs)[-1], atol=1e-4)
     expected = thinker.continued(inputs, TOKENS, params.end_tokens)
     answer, _ = ask(params, context, QUESTION, max_new_tokens=TOKENS)
     assert list(answer.token_ids) == expected
     whole = converse(
-        params, [*with_clips(parts), QUESTION], compression=None, max_new_tokens=TOKENS
+        params, [*with_clips(parts, spec), QUESTION], compression=None, max_new_tokens=TOKENS
     )
     assert list(whole.token_ids) == expected
     assert whole.counts.media + whole.counts.text == inputs["input_ids"].shape[1]

@@ -23,7 +23,10 @@ def source(tmp_path_factory):
     return write_random_checkpoint(tmp_path_factory.mktemp("released") / "tiny")
 
 
-@pytest.fixture(scope="module", params=["bfloat16", "int8", "int4"])
+@pytest.fixture(
+    scope="module",
+    params=["bfloat16", *(pytest.param(each, marks=pytest.mark.slow) for each in ("int8", "int4"))],
+)
 def converted(source, request, tmp_path_factory):
     """A folder, and the report."""
     target = tmp_path_factory.mktemp(request.param) / "model"
@@ -70,6 +73,7 @@ def test_each_device_has_some_of_the_experts(converted):
     assert divided.fingerprint == plain.fingerprint
 
 
+@pytest.mark.slow
 def test_both_prefixes_and_speech_parts(source, tmp_path):
     """A thinker's own save lacks the prefix; a whole release has ``talker`` and ``code2wav``."""
     tensors = {name.removeprefix("thinker."): x for name, x in released(source).items()}

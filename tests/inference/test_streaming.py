@@ -107,6 +107,7 @@ def test_equals_generate(name, params, random_windows, first_logits):
     assert answer.counts.video_kept == trace.video_keep.sum()
 
 
+@pytest.mark.slow  # test_families has blocks of the other family
 def test_a_block_of_windows_is_appended_like_single_ones(params, random_windows):
     """Its windows are encoded independently here, and the cache overflows inside the block."""
     windows = random_windows([2] * 8, [200] * 8)

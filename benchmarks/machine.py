@@ -33,10 +33,11 @@ class Machine:
         return max(flops / self.flops, moved / self.bytes)
 
 
-def measure(dtype: jnp.dtype) -> Machine:
-    """Measure both rates."""
+def measure(dtype: jnp.dtype, quick: bool = False) -> Machine:
+    """Measure both rates; ``quick`` only roughly, with small arrays."""
     large = jax.default_backend() != "cpu"
-    return Machine(flops=_matrix_rate(dtype, 8192 if large else 2048), bytes=_memory_rate(large))
+    size, values = (512, 2**22) if quick else (8192, 2**29) if large else (2048, 2**26)
+    return Machine(flops=_matrix_rate(dtype, size), bytes=_memory_rate(values))
 
 
 def _matrix_rate(dtype: jnp.dtype, size: int) -> float:
@@ -52,8 +53,8 @@ def _matrix_rate(dtype: jnp.dtype, size: int) -> float:
     return 2 * size**3 / best
 
 
-def _memory_rate(large: bool) -> float:
-    x = jax.random.normal(jax.random.key(0), (2**29 if large else 2**26,))
+def _memory_rate(values: int) -> float:
+    x = jax.random.normal(jax.random.key(0), (values,))
     read, copy = jax.jit(jnp.sum), jax.jit(lambda x: x + 1)
     reading, copying = alternate(
         lambda: read(x).block_until_ready(),

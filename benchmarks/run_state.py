@@ -45,7 +45,7 @@ class Bench:
 
     @functools.cached_property
     def machine(self) -> Machine:
-        return measure(self.dtype)
+        return measure(self.dtype, quick=self.name == "tiny")
 
     @functools.cached_property
     def weights(self) -> Any:

@@ -1,4 +1,4 @@
-"""Convert released Qwen2.5-Omni weights: ``python convert/hf_to_flax.py SOURCE_DIR TARGET_DIR``."""
+"""Convert released Qwen-Omni weights: ``python convert/hf_to_flax.py SOURCE_DIR TARGET_DIR``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""OmniZip in JAX: audio-guided token compression for Qwen2.5-Omni."""
+"""OmniZip in JAX: audio-guided token compression for Qwen2.5-Omni and Qwen3-Omni."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

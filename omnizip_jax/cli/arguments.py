@@ -103,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="omnizip",
         description="Answer questions about videos with sound from 35-45 % of their audio and "
-        "video tokens (Qwen2.5-Omni).",
+        "video tokens (Qwen2.5-Omni, Qwen3-Omni).",
         epilog="Start with `omnizip demo`: it needs no downloaded weights and no video.",
     )
     commands = parser.add_subparsers(

@@ -35,7 +35,7 @@ FINGERPRINT = "fingerprint"
 
 DTYPES = ("bfloat16", "float32")
 QUANTIZED = {"int8": 8, "int4": 4}  # bits of the decoder's matrices
-ORIGINAL = "take the original release, such as Qwen/Qwen2.5-Omni-7B or Qwen/Qwen3-Omni-30B-A3B-Instruct"
+ORIGINAL = "take the original release, such as Qwen/Qwen2.5-Omni-7B or Qwen3-Omni-30B-A3B-Instruct"
 
 
 def weights_dtype(dtype: jax.typing.DTypeLike, allowed: Iterable[str] = DTYPES) -> np.dtype:

@@ -219,12 +219,21 @@ def feed_block(params: Params, state: Context, windows: Window) -> Context:
         windows: several windows, with a leading axis; their number is static.
 
     Raises:
-        ValueError: as ``feed``.
+        ValueError: no leading axis of windows, or as ``feed``.
     """
     check_context(params, state)
     check_stream(state)
     config = state.prefill_config
-    check_windows(windows, config.spec, np.size(getattr(windows, "mel_length", 0)))
+    several = isinstance(windows, Window) and np.ndim(windows.mel_length) == 1
+    count = len(windows.mel_length) if several else 0
+    if count == 0:
+        raise ValueError(
+            "feed_block takes several windows as one Window with a leading axis, for example "
+            "jax.tree.map(lambda *x: np.stack(x), *windows); got "
+            f"{'no window' if several else 'one' if isinstance(windows, Window) else windows!r}; "
+            "feed takes one window"
+        )
+    check_windows(windows, config.spec, count)
     windows = _without_unused(windows, config.modalities)
     encoded = family(config.config).encode_windows(
         params.weights,
@@ -234,7 +243,7 @@ def feed_block(params: Params, state: Context, windows: Window) -> Context:
         backend=config.backend,
         wants=config.method.wants,
     )
-    for i in range(len(windows.mel_length)):
+    for i in range(count):
         window, own = jax.tree.map(lambda x, i=i: x[i], (geometry(windows), encoded))
         state = advance(params, state, window, state.retention.text_slots, own)
     return state

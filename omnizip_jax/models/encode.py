@@ -24,7 +24,7 @@ def check_spec(spec: WindowSpec, config: BaseModelConfig) -> None:
     if (spec.seconds, spec.audio_slots) != (own.seconds, own.audio_slots):
         raise ValueError(
             f"the model's audio blocks are {own.seconds} s and {own.audio_slots} tokens; "
-            f"WindowSpec has {spec.seconds} s and {spec.audio_slots}"
+            f"WindowSpec has {spec.seconds} s and {spec.audio_slots}: begin with params.config.spec"
         )
     for name in (
         "patch",

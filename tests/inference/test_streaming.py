@@ -20,7 +20,7 @@ from omnizip_jax.inference.prefill import append_text
 from omnizip_jax.inference.streaming import change_method, feed, feed_block, init_stream
 from omnizip_jax.models.qwen2_5_omni import DEFAULT_SYSTEM
 from omnizip_jax.models.qwen2_5_omni.encoders import encode_window
-from omnizip_jax.types import TokenKind
+from omnizip_jax.types import TokenKind, Window
 from tests.conftest import clip_of
 
 SPEC = WindowSpec(grid_slots=16)
@@ -118,8 +118,16 @@ def test_a_block_of_windows_is_appended_like_single_ones(params, random_windows)
     assert state.retained == one_by_one.retained
     np.testing.assert_array_equal(state.state.slots.time, one_by_one.state.slots.time)
     np.testing.assert_allclose(state.cache.keys, one_by_one.cache.keys, atol=1e-4)
-    with pytest.raises(ValueError, match=r"window\.grid_mask|window\.patches"):
-        feed_block(params, state, jax.tree.map(lambda x: x[0], windows))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [None, [], Window.empty(SPEC), Window.empty(SPEC, 0)],
+    ids=["None", "a list", "one", "no window"],
+)
+def test_a_block_needs_windows(params, given):
+    with pytest.raises(ValueError, match="takes several windows as one Window with a leading axis"):
+        feed_block(params, begin(params), given)
 
 
 @pytest.mark.slow  # conversations without sound are compared with transformers

@@ -22,6 +22,7 @@ from omnizip_jax.models.qwen3_omni.config import AudioConfig as AudioConfig3
 from omnizip_jax.models.qwen3_omni.config import ModelConfig as ModelConfig3
 from omnizip_jax.models.qwen3_omni.config import VisionConfig as VisionConfig3
 from omnizip_jax.models.registry import Config, family
+from omnizip_jax.models.weight_mapping import abstract
 from omnizip_jax.types import Window
 
 TEXT_TOKENS = 60  # around the clip, as in a usual question: 22 before it and 38 after it
@@ -95,14 +96,8 @@ def _model(
             max_positions=32768,
             tied=False,
         ),
-        audio_token=vocabulary - 1,
-        video_token=vocabulary - 2,
-        audio_start_token=vocabulary - 3,
-        audio_end_token=vocabulary - 4,
-        vision_start_token=vocabulary - 5,
-        vision_end_token=vocabulary - 6,
         positions_per_second=25,
-        seconds_per_chunk=2,
+        **_prompt(vocabulary),
     )
 
 
@@ -169,15 +164,16 @@ def _with_experts(
             expert_ffn=expert_ffn,
             deepstack_layers=len(deepstack),
         ),
-        audio_token=vocabulary - 1,
-        video_token=vocabulary - 2,
-        audio_start_token=vocabulary - 3,
-        audio_end_token=vocabulary - 4,
-        vision_start_token=vocabulary - 5,
-        vision_end_token=vocabulary - 6,
         positions_per_second=13,
-        seconds_per_chunk=2,
+        **_prompt(vocabulary),
     )
+
+
+def _prompt(vocabulary: int) -> dict[str, int]:
+    """Marker ids at the end of the vocabulary, and the length of a window."""
+    markers = ("audio", "video", "audio_start", "audio_end", "vision_start", "vision_end")
+    ids = {f"{name}_token": vocabulary - i for i, name in enumerate(markers, start=1)}
+    return {"seconds_per_chunk": 2, **ids}
 
 
 _ENCODERS: dict[str, Any] = dict(
@@ -307,7 +303,9 @@ def default_dtype() -> jnp.dtype:
 
 def random_weights(config: Config, dtype: jnp.dtype, seed: int = 0) -> Any:
     """Random parameters, made on the device, with activations near unit scale."""
-    leaves, structure = jax.tree.flatten_with_path(family(config).abstract_params(config, dtype))
+    leaves, structure = jax.tree.flatten_with_path(
+        abstract(family(config).parameter_tree(config, dtype))
+    )
 
     def make() -> Any:
         # This generator compiles and runs much faster than the default one.

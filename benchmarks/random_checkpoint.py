@@ -21,7 +21,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.weight_mapping import released_shapes
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import parameter_tree
+from omnizip_jax.models.weight_mapping import released_shapes
+from omnizip_jax.testbed.random_checkpoint import random_values
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -310,14 +312,8 @@ def _word_ids(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
 def _random_tensor(
     name: str, shape: tuple[int, ...], words: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Random weights that keep activations near unit scale at any size of the network."""
-    values = rng.standard_normal(shape, dtype=np.float32)
-    if name.endswith("bias"):
-        values *= 0.1
-    elif len(shape) == 1:  # the scale of a norm
-        values = 1 + 0.1 * values
-    elif not name.endswith("embed_tokens.weight"):
-        values /= math.sqrt(math.prod(shape[1:]))
+    """Random weights of a tensor; those of the logits head prefer words."""
+    values = random_values(name, shape, rng)
     if name.endswith("lm_head.weight"):
         # Tokens that are not words become unlikely, so that a random model answers in words.
         other = np.ones(shape[0], bool)
@@ -371,4 +367,4 @@ def _tensor_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Shapes of all tensors of the released files: the thinker's and the speech parts'."""
     output = config["thinker_config"]["audio_config"]["output_dim"]
     unused = {"thinker.audio_tower.audio_bos_eos_token.weight": (2, output)}
-    return released_shapes(ModelConfig.from_dict(config)) | unused | SPEECH_TENSORS
+    return released_shapes(parameter_tree(ModelConfig.from_dict(config))) | unused | SPEECH_TENSORS

@@ -31,7 +31,8 @@ from omnizip_jax.models import layer_scan as layers
 from omnizip_jax.models.backend import Backend
 from omnizip_jax.models.decoder import Decoder, KVCache
 from omnizip_jax.models.qwen2_5_omni.encoders import encode_windows
-from omnizip_jax.models.qwen2_5_omni.weight_mapping import abstract_params
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import parameter_tree
+from omnizip_jax.models.weight_mapping import abstract
 from omnizip_jax.window_spec import WindowSpec
 from tests.conftest import make_windows
 
@@ -55,7 +56,7 @@ def test_encoders_read_one_copy_of_their_weights():
         audio=dataclasses.replace(CONFIG.audio, layers=3),
         vision=dataclasses.replace(CONFIG.vision, layers=3),
     )
-    weights = abstract_params(config, jnp.dtype(jnp.bfloat16))
+    weights = abstract(parameter_tree(config, jnp.dtype(jnp.bfloat16)))
     windows = make_windows([2, 1, 0, 2, 2, 2, 2], [200, 200, 200, 0, 200, 200, 13])
     encode = functools.partial(
         encode_windows.__wrapped__,
@@ -187,7 +188,7 @@ def test_the_backend_is_that_of_the_device():
 
 def test_float32_is_float32():
     """Every product in the programs requests it; a GPU would use TF32 otherwise."""
-    weights = abstract_params(CONFIG)
+    weights = abstract(parameter_tree(CONFIG))
     windows = make_windows([2], [200])
     for backend in Backend:
         encode = functools.partial(encode_windows.__wrapped__, config=CONFIG, backend=backend)

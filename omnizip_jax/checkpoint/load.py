@@ -35,7 +35,7 @@ from omnizip_jax.checkpoint.safetensors_index import listing
 from omnizip_jax.checkpoint.small_model import small_checkpoint
 from omnizip_jax.models.backend import jax_defaults
 from omnizip_jax.models.loaded_model import Params, digest, register_fingerprint
-from omnizip_jax.models.parameters import ArrayInfo, stored_paths
+from omnizip_jax.models.parameters import ArrayInfo, path_of, stored_paths
 from omnizip_jax.models.quantized import VALUE_DTYPES
 from omnizip_jax.models.registry import Config, family, read_config
 from omnizip_jax.models.sharding import axis_sharding, check_mesh, make_mesh
@@ -102,7 +102,7 @@ def _read_arrays(path: Path, placed: Any) -> Any:
         return tensorstore.open(spec, open=True).result()
 
     def read(keys: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        path = tuple(jax.tree_util.keystr(keys, simple=True, separator="/").split("/"))
+        path = path_of(keys)
         paths = stored_paths(path, leaf.shape[0])
         parts = [open_array(".".join(each)) for each in paths]
         stored = parts[0] if paths == [path] else tensorstore.stack(parts)

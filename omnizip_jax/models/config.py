@@ -268,6 +268,13 @@ class BaseModelConfig:
         raise NotImplementedError
 
 
+def thinker_section(values: Any, model_type: str) -> tuple[ConfigSection, ConfigSection]:
+    """The parsed ``config.json`` of the whole model or of the thinker alone, and its thinker."""
+    whole = ConfigSection(values)
+    whole.check_fixed("model_type", model_type, f"{model_type}_thinker")
+    return whole, whole.section("thinker_config") if "thinker_config" in values else whole
+
+
 def read_text(thinker: ConfigSection, **sizes: Any) -> TextConfig:
     """Read the sizes of the decoder, and check that they fit each other.
 
@@ -338,23 +345,30 @@ def check_heads(
     )
 
 
-def read_tokens(
-    thinker: ConfigSection, vocabulary: int, entries: Mapping[str, str]
+def read_prompt(
+    whole: ConfigSection,
+    thinker: ConfigSection,
+    vocabulary: int,
+    tokens: Mapping[str, str],
+    rate: int,
 ) -> dict[str, int]:
-    """Read the ids of placeholders and markers: inside the vocabulary and distinct.
+    """Read positions per second, ids of placeholders and markers, and slots of a grid.
+
+    The ids are inside the vocabulary and distinct.
 
     Args:
-        entries: name of the entry of each field.
+        tokens: name of the entry of each id, by field.
+        rate: audio tokens per second, which are the positions per second.
     """
-    tokens: dict[str, int] = {}
-    for field, name in entries.items():
+    name = "position_id_per_seconds"
+    expected = f"{rate}, the audio tokens per second"
+    thinker.check(thinker.get(integer(name)) == rate, name, expected)
+    ids: dict[str, int] = {}
+    for field, name in tokens.items():
         token = thinker.get(integer(name, vocabulary - 1, minimum=0))
-        thinker.check(token not in tokens.values(), name, "an id that no other marker has")
-        tokens[field] = token
-    return tokens
-
-
-def read_grid_slots(whole: ConfigSection) -> dict[str, int]:
-    """Read the optional entry of this library that bounds the tokens of a grid."""
-    slots = integer("grid_slots")
-    return {"grid_slots": whole.section("omnizip").get(slots)} if "omnizip" in whole.values else {}
+        thinker.check(token not in ids.values(), name, "an id that no other marker has")
+        ids[field] = token
+    slots = {}  # an entry of this library
+    if "omnizip" in whole.values:
+        slots["grid_slots"] = whole.section("omnizip").get(integer("grid_slots"))
+    return {"positions_per_second": rate, **ids, **slots}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -132,6 +132,30 @@ class PatchEmbed(nn.Module):
     def __call__(self, pixels):
         project = Linear(self.config.hidden, self.use_bias, self.dtype, self.backend, name="proj")
         return project(pixels)
+
+
+class PatchMerger(nn.Module):
+    """Projection of the ``merge**2`` patches of a token to the decoder's width.
+
+    Attributes:
+        norm: makes the norm with a name.
+        joined: the norm is of the token's patches together, otherwise of each.
+    """
+
+    config: BaseVisionConfig
+    dtype: jnp.dtype
+    backend: Backend
+    norm: Callable[[str], nn.Module]
+    joined: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        linear = functools.partial(Linear, dtype=self.dtype, backend=self.backend)
+        width = self.config.hidden * self.config.merge**2
+        x = x.reshape(-1, width) if self.joined else x
+        x = self.norm("ln_q")(x).reshape(-1, width)
+        x = nn.gelu(linear(width, name="mlp_0")(x), approximate=False)
+        return linear(self.config.output, name="mlp_2")(x)
 
 
 def check_patches(patches: UInt8[Array, "patches values"], config: BaseVisionConfig) -> None:

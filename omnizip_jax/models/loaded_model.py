@@ -14,10 +14,11 @@ from flax import struct
 from jax.sharding import Mesh, Sharding
 from jaxtyping import Array
 
-from omnizip_jax.models.parameters import stored_paths
+from omnizip_jax.models.parameters import path_of, stored_paths
 from omnizip_jax.models.quantized import is_quantized
-from omnizip_jax.models.registry import Config, family
+from omnizip_jax.models.registry import Config
 from omnizip_jax.models.sharding import axis_sharding
+from omnizip_jax.models.weight_mapping import axis_sizes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,7 +58,7 @@ class Params(struct.PyTreeNode):
         """Placement of an array with these logical axes beside the weights."""
         if self.mesh is None:
             return jax.tree.leaves(self.weights)[0].sharding
-        return axis_sharding(axes, self.mesh, family(self.config).axis_sizes(self.config))
+        return axis_sharding(axes, self.mesh, axis_sizes(self.config))
 
     @property
     def end_tokens(self) -> tuple[int, ...]:
@@ -114,7 +115,7 @@ def describe_array(name: str, array: Array | np.ndarray) -> str:
 
 def _describe_stored(keys: Any, leaf: Array) -> Iterator[str]:
     """Descriptions of a parameter's arrays in a checkpoint."""
-    path = tuple(jax.tree_util.keystr(keys, simple=True, separator="/").split("/"))
+    path = path_of(keys)
     paths = stored_paths(path, len(leaf))
     for name, array in zip(paths, [leaf] if paths == [path] else leaf, strict=True):
         yield describe_array("/".join(name), array)

@@ -143,6 +143,11 @@ class ArrayInfo:
             yield name, part.T if self.reversed else part
 
 
+def path_of(keys: Any) -> tuple[str, ...]:
+    """Path of a leaf, from the keys that ``jax.tree_util`` gives it."""
+    return tuple(jax.tree_util.keystr(keys, simple=True, separator="/").split("/"))
+
+
 def stored_paths(path: tuple[str, ...], layers: int) -> list[tuple[str, ...]]:
     """Paths of a parameter's arrays in a checkpoint: one, or of experts one for each layer.
 

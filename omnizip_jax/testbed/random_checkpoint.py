@@ -14,6 +14,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from omnizip_jax.models import qwen3_omni
+from omnizip_jax.models.weight_mapping import released_shapes
 
 TOKENIZER = Path(__file__).parent / "small"  # tokenizer and chat template are those of this model
 FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
@@ -99,15 +100,18 @@ def write_random_checkpoint(
     for name in FILES:
         shutil.copy(TOKENIZER / name, folder)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    shapes = qwen3_omni.released_shapes(qwen3_omni.ModelConfig.from_dict(config))
+    shapes = released_shapes(qwen3_omni.parameter_tree(qwen3_omni.ModelConfig.from_dict(config)))
     random = np.random.default_rng(seed)
-    tensors = {name: _random_tensor(name, shape, random) for name, shape in shapes.items()}
+    tensors = {
+        name: random_values(name, shape, random).astype(ml_dtypes.bfloat16)
+        for name, shape in shapes.items()
+    }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 
-def _random_tensor(name: str, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
-    """Random weights that keep activations near unit scale."""
+def random_values(name: str, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
+    """Random values of a released tensor, float32, that keep activations near unit scale."""
     values = random.standard_normal(shape, dtype=np.float32)
     if name.endswith("bias"):
         values *= 0.1
@@ -115,4 +119,4 @@ def _random_tensor(name: str, shape: tuple[int, ...], random: np.random.Generato
         values = 1 + 0.1 * values
     elif not name.endswith("embed_tokens.weight"):
         values /= math.sqrt(math.prod(shape[1:]))
-    return values.astype(ml_dtypes.bfloat16)
+    return values

@@ -18,15 +18,16 @@ from benchmarks.random_checkpoint import SPECIAL_TOKENS, write_random_checkpoint
 from omnizip_jax.checkpoint import convert
 from omnizip_jax.checkpoint.load import load
 from omnizip_jax.models.loaded_model import Params
-from omnizip_jax.models.qwen2_5_omni.weight_mapping import abstract_params
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import parameter_tree
 from omnizip_jax.models.registry import read_config
+from omnizip_jax.models.weight_mapping import abstract
 
 # --- load
 
 
 def test_weights_are_those_of_the_modules(converted):
     params = load(converted)
-    expected = abstract_params(params.config, "bfloat16")
+    expected = abstract(parameter_tree(params.config, "bfloat16"))
     assert jax.tree.structure(params.weights) == jax.tree.structure(expected)
     for ours, wanted in zip(
         jax.tree.leaves(params.weights), jax.tree.leaves(expected), strict=True

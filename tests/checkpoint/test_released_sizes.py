@@ -10,12 +10,8 @@ import pytest
 
 from omnizip_jax.models import qwen3_omni
 from omnizip_jax.models.qwen2_5_omni.config import ModelConfig
-from omnizip_jax.models.qwen2_5_omni.weight_mapping import (
-    abstract_params,
-    parameter_tree,
-    released_shapes,
-)
-from omnizip_jax.models.weight_mapping import array_infos
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import parameter_tree
+from omnizip_jax.models.weight_mapping import abstract, array_infos, released_shapes
 from omnizip_jax.testbed import random_checkpoint
 
 AUDIO = {
@@ -108,7 +104,7 @@ def part(name: str) -> str:
 @pytest.mark.parametrize("size", ["3b", "7b"])
 def test_parameters(size):
     counts = dict.fromkeys(PARAMETERS[size], 0)
-    for name, shape in released_shapes(config(size)).items():
+    for name, shape in released_shapes(parameter_tree(config(size))).items():
         counts[part(name)] += math.prod(shape)
     counts["audio_tower"] += UNUSED[size]
     assert counts == PARAMETERS[size]
@@ -123,7 +119,7 @@ def test_our_tree_holds_the_same_values(size, total):
 
 
 def test_7b_tensors_and_bytes():
-    shapes = released_shapes(config("7b"))
+    shapes = released_shapes(parameter_tree(config("7b")))
     counts = dict.fromkeys(PARAMETERS["7b"], 0)
     for name in shapes:
         counts[part(name)] += 1
@@ -163,13 +159,13 @@ def test_names_and_shapes_equal_those_of_transformers(size):
         expected[renamed[prefix] + name.removeprefix(prefix)] = tuple(tensor.shape)
     unused = expected.pop("thinker.audio_tower.audio_bos_eos_token.weight")
     assert math.prod(unused) == UNUSED[size]
-    assert released_shapes(ours) == expected
+    assert released_shapes(parameter_tree(ours)) == expected
 
 
 def test_dtype_of_the_abstract_tree():
     import jax
 
-    leaves = jax.tree.leaves(abstract_params(config("3b"), "bfloat16"))
+    leaves = jax.tree.leaves(abstract(parameter_tree(config("3b"), "bfloat16")))
     assert {str(leaf.dtype) for leaf in leaves} == {"bfloat16"}
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
 
@@ -212,7 +208,7 @@ def qwen3() -> qwen3_omni.ModelConfig:
 
 def test_names_and_parameters_of_qwen3():
     """Counts of the released thinker, and the shapes of a tensor of each kind that is new."""
-    shapes = qwen3_omni.released_shapes(qwen3())
+    shapes = released_shapes(qwen3_omni.parameter_tree(qwen3()))
     assert sum(map(math.prod, shapes.values())) == 31_719_205_488
     counts = collections.Counter(map(part, shapes))
     assert counts == {"audio_tower": 525, "visual": 351, "model": 18_866, "lm_head": 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -204,3 +205,32 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
                 centre = 1.0 if re.search(r"(norm\w*|ln_\w+)\.weight", name) else 0.0
                 parameter.copy_(centre + 0.1 * noise)
     return module.eval()
+
+
+def audio_windows(mel: np.ndarray, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """A clip [bins, L] as windows [W, bins, frames], padded with zeros, and their lengths."""
+    count = math.ceil(mel.shape[1] / frames)
+    padded = np.pad(mel, ((0, 0), (0, count * frames - mel.shape[1])))
+    lengths = np.minimum(frames, mel.shape[1] - frames * np.arange(count))
+    return padded.reshape(len(mel), count, frames).swapaxes(0, 1), lengths
+
+
+def run_audio(oracle: Any, config: BaseAudioConfig, *clips: np.ndarray) -> list[np.ndarray]:
+    """Tokens of clips, and the queries and keys of the last layer [T, heads, head_dim]."""
+    outputs = {}
+    last = oracle.layers[-1].self_attn
+    hooks = [
+        getattr(last, name).register_forward_hook(
+            lambda module, args, out, name=name: outputs.__setitem__(name, out)
+        )
+        for name in ("q_proj", "k_proj")
+    ]
+    with torch.no_grad():
+        tokens = oracle(
+            torch.from_numpy(np.concatenate(clips, axis=1)),
+            feature_lens=torch.tensor([mel.shape[1] for mel in clips]),
+        ).last_hidden_state
+    for hook in hooks:
+        hook.remove()
+    shape = (-1, config.heads, config.head_dim)
+    return [tokens.numpy(), *(outputs[n].numpy().reshape(shape) for n in ("q_proj", "k_proj"))]

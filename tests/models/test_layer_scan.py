@@ -19,7 +19,8 @@ from omnizip_jax.inference.decode import (
 )
 from omnizip_jax.models import cpu_kernels as cpu
 from omnizip_jax.models.decoder import KVCache
-from omnizip_jax.models.qwen2_5_omni.weight_mapping import abstract_params
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import parameter_tree
+from omnizip_jax.models.weight_mapping import abstract
 
 BOUND = 1.3  # times the weights
 
@@ -27,7 +28,7 @@ BOUND = 1.3  # times the weights
 @pytest.mark.parametrize("batch", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_decoding_makes_no_copy_of_the_weights(batch):
     config = PRESETS["3b"].model.text
-    weights = abstract_params(PRESETS["3b"].model, jnp.bfloat16)["text"]
+    weights = abstract(parameter_tree(PRESETS["3b"].model, jnp.bfloat16))["text"]
 
     def begin():
         cache = KVCache.empty(config, 3072, jnp.bfloat16)

@@ -12,9 +12,4 @@ from omnizip_jax.models.qwen2_5_omni.prompt import (
     position_after,
     token_order,
 )
-from omnizip_jax.models.qwen2_5_omni.weight_mapping import (
-    LEFT_OUT,
-    abstract_params,
-    parameter_tree,
-)
-from omnizip_jax.models.weight_mapping import array_infos, axis_sizes
+from omnizip_jax.models.qwen2_5_omni.weight_mapping import LEFT_OUT, parameter_tree

@@ -15,9 +15,9 @@ from omnizip_jax.models.config import (
     check_vision,
     integer,
     integers,
-    read_grid_slots,
+    read_prompt,
     read_text,
-    read_tokens,
+    thinker_section,
 )
 
 AUDIO_TOKENS_PER_SECOND = 25  # 100 mel frames, halved by a convolution and by pooling
@@ -59,25 +59,16 @@ class ModelConfig(BaseModelConfig):
 
     @classmethod
     def from_dict(cls, values: Any) -> Self:
-        whole = ConfigSection(values)
-        whole.check_fixed("model_type", "qwen2_5_omni", "qwen2_5_omni_thinker")
-        thinker = whole.section("thinker_config") if "thinker_config" in values else whole
+        whole, thinker = thinker_section(values, "qwen2_5_omni")
         text = read_text(thinker)
         seconds = thinker.get(integer("seconds_per_chunk", 30))
-        rate = "position_id_per_seconds"
-        thinker.check(
-            thinker.get(integer(rate)) == AUDIO_TOKENS_PER_SECOND,
-            rate,
-            f"{AUDIO_TOKENS_PER_SECOND}, the audio tokens per second",
-        )
+        prompt = read_prompt(whole, thinker, text.vocabulary, TOKENS, AUDIO_TOKENS_PER_SECOND)
         return cls(
             audio=_read_audio(thinker.section("audio_config"), text.hidden, seconds),
             vision=_read_vision(thinker.section("vision_config"), text.hidden),
             text=text,
-            positions_per_second=AUDIO_TOKENS_PER_SECOND,
             seconds_per_chunk=seconds,
-            **read_grid_slots(whole),
-            **read_tokens(thinker, text.vocabulary, TOKENS),
+            **prompt,
         )
 
 

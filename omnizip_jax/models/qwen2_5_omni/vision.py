@@ -20,6 +20,7 @@ from omnizip_jax.models.attention import attend
 from omnizip_jax.models.backend import Backend, full_precision
 from omnizip_jax.models.encoder_layers import (
     PatchEmbed,
+    PatchMerger,
     check_patches,
     normalise,
     patch_positions,
@@ -125,22 +126,6 @@ class VisionBlock(nn.Module):
         return x, kept
 
 
-class PatchMerger(nn.Module):
-    """Projection of the ``merge**2`` patches of a token to the decoder's width."""
-
-    config: VisionConfig
-    dtype: jnp.dtype
-    backend: Backend
-
-    @nn.compact
-    def __call__(self, x):
-        linear = functools.partial(Linear, dtype=self.dtype, backend=self.backend)
-        width = self.config.hidden * self.config.merge**2
-        x = _rms_norm(self.dtype, "ln_q")(x).reshape(-1, width)
-        x = nn.gelu(linear(width, name="mlp_0")(x), approximate=False)
-        return linear(self.config.output, name="mlp_2")(x)
-
-
 class VisionEncoder(nn.Module):
     """Patch embedding, transformer layers with 2-D rotary positions, merger."""
 
@@ -203,7 +188,8 @@ class VisionEncoder(nn.Module):
         x, kept = layers.run(
             block, stack, carry, *shared, layers=range(config.layers), backend=self.backend
         )
-        tokens = PatchMerger(config, self.dtype, self.backend, name="merger")(x)
+        norm = functools.partial(_rms_norm, self.dtype)
+        tokens = PatchMerger(config, self.dtype, self.backend, norm, name="merger")(x)
         back = jnp.argsort(order)[:slots]
         if kept is None:
             return tokens[back], None, None

@@ -32,13 +32,3 @@ def parameter_tree(config: ModelConfig, dtype: jax.typing.DTypeLike = jnp.float3
         vision=vision.VisionEncoder(config.vision, dtype),
         axes={"audio": AUDIO_AXES, "vision": vision.AXES},
     )
-
-
-def abstract_params(config: ModelConfig, dtype: jax.typing.DTypeLike = jnp.float32) -> Any:
-    """The parameters as JAX's abstract arrays."""
-    return weight_mapping.abstract(parameter_tree(config, dtype))
-
-
-def released_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Released name and shape of every tensor that conversion needs."""
-    return weight_mapping.released_shapes(parameter_tree(config))

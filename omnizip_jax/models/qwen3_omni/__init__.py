@@ -12,11 +12,4 @@ from omnizip_jax.models.qwen3_omni.prompt import (
     position_after,
     token_order,
 )
-from omnizip_jax.models.qwen3_omni.vision import PIXEL_MEAN, PIXEL_STD
-from omnizip_jax.models.qwen3_omni.weight_mapping import (
-    LEFT_OUT,
-    abstract_params,
-    parameter_tree,
-    released_shapes,
-)
-from omnizip_jax.models.weight_mapping import array_infos, axis_sizes
+from omnizip_jax.models.qwen3_omni.weight_mapping import LEFT_OUT, parameter_tree

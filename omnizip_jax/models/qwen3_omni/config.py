@@ -16,10 +16,10 @@ from omnizip_jax.models.config import (
     check_vision,
     integer,
     integers,
-    read_grid_slots,
+    read_prompt,
     read_text,
-    read_tokens,
     rope_section,
+    thinker_section,
 )
 
 CHUNK_TOKENS = 13  # of 100 mel frames, halved three times: one second
@@ -74,27 +74,18 @@ class ModelConfig(BaseModelConfig):
 
     @classmethod
     def from_dict(cls, values: Any) -> Self:
-        whole = ConfigSection(values)
-        whole.check_fixed("model_type", "qwen3_omni_moe", "qwen3_omni_moe_thinker")
-        thinker = whole.section("thinker_config") if "thinker_config" in values else whole
+        whole, thinker = thinker_section(values, "qwen3_omni_moe")
         vision = thinker.section("vision_config").read(VisionConfig)
         text = _read_text(thinker, len(vision.deepstack))
         _check_vision(thinker.section("vision_config"), vision, text)
-        rate = "position_id_per_seconds"
-        thinker.check(
-            thinker.get(integer(rate)) == CHUNK_TOKENS,
-            rate,
-            f"{CHUNK_TOKENS}, the audio tokens per second",
-        )
+        prompt = read_prompt(whole, thinker, text.vocabulary, TOKENS, CHUNK_TOKENS)
         thinker.check_fixed("seconds_per_chunk", WINDOW_SECONDS)
         return cls(
             audio=_read_audio(thinker.section("audio_config"), text.hidden),
             vision=vision,
             text=text,
-            positions_per_second=CHUNK_TOKENS,
             seconds_per_chunk=WINDOW_SECONDS,
-            **read_grid_slots(whole),
-            **read_tokens(thinker, text.vocabulary, TOKENS),
+            **prompt,
         )
 
 

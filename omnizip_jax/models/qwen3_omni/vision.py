@@ -18,6 +18,7 @@ from omnizip_jax.models.attention import attend
 from omnizip_jax.models.backend import Backend, full_precision
 from omnizip_jax.models.encoder_layers import (
     PatchEmbed,
+    PatchMerger,
     check_patches,
     layer_norm,
     normalise,
@@ -94,34 +95,13 @@ class VisionBlock(nn.Module):
     @nn.compact
     def __call__(self, carry, index, angle, real):
         x, outputs, heads = carry
-        norm = functools.partial(layer_norm, self.dtype, epsilon=NORM_EPS)
+        norm = functools.partial(_norm, self.dtype)
         attention = VisionAttention(self.config, self.dtype, self.backend, name="attn")
         attended, new = attention(norm("norm1")(x), angle, real)
         x = x + attended
         x = x + VisionMLP(self.config, self.dtype, self.backend, name="mlp")(norm("norm2")(x))
         taken = jnp.array(self.config.deepstack) == index
         return x, jnp.where(taken[:, None, None], x, outputs), None if heads is None else new
-
-
-class PatchMerger(nn.Module):
-    """Projection of the ``merge**2`` patches of a token to the decoder's width.
-
-    ``joined``: the norm is of the token's patches together, otherwise of each.
-    """
-
-    config: VisionConfig
-    dtype: jnp.dtype
-    backend: Backend
-    joined: bool
-
-    @nn.compact
-    def __call__(self, x):
-        linear = functools.partial(Linear, dtype=self.dtype, backend=self.backend)
-        width = self.config.hidden * self.config.merge**2
-        x = x.reshape(-1, width) if self.joined else x
-        x = layer_norm(self.dtype, "ln_q", NORM_EPS)(x).reshape(-1, width)
-        x = nn.gelu(linear(width, name="mlp_0")(x), approximate=False)
-        return linear(self.config.output, name="mlp_2")(x)
 
 
 class VisionEncoder(nn.Module):
@@ -178,11 +158,12 @@ class VisionEncoder(nn.Module):
         x, outputs, kept = layers.run(
             block, stack, carry, *shared, layers=range(config.layers), backend=self.backend
         )
-        merger = functools.partial(PatchMerger, config, self.dtype, self.backend)
+        norm = functools.partial(_norm, self.dtype)
+        merger = functools.partial(PatchMerger, config, self.dtype, self.backend, norm)
         deepstack = [
-            merger(True, name=f"merger_list_{i}")(output) for i, output in enumerate(outputs)
+            merger(joined=True, name=f"merger_list_{i}")(output) for i, output in enumerate(outputs)
         ]
-        tokens, rows = merger(False, name="merger")(x), jnp.stack(deepstack)
+        tokens, rows = merger(name="merger")(x), jnp.stack(deepstack)
         if kept is None:
             return tokens, rows, None
         q, k = kept
@@ -209,3 +190,7 @@ def interpolate(
     of_row, of_column = jnp.stack([1 - share, share], axis=-1).swapaxes(0, 1)
     index = row[:, :, None] * side + column[:, None]
     return index.reshape(-1, 4), (of_row[:, :, None] * of_column[:, None]).reshape(-1, 4)
+
+
+def _norm(dtype: jnp.dtype, name: str) -> nn.LayerNorm:
+    return layer_norm(dtype, name, NORM_EPS)

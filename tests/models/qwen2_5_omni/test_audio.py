@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 from omnizip_jax.models.qwen2_5_omni.audio import AudioEncoder
 from omnizip_jax.models.qwen2_5_omni.config import AudioConfig
@@ -43,38 +40,6 @@ def encode(oracle):
     return all_windows
 
 
-def windows(mel):
-    """A clip [bins, L] as windows [W, bins, frames] and their lengths."""
-    count = math.ceil(mel.shape[1] / FRAMES)
-    padded = np.pad(mel, ((0, 0), (0, count * FRAMES - mel.shape[1])))
-    lengths = [min(FRAMES, mel.shape[1] - i * FRAMES) for i in range(count)]
-    return padded.reshape(len(mel), count, FRAMES).swapaxes(0, 1), lengths
-
-
-def run_oracle(oracle, mel):
-    """Tokens of a clip, and the queries and keys of the last layer [T, heads, head_dim]."""
-    outputs = {}
-    last = oracle.layers[-1].self_attn
-    hooks = [
-        getattr(last, name).register_forward_hook(
-            lambda module, args, out, name=name: outputs.__setitem__(name, out)
-        )
-        for name in ("q_proj", "k_proj")
-    ]
-    with torch.no_grad():
-        tokens = oracle(
-            torch.from_numpy(mel), feature_lens=torch.tensor([mel.shape[1]])
-        ).last_hidden_state
-    for hook in hooks:
-        hook.remove()
-    shape = (-1, CONFIG.heads, CONFIG.head_dim)
-    return (
-        tokens.numpy(),
-        outputs["q_proj"].numpy().reshape(shape),
-        outputs["k_proj"].numpy().reshape(shape),
-    )
-
-
 def clip(length, seed=0):
     return np.random.default_rng(seed).normal(size=(CONFIG.mel_bins, length)).astype(np.float32)
 
@@ -84,8 +49,8 @@ def clip(length, seed=0):
 @pytest.mark.parametrize("length", [40, 120, 2, 3, 4, 5, 6, 7, 38, 39, 41, 42, 59, 61, 102])
 def test_equals_transformers(oracle, encode, length):
     mel = clip(length, seed=length)
-    ours = encode(*windows(mel))
-    tokens, queries, keys = run_oracle(oracle, mel)
+    ours = encode(*hf.audio_windows(mel, FRAMES))
+    tokens, queries, keys = hf.run_audio(oracle, CONFIG, mel)
     assert len(tokens) == ((length - 1) // 2 + 1) // 2
     np.testing.assert_allclose(ours.tokens[ours.token_mask], tokens, atol=1e-5)
     np.testing.assert_allclose(ours.queries[ours.frame_mask], queries, atol=1e-5)
@@ -107,7 +72,7 @@ def test_padding_has_no_effect(encode, length):
 
 @pytest.mark.slow  # tests/test_gpu_path.py compares both over windows
 def test_vmap_and_map_equal_single_windows(oracle, encode):
-    mel, lengths = windows(clip(107))
+    mel, lengths = hf.audio_windows(clip(107), FRAMES)
     params = {"params": to_flax(oracle.state_dict())}
 
     def one(window):
@@ -122,7 +87,7 @@ def test_vmap_and_map_equal_single_windows(oracle, encode):
 @pytest.mark.slow
 def test_bfloat16_computes_in_bfloat16(oracle, encode):
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), to_flax(oracle.state_dict()))
-    mel, lengths = windows(clip(33))
+    mel, lengths = hf.audio_windows(clip(33), FRAMES)
     encoder = AudioEncoder(CONFIG, dtype=jnp.bfloat16)
     out = jax.jit(encoder.apply)({"params": params}, mel[0], lengths[0])
     assert out.tokens.dtype == out.queries.dtype == out.keys.dtype == jnp.bfloat16

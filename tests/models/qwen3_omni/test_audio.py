@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 from omnizip_jax.models.qwen3_omni.audio import AudioEncoder, audio_tokens
 from omnizip_jax.models.qwen3_omni.config import AudioConfig
@@ -72,35 +69,6 @@ def encode(config, oracle):
     return all_windows
 
 
-def windows(mel):
-    """A clip [bins, L] as windows [W, bins, frames] and their lengths."""
-    count = math.ceil(mel.shape[1] / FRAMES)
-    padded = np.pad(mel, ((0, 0), (0, count * FRAMES - mel.shape[1])))
-    lengths = [min(FRAMES, mel.shape[1] - i * FRAMES) for i in range(count)]
-    return padded.reshape(len(mel), count, FRAMES).swapaxes(0, 1), np.array(lengths)
-
-
-def run_oracle(oracle, config, *clips):
-    """Tokens of clips, and the queries and keys of the last layer [T, heads, head_dim]."""
-    outputs = {}
-    last = oracle.layers[-1].self_attn
-    hooks = [
-        getattr(last, name).register_forward_hook(
-            lambda module, args, out, name=name: outputs.__setitem__(name, out)
-        )
-        for name in ("q_proj", "k_proj")
-    ]
-    with torch.no_grad():
-        tokens = oracle(
-            torch.from_numpy(np.concatenate(clips, axis=1)),
-            feature_lens=torch.tensor([mel.shape[1] for mel in clips]),
-        ).last_hidden_state
-    for hook in hooks:
-        hook.remove()
-    shape = (-1, config.heads, config.head_dim)
-    return [tokens.numpy(), *(outputs[n].numpy().reshape(shape) for n in ("q_proj", "k_proj"))]
-
-
 def clip(config, length, seed=0):
     return np.random.default_rng(seed).normal(size=(config.mel_bins, length)).astype(np.float32)
 
@@ -109,8 +77,8 @@ def clip(config, length, seed=0):
 @pytest.mark.parametrize("length", [200, 800, 1000, 100, 101, 108, 109, 177, 830, 1677])
 def test_equals_transformers(oracle, config, encode, length):
     mel = clip(config, length, seed=length)
-    ours = encode(*windows(mel))
-    expected = run_oracle(oracle, config, mel)
+    ours = encode(*hf.audio_windows(mel, FRAMES))
+    expected = hf.run_audio(oracle, config, mel)
     assert len(expected[0]) == audio_tokens(np.array(length)) == ours.token_mask.sum()
     for own, theirs in zip((ours.tokens, ours.queries, ours.keys), expected, strict=True):
         np.testing.assert_allclose(own[ours.token_mask], theirs, atol=1e-5)
@@ -119,10 +87,10 @@ def test_equals_transformers(oracle, config, encode, length):
 def test_a_clip_under_1_s_is_padded_as_beside_a_longer_one(oracle, config, encode):
     """transformers pads chunks to the longest of the batch, so a short clip alone differs."""
     short, longer = clip(config, 77), clip(config, 300, seed=1)
-    ours = encode(*windows(short))
-    expected = run_oracle(oracle, config, short, longer)[0][:10]
+    ours = encode(*hf.audio_windows(short, FRAMES))
+    expected = hf.run_audio(oracle, config, short, longer)[0][:10]
     np.testing.assert_allclose(ours.tokens[ours.token_mask], expected, atol=1e-5)
-    assert len(run_oracle(oracle, config, short)[0]) == 10
+    assert len(hf.run_audio(oracle, config, short)[0]) == 10
 
 
 @pytest.mark.parametrize("length", [0, 1, 13, 100, 139, 200])
@@ -139,7 +107,7 @@ def test_padding_has_no_effect(config, encode, length):
 
 def test_windows_of_a_block_attend_to_each_other(config, encode):
     """A block shorter than the released one gives other values, as a stream has them."""
-    mel, lengths = windows(clip(config, 800))
+    mel, lengths = hf.audio_windows(clip(config, 800), FRAMES)
     whole = encode(mel, lengths)
     pairs = zip(mel, lengths, strict=True)
     alone = np.stack([encode(m[None], n[None]).tokens[0] for m, n in pairs])
@@ -149,7 +117,7 @@ def test_windows_of_a_block_attend_to_each_other(config, encode):
 @pytest.mark.slow
 def test_bfloat16_computes_in_bfloat16(config, oracle, encode):
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), to_flax(oracle.state_dict()))
-    mel, lengths = windows(clip(config, 133))
+    mel, lengths = hf.audio_windows(clip(config, 133), FRAMES)
     encoder = AudioEncoder(config, dtype=jnp.bfloat16)
     out = jax.jit(encoder.apply)({"params": params}, mel, lengths)
     expected = encode(mel, lengths).tokens[:1]

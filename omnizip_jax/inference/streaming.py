@@ -219,20 +219,21 @@ def feed_block(params: Params, state: Context, windows: Window) -> Context:
         windows: several windows, with a leading axis; their number is static.
 
     Raises:
-        ValueError: no leading axis of windows, or as ``feed``.
+        ValueError: no leading axis of windows, or as ``feed``. If it is raised after the first
+            window was appended, the state that was passed in can no longer be used.
     """
     check_context(params, state)
     check_stream(state)
     config = state.prefill_config
-    several = isinstance(windows, Window) and np.ndim(windows.mel_length) == 1
-    count = len(windows.mel_length) if several else 0
-    if count == 0:
+    is_window = isinstance(windows, Window)
+    shape = np.shape(windows.mel_length) if is_window else ()
+    if len(shape) != 1 or 0 in shape:
+        got = f"mel_length of shape {shape}" if is_window else type(windows).__name__
         raise ValueError(
             "feed_block takes several windows as one Window with a leading axis, for example "
-            "jax.tree.map(lambda *x: np.stack(x), *windows); got "
-            f"{'no window' if several else 'one' if isinstance(windows, Window) else windows!r}; "
-            "feed takes one window"
+            f"jax.tree.map(lambda *x: np.stack(x), *windows), got {got}; feed takes one window"
         )
+    (count,) = shape
     check_windows(windows, config.spec, count)
     windows = _without_unused(windows, config.modalities)
     encoded = family(config.config).encode_windows(
